@@ -1,0 +1,39 @@
+# `make help` lists what there is. Everything sets itself up first; a second run costs nothing.
+SHELL := /bin/bash
+HEADSWAP := target/release/headswap
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build demo run test check bench parity
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 14
+
+setup: ## Check the prerequisites and fetch libtorch into the per-user cache
+	@scripts/setup
+
+build: setup ## Compile the release binary
+	cargo build --release --locked
+
+demo: build ## Classify photographs and swap heads under load, with a table at the end
+	$(HEADSWAP) demo $(ARGS)
+
+run: build ## Serve the demo's untrained weights, or others: make run ARGS='--weights FILE'
+	$(HEADSWAP) serve $(if $(findstring --weights,$(ARGS)),,--weights demo) $(ARGS)
+
+test: setup ## Run every test
+	cargo test --locked
+
+check: setup ## Formatting, lints, rustdoc and licences
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --locked --document-private-items
+	@if cargo deny --version >/dev/null 2>&1; then cargo deny --locked check; else echo 'check: cargo-deny is missing; install it with: cargo install --locked cargo-deny'; fi
+
+bench: build ## Forward pass, served rate and the server alone
+	$(HEADSWAP) bench forward $(ARGS)
+	$(HEADSWAP) bench serve $(ARGS)
+	$(HEADSWAP) bench serve --engine null $(ARGS)
+
+parity: build ## Compare pixels and logits with real torchvision, live
+	scripts/parity/run $(HEADSWAP)

@@ -1,0 +1,51 @@
+//! Compiles the proto files with a pure-Rust compiler and tells the binary where libtorch lies.
+
+use std::path::PathBuf;
+
+use prost::Message as _;
+use prost_types::FileDescriptorSet;
+use protox::Compiler;
+use protox::file::{ChainFileResolver, DescriptorSetFileResolver, GoogleFileResolver, IncludeFileResolver};
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let out_dir = PathBuf::from(std::env::var("OUT_DIR")?);
+    println!("cargo:rerun-if-changed=proto");
+
+    let mut resolver = ChainFileResolver::new();
+    resolver.add(IncludeFileResolver::new("proto".into()));
+    resolver.add(DescriptorSetFileResolver::new(google_rpc_status()?));
+    resolver.add(GoogleFileResolver::new());
+    let descriptors = Compiler::with_file_resolver(resolver)
+        .include_imports(true)
+        .include_source_info(true)
+        .open_files(["headswap/v1/classifier.proto", "headswap/v1/head_admin.proto"])?
+        .file_descriptor_set();
+    std::fs::write(out_dir.join("headswap_descriptor.bin"), descriptors.encode_to_vec())?;
+    tonic_prost_build::configure()
+        .extern_path(".google.rpc.Status", "::tonic_types::Status")
+        .bytes(".headswap.v1")
+        .compile_fds(descriptors)?;
+
+    // An installed binary looks beside itself first, a freshly built one in the cache; LD_LIBRARY_PATH beats both.
+    println!("cargo:rerun-if-env-changed=LIBTORCH");
+    println!("cargo:rustc-link-arg=-Wl,--enable-new-dtags");
+    println!("cargo:rustc-link-arg=-Wl,-rpath,$ORIGIN/../lib");
+    if let Ok(libtorch) = std::env::var("LIBTORCH") {
+        let library_dir = std::fs::canonicalize(libtorch)?.join("../torch/lib");
+        println!(
+            "cargo:rustc-link-arg=-Wl,-rpath,{}",
+            std::fs::canonicalize(library_dir)?.display()
+        );
+    }
+    Ok(())
+}
+
+/// `google/rpc/status.proto` as tonic-types carries it, under the name that importers know it by.
+fn google_rpc_status() -> Result<FileDescriptorSet, prost::DecodeError> {
+    let mut descriptors = FileDescriptorSet::decode(tonic_types::pb::FILE_DESCRIPTOR_SET)?;
+    descriptors.file.retain(|file| file.name() == "status.proto");
+    for file in &mut descriptors.file {
+        file.name = Some("google/rpc/status.proto".into());
+    }
+    Ok(descriptors)
+}

@@ -1,0 +1,25 @@
+//! `headswap serve`.
+
+use std::process::ExitCode;
+
+use crate::server::{ServeArgs, serve};
+
+/// Serves until a signal comes; exit code 0 if everything accepted was answered, else 1.
+pub(super) fn run(args: ServeArgs) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let result = runtime.map_err(Into::into).and_then(|runtime| {
+        let served = runtime.block_on(serve(args));
+        // A picture that is still being decoded when a drain has run out of time must not hold the process.
+        runtime.shutdown_background();
+        served
+    });
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            for line in error.to_string().lines() {
+                eprintln!("headswap: {line}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}

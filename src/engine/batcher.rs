@@ -1,0 +1,118 @@
+//! The tokio task that forms batches.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::error::EngineError;
+use super::metrics::EngineMetrics;
+use super::policy::{BatchLimits, Decision, decide};
+use super::request::Entry;
+use crate::image::Pixels;
+
+/// Entries that run together.
+pub(super) type Batch = Vec<Entry<Pixels>>;
+
+pub(super) struct Batcher {
+    pub limits: BatchLimits,
+    pub entries: mpsc::Receiver<Entry<Pixels>>,
+    pub batches: mpsc::Sender<Batch>,
+    /// The device thread says each time that it has finished a batch.
+    pub finished: mpsc::Receiver<()>,
+    pub metrics: EngineMetrics,
+}
+
+impl Batcher {
+    /// Runs until every sender of entries is gone and every entry has been handed on.
+    pub async fn run(mut self) {
+        let mut waiting: VecDeque<Entry<Pixels>> = VecDeque::with_capacity(self.limits.max_batch);
+        let mut outstanding = 0;
+        let mut open = true;
+        while open || !waiting.is_empty() {
+            self.drop_dead(&mut waiting);
+            let oldest_wait = waiting
+                .front()
+                .map_or(Duration::ZERO, |entry| entry.queued_at.elapsed());
+            // Nobody can come any more: company need not be waited for.
+            let wait_max = if open { self.limits.wait_max } else { Duration::ZERO };
+            let decision = decide(
+                waiting.len(),
+                outstanding,
+                oldest_wait,
+                BatchLimits {
+                    wait_max,
+                    ..self.limits
+                },
+            );
+            if let Decision::Dispatch(count) = decision {
+                if self.batches.send(waiting.drain(..count).collect()).await.is_err() {
+                    return; // The device thread has gone; the entries' callers see their oneshot close.
+                }
+                outstanding += 1;
+                continue;
+            }
+
+            let timeout = async {
+                match decision {
+                    Decision::WaitFor(rest) => tokio::time::sleep(rest).await,
+                    _ => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                // What has ended is counted first: a free device beats a fuller batch.
+                biased;
+                finished = self.finished.recv() => match finished {
+                    Some(()) => outstanding -= 1,
+                    None => return,
+                },
+                entry = self.entries.recv(), if open && waiting.len() < self.limits.max_batch => match entry {
+                    Some(entry) => self.take(entry, &mut waiting),
+                    None => open = false,
+                },
+                () = timeout => {}
+            }
+        }
+    }
+
+    /// Takes this entry and those that came with it, up to a full batch.
+    fn take(&mut self, entry: Entry<Pixels>, waiting: &mut VecDeque<Entry<Pixels>>) {
+        waiting.push_back(entry);
+        while waiting.len() < self.limits.max_batch {
+            match self.entries.try_recv() {
+                Ok(entry) => waiting.push_back(entry),
+                Err(_) => break,
+            }
+        }
+    }
+
+    fn drop_dead(&self, waiting: &mut VecDeque<Entry<Pixels>>) {
+        let now = Instant::now();
+        if waiting
+            .iter()
+            .any(|entry| entry.cancelled() || entry.request.expired(now))
+        {
+            *waiting = waiting
+                .drain(..)
+                .filter_map(|entry| self.metrics.alive(entry, now))
+                .collect();
+        }
+    }
+}
+
+impl EngineMetrics {
+    /// The entry if somebody still waits for it in time; an expired one is told so.
+    pub(super) fn alive(&self, entry: Entry<Pixels>, now: Instant) -> Option<Entry<Pixels>> {
+        if entry.cancelled() {
+            self.cancelled.inc();
+            None
+        } else if entry.request.expired(now) {
+            self.expired.inc();
+            entry.answer(Err(EngineError::Expired));
+            None
+        } else {
+            Some(entry)
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! The warm-up: proves that the network computes, and finds the batch size from which on larger ones gain nothing.
+
+use std::time::{Duration, Instant};
+
+use crate::image::Pixels;
+use crate::model::{Network, NetworkError};
+
+/// A larger batch must be this much faster per picture to be worth its latency and memory.
+const WORTHWHILE: f64 = 0.95;
+
+/// What the warm-up found.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Calibration {
+    /// The batch size to use.
+    pub max_batch: usize,
+    /// Each size tried and its time for one picture.
+    pub per_picture: Vec<(usize, Duration)>,
+}
+
+/// Runs batches of 1, 2, 4, … pictures, each twice, until `ceiling` is reached or `budget` would be exceeded. The batch
+/// of one always runs.
+///
+/// # Errors
+/// What the first forward pass that failed said. Running out of memory at a larger batch only ends the search.
+pub fn calibrate(network: &mut dyn Network, ceiling: usize, budget: Duration) -> Result<Calibration, NetworkError> {
+    let began = Instant::now();
+    let mut per_picture: Vec<(usize, Duration)> = Vec::new();
+    let mut size = 1;
+    while size <= ceiling {
+        let pixels = vec![127; size * Pixels::BYTES];
+        let mut timed = || {
+            let started = Instant::now();
+            network.forward(&pixels, size, &[], true).map(|_| started.elapsed())
+        };
+        // The first run of a size also allocates; the faster of two is its speed.
+        let fastest = match timed().and_then(|first| Ok(first.min(timed()?))) {
+            Ok(time) => time / size as u32,
+            Err(error) if per_picture.is_empty() => return Err(error),
+            Err(_) => break,
+        };
+        per_picture.push((size, fastest));
+        let next = fastest * (4 * size) as u32; // two runs of twice the size
+        if began.elapsed() + next > budget {
+            break;
+        }
+        size *= 2;
+    }
+    let max_batch = best(&per_picture);
+    Ok(Calibration { max_batch, per_picture })
+}
+
+/// The smallest size within [`WORTHWHILE`] of the fastest.
+fn best(per_picture: &[(usize, Duration)]) -> usize {
+    let fastest = per_picture
+        .iter()
+        .map(|(_, time)| time.as_secs_f64())
+        .fold(f64::INFINITY, f64::min);
+    per_picture
+        .iter()
+        .find(|(_, time)| time.as_secs_f64() * WORTHWHILE <= fastest)
+        .map_or(1, |(size, _)| *size)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_smallest_size_that_is_nearly_fastest_wins() {
+        let check = |times: &[(usize, u64)], expected| {
+            let times: Vec<_> = times
+                .iter()
+                .map(|&(size, us)| (size, Duration::from_micros(us)))
+                .collect();
+            assert_eq!(best(&times), expected, "{times:?}");
+        };
+        check(&[(1, 100)], 1);
+        check(&[(1, 100), (2, 97)], 1);
+        check(&[(1, 100), (2, 60), (4, 59)], 2);
+        check(&[(1, 100), (2, 60), (4, 30), (8, 31)], 4);
+    }
+}

@@ -1,0 +1,80 @@
+//! What the engine counts.
+
+use std::time::Duration;
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+
+/// Counters and histograms; clones share them.
+#[derive(Clone, Debug)]
+pub struct EngineMetrics {
+    pub(super) queue_wait: Histogram,
+    pub(super) batch_size: Histogram,
+    pub(super) compute: Histogram,
+    pub(super) cancelled: Counter,
+    pub(super) expired: Counter,
+    pub(super) expired_executed: Counter,
+    pub(super) failed_batches: Counter,
+}
+
+impl EngineMetrics {
+    /// Registers everything under its name.
+    pub fn register(registry: &mut Registry) -> Self {
+        let seconds = || Histogram::new(exponential_buckets(0.000_1, 2.0, 18));
+        let metrics = Self {
+            queue_wait: seconds(),
+            batch_size: Histogram::new(exponential_buckets(1.0, 2.0, 10)),
+            compute: seconds(),
+            cancelled: Counter::default(),
+            expired: Counter::default(),
+            expired_executed: Counter::default(),
+            failed_batches: Counter::default(),
+        };
+        let unit = || Unit::Seconds;
+        registry.register_with_unit(
+            "queue_wait",
+            "From the queue's entrance to the forward pass",
+            unit(),
+            metrics.queue_wait.clone(),
+        );
+        registry.register("batch_size", "Pictures in a forward pass", metrics.batch_size.clone());
+        registry.register_with_unit(
+            "compute",
+            "One forward pass of a batch",
+            unit(),
+            metrics.compute.clone(),
+        );
+        registry.register(
+            "cancelled",
+            "Entries dropped because the caller had gone",
+            metrics.cancelled.clone(),
+        );
+        registry.register(
+            "expired",
+            "Entries dropped because their deadline had passed",
+            metrics.expired.clone(),
+        );
+        let name = "expired_executed";
+        registry.register(
+            name,
+            "Entries computed after their deadline; stays 0",
+            metrics.expired_executed.clone(),
+        );
+        registry.register(
+            "failed_batches",
+            "Forward passes that failed",
+            metrics.failed_batches.clone(),
+        );
+        metrics
+    }
+
+    pub(super) fn observe_batch(&self, batch_size: usize, compute: Duration) {
+        self.batch_size.observe(batch_size as f64);
+        self.compute.observe(compute.as_secs_f64());
+    }
+
+    pub(super) fn observe_queue(&self, queue: Duration) {
+        self.queue_wait.observe(queue.as_secs_f64());
+    }
+}

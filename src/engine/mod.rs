@@ -1,0 +1,22 @@
+//! From one picture to its logits, in batches: a `tower::Service` in front of a batcher task and a device thread.
+//!
+//! The service puts an entry on a bounded queue; the batcher, a tokio task, forms batches by a [pure policy](policy);
+//! the device thread, an OS thread that owns the network, computes them and answers each entry through a oneshot.
+//! The room knows nothing of gRPC, of head names or of stores.
+
+mod batch;
+mod batcher;
+mod calibrate;
+mod error;
+mod metrics;
+pub mod policy;
+mod request;
+mod service;
+mod worker;
+
+pub use calibrate::{Calibration, calibrate};
+pub use error::EngineError;
+pub use metrics::EngineMetrics;
+pub use policy::BatchLimits;
+pub use request::{Answer, Request, Timing};
+pub use service::{Engine, EngineThreads, start};

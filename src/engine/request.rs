@@ -1,0 +1,84 @@
+//! What goes into the engine and what comes out.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::error::EngineError;
+use crate::model::PlacedHead;
+
+/// One picture and the heads to run on it. `P` is [`Pixels`](crate::image::Pixels) when it reaches the engine and
+/// whatever they are decoded from in the layers before.
+#[derive(Clone, Debug)]
+pub struct Request<P> {
+    /// The picture.
+    pub input: P,
+    /// The heads; each is kept alive by this reference until its answer is out.
+    pub heads: Vec<Arc<PlacedHead>>,
+    /// Whether the features are wanted, too.
+    pub features: bool,
+    /// After this the answer is worthless.
+    pub deadline: Option<Instant>,
+}
+
+impl<P> Request<P> {
+    /// The same request with another input.
+    pub fn with_input<Q>(self, input: Q) -> Request<Q> {
+        Request {
+            input,
+            heads: self.heads,
+            features: self.features,
+            deadline: self.deadline,
+        }
+    }
+
+    /// Whether the deadline has passed at `now`.
+    pub fn expired(&self, now: Instant) -> bool {
+        self.deadline.is_some_and(|deadline| deadline <= now)
+    }
+}
+
+/// The numbers for one picture.
+#[derive(Clone, Debug, Default)]
+pub struct Answer {
+    /// For each head of the request, in its order, one logit per class.
+    pub logits: Vec<Vec<f32>>,
+    /// The features, if asked for.
+    pub features: Option<Vec<f32>>,
+    /// Where the time went.
+    pub timing: Timing,
+}
+
+/// Where one request's time went.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Timing {
+    /// Decoding; zero for raw pixels.
+    pub decode: Duration,
+    /// From the queue's entrance to the start of the forward pass.
+    pub queue: Duration,
+    /// The batch's forward pass.
+    pub compute: Duration,
+    /// Pictures in that batch.
+    pub batch_size: usize,
+}
+
+/// A request on its way through the queue.
+pub(super) struct Entry<P> {
+    pub request: Request<P>,
+    pub queued_at: Instant,
+    pub answer: oneshot::Sender<Result<Answer, EngineError>>,
+}
+
+impl<P> Entry<P> {
+    /// Whether the caller has gone.
+    pub fn cancelled(&self) -> bool {
+        self.answer.is_closed()
+    }
+
+    /// Answers; a caller that has gone is no error.
+    pub fn answer(self, answer: Result<Answer, EngineError>) {
+        let _ = self.answer.send(answer);
+    }
+}

@@ -1,0 +1,103 @@
+//! The OS thread that owns the network.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::batch::Grouping;
+use super::batcher::Batch;
+use super::metrics::EngineMetrics;
+use super::request::{Answer, Timing};
+use crate::image::Pixels;
+use crate::model::{Network, NetworkError, Outputs};
+
+pub(super) struct Worker {
+    pub network: Box<dyn Network>,
+    pub batches: mpsc::Receiver<Batch>,
+    pub finished: mpsc::Sender<()>,
+    pub metrics: EngineMetrics,
+}
+
+impl Worker {
+    /// Runs until the batcher has gone and every batch is answered.
+    pub fn run(mut self) {
+        let mut pixels = Vec::new();
+        while let Some(batch) = self.batches.blocking_recv() {
+            self.answer(batch, &mut pixels);
+            // The channel has room for every batch the batcher may have out; if the batcher has gone, nobody counts.
+            let _ = self.finished.try_send(());
+        }
+    }
+
+    fn answer(&mut self, batch: Batch, pixels: &mut Vec<u8>) {
+        let now = Instant::now();
+        let batch: Batch = batch
+            .into_iter()
+            .filter_map(|entry| self.metrics.alive(entry, now))
+            .collect();
+        if batch.is_empty() {
+            return;
+        }
+        pixels.clear();
+        pixels.reserve(batch.len() * Pixels::BYTES);
+        batch
+            .iter()
+            .for_each(|entry| pixels.extend_from_slice(entry.request.input.as_bytes()));
+        let grouping = Grouping::new(batch.iter().map(|entry| entry.request.heads.as_slice()));
+        let features = batch.iter().any(|entry| entry.request.features);
+
+        let late = batch.iter().filter(|entry| entry.request.expired(now)).count();
+        self.metrics.expired_executed.inc_by(late as u64);
+        let started = Instant::now();
+        let outputs = self.forward(pixels, batch.len(), &grouping, features);
+        let compute = started.elapsed();
+        self.metrics.observe_batch(batch.len(), compute);
+
+        let batch_size = batch.len();
+        for (row, entry) in batch.into_iter().enumerate() {
+            let queue = started - entry.queued_at;
+            self.metrics.observe_queue(queue);
+            let timing = Timing {
+                queue,
+                compute,
+                batch_size,
+                ..Timing::default()
+            };
+            let answer = outputs
+                .as_ref()
+                .map_err(|error| error.clone().into())
+                .map(|outputs| Answer {
+                    logits: grouping.logits(row, outputs),
+                    features: features_of(row, batch_size, outputs).filter(|_| entry.request.features),
+                    timing,
+                });
+            entry.answer(answer);
+        }
+    }
+
+    /// A panic in the network costs its batch an error, not the server its life.
+    fn forward(
+        &mut self,
+        pixels: &[u8],
+        count: usize,
+        grouping: &Grouping,
+        features: bool,
+    ) -> Result<Outputs, NetworkError> {
+        let heads = grouping.heads();
+        let forward = AssertUnwindSafe(|| self.network.forward(pixels, count, &heads, features));
+        let outputs =
+            catch_unwind(forward).unwrap_or_else(|_| Err(NetworkError::Device("the forward pass panicked".into())));
+        if let Err(error) = &outputs {
+            self.metrics.failed_batches.inc();
+            tracing::error!(%error, batch_size = count, "a forward pass failed");
+        }
+        outputs
+    }
+}
+
+fn features_of(row: usize, batch_size: usize, outputs: &Outputs) -> Option<Vec<f32>> {
+    let features = outputs.features.as_ref()?;
+    let width = features.len() / batch_size;
+    Some(features[row * width..(row + 1) * width].to_vec())
+}

@@ -1,0 +1,42 @@
+//! Why a head was refused or is not there.
+
+use super::name::HeadName;
+use super::store::StoreError;
+
+/// Every way to fail with heads; the text is the message that users read.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum HeadError {
+    #[error(
+        "`{name}` is no name for a head; use 1 to 63 lower-case letters, digits, '.', '_' and '-', beginning with a \
+         letter or digit"
+    )]
+    Name { name: String },
+    #[error("there is no head `{name}`; known are {}", .known.join(", "))]
+    UnknownHead { name: HeadName, known: Vec<String> },
+    #[error("head `{name}` has no version {version}; it has {available:?}, and 0 is the live one")]
+    UnknownVersion {
+        name: HeadName,
+        version: u64,
+        available: Vec<u64>,
+    },
+    #[error("the live version is {live}, not {expected} as expected; look at the live head and try again")]
+    VersionMismatch { live: u64, expected: u64 },
+    #[error("the head's weights are refused: {reason}")]
+    Weights { reason: String },
+    #[error("the labels are refused: {reason}")]
+    Labels { reason: String },
+    #[error("the annotations are refused: {reason}")]
+    Annotations { reason: String },
+    #[error("{reason}; raise {setting} or remove heads")]
+    LimitReached { setting: &'static str, reason: String },
+    #[error(transparent)]
+    Place(#[from] PlaceError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// The device refused the head; the text says why.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the head cannot be served: {0}")]
+pub struct PlaceError(pub String);

@@ -1,0 +1,103 @@
+//! Which version of which head a request gets.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use super::error::HeadError;
+use super::name::HeadName;
+use super::version::HeadVersion;
+
+/// How many names an error lists.
+const KNOWN_MAX: usize = 8;
+
+/// Versions oldest first; the last is live; never empty.
+type Versions<R> = Vec<Arc<HeadVersion<R>>>;
+type Map<R> = BTreeMap<HeadName, Versions<R>>;
+
+/// An immutable map behind one atomic pointer: readers never wait, and see either all of a swap or nothing of it.
+#[derive(Debug)]
+pub struct RoutingTable<R> {
+    map: ArcSwap<Map<R>>,
+}
+
+impl<R> Default for RoutingTable<R> {
+    fn default() -> Self {
+        Self {
+            map: ArcSwap::default(),
+        }
+    }
+}
+
+impl<R> RoutingTable<R> {
+    /// A version of a head; 0 is the live one.
+    ///
+    /// # Errors
+    /// [`HeadError::UnknownHead`], [`HeadError::UnknownVersion`].
+    pub fn resolve(&self, name: &HeadName, version: u64) -> Result<Arc<HeadVersion<R>>, HeadError> {
+        let map = self.map.load();
+        let versions = map.get(name).ok_or_else(|| {
+            let known = map.keys().take(KNOWN_MAX).map(ToString::to_string).collect();
+            HeadError::UnknownHead {
+                name: name.clone(),
+                known,
+            }
+        })?;
+        let found = match version {
+            0 => versions.last(),
+            _ => versions.iter().find(|candidate| candidate.info.version == version),
+        };
+        found.cloned().ok_or_else(|| {
+            let available = versions.iter().map(|version| version.info.version).collect();
+            HeadError::UnknownVersion {
+                name: name.clone(),
+                version,
+                available,
+            }
+        })
+    }
+
+    /// The live version of every head, by name.
+    pub fn list(&self) -> Vec<Arc<HeadVersion<R>>> {
+        self.map
+            .load()
+            .values()
+            .filter_map(|versions| versions.last().cloned())
+            .collect()
+    }
+
+    /// The versions of a head that can be asked for, oldest first.
+    pub fn versions(&self, name: &HeadName) -> Vec<u64> {
+        self.map
+            .load()
+            .get(name)
+            .into_iter()
+            .flatten()
+            .map(|version| version.info.version)
+            .collect()
+    }
+
+    /// Bytes of all versions' tensors.
+    pub(super) fn bytes(&self) -> u64 {
+        self.map
+            .load()
+            .values()
+            .flatten()
+            .map(|version| version.info.resident_bytes)
+            .sum()
+    }
+
+    /// Makes `version` live and keeps the newest `kept` of its head, itself included; returns those let go.
+    ///
+    /// Only the registry calls this, under its lock: two writers at once would lose one's change.
+    pub(super) fn publish(&self, version: Arc<HeadVersion<R>>, kept: usize) -> Versions<R> {
+        let mut map = Map::clone(&self.map.load());
+        let versions = map.entry(version.info.name.clone()).or_default();
+        versions.push(version);
+        let surplus = versions.len().saturating_sub(kept.max(1));
+        let let_go = versions.drain(..surplus).collect();
+        self.map.store(Arc::new(map));
+        let_go
+    }
+}

@@ -1,0 +1,73 @@
+//! SHA-256 of numbers: the same whatever file format or element type they came in, as long as the numbers are the same.
+
+use std::fmt;
+
+use sha2::{Digest as _, Sha256};
+
+use super::tensor::{HostTensor, Parameters};
+
+/// A SHA-256, printed as 64 lower-case hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Digest([u8; 32]);
+
+impl Digest {
+    /// Of one tensor: its rank, its dimensions (u64 little-endian) and its values (f32 little-endian).
+    pub fn of_tensor(tensor: &HostTensor) -> Self {
+        let mut hash = Sha256::new();
+        hash.update((tensor.shape.len() as u64).to_le_bytes());
+        for &dimension in &tensor.shape {
+            hash.update((dimension as u64).to_le_bytes());
+        }
+        let mut block = Vec::with_capacity(64 * 1024);
+        for values in tensor.values.chunks(16 * 1024) {
+            block.clear();
+            block.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+            hash.update(&block);
+        }
+        Self(hash.finalize().into())
+    }
+
+    /// Of named tensors, in the order of their names, followed by `labels`; each string behind its length (u64).
+    pub fn of_parameters(parameters: &Parameters, labels: &[String]) -> Self {
+        Self::combine(
+            parameters
+                .iter()
+                .map(|(name, tensor)| (name.as_str(), Self::of_tensor(tensor))),
+            labels,
+        )
+    }
+
+    /// As [`Digest::of_parameters`], from tensor digests already made; `tensors` must come in the order of their names.
+    pub fn combine<'a>(tensors: impl IntoIterator<Item = (&'a str, Digest)>, labels: &[String]) -> Self {
+        let mut hash = Sha256::new();
+        let mut text = |hash: &mut Sha256, s: &str| {
+            hash.update((s.len() as u64).to_le_bytes());
+            hash.update(s.as_bytes());
+        };
+        for (name, digest) in tensors {
+            text(&mut hash, name);
+            hash.update(digest.0);
+        }
+        for label in labels {
+            text(&mut hash, label);
+        }
+        Self(hash.finalize().into())
+    }
+
+    /// Its first 12 hexadecimal digits, for logs and folder names.
+    pub fn short(&self) -> String {
+        self.to_string()[..12].to_owned()
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}

@@ -1,0 +1,31 @@
+//! VGG16: its layers as data, its weights from files, and its forward pass on a device.
+//!
+//! The room knows nothing of gRPC, of tokio or of head names. A file of weights becomes [`Parameters`]; a
+//! [`Network`] takes those of the backbone at start and places those of heads at any time.
+
+mod architecture;
+mod demo;
+mod describe;
+mod digest;
+mod network;
+mod null;
+mod prediction;
+mod tensor;
+mod torch;
+mod weights;
+
+pub use architecture::{Architecture, Layer, LayerKind};
+pub use demo::{demo_head, demo_parameters};
+pub use describe::describe_layers;
+pub use digest::Digest;
+pub use network::{HeadRows, Network, NetworkError, Outputs, PlacedHead, Placer};
+pub use null::null_network;
+pub use prediction::{Prediction, top_k};
+pub use tensor::{HostTensor, Parameters, UnsupportedDtype};
+pub use torch::{DeviceChoice, Precision, TorchSettings, torch_network};
+pub use weights::{Backbone, WeightsError, WeightsSource};
+
+/// The parameters that every head overrides: the last Linear's.
+pub const LAST_WEIGHT: &str = "classifier.6.weight";
+/// See [`LAST_WEIGHT`].
+pub const LAST_BIAS: &str = "classifier.6.bias";

@@ -1,0 +1,54 @@
+//! Parameters in host memory, before they are placed on a device.
+
+use std::collections::BTreeMap;
+
+use half::{bf16, f16};
+use safetensors::Dtype;
+
+/// A model's or head's parameters by name, in the order of their names.
+pub type Parameters = BTreeMap<String, HostTensor>;
+
+/// One tensor in host memory: f32, row-major, contiguous.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HostTensor {
+    /// The size of each dimension, outermost first.
+    pub shape: Vec<usize>,
+    /// As many values as the product of `shape`.
+    pub values: Vec<f32>,
+}
+
+/// The element type is none that a weight may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("has dtype {0:?}; F32, F16 and BF16 are accepted")]
+pub struct UnsupportedDtype(pub Dtype);
+
+impl HostTensor {
+    /// Reads little-endian `bytes` of the given element type, as safetensors stores them, and widens them to f32.
+    ///
+    /// # Errors
+    /// [`UnsupportedDtype`] unless `dtype` is F32, F16 or BF16.
+    pub fn from_le_bytes(dtype: Dtype, shape: Vec<usize>, bytes: &[u8]) -> Result<Self, UnsupportedDtype> {
+        let values = match dtype {
+            Dtype::F32 => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+            Dtype::F16 => bytes
+                .as_chunks()
+                .0
+                .iter()
+                .map(|b| f16::from_le_bytes(*b).to_f32())
+                .collect(),
+            Dtype::BF16 => bytes
+                .as_chunks()
+                .0
+                .iter()
+                .map(|b| bf16::from_le_bytes(*b).to_f32())
+                .collect(),
+            other => return Err(UnsupportedDtype(other)),
+        };
+        Ok(Self { shape, values })
+    }
+
+    /// Its size as f32, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.values.len() * size_of::<f32>()
+    }
+}

@@ -1,0 +1,18 @@
+//! The forward pass on libtorch: the reference, for the CPU and for CUDA.
+
+mod device;
+mod head;
+mod network;
+mod placement;
+
+pub use device::{DeviceChoice, Precision};
+pub use network::{TorchSettings, torch_network};
+
+use super::network::NetworkError;
+
+impl From<tch::TchError> for NetworkError {
+    fn from(error: tch::TchError) -> Self {
+        let text = error.to_string();
+        Self::Device(text.lines().next().unwrap_or_default().to_owned())
+    }
+}

@@ -1,0 +1,84 @@
+//! Every error's gRPC status, with `google.rpc` details that a client can act on.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use prost::Message as _;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+use super::PipelineError;
+use crate::engine::EngineError;
+use crate::heads::HeadError;
+
+/// When to come back to a server that is busy or loading.
+pub(super) const RETRY_LATER: Duration = Duration::from_secs(1);
+
+/// INVALID_ARGUMENT about one field of the request.
+pub(super) fn invalid(field: &str, message: String) -> Status {
+    let details = ErrorDetails::with_bad_request_violation(field, message.clone());
+    Status::with_error_details(Code::InvalidArgument, message, details)
+}
+
+pub(super) fn of_pipeline(error: PipelineError) -> Status {
+    let message = error.to_string();
+    match error {
+        PipelineError::Image(_) => invalid("input", message),
+        PipelineError::Overloaded => {
+            let mut details = ErrorDetails::with_retry_info(Some(RETRY_LATER));
+            details.add_quota_failure_violation("--in-flight-max", message.clone());
+            Status::with_error_details(Code::ResourceExhausted, message, details)
+        }
+        PipelineError::Engine(EngineError::Expired) => Status::deadline_exceeded(message),
+        PipelineError::Engine(EngineError::Network(_)) => Status::internal(message),
+        PipelineError::Engine(EngineError::Stopped) => Status::with_error_details(
+            Code::Unavailable,
+            message,
+            ErrorDetails::with_retry_info(Some(RETRY_LATER)),
+        ),
+    }
+}
+
+pub(super) fn of_head(error: HeadError) -> Status {
+    let message = error.to_string();
+    match error {
+        HeadError::UnknownHead { name, .. } => {
+            let details = ErrorDetails::with_resource_info("headswap.v1.Head", name.to_string(), "", &message);
+            Status::with_error_details(Code::NotFound, message, details)
+        }
+        HeadError::UnknownVersion { name, version, .. } => {
+            let resource = format!("{name}/{version}");
+            let details = ErrorDetails::with_resource_info("headswap.v1.HeadVersion", resource, "", &message);
+            Status::with_error_details(Code::NotFound, message, details)
+        }
+        HeadError::VersionMismatch { live, expected } => {
+            let facts = [("live_version", live), ("expected_version", expected)];
+            let facts: HashMap<String, String> = facts.into_iter().map(|(k, v)| (k.into(), v.to_string())).collect();
+            let details = ErrorDetails::with_error_info("VERSION_MISMATCH", "headswap.v1", facts);
+            Status::with_error_details(Code::Aborted, message, details)
+        }
+        HeadError::LimitReached { setting, .. } => {
+            let details = ErrorDetails::with_quota_failure_violation(setting, message.clone());
+            Status::with_error_details(Code::ResourceExhausted, message, details)
+        }
+        HeadError::Place(_) => Status::failed_precondition(message),
+        HeadError::Store(_) => Status::internal(message),
+        HeadError::Name { .. } => invalid("head", message),
+        HeadError::Labels { .. } => invalid("labels", message),
+        HeadError::Annotations { .. } => invalid("annotations", message),
+        HeadError::Weights { .. } => invalid("source", message),
+    }
+}
+
+/// The status as a message, for answers that carry their own error.
+pub(super) fn message(status: &Status) -> tonic_types::Status {
+    let plain = || tonic_types::Status {
+        code: status.code() as i32,
+        message: status.message().to_owned(),
+        ..tonic_types::Status::default()
+    };
+    match tonic_types::Status::decode(status.details()) {
+        Ok(full) if full.code != 0 => full,
+        _ => plain(),
+    }
+}

@@ -1,0 +1,240 @@
+//! Every setting of `headswap serve`, from flags or `HEADSWAP_*` variables.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use super::ServerError;
+use crate::model::{Architecture, DeviceChoice, Precision, TorchSettings, WeightsSource};
+use crate::rpc::AdminSettings;
+
+/// How logs are written to standard error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum EngineChoice {
+    /// libtorch.
+    Torch,
+    /// Zeros, to measure the server alone.
+    Null,
+}
+
+/// The settings of a server.
+#[derive(Args, Clone, Debug)]
+pub struct ServeArgs {
+    /// Address of ClassifierService; port 0 takes a free one
+    #[arg(
+        long,
+        env = "HEADSWAP_LISTEN",
+        default_value = "127.0.0.1:50051",
+        value_name = "ADDRESS"
+    )]
+    pub listen: SocketAddr,
+    /// Address of HeadAdminService; keep it where only administrators reach it
+    #[arg(
+        long,
+        env = "HEADSWAP_ADMIN_LISTEN",
+        default_value = "127.0.0.1:50052",
+        value_name = "ADDRESS"
+    )]
+    pub admin_listen: SocketAddr,
+    /// Address of /metrics, /healthz and /readyz
+    #[arg(
+        long,
+        env = "HEADSWAP_HTTP_LISTEN",
+        default_value = "127.0.0.1:9090",
+        value_name = "ADDRESS"
+    )]
+    pub http_listen: SocketAddr,
+
+    /// The backbone: a safetensors file with torchvision's names, or `demo` for seeded, untrained numbers
+    #[arg(long, env = "HEADSWAP_WEIGHTS", value_name = "FILE|demo", help_heading = "Model")]
+    pub weights: Option<WeightsSource>,
+    /// The backbone's class labels, one on a line
+    #[arg(long, env = "HEADSWAP_LABELS", value_name = "FILE", help_heading = "Model")]
+    pub labels: Option<PathBuf>,
+    /// Which table of layers
+    #[arg(
+        long,
+        env = "HEADSWAP_ARCH",
+        value_enum,
+        default_value = "vgg16",
+        help_heading = "Model"
+    )]
+    pub arch: Architecture,
+    /// auto, cpu, cuda or cuda:N
+    #[arg(long, env = "HEADSWAP_DEVICE", default_value = "auto", help_heading = "Model")]
+    pub device: DeviceChoice,
+    /// Element type of the forward pass; auto is f32 on the CPU and bf16 on a GPU
+    #[arg(
+        long,
+        env = "HEADSWAP_PRECISION",
+        value_enum,
+        default_value = "auto",
+        help_heading = "Model"
+    )]
+    pub precision: Precision,
+    /// Threads of the forward pass on the CPU; 0 takes one for each core
+    #[arg(long, env = "HEADSWAP_THREADS", default_value_t = 0, help_heading = "Model")]
+    pub threads: usize,
+    /// What computes; `null` answers zeros, for benchmarks of the server alone
+    #[arg(long, env = "HEADSWAP_ENGINE", value_enum, default_value = "torch", hide = true)]
+    pub engine: EngineChoice,
+
+    /// Pictures in a batch at most; 0 measures at start where larger batches stop paying
+    #[arg(long, env = "HEADSWAP_MAX_BATCH", default_value_t = 0, help_heading = "Batching")]
+    pub max_batch: usize,
+    /// How long, in microseconds, an idle device may wait for a fuller batch
+    #[arg(
+        long,
+        env = "HEADSWAP_BATCH_WAIT_US_MAX",
+        default_value_t = 0,
+        help_heading = "Batching"
+    )]
+    pub batch_wait_us_max: u64,
+    /// Requests under way at most; more are refused with RESOURCE_EXHAUSTED
+    #[arg(long, env = "HEADSWAP_IN_FLIGHT_MAX", default_value_t = 256, help_heading = "Limits")]
+    pub in_flight_max: usize,
+    /// Requests of one stream under way at most; more wait in the client
+    #[arg(
+        long,
+        env = "HEADSWAP_STREAM_IN_FLIGHT_MAX",
+        default_value_t = 64,
+        help_heading = "Limits"
+    )]
+    pub stream_in_flight_max: usize,
+    /// Pictures decoded at the same time; 0 means one for each core
+    #[arg(long, env = "HEADSWAP_DECODE_THREADS", default_value_t = 0, help_heading = "Limits")]
+    pub decode_threads: usize,
+    /// Pixels of a picture at most, before resizing
+    #[arg(long, env = "HEADSWAP_IMAGE_PIXELS_MAX", default_value_t = 64 * 1024 * 1024, help_heading = "Limits")]
+    pub image_pixels_max: u64,
+    /// Bytes of a ClassifierService message at most, after decompression
+    #[arg(long, env = "HEADSWAP_MESSAGE_BYTES_MAX", default_value_t = 32 << 20, help_heading = "Limits")]
+    pub message_bytes_max: usize,
+    /// Bytes of a HeadAdminService message, or of a file it names, at most
+    #[arg(long, env = "HEADSWAP_ADMIN_MESSAGE_BYTES_MAX", default_value_t = 1100 << 20, help_heading = "Limits")]
+    pub admin_message_bytes_max: usize,
+
+    /// Where acknowledged heads are kept over restarts [default: headswap/heads in the user's data folder]
+    #[arg(long, env = "HEADSWAP_HEADS_DIR", value_name = "DIR", help_heading = "Heads")]
+    pub heads_dir: Option<PathBuf>,
+    /// The folder that ReplaceHead's file:// URIs may name files in; without it, none
+    #[arg(long, env = "HEADSWAP_HEAD_SOURCE_DIR", value_name = "DIR", help_heading = "Heads")]
+    pub head_source_dir: Option<PathBuf>,
+    /// Heads at most
+    #[arg(long, env = "HEADSWAP_HEADS_MAX", default_value_t = 1024, help_heading = "Heads")]
+    pub heads_max: usize,
+    /// Versions of a head that requests may name, the live one included
+    #[arg(
+        long,
+        env = "HEADSWAP_HEAD_VERSIONS_KEPT",
+        default_value_t = 2,
+        help_heading = "Heads"
+    )]
+    pub head_versions_kept: usize,
+    /// Bytes of all heads' tensors at most
+    #[arg(long, env = "HEADSWAP_HEADS_BYTES_MAX", default_value_t = 4 << 30, help_heading = "Heads")]
+    pub heads_bytes_max: u64,
+
+    /// After SIGTERM, how long in milliseconds accepted requests may take to finish
+    #[arg(
+        long,
+        env = "HEADSWAP_DRAIN_MS_MAX",
+        default_value_t = 30_000,
+        help_heading = "Operations"
+    )]
+    pub drain_ms_max: u64,
+    /// How logs are written
+    #[arg(
+        long,
+        env = "HEADSWAP_LOG_FORMAT",
+        value_enum,
+        default_value = "human",
+        help_heading = "Operations"
+    )]
+    pub log_format: LogFormat,
+    /// What is logged, as `info` or `headswap=debug`
+    #[arg(
+        long,
+        env = "HEADSWAP_LOG",
+        default_value = "info",
+        value_name = "FILTER",
+        help_heading = "Operations"
+    )]
+    pub log: String,
+}
+
+impl ServeArgs {
+    /// Finds every setting that cannot work, not only the first.
+    pub(super) fn check(&self) -> Result<(), ServerError> {
+        let mut mistakes = Vec::new();
+        if self.weights.is_none() {
+            mistakes.push(
+                "--weights is missing: give a safetensors file with a trained VGG16, or `--weights demo` for untrained \
+                 numbers to try the server with"
+                    .to_owned(),
+            );
+        }
+        let positive = [
+            ("--in-flight-max", self.in_flight_max),
+            ("--stream-in-flight-max", self.stream_in_flight_max),
+            ("--heads-max", self.heads_max),
+            ("--head-versions-kept", self.head_versions_kept),
+        ];
+        mistakes.extend(
+            positive
+                .iter()
+                .filter(|(_, value)| *value == 0)
+                .map(|(flag, _)| format!("{flag} must be at least 1")),
+        );
+        if let Some(dir) = self.head_source_dir.as_ref().filter(|dir| !dir.is_dir()) {
+            mistakes.push(format!(
+                "--head-source-dir {} is no folder; create it or drop the flag",
+                dir.display()
+            ));
+        }
+        if self.heads_dir().is_none() {
+            mistakes.push("there is no home folder to keep heads in; set --heads-dir".to_owned());
+        }
+        if mistakes.is_empty() {
+            Ok(())
+        } else {
+            Err(ServerError::Config(mistakes.join("\n")))
+        }
+    }
+
+    /// The folder of heads: as set, or under the user's data folder (XDG Base Directory Specification).
+    pub(super) fn heads_dir(&self) -> Option<PathBuf> {
+        let data = || match std::env::var_os("XDG_DATA_HOME").filter(|dir| !dir.is_empty()) {
+            Some(dir) => Some(PathBuf::from(dir)),
+            None => std::env::home_dir().map(|home| home.join(".local/share")),
+        };
+        self.heads_dir.clone().or_else(|| Some(data()?.join("headswap/heads")))
+    }
+
+    /// What the forward pass needs to know.
+    pub(super) fn torch(&self) -> TorchSettings {
+        TorchSettings {
+            device: self.device,
+            precision: self.precision,
+            threads: self.threads,
+        }
+    }
+
+    /// What the admin service needs to know.
+    pub(super) fn admin_settings(&self) -> AdminSettings {
+        AdminSettings {
+            source_dir: self.head_source_dir.clone(),
+            source_bytes_max: self.admin_message_bytes_max as u64,
+        }
+    }
+}

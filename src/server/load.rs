@@ -1,0 +1,192 @@
+//! From settings to a ready server: weights, device, warm-up, heads, engine.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use prometheus_client::registry::Registry;
+
+use super::ServerError;
+use super::config::{EngineChoice, ServeArgs};
+use super::pipeline::{self, PipelineLimits, PipelineMetrics};
+use crate::engine::{self, BatchLimits, EngineMetrics, EngineThreads, calibrate};
+use crate::heads::{DirStore, HeadLimits, HeadRegistry, HeadWeights, PlaceError, RegistryLimits};
+use crate::image::ImageLimits;
+use crate::model::{
+    Backbone, Digest, Network, Parameters, PlacedHead, Placer, WeightsSource, null_network, torch_network,
+};
+use crate::rpc::{ModelInfo, RpcMetrics, Serving};
+
+/// The largest batch that the warm-up tries.
+const MAX_BATCH_CEILING: usize = 256;
+/// How long the warm-up may look for the best batch.
+const WARM_UP_BUDGET: Duration = Duration::from_millis(2500);
+/// The most classes a head may have.
+const CLASSES_MAX: usize = 65_536;
+
+/// What every part of the server counts.
+#[derive(Clone, Debug)]
+pub(super) struct Metrics {
+    pub rpc: RpcMetrics,
+    engine: EngineMetrics,
+    pipeline: PipelineMetrics,
+}
+
+impl Metrics {
+    pub fn register(registry: &mut Registry) -> Self {
+        Self {
+            rpc: RpcMetrics::register(registry),
+            engine: EngineMetrics::register(registry),
+            pipeline: PipelineMetrics::register(registry),
+        }
+    }
+}
+
+/// Loads everything, on the blocking pool, and starts the engine.
+pub(super) async fn load(args: &ServeArgs, metrics: &Metrics) -> Result<(Arc<Serving>, EngineThreads), ServerError> {
+    let (settings, rpc) = (args.clone(), metrics.rpc.clone());
+    let loaded = tokio::task::spawn_blocking(move || Loaded::load(&settings, &rpc));
+    let loaded = loaded.await.map_err(std::io::Error::other)??;
+
+    let wait_max = Duration::from_micros(args.batch_wait_us_max);
+    let limits = BatchLimits {
+        max_batch: loaded.model.max_batch,
+        wait_max,
+    };
+    let (engine, threads) = engine::start(loaded.network, limits, args.in_flight_max, metrics.engine.clone())?;
+    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+    let limits = PipelineLimits {
+        in_flight_max: args.in_flight_max,
+        decode_threads: if args.decode_threads == 0 {
+            cores
+        } else {
+            args.decode_threads
+        },
+        image: ImageLimits {
+            pixels_max: args.image_pixels_max,
+        },
+    };
+    let (pipeline, patient_pipeline) = pipeline::build(engine, limits, metrics.pipeline.clone());
+    let serving = Serving {
+        pipeline,
+        patient_pipeline,
+        registry: loaded.registry,
+        placer: loaded.placer,
+        head_limits: loaded.head_limits,
+        model: loaded.model,
+    };
+    Ok((Arc::new(serving), threads))
+}
+
+struct Loaded {
+    network: Box<dyn Network>,
+    placer: Arc<dyn Placer>,
+    registry: HeadRegistry<Arc<PlacedHead>>,
+    head_limits: HeadLimits,
+    model: ModelInfo,
+}
+
+impl Loaded {
+    fn load(args: &ServeArgs, rpc: &RpcMetrics) -> Result<Self, ServerError> {
+        let Some(source) = &args.weights else {
+            return Err(ServerError::Config("--weights is missing".into()));
+        };
+        if *source == WeightsSource::Demo {
+            tracing::warn!("--weights demo: the backbone is UNTRAINED; its answers mean nothing");
+        }
+        let started = Instant::now();
+        let mut backbone = Backbone::load(source, args.arch)?;
+        let last = backbone.take_last_linear();
+        let labels = labels(args, backbone.classes)?;
+        let (digest, classes) = (backbone.digest, backbone.classes);
+        tracing::info!(digest = digest.short(), classes, elapsed = ?started.elapsed(), "weights read");
+
+        let mut network = match args.engine {
+            EngineChoice::Torch => torch_network(backbone, args.torch())?,
+            EngineChoice::Null => null_network(args.arch.features()),
+        };
+        let max_batch = warm_up(network.as_mut(), args.max_batch)?;
+        let placer = network.placer();
+        let head_limits = HeadLimits {
+            classes_max: CLASSES_MAX,
+            features: args.arch.features(),
+        };
+        let registry = open_registry(args, digest, default_head(last, labels), &placer, &head_limits)?;
+        for version in registry.table().list() {
+            rpc.live(version.info.name.as_str(), version.info.version);
+        }
+        let (device, precision) = network.device();
+        let model = ModelInfo {
+            architecture: args.arch,
+            backbone_digest: digest.to_string(),
+            weights: source.to_string(),
+            device,
+            precision,
+            max_batch,
+        };
+        Ok(Self {
+            network,
+            placer,
+            registry,
+            head_limits,
+            model,
+        })
+    }
+}
+
+/// Proves that the network computes, and settles the batch size.
+fn warm_up(network: &mut dyn Network, max_batch: usize) -> Result<usize, ServerError> {
+    let (ceiling, budget) = match max_batch {
+        0 => (MAX_BATCH_CEILING, WARM_UP_BUDGET),
+        _ => (1, Duration::ZERO),
+    };
+    let found = calibrate(network, ceiling, budget)?;
+    let chosen = if max_batch == 0 { found.max_batch } else { max_batch };
+    tracing::info!(max_batch = chosen, per_picture = ?found.per_picture, "warm-up passed");
+    Ok(chosen)
+}
+
+fn open_registry(
+    args: &ServeArgs,
+    backbone: Digest,
+    default: HeadWeights,
+    placer: &Arc<dyn Placer>,
+    limits: &HeadLimits,
+) -> Result<HeadRegistry<Arc<PlacedHead>>, ServerError> {
+    let dir = args
+        .heads_dir()
+        .ok_or_else(|| ServerError::Config("set --heads-dir".into()))?;
+    let store = DirStore::open(&dir, backbone, limits.clone()).map_err(crate::heads::HeadError::from)?;
+    let limits = RegistryLimits {
+        heads_max: args.heads_max,
+        versions_kept: args.head_versions_kept,
+        bytes_max: args.heads_bytes_max,
+    };
+    let place = |weights: &HeadWeights| -> Result<Arc<PlacedHead>, PlaceError> {
+        let placed = placer.place(Arc::clone(&weights.parameters));
+        placed.map(Arc::new).map_err(|error| PlaceError(error.to_string()))
+    };
+    let registry = HeadRegistry::open(Box::new(store), limits, default, &place)?;
+    tracing::info!(dir = %dir.display(), heads = registry.table().list().len(), "heads loaded");
+    Ok(registry)
+}
+
+fn default_head(last: Parameters, labels: Vec<String>) -> HeadWeights {
+    HeadWeights::new(last, labels)
+}
+
+/// The labels file's lines, if there is one: as many as there are classes.
+fn labels(args: &ServeArgs, classes: usize) -> Result<Vec<String>, ServerError> {
+    let Some(path) = &args.labels else {
+        return Ok(Vec::new());
+    };
+    let wrong = |reason: String| ServerError::Config(format!("--labels {}: {reason}", path.display()));
+    let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
+    let labels: Vec<String> = text.lines().map(str::to_owned).collect();
+    if labels.len() != classes {
+        return Err(wrong(format!(
+            "it has {} lines, the backbone has {classes} classes",
+            labels.len()
+        )));
+    }
+    Ok(labels)
+}
