@@ -1,14 +1,39 @@
 //! The command line: one file for each sub-command.
 
+mod bench;
+mod bench_server;
+mod classify;
+mod client;
+mod completions;
+mod demo;
+mod demo_heads;
+mod describe;
+mod error;
+mod head;
+mod load;
+mod output;
 mod serve;
+mod server_process;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use error::CliError;
+
+const AFTER_HELP: &str = "\
+Examples:
+  headswap demo                                  see it work, with a server of its own
+  headswap serve --weights vgg16.safetensors     serve your backbone
+  headswap classify cat.jpg                      ask it
+  headswap head replace cats cats.safetensors    make a fine-tuned head live
+  headswap classify --head cats cat.jpg
+
+Exit codes: 0 success, 1 something failed, 2 wrong usage, 3 the server cannot be reached.";
+
 /// Serves VGG16 over gRPC and swaps fine-tuned heads while traffic flows.
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(name = "headswap", version, after_help = AFTER_HELP)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -18,11 +43,42 @@ struct Cli {
 enum Command {
     /// Run the server
     Serve(Box<crate::server::ServeArgs>),
+    /// Ask a running server what is on pictures
+    Classify(classify::ClassifyArgs),
+    /// Replace, list and show heads
+    #[command(subcommand)]
+    Head(head::HeadCommand),
+    /// Show the layers, the parameters and what a head overrides
+    Describe(describe::DescribeArgs),
+    /// Measure the forward pass or the server
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
+    /// Start a server, classify photographs and swap heads under load
+    Demo(demo::DemoArgs),
+    /// Print a completion script for a shell
+    Completions(completions::CompletionsArgs),
 }
 
 /// Parses the command line and runs it.
 pub fn run() -> ExitCode {
-    match Cli::parse().command {
-        Command::Serve(args) => serve::run(*args),
-    }
+    let command = match Cli::parse().command {
+        Command::Serve(args) => return serve::run(*args),
+        command => command,
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return CliError::from(error).report(),
+    };
+    let result = runtime.block_on(async {
+        match command {
+            Command::Serve(_) => Ok(()),
+            Command::Classify(args) => classify::run(args).await,
+            Command::Head(command) => head::run(command).await,
+            Command::Describe(args) => describe::run(args).await,
+            Command::Bench(command) => bench::run(command).await,
+            Command::Demo(args) => demo::run(args).await,
+            Command::Completions(args) => completions::run(&args),
+        }
+    });
+    result.map_or_else(|error| error.report(), |()| ExitCode::SUCCESS)
 }

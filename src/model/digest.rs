@@ -40,7 +40,7 @@ impl Digest {
     /// As [`Digest::of_parameters`], from tensor digests already made; `tensors` must come in the order of their names.
     pub fn combine<'a>(tensors: impl IntoIterator<Item = (&'a str, Digest)>, labels: &[String]) -> Self {
         let mut hash = Sha256::new();
-        let mut text = |hash: &mut Sha256, s: &str| {
+        let text = |hash: &mut Sha256, s: &str| {
             hash.update((s.len() as u64).to_le_bytes());
             hash.update(s.as_bytes());
         };

@@ -12,7 +12,7 @@ mod telemetry;
 
 use std::time::Duration;
 
-pub use config::{LogFormat, ServeArgs};
+pub use config::{EngineChoice, LogFormat, ServeArgs};
 use prometheus_client::registry::Registry;
 
 use crate::rpc::{ClassifierRpc, Gate, HeadAdminRpc};

@@ -1,0 +1,131 @@
+//! `headswap bench forward`: the network alone.
+
+use std::time::{Duration, Instant};
+
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+use super::bench_server::{self, BenchServeArgs};
+use super::error::CliError;
+use super::output::{print_json, print_table, table};
+use crate::image::Pixels;
+use crate::model::{
+    Architecture, Backbone, DeviceChoice, HeadRows, Network, PlacedHead, Precision, TorchSettings, WeightsSource,
+    torch_network,
+};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum BenchCommand {
+    /// The forward pass alone, by batch size
+    Forward(BenchForwardArgs),
+    /// A server under load, beside the bare forward pass in the same run
+    Serve(BenchServeArgs),
+}
+
+/// What computes.
+#[derive(Args, Clone, Debug)]
+pub(super) struct ModelArgs {
+    /// A safetensors file, or `demo`
+    #[arg(long, default_value = "demo")]
+    pub weights: WeightsSource,
+    /// auto, cpu, cuda or cuda:N
+    #[arg(long, default_value = "auto")]
+    pub device: DeviceChoice,
+    /// Element type
+    #[arg(long, value_enum, default_value = "auto")]
+    pub precision: Precision,
+    /// Threads on the CPU; 0 takes one for each core
+    #[arg(long, default_value_t = 0)]
+    pub threads: usize,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct BenchForwardArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Batch sizes
+    #[arg(long, value_delimiter = ',', default_value = "1,2,4,8")]
+    batch: Vec<usize>,
+    /// Seconds for each size
+    #[arg(long, default_value_t = 5.0)]
+    seconds: f64,
+    /// JSON instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn run(command: BenchCommand) -> Result<(), CliError> {
+    match command {
+        BenchCommand::Forward(args) => forward(&args),
+        BenchCommand::Serve(args) => bench_server::run(args).await,
+    }
+}
+
+fn forward(args: &BenchForwardArgs) -> Result<(), CliError> {
+    let mut bare = BareForward::load(&args.model)?;
+    let (device, precision) = bare.network.device();
+    let mut rows = table(&["batch", "ms/image (median)", "images/s"]);
+    for &batch in &args.batch {
+        let per_image = bare
+            .measure(batch.max(1), Duration::from_secs_f64(args.seconds))?
+            .as_secs_f64();
+        if args.json {
+            print_json(
+                &json!({ "batch": batch, "ms_per_image": per_image * 1e3, "device": device, "precision": precision }),
+            );
+        }
+        rows.add_row([
+            batch.to_string(),
+            format!("{:.2}", per_image * 1e3),
+            format!("{:.1}", 1.0 / per_image),
+        ]);
+    }
+    if !args.json {
+        println!("forward pass on {device} in {precision}, u8 pixels to logits");
+        print_table(&rows);
+    }
+    Ok(())
+}
+
+/// A network with its default head, driven without a server.
+pub(super) struct BareForward {
+    network: Box<dyn Network>,
+    head: PlacedHead,
+}
+
+impl BareForward {
+    pub fn load(args: &ModelArgs) -> Result<Self, CliError> {
+        let failed = |error: &dyn std::error::Error| CliError::Failed(error.to_string());
+        let mut backbone = Backbone::load(&args.weights, Architecture::Vgg16).map_err(|error| failed(&error))?;
+        let last = backbone.take_last_linear();
+        let settings = TorchSettings {
+            device: args.device,
+            precision: args.precision,
+            threads: args.threads,
+        };
+        let network = torch_network(backbone, settings).map_err(|error| failed(&error))?;
+        let head = network.placer().place(last.into()).map_err(|error| failed(&error))?;
+        Ok(Self { network, head })
+    }
+
+    /// The median time of a batch, for one image of it, after one run to warm up.
+    pub fn measure(&mut self, batch: usize, length: Duration) -> Result<Duration, CliError> {
+        let pixels: Vec<u8> = (0..batch * Pixels::BYTES)
+            .map(|index| (index * 31 % 251) as u8)
+            .collect();
+        let (began, mut times) = (Instant::now(), Vec::new());
+        while times.len() < 4 || began.elapsed() < length {
+            let groups = [HeadRows {
+                head: &self.head,
+                rows: (0..batch).collect(),
+            }];
+            let started = Instant::now();
+            let outputs = self.network.forward(&pixels, batch, &groups, false);
+            outputs.map_err(|error| CliError::Failed(error.to_string()))?;
+            times.push(started.elapsed());
+        }
+        times.remove(0);
+        times.sort_unstable();
+        Ok(times[times.len() / 2] / batch as u32)
+    }
+}

@@ -1,0 +1,263 @@
+//! `headswap bench serve`: a server under load, beside the bare forward pass in the same run.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use serde_json::json;
+use tonic::Status;
+
+use super::bench::{BareForward, ModelArgs};
+use super::client::Classifier;
+use super::demo::PHOTOGRAPHS;
+use super::error::{CliError, describe};
+use super::load::{self, LoadSummary, Workload};
+use super::output::{bytes, ms, print_json, print_table, spinner, table};
+use super::server_process::ServerProcess;
+use crate::image::{self, ImageLimits, Pixels};
+use crate::rpc::pb::classify_request::Input;
+use crate::rpc::pb::{ClassifyRequest, ClassifyResponse, DescribeModelRequest};
+use crate::server::EngineChoice;
+
+#[derive(Args, Clone, Debug)]
+pub(super) struct BenchServeArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// `null` computes nothing: the server alone, with raw pixels
+    #[arg(long, value_enum, default_value = "torch")]
+    engine: EngineChoice,
+    /// Clients at the same time
+    #[arg(long, value_delimiter = ',', default_value = "1,32")]
+    concurrency: Vec<usize>,
+    /// Seconds for each measurement
+    #[arg(long, default_value_t = 10.0)]
+    seconds: f64,
+    /// Measurements of each concurrency; the medians are shown
+    #[arg(long, default_value_t = 3)]
+    repetitions: usize,
+    /// Send raw pixels instead of JPEG files
+    #[arg(long)]
+    pixels: bool,
+    /// Pictures in a batch at most; 0 lets the server measure
+    #[arg(long, default_value_t = 0)]
+    max_batch: usize,
+    /// JSON instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn run(args: BenchServeArgs) -> Result<(), CliError> {
+    let waiting = spinner("starting a server");
+    let server = ServerProcess::start(args.server_flags()).await?;
+    let model = server
+        .admin()
+        .await?
+        .describe_model(DescribeModelRequest::default())
+        .await?
+        .into_inner();
+    let null = args.engine == EngineChoice::Null;
+    let mut bare = if null {
+        None
+    } else {
+        Some(BareForward::load(&args.model)?)
+    };
+    waiting.finish_and_clear();
+
+    let length = Duration::from_secs_f64(args.seconds);
+    let pictures = args.pictures(null)?;
+    let mut measured = Vec::new();
+    for &concurrency in &args.concurrency {
+        // A lone client's batches have one picture; of many, the server's full batch.
+        let batch = (model.max_batch as usize).min(concurrency).max(1);
+        let mut runs = Vec::new();
+        for _ in 0..args.repetitions.max(1) {
+            // Before and after, so that a drifting machine's mean is compared.
+            let before = bare.as_mut().map(|bare| bare.measure(batch, length / 4)).transpose()?;
+            let mut run = Run::measure(&server, &pictures, concurrency, length).await?;
+            let after = bare.as_mut().map(|bare| bare.measure(batch, length / 4)).transpose()?;
+            run.forward = before.zip(after).map(|(before, after)| (before + after) / 2);
+            runs.push(run);
+        }
+        measured.push((concurrency, batch, runs));
+    }
+    args.report(&measured, server.resident_bytes());
+    match server.stop().await?.success() {
+        true => Ok(()),
+        false => Err(CliError::Failed("the server did not end well".into())),
+    }
+}
+
+impl BenchServeArgs {
+    fn server_flags(&self) -> Vec<String> {
+        let name = |value: &dyn Fn() -> Option<clap::builder::PossibleValue>| {
+            value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+        };
+        let weights = match &self.model.weights {
+            crate::model::WeightsSource::Demo => "demo".to_owned(),
+            crate::model::WeightsSource::File(path) => path.display().to_string(),
+        };
+        let precision = name(&|| clap::ValueEnum::to_possible_value(&self.model.precision));
+        let engine = name(&|| clap::ValueEnum::to_possible_value(&self.engine));
+        let flags = [
+            ("--weights", weights),
+            ("--device", self.model.device.to_string()),
+            ("--precision", precision),
+            ("--threads", self.model.threads.to_string()),
+            ("--engine", engine),
+            ("--max-batch", self.max_batch.to_string()),
+        ];
+        flags
+            .into_iter()
+            .flat_map(|(flag, value)| [flag.to_owned(), value])
+            .collect()
+    }
+
+    /// What clients send: the photographs that are JPEG files, or their pixels.
+    fn pictures(&self, null: bool) -> Result<Vec<Input>, CliError> {
+        let jpegs = PHOTOGRAPHS.iter().filter(|(name, _)| name.ends_with(".jpg"));
+        jpegs
+            .map(|(_, jpeg)| {
+                if !self.pixels && !null {
+                    return Ok(Input::Image(bytes::Bytes::from_static(jpeg)));
+                }
+                let pixels = image::decode(jpeg, ImageLimits::default());
+                let pixels: Pixels = pixels.map_err(|error| CliError::Failed(error.to_string()))?;
+                Ok(Input::Pixels(pixels.as_bytes().to_vec().into()))
+            })
+            .collect()
+    }
+
+    fn report(&self, measured: &[(usize, usize, Vec<Run>)], resident: u64) {
+        let headings = [
+            "clients",
+            "batch",
+            "images/s",
+            "p50",
+            "p99",
+            "CPU µs/request",
+            "bare ms/image",
+            "served/bare",
+        ];
+        let mut rows = table(&headings);
+        for (concurrency, batch, runs) in measured {
+            let median = |value: &dyn Fn(&Run) -> f64| {
+                let mut values: Vec<f64> = runs.iter().map(value).collect();
+                values.sort_unstable_by(f64::total_cmp);
+                values[values.len() / 2]
+            };
+            let rate = median(&|run| run.load.per_second());
+            let (p50, p99) = (median(&|run| run.p(0.5)), median(&|run| run.p(0.99)));
+            let cpu = median(&|run| run.cpu_us);
+            let forward = median(&|run| run.forward.map_or(f64::NAN, |time| time.as_secs_f64()));
+            let ratio = median(&|run| {
+                run.forward
+                    .map_or(f64::NAN, |time| time.as_secs_f64() * run.load.per_second())
+            });
+            if self.json {
+                print_json(
+                    &json!({ "clients": concurrency, "batch": batch, "images_per_second": rate,
+                    "p50_ms": p50 * 1e3, "p99_ms": p99 * 1e3, "cpu_us_per_request": cpu,
+                    "bare_ms_per_image": forward * 1e3, "served_to_bare": ratio, "server_resident_bytes": resident }),
+                );
+            }
+            let optional = |value: f64, digits: usize| {
+                if value.is_nan() {
+                    "-".into()
+                } else {
+                    format!("{value:.digits$}")
+                }
+            };
+            rows.add_row([
+                concurrency.to_string(),
+                batch.to_string(),
+                format!("{rate:.1}"),
+                ms(Duration::from_secs_f64(p50)),
+                ms(Duration::from_secs_f64(p99)),
+                format!("{cpu:.0}"),
+                optional(forward * 1e3, 1),
+                optional(ratio, 3),
+            ]);
+        }
+        if !self.json {
+            print_table(&rows);
+            println!("server's resident memory after the load: {}", bytes(resident));
+        }
+    }
+}
+
+/// One load and what it cost.
+struct Run {
+    load: LoadSummary,
+    cpu_us: f64,
+    /// The bare forward pass for one image, before and after.
+    forward: Option<Duration>,
+}
+
+impl Run {
+    async fn measure(
+        server: &ServerProcess,
+        pictures: &[Input],
+        concurrency: usize,
+        length: Duration,
+    ) -> Result<Self, CliError> {
+        let mut clients: Vec<Classifier> = Vec::new();
+        for index in 0..concurrency {
+            let client = if index % 16 == 0 {
+                server.classifier().await?
+            } else {
+                clients[index - 1].clone()
+            };
+            clients.push(client);
+        }
+        let failures = Arc::new(AtomicU64::new(0));
+        let endless = Endless {
+            pictures: pictures.to_vec(),
+            end: Instant::now() + length,
+            failures: failures.clone(),
+        };
+        let cpu = server.cpu_seconds();
+        let load = load::run(clients, Arc::new(endless)).await?;
+        let cpu_us = (server.cpu_seconds() - cpu) * 1e6 / load.answers().max(1) as f64;
+        match failures.load(Ordering::Relaxed) {
+            0 => Ok(Self {
+                load,
+                cpu_us,
+                forward: None,
+            }),
+            failed => Err(CliError::Failed(format!(
+                "{failed} of {} requests failed",
+                load.answers()
+            ))),
+        }
+    }
+
+    fn p(&self, share: f64) -> f64 {
+        self.load.quantile(share).as_secs_f64()
+    }
+}
+
+/// The pictures in turn, until the time is over.
+struct Endless {
+    pictures: Vec<Input>,
+    end: Instant,
+    failures: Arc<AtomicU64>,
+}
+
+impl Workload for Endless {
+    fn next(&self, index: u64) -> Option<ClassifyRequest> {
+        let input = self.pictures[index as usize % self.pictures.len()].clone();
+        (Instant::now() < self.end).then(|| ClassifyRequest {
+            input: Some(input),
+            ..ClassifyRequest::default()
+        })
+    }
+
+    fn check(&self, _: u64, _: Instant, answer: Result<ClassifyResponse, Status>) {
+        if let Err(status) = answer
+            && self.failures.fetch_add(1, Ordering::Relaxed) == 0
+        {
+            eprintln!("headswap: {}", describe(&status));
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Seeded heads to swap in, and what each must answer.
+
+use std::collections::HashMap;
+
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
+
+use super::error::CliError;
+use crate::model::{Architecture, Digest, LAST_BIAS, LAST_WEIGHT, Parameters, demo_head};
+use crate::rpc::pb::HeadResult;
+
+/// Largest difference to a recomputed logit, relative to the largest logit.
+const TOLERANCE: f64 = 1e-4;
+
+/// A head that this program made and can recompute.
+pub(super) struct DemoHead {
+    pub digest: String,
+    pub classes: usize,
+    parameters: Parameters,
+}
+
+impl DemoHead {
+    pub fn new(architecture: Architecture, classes: usize, seed: u64) -> Self {
+        let parameters = demo_head(architecture, classes, seed);
+        let digest = Digest::of_parameters(&parameters, &[]).to_string();
+        Self {
+            digest,
+            classes,
+            parameters,
+        }
+    }
+
+    /// The file that ReplaceHead takes.
+    pub fn safetensors(&self) -> Result<Vec<u8>, CliError> {
+        let failed = |error: safetensors::SafeTensorError| CliError::Failed(error.to_string());
+        let bytes: HashMap<&String, Vec<u8>> = self
+            .parameters
+            .iter()
+            .map(|(name, tensor)| {
+                (
+                    name,
+                    tensor.values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+                )
+            })
+            .collect();
+        let views = self
+            .parameters
+            .iter()
+            .map(|(name, tensor)| Ok((name, TensorView::new(Dtype::F32, tensor.shape.clone(), &bytes[name])?)))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(failed)?;
+        safetensors::serialize(views, None).map_err(failed)
+    }
+
+    /// The logits of a row of features, in f64.
+    pub fn logits(&self, features: &[f32]) -> Vec<f64> {
+        let (weight, bias) = (&self.parameters[LAST_WEIGHT].values, &self.parameters[LAST_BIAS].values);
+        let dot = |row: &[f32]| {
+            row.iter()
+                .zip(features)
+                .map(|(w, x)| f64::from(*w) * f64::from(*x))
+                .sum::<f64>()
+        };
+        weight
+            .chunks(features.len())
+            .zip(bias)
+            .map(|(row, bias)| dot(row) + f64::from(*bias))
+            .collect()
+    }
+}
+
+/// What is wrong with a result that should hold these logits, if anything.
+pub(super) fn difference(result: &HeadResult, expected: &[f64]) -> Option<String> {
+    if result.logits.len() != expected.len() {
+        return Some(format!(
+            "{} logits, {} are expected",
+            result.logits.len(),
+            expected.len()
+        ));
+    }
+    let scale = expected
+        .iter()
+        .fold(f64::MIN_POSITIVE, |largest, logit| largest.max(logit.abs()));
+    let worst = result
+        .logits
+        .iter()
+        .zip(expected)
+        .map(|(got, want)| (f64::from(*got) - want).abs())
+        .fold(0.0, f64::max);
+    let wrong = worst.is_nan() || worst > TOLERANCE * scale;
+    wrong.then(|| format!("a logit is off by {:.1e} of the largest", worst / scale))
+}
