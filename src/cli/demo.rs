@@ -110,12 +110,15 @@ struct Demo {
     swaps: Vec<Duration>,
 }
 
+/// Logits by digest and photograph.
+type Expected = HashMap<(String, usize), Arc<Vec<f64>>>;
+
 /// Knows what every version must answer to every photograph.
 struct Checker {
     architecture: Architecture,
     photographs: Vec<(String, bytes::Bytes, Vec<f32>)>,
     heads: Mutex<HashMap<String, Arc<DemoHead>>>,
-    expected: Mutex<HashMap<(String, usize), Arc<Vec<f64>>>>,
+    expected: Mutex<Expected>,
     /// When ReplaceHead returned, and with which version.
     acknowledged: Mutex<Vec<(Instant, u64)>>,
     versions_seen: Mutex<BTreeSet<u64>>,

@@ -1,0 +1,309 @@
+//! Wrong requests get the right status and a message that says what is wrong, and the live head goes on serving.
+
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod support;
+
+use headswap::model::{LAST_BIAS, LAST_WEIGHT, Parameters, demo_head};
+use headswap::rpc::pb::classify_request::Input;
+use headswap::rpc::pb::replace_head_request::Source;
+use headswap::rpc::pb::{ClassifyRequest, ReplaceHeadRequest};
+use support::{NARROW, ROCKET, Server, classify, replace, safetensors};
+use tonic::Code;
+use tonic_types::StatusExt as _;
+
+fn input(input: Input) -> ClassifyRequest {
+    ClassifyRequest {
+        input: Some(input),
+        ..Default::default()
+    }
+}
+
+#[tokio::test]
+async fn wrong_pictures_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), &[]);
+    let mut client = server.classifier().await;
+
+    // The header of a PNG of 60,000 x 60,000 pixels, with a right checksum.
+    let mut bomb = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR".to_vec();
+    bomb.extend([0, 0, 0xea, 0x60, 0, 0, 0xea, 0x60, 8, 2, 0, 0, 0]);
+    bomb.extend(crc32(&bomb[12..]).to_be_bytes());
+    bomb.extend(b"\0\0\0\x10IDAT\x78\x9c\xed\xc1");
+
+    let check = async |client: &mut support::Classifier, request: ClassifyRequest, code: Code, part: &str| {
+        let status = client.classify(request).await.unwrap_err();
+        assert_eq!(status.code(), code, "{status:?}");
+        assert!(status.message().contains(part), "{:?} lacks {part:?}", status.message());
+        status
+    };
+    let invalid = Code::InvalidArgument;
+    for cut in [3, 20, 500, 20_000, ROCKET.len() - 500] {
+        check(
+            &mut client,
+            input(Input::Image(ROCKET[..cut].to_vec().into())),
+            invalid,
+            "",
+        )
+        .await;
+    }
+    let status = check(&mut client, input(Input::Image(Vec::new().into())), invalid, "0 bytes").await;
+    assert_eq!(
+        status.get_details_bad_request().unwrap().field_violations[0].field,
+        "input"
+    );
+    check(&mut client, input(Input::Image(bomb.into())), invalid, "60000x60000").await;
+    check(
+        &mut client,
+        input(Input::Image(b"hello, world".to_vec().into())),
+        invalid,
+        "format",
+    )
+    .await;
+    check(
+        &mut client,
+        input(Input::Pixels(vec![0; 150_527].into())),
+        invalid,
+        "150527 bytes",
+    )
+    .await;
+    check(&mut client, ClassifyRequest::default(), invalid, "image").await;
+    check(&mut client, classify(&["no-such"]), Code::NotFound, "no-such").await;
+    check(&mut client, classify(&["../etc"]), invalid, "no name").await;
+    let missing = ClassifyRequest {
+        head_version: 7,
+        ..classify(&[])
+    };
+    check(&mut client, missing, Code::NotFound, "version 7").await;
+    let long = ClassifyRequest {
+        request_id: "x".repeat(129),
+        ..classify(&[])
+    };
+    check(&mut client, long, invalid, "129 bytes").await;
+
+    assert_eq!(
+        client.classify(classify(&[])).await.unwrap().into_inner().results[0].version,
+        1
+    );
+    assert_eq!(server.metric("headswap_expired_executed_total"), 0.0);
+}
+
+#[tokio::test]
+async fn one_unknown_head_among_several_is_that_results_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), &[]);
+    let response = server
+        .classifier()
+        .await
+        .classify(classify(&["no-such", "default"]))
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(response.results[0].error.as_ref().unwrap().code, Code::NotFound as i32);
+    assert_eq!(response.results[0].head, "no-such");
+    assert!(response.results[1].error.is_none());
+    assert_eq!(response.results[1].logits.len(), 1000);
+}
+
+#[tokio::test]
+async fn wrong_heads_are_refused_and_the_live_one_stays() {
+    let sources = tempfile::tempdir().unwrap();
+    let secret = tempfile::NamedTempFile::new().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), &["--head-source-dir", sources.path().to_str().unwrap()]);
+    let (mut admin, mut client) = (server.admin().await, server.classifier().await);
+    admin.replace_head(replace("cats", 3, 1)).await.unwrap();
+    let before = client.classify(classify(&["cats"])).await.unwrap().into_inner().results;
+
+    let file = |change: &dyn Fn(&mut Parameters)| {
+        let mut parameters = demo_head(NARROW, 3, 2);
+        change(&mut parameters);
+        safetensors(&parameters, &[])
+    };
+    let bytes = |bytes: Vec<u8>| ReplaceHeadRequest {
+        head: "cats".into(),
+        source: Some(Source::Safetensors(bytes.into())),
+        ..Default::default()
+    };
+    let good = file(&|_| ());
+    let mut lying = good.clone();
+    lying[..8].copy_from_slice(&u64::MAX.to_le_bytes());
+    let mut wrong_dtype = good.clone();
+    let at = wrong_dtype.windows(5).position(|window| window == b"\"F32\"").unwrap();
+    wrong_dtype[at..at + 5].copy_from_slice(b"\"I32\"");
+    let uri = |uri: String| ReplaceHeadRequest {
+        head: "cats".into(),
+        source: Some(Source::Uri(uri)),
+        ..Default::default()
+    };
+    let link = sources.path().join("link.safetensors");
+    std::os::unix::fs::symlink(secret.path(), &link).unwrap();
+
+    let invalid = Code::InvalidArgument;
+    let shape = |name: &'static str, shape: Vec<usize>| {
+        move |parameters: &mut Parameters| {
+            let tensor = parameters.get_mut(name).unwrap();
+            tensor.values.resize(shape.iter().product(), 0.0);
+            tensor.shape = shape.clone();
+        }
+    };
+    let cases: Vec<(&str, ReplaceHeadRequest, Code, &str)> = vec![
+        ("nothing", ReplaceHeadRequest::default(), invalid, "safetensors"),
+        (
+            "no classes",
+            bytes(file(&|p| {
+                shape(LAST_WEIGHT, vec![0, 128])(p);
+                shape(LAST_BIAS, vec![0])(p);
+            })),
+            invalid,
+            "0 classes",
+        ),
+        (
+            "wrong width",
+            bytes(file(&shape(LAST_WEIGHT, vec![3, 127]))),
+            invalid,
+            "[3, 128] is expected",
+        ),
+        (
+            "wrong rank",
+            bytes(file(&shape(LAST_WEIGHT, vec![384]))),
+            invalid,
+            "[K, 128] is expected",
+        ),
+        (
+            "wrong bias",
+            bytes(file(&shape(LAST_BIAS, vec![4]))),
+            invalid,
+            "[3] is expected",
+        ),
+        ("wrong dtype", bytes(wrong_dtype), invalid, "I32"),
+        (
+            "NaN",
+            bytes(file(&|p| p.get_mut(LAST_WEIGHT).unwrap().values[200] = f32::NAN)),
+            invalid,
+            "element 200",
+        ),
+        (
+            "infinite",
+            bytes(file(&|p| p.get_mut(LAST_BIAS).unwrap().values[1] = f32::INFINITY)),
+            invalid,
+            "inf",
+        ),
+        (
+            "missing",
+            bytes(file(&|p| drop(p.remove(LAST_BIAS)))),
+            invalid,
+            "lacks classifier.6.bias",
+        ),
+        (
+            "deeper",
+            bytes(file(&|p| {
+                let bias = p[LAST_BIAS].clone();
+                p.insert("classifier.3.bias".into(), bias);
+            })),
+            invalid,
+            "classifier.3.bias",
+        ),
+        (
+            "truncated",
+            bytes(good[..good.len() - 1].to_vec()),
+            invalid,
+            "safetensors",
+        ),
+        ("lying header", bytes(lying), invalid, "safetensors"),
+        ("empty", bytes(Vec::new()), invalid, "safetensors"),
+        (
+            "labels",
+            ReplaceHeadRequest {
+                labels: vec!["a".into()],
+                ..bytes(good.clone())
+            },
+            invalid,
+            "1 for 3 classes",
+        ),
+        (
+            "stale",
+            ReplaceHeadRequest {
+                expected_version: Some(9),
+                ..bytes(good.clone())
+            },
+            Code::Aborted,
+            "9",
+        ),
+        (
+            "not new",
+            ReplaceHeadRequest {
+                expected_version: Some(0),
+                ..bytes(good.clone())
+            },
+            Code::Aborted,
+            "0",
+        ),
+        (
+            "name",
+            ReplaceHeadRequest {
+                head: "No Name".into(),
+                ..bytes(good.clone())
+            },
+            invalid,
+            "no name",
+        ),
+        (
+            "outside",
+            uri(format!("file://{}", secret.path().display())),
+            invalid,
+            "--head-source-dir",
+        ),
+        (
+            "upwards",
+            uri(format!("file://{}/../../etc/passwd", sources.path().display())),
+            invalid,
+            "--head-source-dir",
+        ),
+        (
+            "linked",
+            uri(format!("file://{}", link.display())),
+            invalid,
+            "--head-source-dir",
+        ),
+        ("no file", uri("http://example.com/x".into()), invalid, "no file URI"),
+    ];
+    for (name, request, code, part) in cases {
+        let status = admin.replace_head(request).await.expect_err(name);
+        assert_eq!(status.code(), code, "{name}: {status:?}");
+        assert!(
+            status.message().contains(part),
+            "{name}: {:?} lacks {part:?}",
+            status.message()
+        );
+    }
+    let after = client.classify(classify(&["cats"])).await.unwrap().into_inner().results;
+    assert_eq!(after, before);
+    let dry = admin
+        .replace_head(ReplaceHeadRequest {
+            dry_run: true,
+            ..bytes(good)
+        })
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!((dry.head.unwrap().version, dry.previous_version), (2, 1));
+    assert_eq!(
+        client.classify(classify(&["cats"])).await.unwrap().into_inner().results,
+        before
+    );
+}
+
+/// The checksum of PNG chunks (ISO 3309).
+fn crc32(bytes: &[u8]) -> u32 {
+    let step = |crc: u32| {
+        if crc & 1 == 1 {
+            0xedb8_8320 ^ (crc >> 1)
+        } else {
+            crc >> 1
+        }
+    };
+    !bytes.iter().fold(!0u32, |crc, &byte| {
+        (0..8).fold(crc ^ u32::from(byte), |crc, _| step(crc))
+    })
+}

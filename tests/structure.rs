@@ -1,0 +1,137 @@
+//! What the architecture and the documents promise, held against the tree.
+
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn files(dir: &str, extensions: &[&str]) -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files(path.to_str().unwrap(), extensions));
+        } else if path
+            .extension()
+            .is_some_and(|e| extensions.iter().any(|wanted| e == *wanted))
+        {
+            let text = fs::read_to_string(&path).unwrap();
+            found.push((path, text));
+        }
+    }
+    found
+}
+
+/// `main → cli → server → rpc → {heads, engine, image} → model`; libtorch and gRPC each stay in their rooms.
+#[test]
+fn arrows_between_rooms_point_one_way() {
+    let forbidden: &[(&str, &[&str])] = &[
+        (
+            "model",
+            &[
+                "tonic",
+                "prost::",
+                "tokio",
+                "crate::heads",
+                "crate::engine",
+                "crate::rpc",
+                "crate::server",
+                "crate::cli",
+            ],
+        ),
+        ("image", &["tonic", "prost::", "tokio", "tch::", "crate::"]),
+        (
+            "heads",
+            &[
+                "tonic",
+                "prost::",
+                "tokio",
+                "tch::",
+                "crate::engine",
+                "crate::rpc",
+                "crate::server",
+                "crate::cli",
+            ],
+        ),
+        (
+            "engine",
+            &[
+                "tonic",
+                "prost::",
+                "crate::heads",
+                "crate::rpc",
+                "crate::server",
+                "crate::cli",
+            ],
+        ),
+        ("rpc", &["tch::", "crate::server", "crate::cli"]),
+        ("server", &["tch::", "crate::cli"]),
+        ("cli", &["tch::"]),
+    ];
+    for (room, words) in forbidden {
+        for (path, text) in files(&format!("src/{room}"), &["rs"]) {
+            for (number, line) in text
+                .lines()
+                .enumerate()
+                .filter(|(_, line)| !line.trim_start().starts_with("//"))
+            {
+                let line = line.replace("prometheus_client", "");
+                let word = words.iter().find(|word| {
+                    let starts = |at: usize| !line[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_');
+                    line.match_indices(**word).any(|(at, _)| starts(at))
+                });
+                assert_eq!(word, None, "{}:{}: {line}", path.display(), number + 1);
+            }
+        }
+    }
+}
+
+/// Every `--flag` and `HEADSWAP_*` variable that a document or manifest names is in the program's help.
+#[test]
+fn documented_flags_exist() {
+    let help = |args: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_headswap"))
+            .args(args)
+            .arg("--help")
+            .output()
+            .unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let commands: &[&[&str]] = &[
+        &[],
+        &["serve"],
+        &["classify"],
+        &["head", "replace"],
+        &["head", "list"],
+        &["head", "get"],
+        &["describe"],
+        &["bench", "forward"],
+        &["bench", "serve"],
+        &["demo"],
+        &["completions"],
+    ];
+    let known: String = commands.iter().map(|args| help(args)).collect();
+    let mut documents = vec![("README.md".into(), fs::read_to_string("README.md").unwrap())];
+    documents.extend(files("deploy", &["md", "yaml"]));
+    if Path::new("Dockerfile").exists() {
+        documents.push(("Dockerfile".into(), fs::read_to_string("Dockerfile").unwrap()));
+    }
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    for (path, text) in documents {
+        for line in text
+            .lines()
+            .filter(|line| line.contains("HEADSWAP_") || line.contains("headswap "))
+        {
+            for word in line.split(|c: char| !is_name(c)) {
+                let checked = word.starts_with("HEADSWAP_") || word.starts_with("--") && word.len() > 2;
+                // `make` variables and other programs' flags stand on lines of their own.
+                assert!(
+                    !checked || known.contains(word),
+                    "{}: {word} is not in the help: {line}",
+                    path.display()
+                );
+            }
+        }
+    }
+}
