@@ -4,7 +4,7 @@ HEADSWAP := target/release/headswap
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo run test check bench parity
+.PHONY: help setup build demo run test check bench parity deploy-check
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 14
@@ -37,3 +37,6 @@ bench: build ## Forward pass, served rate and the server alone
 
 parity: build ## Compare pixels and logits with real torchvision, live
 	scripts/parity/run $(HEADSWAP)
+
+deploy-check: ## Build the Kubernetes manifests and validate them
+	scripts/deploy-check

@@ -35,6 +35,11 @@ pub(super) const PHOTOGRAPHS: [(&str, &[u8]); 4] = [
     ("rocket.jpg", include_bytes!("../../images/rocket.jpg")),
 ];
 
+const TRY_NEXT: &str = r#"Try next: `make run`, and in another terminal
+  grpcurl --plaintext 127.0.0.1:50051 list
+  echo "{\"image\": \"$(base64 -w0 images/chelsea.png)\"}" | grpcurl --plaintext -d @ 127.0.0.1:50051 headswap.v1.ClassifierService/Classify
+  grpcurl --plaintext 127.0.0.1:50052 headswap.v1.HeadAdminService/ListHeads"#;
+
 const EXAMPLES: &str = "\
 Examples:
   headswap demo
@@ -374,12 +379,7 @@ impl Checker {
             swaps.len()
         );
         println!("a swap took {} (median), {} (longest)", ms(median), ms(longest));
-        println!("\nTry next: `make run`, and in another terminal");
-        println!("  grpcurl -plaintext 127.0.0.1:50051 list");
-        println!(
-            "  grpcurl -plaintext -d \"{{\\\"image\\\": \\\"$(base64 -w0 images/chelsea.png)\\\"}}\" 127.0.0.1:50051 headswap.v1.ClassifierService/Classify"
-        );
-        println!("  grpcurl -plaintext 127.0.0.1:50052 headswap.v1.HeadAdminService/ListHeads");
+        println!("\n{TRY_NEXT}");
     }
 }
 

@@ -16,8 +16,8 @@ const MEAN: [f32; 3] = [0.485, 0.456, 0.406];
 const DEVIATION: [f32; 3] = [0.229, 0.224, 0.225];
 
 /// Pictures that pass the convolutions together on the CPU. Their activations are the largest memory there is, 26 MB a
-/// picture at the second layer, and larger groups are no faster.
-const CPU_GROUP: i64 = 4;
+/// picture in the first block; larger groups take more of it and are hardly faster (`benches/README.md`).
+const CPU_GROUP: i64 = 2;
 
 /// How to compute.
 #[derive(Clone, Copy, Debug)]
