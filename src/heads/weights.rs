@@ -22,7 +22,7 @@ pub struct HeadLimits {
 /// A head's parameters and labels, complete, of the right shapes, finite.
 #[derive(Clone, Debug)]
 pub struct HeadWeights {
-    /// `classifier.6.weight` [K, features] and `classifier.6.bias` [K].
+    /// `classifier.6.weight` of shape `[K, features]` and `classifier.6.bias` of shape `[K]`.
     pub parameters: Arc<Parameters>,
     /// K labels, or none.
     pub labels: Arc<[String]>,

@@ -1,15 +1,14 @@
 //! The way from a file's bytes to [`Pixels`].
 
-use image::ImageFormat;
-
 use super::error::ImageError;
+use super::format::Format;
 use super::pixels::Pixels;
-use super::{jpeg, raster, resize};
+use super::{gif, jpeg, raster, resize};
 
 /// What bounds decoding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ImageLimits {
-    /// Width times height at most, known from the header before anything is allocated.
+    /// Width times height at most, checked in the header before memory is taken for the picture.
     pub pixels_max: u64,
 }
 
@@ -23,47 +22,46 @@ impl Default for ImageLimits {
 
 impl ImageLimits {
     /// Refuses a picture that is too large or has no pixels.
-    pub(super) fn check(self, format: &'static str, width: usize, height: usize) -> Result<(), ImageError> {
-        let (width, height) = (width as u64, height as u64);
+    pub(super) fn check(self, format: Format, width: u32, height: u32) -> Result<(), ImageError> {
+        let (width, height) = (u64::from(width), u64::from(height));
+        let pixels_max = self.pixels_max;
         if width == 0 || height == 0 {
-            return Err(ImageError::Malformed {
-                format,
-                reason: format!("it is {width}x{height} pixels"),
-            });
+            return Err(malformed(format, format!("it is {width}x{height} pixels")));
         }
-        if width.saturating_mul(height) > self.pixels_max {
+        if width.saturating_mul(height) > pixels_max {
             return Err(ImageError::TooLarge {
                 width,
                 height,
-                pixels_max: self.pixels_max,
+                pixels_max,
             });
         }
         Ok(())
     }
 }
 
-/// A decoded picture: RGB interleaved, rows from the top.
-pub(super) struct Rgb {
-    pub width: usize,
-    pub height: usize,
-    pub bytes: Vec<u8>,
-}
-
-/// Decodes, resizes and crops.
+/// Decodes a JPEG, PNG, WebP, GIF or BMP file, resizes its short side to 256 and cuts out the middle 224x224.
+///
+/// The module's documentation says what becomes of alpha, orientation, animations and deep colours.
 ///
 /// # Errors
-/// [`ImageError`]; nothing a file holds makes it panic or allocate more than a few bytes for each pixel allowed.
+/// [`ImageError`]: no bytes make it panic, and memory stays within 32 bytes for each pixel that `limits` allows.
 pub fn decode(bytes: &[u8], limits: ImageLimits) -> Result<Pixels, ImageError> {
     if bytes.is_empty() {
         return Err(ImageError::Empty);
     }
-    let rgb = match image::guess_format(bytes) {
-        Ok(ImageFormat::Jpeg) => jpeg::decode(bytes, limits)?,
-        Ok(ImageFormat::Png) => raster::decode(bytes, ImageFormat::Png, "PNG", limits)?,
-        Ok(ImageFormat::WebP) => raster::decode(bytes, ImageFormat::WebP, "WebP", limits)?,
-        Ok(ImageFormat::Gif) => raster::decode(bytes, ImageFormat::Gif, "GIF", limits)?,
-        Ok(ImageFormat::Bmp) => raster::decode(bytes, ImageFormat::Bmp, "BMP", limits)?,
-        _ => return Err(ImageError::UnknownFormat),
+    let samples = match Format::of(bytes).ok_or(ImageError::UnknownFormat)? {
+        Format::Jpeg => jpeg::decode(bytes, limits)?,
+        Format::Gif => gif::decode(bytes, limits)?,
+        format => raster::decode(bytes, format, limits)?,
     };
-    resize::to_pixels(&rgb)
+    resize::to_pixels(samples)
+}
+
+/// The error of a file whose decoder said `reason`, which is put on one line.
+pub(super) fn malformed(format: Format, reason: impl ToString) -> ImageError {
+    let reason = reason.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+    ImageError::Malformed {
+        format: format.name(),
+        reason,
+    }
 }

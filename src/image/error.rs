@@ -1,19 +1,38 @@
 //! Why a picture was refused.
 
-use super::pixels::Pixels;
-
 /// Every way for a picture to be wrong; the text is the message that users read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[allow(missing_docs)]
 pub enum ImageError {
+    /// There are no bytes.
     #[error("the image has 0 bytes; send a JPEG, PNG, WebP, GIF or BMP file")]
     Empty,
+    /// The first bytes are those of no format that is read.
     #[error("the image's format is not known by its first bytes; send a JPEG, PNG, WebP, GIF or BMP file")]
     UnknownFormat,
+    /// The header announces more pixels than [`ImageLimits`](super::ImageLimits) allows.
     #[error("the image is {width}x{height} pixels, {pixels_max} pixels are the most; scale it down before sending")]
-    TooLarge { width: u64, height: u64, pixels_max: u64 },
-    #[error("the {format} image is damaged or cut short: {reason}")]
-    Malformed { format: &'static str, reason: String },
-    #[error("`pixels` has {0} bytes; 224 x 224 x 3 = {expected} are needed", expected = Pixels::BYTES)]
-    PixelsLength(usize),
+    TooLarge {
+        /// Pixels from left to right.
+        width: u64,
+        /// Pixels from top to bottom.
+        height: u64,
+        /// The most pixels allowed, width times height.
+        pixels_max: u64,
+    },
+    /// The file breaks the rules of its format, ends early, or uses a part of the format that is not read.
+    #[error("the {format} image is damaged, cut short or of an unusual kind: {reason}; save it anew and send that")]
+    Malformed {
+        /// The format's usual name.
+        format: &'static str,
+        /// What the decoder met, on one line.
+        reason: String,
+    },
+    /// Raw pixels were sent, but not as many as the network takes.
+    #[error("raw pixels have {got} bytes, {expected} are needed: 224 rows of 224 pixels of red, green, blue")]
+    PixelsLength {
+        /// The bytes that came.
+        got: usize,
+        /// The bytes that should have come, [`Pixels::BYTES`](super::Pixels::BYTES).
+        expected: usize,
+    },
 }

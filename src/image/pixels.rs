@@ -20,10 +20,22 @@ impl Pixels {
     /// # Errors
     /// [`ImageError::PixelsLength`] unless there are exactly [`Pixels::BYTES`].
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, ImageError> {
-        if bytes.len() == Self::BYTES {
-            Ok(Self(bytes.into()))
+        Self::check(bytes.len())?;
+        Ok(Self(bytes.into()))
+    }
+
+    /// As [`Pixels::from_bytes`], without a copy.
+    pub(super) fn from_vec(bytes: Vec<u8>) -> Result<Self, ImageError> {
+        Self::check(bytes.len())?;
+        Ok(Self(bytes.into()))
+    }
+
+    fn check(got: usize) -> Result<(), ImageError> {
+        let expected = Self::BYTES;
+        if got == expected {
+            Ok(())
         } else {
-            Err(ImageError::PixelsLength(bytes.len()))
+            Err(ImageError::PixelsLength { got, expected })
         }
     }
 
@@ -33,6 +45,7 @@ impl Pixels {
     }
 }
 
+/// Says what it is; 150,528 numbers would help nobody.
 impl fmt::Debug for Pixels {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Pixels(224x224x3)")

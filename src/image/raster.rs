@@ -1,66 +1,103 @@
-//! PNG, WebP, GIF and BMP, by the image crate.
+//! PNG, WebP and BMP, by the image crate.
 
 use std::io::Cursor;
 
-use image::{DynamicImage, ImageBuffer, ImageDecoder as _, ImageFormat, ImageReader, Limits};
+use image::{DynamicImage, ImageDecoder as _, ImageFormat, ImageReader, Limits};
 
-use super::decode::{ImageLimits, Rgb};
+use super::decode::{ImageLimits, malformed};
 use super::error::ImageError;
+use super::format::Format;
+use super::samples::{Channels, Samples};
 
 /// A decoder may hold this many bytes for each pixel: the picture in 16-bit RGBA, and as much again to work in.
 const BYTES_PER_PIXEL_MAX: u64 = 16;
 /// And this much for tables, however small the picture.
 const BYTES_MIN: u64 = 16 << 20;
 
-pub(super) fn decode(
-    bytes: &[u8],
-    format: ImageFormat,
-    name: &'static str,
-    limits: ImageLimits,
-) -> Result<Rgb, ImageError> {
-    let malformed = |error: image::ImageError| ImageError::Malformed {
-        format: name,
-        reason: error.to_string(),
-    };
-    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
-    let mut memory = Limits::default();
-    memory.max_alloc = Some(limits.pixels_max.saturating_mul(BYTES_PER_PIXEL_MAX) + BYTES_MIN);
-    reader.limits(memory);
-    let decoder = reader.into_decoder().map_err(malformed)?;
-    let (width, height) = decoder.dimensions();
-    limits.check(name, width as usize, height as usize)?;
-    let picture = DynamicImage::from_decoder(decoder).map_err(malformed)?;
-    Ok(Rgb {
-        width: width as usize,
-        height: height as usize,
-        bytes: to_rgb(picture),
-    })
+pub(super) fn decode(bytes: &[u8], format: Format, limits: ImageLimits) -> Result<Samples, ImageError> {
+    let header = PngHeader::of(bytes, format);
+    if let Some(header) = header {
+        // Before the decoder is made: it reads on to the first pixels.
+        limits.check(format, header.width, header.height)?;
+    }
+    let picture = read(bytes, format, limits)?;
+    Ok(to_samples(picture, header.is_some_and(|header| header.is_plain_grey)))
 }
 
-/// As Pillow's `convert("RGB")`: alpha is dropped, grey is repeated, and of 16-bit colour the high byte counts.
-fn to_rgb(picture: DynamicImage) -> Vec<u8> {
-    match picture {
-        DynamicImage::ImageRgb8(rgb) => rgb.into_raw(),
-        DynamicImage::ImageRgba8(rgba) => rgba.as_raw().chunks_exact(4).flat_map(|p| [p[0], p[1], p[2]]).collect(),
-        DynamicImage::ImageLuma8(grey) => grey.as_raw().iter().flat_map(|&v| [v; 3]).collect(),
-        DynamicImage::ImageLumaA8(grey) => grey.as_raw().chunks_exact(2).flat_map(|p| [p[0]; 3]).collect(),
-        DynamicImage::ImageRgb16(rgb) => rgb.as_raw().iter().map(|&v| high(v)).collect(),
-        DynamicImage::ImageRgba16(rgba) => rgba
-            .as_raw()
-            .chunks_exact(4)
-            .flat_map(|p| [high(p[0]), high(p[1]), high(p[2])])
-            .collect(),
-        DynamicImage::ImageLuma16(grey) => grey.as_raw().iter().flat_map(|&v| [grey_16(v); 3]).collect(),
-        DynamicImage::ImageLumaA16(grey) => grey.as_raw().chunks_exact(2).flat_map(|p| [high(p[0]); 3]).collect(),
-        other => ImageBuffer::into_raw(other.into_rgb8()),
+/// Decodes what the image crate calls by the same name.
+pub(super) fn read(bytes: &[u8], format: Format, limits: ImageLimits) -> Result<DynamicImage, ImageError> {
+    let damaged = |error: image::ImageError| malformed(format, error);
+    let known = match format {
+        Format::Jpeg => ImageFormat::Jpeg,
+        Format::Png => ImageFormat::Png,
+        Format::WebP => ImageFormat::WebP,
+        Format::Gif => ImageFormat::Gif,
+        Format::Bmp => ImageFormat::Bmp,
+    };
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), known);
+    let mut memory = Limits::default();
+    memory.max_alloc = Some(
+        limits
+            .pixels_max
+            .saturating_mul(BYTES_PER_PIXEL_MAX)
+            .saturating_add(BYTES_MIN),
+    );
+    reader.limits(memory);
+    let decoder = reader.into_decoder().map_err(damaged)?;
+    let (width, height) = decoder.dimensions();
+    limits.check(format, width, height)?;
+    DynamicImage::from_decoder(decoder).map_err(damaged)
+}
+
+/// What the first chunk of a PNG file says.
+#[derive(Clone, Copy)]
+struct PngHeader {
+    width: u32,
+    height: u32,
+    /// Grey without an alpha channel; a transparent shade does not make one.
+    is_plain_grey: bool,
+}
+
+impl PngHeader {
+    fn of(bytes: &[u8], format: Format) -> Option<Self> {
+        let number = |at: usize| bytes.get(at..)?.first_chunk().map(|bytes| u32::from_be_bytes(*bytes));
+        (format == Format::Png).then_some(())?;
+        Some(Self {
+            width: number(16)?,
+            height: number(20)?,
+            is_plain_grey: *bytes.get(25)? == 0,
+        })
     }
 }
 
-fn high(value: u16) -> u8 {
-    (value >> 8) as u8
+/// As Pillow's `convert("RGB")`, but for alpha and the repeating of grey, which come after resizing.
+pub(super) fn to_samples(picture: DynamicImage, is_plain_grey: bool) -> Samples {
+    let (width, height) = (picture.width(), picture.height());
+    let (channels, bytes) = match picture {
+        DynamicImage::ImageLuma8(grey) => (Channels::Grey, grey.into_raw()),
+        DynamicImage::ImageLumaA8(grey) => (Channels::GreyAlpha, grey.into_raw()),
+        DynamicImage::ImageRgb8(rgb) => (Channels::Rgb, rgb.into_raw()),
+        DynamicImage::ImageRgba8(rgba) => (Channels::Rgba, rgba.into_raw()),
+        DynamicImage::ImageLuma16(grey) => (Channels::Grey, clipped(&grey)),
+        DynamicImage::ImageLumaA16(grey) if is_plain_grey => (Channels::GreyAlpha, clipped(&grey)),
+        DynamicImage::ImageLumaA16(grey) => (Channels::GreyAlpha, high_bytes(&grey)),
+        DynamicImage::ImageRgb16(rgb) => (Channels::Rgb, high_bytes(&rgb)),
+        DynamicImage::ImageRgba16(rgba) => (Channels::Rgba, high_bytes(&rgba)),
+        other => (Channels::Rgb, other.into_rgb8().into_raw()),
+    };
+    Samples {
+        width,
+        height,
+        channels,
+        bytes,
+    }
 }
 
-/// 16-bit grey alone: Pillow's mode `I;16`.
-fn grey_16(value: u16) -> u8 {
-    high(value)
+fn high_bytes(values: &[u16]) -> Vec<u8> {
+    values.iter().map(|value| (value >> 8) as u8).collect()
+}
+
+/// Pillow keeps 16-bit grey whole, as mode `I;16`, and clips it when it becomes RGB.
+fn clipped(values: &[u16]) -> Vec<u8> {
+    values.iter().map(|&value| value.min(255) as u8).collect()
 }

@@ -1,0 +1,278 @@
+//! Pictures become the pixels that torchvision's transforms see, and no bytes do harm.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use headswap::image::{ImageError, ImageLimits, Pixels, decode};
+use proptest::prelude::*;
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/images")
+}
+
+fn fixture(name: &str) -> Vec<u8> {
+    fs::read(fixtures().join(name)).unwrap()
+}
+
+fn refusal(bytes: &[u8]) -> ImageError {
+    decode(bytes, ImageLimits::default()).unwrap_err()
+}
+
+/// Every picture with a reference beside it: its name and the reference.
+fn references() -> Vec<(String, Vec<u8>)> {
+    let mut found: Vec<_> = fs::read_dir(fixtures())
+        .unwrap()
+        .filter_map(|entry| {
+            let path = entry.unwrap().path();
+            let name = path.file_name()?.to_str()?.strip_suffix(".golden.webp")?.to_owned();
+            Some((name, image::open(&path).unwrap().into_rgb8().into_raw()))
+        })
+        .collect();
+    found.sort();
+    found
+}
+
+/// The largest and the mean difference of two pictures, in 255ths.
+fn difference(ours: &[u8], theirs: &[u8]) -> (u8, f64) {
+    assert_eq!(ours.len(), theirs.len());
+    let each = || ours.iter().zip(theirs).map(|(a, b)| a.abs_diff(*b));
+    let sum: u64 = each().map(u64::from).sum();
+    (each().max().unwrap(), sum as f64 / ours.len() as f64)
+}
+
+#[test]
+fn pixels_equal_those_of_pillow_and_torchvision() {
+    let references = references();
+    assert!(references.len() >= 20, "only {} references", references.len());
+    for (name, theirs) in references {
+        let ours = decode(&fixture(&name), ImageLimits::default()).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let (max, mean) = difference(ours.as_bytes(), &theirs);
+        // Two JPEG decoders may round each step differently; files without loss leave only the resize to differ.
+        let (max_allowed, mean_allowed) = if name.ends_with(".jpg") { (6, 0.5) } else { (1, 0.5) };
+        assert!(
+            max <= max_allowed && mean <= mean_allowed,
+            "{name}: max {max}, mean {mean:.4}"
+        );
+    }
+}
+
+#[test]
+fn raw_pixels_are_taken_at_their_exact_length_alone() {
+    let bytes: Vec<u8> = (0..Pixels::BYTES).map(|index| (index % 251) as u8).collect();
+    assert_eq!(Pixels::from_bytes(&bytes).unwrap().as_bytes(), bytes);
+    for got in [0, 1, Pixels::BYTES - 1, Pixels::BYTES + 1] {
+        let error = Pixels::from_bytes(&vec![0; got]).unwrap_err();
+        let expected = Pixels::BYTES;
+        assert_eq!(error, ImageError::PixelsLength { got, expected });
+    }
+}
+
+#[test]
+fn no_bytes_and_unknown_bytes_are_refused() {
+    assert_eq!(refusal(b""), ImageError::Empty);
+    for bytes in [
+        b"\0".as_slice(),
+        b"hello",
+        b"%PDF-1.7",
+        b"\xff\xd8",
+        b"RIFF\0\0\0\0WAVE",
+        b"\x89PNG",
+    ] {
+        assert_eq!(refusal(bytes), ImageError::UnknownFormat, "{bytes:?}");
+    }
+}
+
+#[test]
+fn messages_are_one_line() {
+    for name in [
+        "jpeg_420.jpg",
+        "png_rgba.png",
+        "webp_lossy.webp",
+        "bmp_565.bmp",
+        "gif_offset_transparent.gif",
+    ] {
+        let bytes = fixture(name);
+        let message = refusal(&bytes[..bytes.len() / 2]).to_string();
+        assert!(message.starts_with("the ") && !message.contains('\n'), "{message}");
+    }
+}
+
+#[test]
+fn a_file_cut_short_anywhere_is_refused() {
+    // The last bytes of some formats (a checksum, a terminator) carry no pixels.
+    let names = [
+        ("jpeg_420.jpg", 0),
+        ("jpeg_422_progressive.jpg", 0),
+        ("jpeg_grey.jpg", 0),
+        ("jpeg_cmyk.jpg", 0),
+        ("jpeg_restarts.jpg", 0),
+        ("png_rgba.png", 12),
+        ("gif_offset_transparent.gif", 4),
+        ("bmp_565.bmp", 0),
+        ("bmp_rle8.bmp", 4),
+        ("webp_lossy.webp", 4),
+    ];
+    for (name, spare) in names {
+        let bytes = fixture(name);
+        for length in 1..bytes.len() - spare {
+            let result = decode(&bytes[..length], ImageLimits::default());
+            assert!(result.is_err(), "{name}: {length} of {} bytes suffice", bytes.len());
+        }
+    }
+}
+
+#[test]
+fn a_photograph_cut_short_is_refused() {
+    for name in ["grace_hopper.jpg", "rocket.jpg"] {
+        let bytes = fixture(name);
+        for length in (1..bytes.len()).step_by(997).chain([bytes.len() - 2, bytes.len() - 1]) {
+            let error = refusal(&bytes[..length]);
+            let is_named = matches!(
+                error,
+                ImageError::Malformed { format: "JPEG", .. } | ImageError::UnknownFormat
+            );
+            assert!(is_named, "{name}, {length} bytes: {error}");
+        }
+    }
+}
+
+/// A PNG file that ends after its header, of which the checksum is wrong: nothing behind the sizes may be looked at.
+fn png_header(width: u32, height: u32) -> Vec<u8> {
+    let mut file = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR".to_vec();
+    file.extend(width.to_be_bytes());
+    file.extend(height.to_be_bytes());
+    file.extend(b"\x08\x02\0\0\0\0\0\0\0");
+    file
+}
+
+fn gif_header(width: u16, height: u16) -> Vec<u8> {
+    let mut file = b"GIF89a\x01\0\x01\0\0\0\0,\0\0\0\0".to_vec();
+    file.extend(width.to_le_bytes());
+    file.extend(height.to_le_bytes());
+    file.extend(b"\0\x02\x02\x4c\x01\0;");
+    file
+}
+
+fn bmp_header(width: i32, height: i32) -> Vec<u8> {
+    let mut file = b"BM\0\0\0\0\0\0\0\0\x36\0\0\0\x28\0\0\0".to_vec();
+    file.extend(width.to_le_bytes());
+    file.extend(height.to_le_bytes());
+    file.extend(b"\x01\0\x18\0");
+    file.resize(54 + 64, 0);
+    file
+}
+
+fn jpeg_header(width: u16, height: u16) -> Vec<u8> {
+    let mut file = fixture("jpeg_420.jpg");
+    let at = file.windows(2).position(|pair| pair == [0xff, 0xc0]).unwrap();
+    file[at + 5..at + 7].copy_from_slice(&height.to_be_bytes());
+    file[at + 7..at + 9].copy_from_slice(&width.to_be_bytes());
+    file
+}
+
+#[test]
+fn a_huge_picture_is_refused_by_its_header() {
+    let headers = [
+        png_header(60_000, 60_000),
+        gif_header(60_000, 60_000),
+        bmp_header(60_000, 60_000),
+        jpeg_header(60_000, 60_000),
+    ];
+    for header in headers {
+        let began = Instant::now();
+        let error = refusal(&header);
+        let expected = ImageError::TooLarge {
+            width: 60_000,
+            height: 60_000,
+            pixels_max: ImageLimits::default().pixels_max,
+        };
+        assert_eq!(error, expected);
+        assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
+    }
+}
+
+#[test]
+fn the_limit_counts_pixels_and_is_inclusive() {
+    let bytes = fixture("png_wide.png"); // 500 x 3
+    assert!(decode(&bytes, ImageLimits { pixels_max: 1500 }).is_ok());
+    let error = decode(&bytes, ImageLimits { pixels_max: 1499 }).unwrap_err();
+    let pixels_max = 1499;
+    assert_eq!(
+        error,
+        ImageError::TooLarge {
+            width: 500,
+            height: 3,
+            pixels_max
+        }
+    );
+}
+
+#[test]
+fn a_picture_without_pixels_is_refused() {
+    let none = [
+        png_header(0, 5),
+        png_header(5, 0),
+        jpeg_header(0, 5),
+        bmp_header(0, 5),
+        gif_header(5, 0),
+    ];
+    for header in none {
+        let error = refusal(&header);
+        assert!(matches!(error, ImageError::Malformed { .. }), "{error}");
+    }
+}
+
+/// One row of pixels that becomes 15,360,000 columns where a whole picture is resized.
+#[test]
+fn an_extreme_aspect_ratio_costs_no_more_than_another() {
+    for (width, height) in [(1_u32, 60_000_u32), (60_000, 1)] {
+        // Left to right or top to bottom, dark then bright, with the step in the middle.
+        let picture = image::GrayImage::from_fn(width, height, |x, y| {
+            image::Luma([if x + y < 30_000 { 0 } else { 200 }])
+        });
+        let mut file = std::io::Cursor::new(Vec::new());
+        picture.write_to(&mut file, image::ImageFormat::Png).unwrap();
+        let began = Instant::now();
+        let pixels = decode(file.get_ref(), ImageLimits::default()).unwrap();
+        assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+        let (first, last) = (pixels.as_bytes()[0], pixels.as_bytes()[Pixels::BYTES - 1]);
+        // The crop is less than one source pixel long and lies on the step, whose ramp it shows.
+        assert!(first < 30 && last > 170, "{first} to {last}");
+    }
+}
+
+const SMALL: ImageLimits = ImageLimits { pixels_max: 1 << 18 };
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(400) })]
+
+    #[test]
+    fn random_bytes_do_not_panic(kind in 0..7_usize, bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+        let starts: [&[u8]; 7] = [
+            b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR", b"RIFF\xff\0\0\0WEBPVP8", b"GIF89a", b"BM", b"GIF87a",
+        ];
+        let _ = decode(&[starts[kind], &bytes].concat(), SMALL);
+    }
+
+    #[test]
+    fn damaged_files_do_not_panic(
+        which in any::<prop::sample::Index>(),
+        changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+        is_near_start in any::<bool>(),
+    ) {
+        let names = [
+            "jpeg_420.jpg", "jpeg_422_progressive.jpg", "jpeg_grey.jpg", "jpeg_cmyk.jpg", "jpeg_ycck.jpg",
+            "jpeg_restarts.jpg", "png_grey1.png", "png_grey16.png", "png_palette_transparent.png", "png_rgba.png",
+            "gif_offset_transparent.gif", "gif_frame_beyond_screen.gif", "bmp_rle8.bmp", "bmp_565.bmp",
+            "webp_lossy.webp", "webp_animated_alpha.webp",
+        ];
+        let mut bytes = fixture(names[which.index(names.len())]);
+        // Headers are where damage leads furthest astray.
+        let span = if is_near_start { bytes.len().min(200) } else { bytes.len() };
+        for (at, value) in changes {
+            bytes[at.index(span)] = value;
+        }
+        let _ = decode(&bytes, SMALL);
+    }
+}
