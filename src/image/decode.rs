@@ -44,7 +44,7 @@ impl ImageLimits {
 /// The module's documentation says what becomes of alpha, orientation, animations and deep colours.
 ///
 /// # Errors
-/// [`ImageError`]: no bytes make it panic, and memory stays within 32 bytes for each pixel that `limits` allows.
+/// [`ImageError`]: no bytes make it panic, and none make it take memory for more pixels than `limits` allows.
 pub fn decode(bytes: &[u8], limits: ImageLimits) -> Result<Pixels, ImageError> {
     if bytes.is_empty() {
         return Err(ImageError::Empty);
