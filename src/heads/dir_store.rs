@@ -4,7 +4,7 @@
 //! written beside its final name, synced, renamed, and its folder synced: it is wholly there or wholly absent.
 
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use super::name::HeadName;
@@ -16,6 +16,8 @@ use crate::model::Digest;
 
 const PARTIAL: &str = ".partial";
 const SUFFIX: &str = ".safetensors";
+/// What the safetensors crate reads at most.
+const HEADER_BYTES_MAX: u64 = 100_000_000;
 
 /// See the module's text.
 #[derive(Debug)]
@@ -35,11 +37,9 @@ impl DirStore {
             limits,
         };
         create_durably(&store.dir).map_err(at("create", &store.dir))?;
-        for head in entries(&store.dir)? {
-            for file in entries(&head)?
-                .into_iter()
-                .filter(|file| file.to_string_lossy().ends_with(PARTIAL))
-            {
+        for head in store.head_dirs()? {
+            let partial = |file: &PathBuf| file.to_string_lossy().ends_with(PARTIAL);
+            for file in entries(&head)?.into_iter().filter(partial) {
                 fs::remove_file(&file).map_err(at("remove", &file))?;
             }
         }
@@ -50,8 +50,31 @@ impl DirStore {
         self.dir.join(name.as_str())
     }
 
+    /// The folders that are named as heads are; anything else is not ours.
+    fn head_dirs(&self) -> Result<Vec<PathBuf>, StoreError> {
+        let is_head = |path: &Path| {
+            let name = path.file_name().and_then(|name| name.to_str());
+            name.is_some_and(|name| HeadName::parse(name).is_ok()) && path.is_dir()
+        };
+        Ok(entries(&self.dir)?.into_iter().filter(|path| is_head(path)).collect())
+    }
+
     fn path(&self, name: &HeadName, version: u64) -> PathBuf {
         self.head_dir(name).join(format!("{version}{SUFFIX}"))
+    }
+
+    /// One stored version, or what is wrong with it.
+    fn read(&self, path: &Path) -> Result<StoredHead, String> {
+        let file = File::open(path).map_err(|error| error.to_string())?;
+        let values_max = self.limits.classes_max as u64 * (self.limits.features as u64 + 1);
+        let bytes_max = HEADER_BYTES_MAX + values_max * size_of::<f32>() as u64;
+        let mut bytes = Vec::new();
+        let read = file.take(bytes_max + 1).read_to_end(&mut bytes);
+        read.map_err(|error| error.to_string())?;
+        if bytes.len() as u64 > bytes_max {
+            return Err(format!("it has more than {bytes_max} bytes, which no head has"));
+        }
+        decode(&bytes, path, &self.limits)
     }
 }
 
@@ -68,7 +91,8 @@ impl HeadStore for DirStore {
             let _ = fs::remove_file(&partial);
             return Err(at("write", &path)(error));
         }
-        if let Err(error) = sync(&dir) {
+        // The head's own folder may be new, too, from this write or from one whose sync failed.
+        if let Err(error) = sync(&dir).and_then(|()| sync(&self.dir)) {
             // Not known to be durable, so not acknowledged: it must not come back after a restart.
             let _ = fs::remove_file(&path);
             return Err(at("sync", &dir)(error));
@@ -86,14 +110,11 @@ impl HeadStore for DirStore {
 
     fn load_all(&self) -> Result<Vec<StoredHead>, StoreError> {
         let mut heads = Vec::new();
-        for dir in entries(&self.dir)? {
+        for dir in self.head_dirs()? {
             for path in entries(&dir)?.into_iter().filter(|path| version_of(path).is_some()) {
-                match fs::read(&path)
-                    .map_err(|e| e.to_string())
-                    .and_then(|bytes| decode(&bytes, &path, &self.limits))
-                {
+                match self.read(&path) {
                     Ok(head) => heads.push(head),
-                    Err(reason) => tracing::error!(path = %path.display(), reason, "a stored head is damaged; skipped"),
+                    Err(reason) => tracing::warn!(path = %path.display(), reason, "a stored head is damaged; skipped"),
                 }
             }
         }
@@ -101,27 +122,26 @@ impl HeadStore for DirStore {
         Ok(heads)
     }
 
-    fn highest_version(&self, name: &HeadName) -> u64 {
-        let files = entries(&self.head_dir(name)).unwrap_or_default();
-        files.iter().filter_map(|path| version_of(path)).max().unwrap_or(0)
+    fn highest_version(&self, name: &HeadName) -> Result<u64, StoreError> {
+        let files = entries(&self.head_dir(name))?;
+        Ok(files.iter().filter_map(|path| version_of(path)).max().unwrap_or(0))
     }
 }
 
+/// The number in a file's name, if it is one that [`DirStore`] gives.
 fn version_of(path: &Path) -> Option<u64> {
-    path.file_name()?.to_str()?.strip_suffix(SUFFIX)?.parse().ok()
+    let number = path.file_name()?.to_str()?.strip_suffix(SUFFIX)?;
+    let version: u64 = number.parse().ok().filter(|version| *version > 0)?;
+    (version.to_string() == number).then_some(version)
 }
 
-/// The paths in a folder; a file has none.
+/// The paths in a folder; one that is not there has none.
 fn entries(dir: &Path) -> Result<Vec<PathBuf>, StoreError> {
-    if !dir.is_dir() {
-        return Ok(Vec::new());
+    let read = || -> io::Result<Vec<PathBuf>> { fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect() };
+    match read() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        paths => paths.map_err(at("read", dir)),
     }
-    let read = || {
-        fs::read_dir(dir)?
-            .map(|entry| Ok(entry?.path()))
-            .collect::<io::Result<_>>()
-    };
-    read().map_err(at("read", dir))
 }
 
 fn at(action: &'static str, path: &Path) -> impl Fn(io::Error) -> StoreError {
@@ -156,4 +176,238 @@ fn create_durably(dir: &Path) -> io::Result<()> {
         return Ok(());
     }
     fs::create_dir_all(dir)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::model::{HostTensor, LAST_BIAS, LAST_WEIGHT, Parameters};
+
+    const LIMITS: HeadLimits = HeadLimits {
+        classes_max: 8,
+        features: 3,
+    };
+
+    fn weights(seed: f32) -> HeadWeights {
+        let tensor = |shape: &[usize]| HostTensor {
+            shape: shape.to_vec(),
+            values: (0..shape.iter().product())
+                .map(|i: usize| seed + i as f32 / 7.0)
+                .collect(),
+        };
+        let parameters = [
+            (LAST_WEIGHT.to_owned(), tensor(&[2, 3])),
+            (LAST_BIAS.to_owned(), tensor(&[2])),
+        ];
+        HeadWeights::new(Parameters::from(parameters), vec!["\"cat\"\n".into(), "dög".into()])
+    }
+
+    fn info(version: u64, weights: &HeadWeights) -> HeadInfo {
+        HeadInfo {
+            name: HeadName::parse("cats").unwrap(),
+            version,
+            digest: weights.digest,
+            classes: weights.classes,
+            labels: weights.labels.clone(),
+            annotations: BTreeMap::from([("run".to_owned(), "é\n\"7\"".to_owned())]),
+            created_unix_us: 1_700_000_000_000_001,
+            parameters: weights.parameters.keys().cloned().collect(),
+            resident_bytes: weights.bytes(),
+        }
+    }
+
+    fn backbone() -> Digest {
+        Digest::of_parameters(&Parameters::new(), &[])
+    }
+
+    fn open(dir: &Path) -> DirStore {
+        DirStore::open(dir, backbone(), LIMITS).unwrap()
+    }
+
+    /// A store in which `cats` has versions 1 to `count`, and the folder of `cats`.
+    fn with_versions(count: u64) -> (TempDir, DirStore, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        for version in 1..=count {
+            let weights = weights(version as f32);
+            store.save(&info(version, &weights), &weights).unwrap();
+        }
+        let cats = dir.path().join(backbone().short()).join("cats");
+        (dir, store, cats)
+    }
+
+    fn versions(store: &DirStore) -> Vec<u64> {
+        store.load_all().unwrap().iter().map(|head| head.info.version).collect()
+    }
+
+    fn cats() -> HeadName {
+        HeadName::parse("cats").unwrap()
+    }
+
+    #[test]
+    fn what_was_saved_is_loaded() {
+        let (dir, _, _) = with_versions(2);
+        let loaded = open(&dir.path().join(".")).load_all().unwrap();
+        assert_eq!(loaded.len(), 2);
+        for (head, version) in loaded.iter().zip(1..) {
+            let saved = weights(version as f32);
+            assert_eq!(head.info, info(version, &saved));
+            assert_eq!(head.weights.parameters, saved.parameters);
+            assert_eq!(head.weights.labels, saved.labels);
+        }
+    }
+
+    #[test]
+    fn another_backbone_has_other_heads() {
+        let (dir, ..) = with_versions(1);
+        let other = Digest::of_parameters(&Parameters::new(), &["other".into()]);
+        let store = DirStore::open(dir.path(), other, LIMITS).unwrap();
+        assert!(versions(&store).is_empty());
+        assert_eq!(store.highest_version(&cats()).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_damaged_version_is_skipped_counted_and_kept() {
+        let whole = |path: &Path| fs::read(path).unwrap();
+        type Damage<'a> = (&'a str, &'a dyn Fn(&Path));
+        let damages: [Damage<'_>; 6] = [
+            ("empty", &|path| fs::write(path, b"").unwrap()),
+            ("truncated", &|path| fs::write(path, &whole(path)[..150]).unwrap()),
+            ("a bit of the tensors flipped", &|path| {
+                let mut bytes = whole(path);
+                *bytes.last_mut().unwrap() ^= 1;
+                fs::write(path, bytes).unwrap();
+            }),
+            ("another version's", &|path| {
+                fs::write(path, whole(&path.with_file_name("1.safetensors"))).unwrap();
+            }),
+            ("a folder", &|path| {
+                fs::remove_file(path).unwrap();
+                fs::create_dir(path).unwrap();
+            }),
+            ("too large", &|path| {
+                File::options()
+                    .write(true)
+                    .open(path)
+                    .unwrap()
+                    .set_len(1 << 30)
+                    .unwrap();
+            }),
+        ];
+        for (damage, apply) in damages {
+            let (dir, _, cats_dir) = with_versions(3);
+            let newest = cats_dir.join("3.safetensors");
+            apply(&newest);
+            let store = open(dir.path());
+            assert_eq!(versions(&store), [1, 2], "{damage}");
+            assert_eq!(store.highest_version(&cats()).unwrap(), 3, "{damage}");
+            assert!(newest.exists(), "{damage}");
+        }
+    }
+
+    #[test]
+    fn strangers_are_left_alone_and_leftovers_removed() {
+        let (dir, _, cats_dir) = with_versions(1);
+        let strangers = [
+            "0.safetensors",
+            "02.safetensors",
+            "+3.safetensors",
+            "x.safetensors",
+            "notes.txt",
+        ];
+        for stranger in strangers {
+            fs::write(cats_dir.join(stranger), b"?").unwrap();
+        }
+        fs::write(cats_dir.join("2.partial"), b"half").unwrap();
+        fs::write(cats_dir.with_file_name("a file"), b"?").unwrap();
+        fs::create_dir(cats_dir.with_file_name("No Head")).unwrap();
+        let no_heads = cats_dir.with_file_name("No Head").join("1.partial");
+        fs::write(&no_heads, b"?").unwrap();
+
+        let store = open(dir.path());
+        assert_eq!(versions(&store), [1]);
+        assert_eq!(store.highest_version(&cats()).unwrap(), 1);
+        assert!(!cats_dir.join("2.partial").exists());
+        assert!(no_heads.exists());
+        assert!(strangers.iter().all(|stranger| cats_dir.join(stranger).exists()));
+    }
+
+    #[test]
+    fn removing_twice_is_removing() {
+        let (_dir, store, _) = with_versions(2);
+        store.remove(&cats(), 1).unwrap();
+        store.remove(&cats(), 1).unwrap();
+        assert_eq!(versions(&store), [2]);
+    }
+
+    /// Linux's `/dev/full` answers every write with ENOSPC.
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_full_disk_leaves_nothing_of_the_version() {
+        let (_dir, store, cats_dir) = with_versions(1);
+        std::os::unix::fs::symlink("/dev/full", cats_dir.join("2.partial")).unwrap();
+        let weights = weights(2.0);
+        let message = store.save(&info(2, &weights), &weights).unwrap_err().to_string();
+        assert!(
+            message.contains("cats/2.safetensors") && message.contains("No space left"),
+            "{message}"
+        );
+        assert_eq!(entries(&cats_dir).unwrap(), [cats_dir.join("1.safetensors")]);
+        store.save(&info(2, &weights), &weights).unwrap();
+        assert_eq!(versions(&store), [1, 2]);
+    }
+
+    #[test]
+    fn a_failed_rename_leaves_nothing_of_the_version() {
+        let (_dir, store, cats_dir) = with_versions(1);
+        fs::create_dir(cats_dir.join("2.safetensors")).unwrap();
+        let weights = weights(2.0);
+        store.save(&info(2, &weights), &weights).unwrap_err();
+        assert!(!cats_dir.join("2.partial").exists());
+        assert_eq!(versions(&store), [1]);
+    }
+
+    #[test]
+    fn a_path_that_cannot_be_is_named() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let error = DirStore::open(&file.path().join("heads"), backbone(), LIMITS).unwrap_err();
+        assert!(error.to_string().contains("heads"), "{error}");
+
+        let (_dir, store, cats_dir) = with_versions(0);
+        fs::write(&cats_dir, b"in the way").unwrap();
+        let weights = weights(1.0);
+        store.save(&info(1, &weights), &weights).unwrap_err();
+        store.highest_version(&cats()).unwrap_err();
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(300) })]
+
+        /// Whatever happens to a file, its version comes back with the numbers that were acknowledged or not at all.
+        #[test]
+        fn damage_never_changes_the_numbers(
+            changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+            cut in proptest::option::of(any::<prop::sample::Index>()),
+        ) {
+            let weights = weights(1.0);
+            let mut bytes = encode(&info(1, &weights), &weights).unwrap();
+            for (at, value) in changes {
+                let at = at.index(bytes.len());
+                bytes[at] = value;
+            }
+            if let Some(cut) = cut {
+                bytes.truncate(cut.index(bytes.len()));
+            }
+            if let Ok(head) = decode(&bytes, Path::new("x/cats/1.safetensors"), &LIMITS) {
+                prop_assert_eq!(head.info.digest, weights.digest);
+                prop_assert_eq!(head.weights.parameters, weights.parameters);
+                prop_assert_eq!(head.weights.labels, weights.labels);
+            }
+        }
+    }
 }

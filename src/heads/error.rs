@@ -12,7 +12,7 @@ pub enum HeadError {
          letter or digit"
     )]
     Name { name: String },
-    #[error("there is no head `{name}`; known are {}", .known.join(", "))]
+    #[error("there is no head `{name}`; the nearest names are {}", .known.join(", "))]
     UnknownHead { name: HeadName, known: Vec<String> },
     #[error("head `{name}` has no version {version}; it has {available:?}, and 0 is the live one")]
     UnknownVersion {
@@ -20,7 +20,9 @@ pub enum HeadError {
         version: u64,
         available: Vec<u64>,
     },
-    #[error("the live version is {live}, not {expected} as expected; look at the live head and try again")]
+    #[error(
+        "the live version is {live}, not {expected} as expected (0 is no head at all); look at the live head and try again"
+    )]
     VersionMismatch { live: u64, expected: u64 },
     #[error("the head's weights are refused: {reason}")]
     Weights { reason: String },
@@ -28,7 +30,7 @@ pub enum HeadError {
     Labels { reason: String },
     #[error("the annotations are refused: {reason}")]
     Annotations { reason: String },
-    #[error("{reason}; raise {setting} or remove heads")]
+    #[error("{reason}; raise {setting}")]
     LimitReached { setting: &'static str, reason: String },
     #[error(transparent)]
     Place(#[from] PlaceError),
@@ -40,3 +42,8 @@ pub enum HeadError {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the head cannot be served: {0}")]
 pub struct PlaceError(pub String);
+
+/// The user's text as messages quote it: one line, and not all of it if it is long.
+pub(super) fn shown(text: &str) -> String {
+    text.chars().take(200).flat_map(char::escape_debug).take(200).collect()
+}

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::error::HeadError;
+use super::error::{HeadError, shown};
 
 /// 1 to 63 lower-case letters, digits, `.`, `_` and `-`, beginning with a letter or digit: safe as a file name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -28,9 +28,7 @@ impl HeadName {
         if fits {
             Ok(Self(text.into()))
         } else {
-            Err(HeadError::Name {
-                name: text.chars().take(80).collect(),
-            })
+            Err(HeadError::Name { name: shown(text) })
         }
     }
 
@@ -60,5 +58,12 @@ mod tests {
         for refused in [".", "..", "../x", "a/b", "A", "-a", "_a", "a b", "é", "a\0"] {
             check(refused, false);
         }
+        assert_eq!(HeadName::parse("").unwrap().as_str(), HeadName::DEFAULT);
+    }
+
+    #[test]
+    fn a_refusal_is_one_short_line() {
+        let message = HeadName::parse(&"A\n\u{1b}".repeat(10_000)).unwrap_err().to_string();
+        assert!(message.len() < 400 && !message.contains(char::is_control), "{message}");
     }
 }

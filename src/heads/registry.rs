@@ -4,15 +4,19 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::error::{HeadError, PlaceError};
+use super::error::{HeadError, PlaceError, shown};
 use super::name::HeadName;
-use super::store::{HeadStore, StoredHead};
+use super::store::{HeadStore, StoreError, StoredHead};
 use super::table::RoutingTable;
 use super::version::{HeadInfo, HeadVersion};
 use super::weights::HeadWeights;
 
 const ANNOTATIONS_MAX: usize = 64;
-const ANNOTATION_BYTES_MAX: usize = 4096;
+const ANNOTATION_KEY_BYTES_MAX: usize = 128;
+const ANNOTATION_VALUE_BYTES_MAX: usize = 1024;
+
+/// The number of the backbone's own last Linear.
+const BACKBONE_VERSION: u64 = 1;
 
 /// Puts weights on the device, trial forward pass included.
 pub type Place<'a, R> = dyn Fn(&HeadWeights) -> Result<R, PlaceError> + 'a;
@@ -65,11 +69,13 @@ pub struct HeadRegistry<R> {
 }
 
 impl<R> HeadRegistry<R> {
-    /// Registers the backbone's own last Linear as version 1 of the default head, and every stored version.
+    /// Registers the backbone's own last Linear as version 1 of the default head, and the newest stored versions.
+    ///
+    /// A stored version that cannot be placed is left out, logged and kept; an older one takes its place. What is older
+    /// than the versions kept is removed. Heads that were acknowledged are loaded even if the limits are lower now.
     ///
     /// # Errors
-    /// If the store cannot be read or the backbone's own head cannot be placed. A stored version that cannot be placed
-    /// is left out and logged.
+    /// If the store cannot be read or the backbone's own head cannot be placed.
     pub fn open(
         store: Box<dyn HeadStore>,
         limits: RegistryLimits,
@@ -78,14 +84,22 @@ impl<R> HeadRegistry<R> {
     ) -> Result<Self, HeadError> {
         let table = RoutingTable::default();
         let annotations = BTreeMap::from([("source".to_owned(), "backbone".to_owned())]);
-        let info = describe(HeadName::parse(HeadName::DEFAULT)?, 1, &backbone_head, annotations);
+        let default = HeadName::parse(HeadName::DEFAULT)?;
+        let info = describe(default.clone(), BACKBONE_VERSION, &backbone_head, annotations);
         let resident = place(&backbone_head)?;
         table.publish(Arc::new(HeadVersion { info, resident }), limits.versions_kept);
 
-        for StoredHead { info, weights } in store.load_all()? {
-            match place(&weights) {
-                Ok(resident) => drop(table.publish(Arc::new(HeadVersion { info, resident }), limits.versions_kept)),
-                Err(error) => tracing::error!(head = %info.name, version = info.version, %error, "skipped"),
+        let mut stored: BTreeMap<HeadName, Vec<StoredHead>> = BTreeMap::new();
+        for head in store.load_all()? {
+            if head.info.name == default && head.info.version <= BACKBONE_VERSION {
+                tracing::warn!(head = %default, "a stored version has the number of the backbone's own; skipped");
+            } else {
+                stored.entry(head.info.name.clone()).or_default().push(head);
+            }
+        }
+        for versions in stored.into_values() {
+            for version in newest(versions, limits.versions_kept.max(1), store.as_ref(), place) {
+                table.publish(Arc::new(version), limits.versions_kept);
             }
         }
         Ok(Self {
@@ -124,27 +138,27 @@ impl<R> HeadRegistry<R> {
         let resident = place(&weights)?;
         let placed = started.elapsed();
         // Above whatever was written before, damaged files included: a number never names two things.
-        let number = live.max(store.highest_version(&name)) + 1;
+        let highest = live.max(store.highest_version(&name)?);
+        let number = highest.checked_add(1).ok_or_else(|| used_up(&name))?;
         let version = Arc::new(HeadVersion {
             info: describe(name, number, &weights, annotations),
             resident,
         });
 
-        let started = Instant::now();
+        let mut stored = Duration::ZERO;
         if !dry_run {
+            let started = Instant::now();
             store.save(&version.info, &weights)?;
-            let let_go = self.table.publish(Arc::clone(&version), self.limits.versions_kept);
-            for old in let_go {
-                if let Err(error) = store.remove(&old.info.name, old.info.version) {
-                    tracing::warn!(%error, "an old version stays on the disk");
-                }
+            stored = started.elapsed();
+            for old in self.table.publish(Arc::clone(&version), self.limits.versions_kept) {
+                prune(store.as_ref(), &old.info);
             }
         }
         Ok(Replaced {
             version,
             previous_version: live,
             place: placed,
-            store: started.elapsed(),
+            store: stored,
         })
     }
 
@@ -160,10 +174,48 @@ impl<R> HeadRegistry<R> {
         let resident = self.table.bytes();
         if resident + bytes > self.limits.bytes_max {
             let most = self.limits.bytes_max;
-            let reason = format!("all heads have {resident} bytes, this one {bytes} more, {most} are the most");
+            let reason = format!("all heads have {resident} bytes and this one {bytes}, while {most} are the most");
             return limit("--heads-bytes-max", reason);
         }
         Ok(())
+    }
+}
+
+/// The newest `kept` versions that can be placed, oldest first; those older than them leave the store.
+fn newest<R>(
+    mut versions: Vec<StoredHead>,
+    kept: usize,
+    store: &dyn HeadStore,
+    place: &Place<'_, R>,
+) -> Vec<HeadVersion<R>> {
+    let mut placed = Vec::new();
+    versions.sort_by_key(|version| version.info.version);
+    for StoredHead { info, weights } in versions.into_iter().rev() {
+        if placed.len() == kept {
+            prune(store, &info);
+            continue;
+        }
+        match place(&weights) {
+            Ok(resident) => placed.push(HeadVersion { info, resident }),
+            Err(error) => tracing::warn!(head = %info.name, version = info.version, %error, "a stored head; skipped"),
+        }
+    }
+    placed.reverse();
+    placed
+}
+
+/// Forgets a version that nobody can ask for any more.
+fn prune(store: &dyn HeadStore, old: &HeadInfo) {
+    if let Err(error) = store.remove(&old.name, old.version) {
+        tracing::warn!(head = %old.name, version = old.version, %error, "an old version stays in the store");
+    }
+}
+
+fn used_up(name: &HeadName) -> StoreError {
+    StoreError {
+        action: "number a version of",
+        path: name.as_str().into(),
+        source: std::io::Error::other("its stored versions use the highest number"),
     }
 }
 
@@ -190,14 +242,21 @@ fn check_annotations(annotations: &BTreeMap<String, String>) -> Result<(), HeadE
             annotations.len()
         ));
     }
-    match annotations
-        .iter()
-        .find(|(key, value)| key.len() + value.len() > ANNOTATION_BYTES_MAX)
-    {
-        Some((key, _)) => {
-            let key: String = key.chars().take(40).collect();
-            refused(format!("`{key}` has more than {ANNOTATION_BYTES_MAX} bytes"))
+    for (key, value) in annotations {
+        if key.len() > ANNOTATION_KEY_BYTES_MAX {
+            return refused(format!(
+                "the key `{}` has {} bytes; {ANNOTATION_KEY_BYTES_MAX} are the most",
+                shown(key),
+                key.len()
+            ));
         }
-        None => Ok(()),
+        if value.len() > ANNOTATION_VALUE_BYTES_MAX {
+            return refused(format!(
+                "the value of `{}` has {} bytes; {ANNOTATION_VALUE_BYTES_MAX} are the most",
+                shown(key),
+                value.len()
+            ));
+        }
     }
+    Ok(())
 }

@@ -35,13 +35,16 @@ pub trait HeadStore: Send + Sync {
     /// [`StoreError`] if the store cannot be read at all; a version that is damaged is left out and logged.
     fn load_all(&self) -> Result<Vec<StoredHead>, StoreError>;
 
-    /// The highest version number that was ever written under `name`, damaged ones included; 0 if none.
-    fn highest_version(&self, name: &HeadName) -> u64;
+    /// The highest version number that is stored under `name`, damaged ones included; 0 if none.
+    ///
+    /// # Errors
+    /// [`StoreError`] if that cannot be told.
+    fn highest_version(&self, name: &HeadName) -> Result<u64, StoreError>;
 }
 
 /// The disk refused.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {action} {path}: {source}; the live head is unchanged", path = .path.display())]
+#[error("cannot {action} {path}: {source}; no head was changed, so mend that and try again", path = .path.display())]
 pub struct StoreError {
     /// As "write".
     pub action: &'static str,

@@ -37,12 +37,9 @@ impl<R> RoutingTable<R> {
     /// [`HeadError::UnknownHead`], [`HeadError::UnknownVersion`].
     pub fn resolve(&self, name: &HeadName, version: u64) -> Result<Arc<HeadVersion<R>>, HeadError> {
         let map = self.map.load();
-        let versions = map.get(name).ok_or_else(|| {
-            let known = map.keys().take(KNOWN_MAX).map(ToString::to_string).collect();
-            HeadError::UnknownHead {
-                name: name.clone(),
-                known,
-            }
+        let versions = map.get(name).ok_or_else(|| HeadError::UnknownHead {
+            name: name.clone(),
+            known: neighbours(&map, name),
         })?;
         let found = match version {
             0 => versions.last(),
@@ -100,4 +97,14 @@ impl<R> RoutingTable<R> {
         self.map.store(Arc::new(map));
         let_go
     }
+}
+
+/// The names around `name` in their order, which begin like it if any do. Cheap, as anybody may ask for any name.
+fn neighbours<R>(map: &Map<R>, name: &HeadName) -> Vec<String> {
+    let before: Vec<_> = map.range(..name).rev().take(KNOWN_MAX).map(|(name, _)| name).collect();
+    let after: Vec<_> = map.range(name..).take(KNOWN_MAX).map(|(name, _)| name).collect();
+    // Half of each side, and more of one where the other has fewer.
+    let taken_before = before.len().min(KNOWN_MAX - after.len().min(KNOWN_MAX / 2));
+    let near = before[..taken_before].iter().rev().chain(&after);
+    near.take(KNOWN_MAX).map(ToString::to_string).collect()
 }

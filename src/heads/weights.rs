@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use safetensors::SafeTensors;
 
-use super::error::HeadError;
+use super::error::{HeadError, shown};
 use crate::model::{Digest, HostTensor, LAST_BIAS, LAST_WEIGHT, Parameters};
 
 const LABEL_BYTES_MAX: usize = 1024;
+const LABELS_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// What a head may be.
 #[derive(Clone, Debug)]
@@ -33,7 +34,7 @@ pub struct HeadWeights {
 }
 
 impl HeadWeights {
-    /// Wraps parameters that are known to be right, as the backbone's own.
+    /// Wraps parameters that are known to be right, as the backbone's own: both are there, and their shapes agree.
     pub fn new(parameters: Parameters, labels: Vec<String>) -> Self {
         let digest = Digest::of_parameters(&parameters, &labels);
         let classes = parameters[LAST_BIAS].values.len();
@@ -52,8 +53,9 @@ impl HeadWeights {
     pub fn from_safetensors(bytes: &[u8], labels: Vec<String>, limits: &HeadLimits) -> Result<Self, HeadError> {
         let file = SafeTensors::deserialize(bytes).map_err(|error| {
             refused(format!(
-                "the {} bytes are no whole safetensors file ({error}); send it unchanged",
-                bytes.len()
+                "the {} bytes are no whole safetensors file ({}); send it unchanged",
+                bytes.len(),
+                shown(&error.to_string())
             ))
         })?;
         let parameters = read_parameters(&file)?;
@@ -93,10 +95,10 @@ fn read_parameters(file: &SafeTensors<'_>) -> Result<Parameters, HeadError> {
             "weight" | LAST_WEIGHT => LAST_WEIGHT,
             "bias" | LAST_BIAS => LAST_BIAS,
             other => {
-                let other: String = other.chars().take(80).collect();
                 return Err(refused(format!(
-                    "it holds `{other}`; only {LAST_WEIGHT} and {LAST_BIAS} (or weight and bias) are accepted, deeper \
-                     layers not yet"
+                    "it holds `{}`; only {LAST_WEIGHT} and {LAST_BIAS} (or weight and bias) belong in it, deeper layers \
+                     are not accepted yet",
+                    shown(other)
                 )));
             }
         };
@@ -161,7 +163,10 @@ fn labels_in(metadata: HashMap<String, String>) -> Result<Vec<String>, HeadError
         return Ok(Vec::new());
     };
     serde_json::from_str(text).map_err(|error| HeadError::Labels {
-        reason: format!("the file's metadata has `labels` that are no JSON list of strings ({error})"),
+        reason: format!(
+            "the file's metadata has `labels` that are no JSON list of strings ({})",
+            shown(&error.to_string())
+        ),
     })
 }
 
@@ -173,8 +178,278 @@ fn check_labels(labels: &[String], classes: usize) -> Result<(), HeadError> {
             labels.len()
         ));
     }
+    let bytes: usize = labels.iter().map(String::len).sum();
+    if bytes > LABELS_BYTES_MAX {
+        return refused(format!("they have {bytes} bytes; {LABELS_BYTES_MAX} are the most"));
+    }
     match labels.iter().position(|label| label.len() > LABEL_BYTES_MAX) {
-        Some(index) => refused(format!("label {index} has more than {LABEL_BYTES_MAX} bytes")),
+        Some(index) => refused(format!(
+            "label {index} has {} bytes; {LABEL_BYTES_MAX} are the most",
+            labels[index].len()
+        )),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use half::{bf16, f16};
+    use proptest::prelude::*;
+    use safetensors::Dtype;
+    use safetensors::tensor::TensorView;
+
+    use super::*;
+
+    const LIMITS: HeadLimits = HeadLimits {
+        classes_max: 5,
+        features: 4,
+    };
+
+    type Tensor<'a> = (&'a str, &'a [usize], &'a [f32]);
+
+    fn file_of(dtype: Dtype, tensors: &[Tensor<'_>], metadata: &[(&str, &str)]) -> Vec<u8> {
+        let encode = |value: &f32| match dtype {
+            Dtype::F16 => f16::from_f32(*value).to_le_bytes().to_vec(),
+            Dtype::BF16 => bf16::from_f32(*value).to_le_bytes().to_vec(),
+            Dtype::F64 => f64::from(*value).to_le_bytes().to_vec(),
+            _ => value.to_le_bytes().to_vec(),
+        };
+        let bytes: Vec<Vec<u8>> = tensors
+            .iter()
+            .map(|tensor| tensor.2.iter().flat_map(encode).collect())
+            .collect();
+        let views = tensors.iter().zip(&bytes);
+        let views =
+            views.map(|((name, shape, _), bytes)| (name, TensorView::new(dtype, shape.to_vec(), bytes).unwrap()));
+        let metadata = metadata
+            .iter()
+            .map(|(key, value)| (key.to_string(), value.to_string()))
+            .collect();
+        safetensors::serialize(views, Some(metadata)).unwrap()
+    }
+
+    fn file(tensors: &[Tensor<'_>]) -> Vec<u8> {
+        file_of(Dtype::F32, tensors, &[])
+    }
+
+    const WEIGHT: Tensor<'_> = (LAST_WEIGHT, &[2, 4], &[0.5, -1.0, 2.0, 0.0, 1.5, 3.0, -0.25, 8.0]);
+    const BIAS: Tensor<'_> = (LAST_BIAS, &[2], &[1.0, -2.0]);
+
+    fn read(bytes: &[u8]) -> Result<HeadWeights, HeadError> {
+        HeadWeights::from_safetensors(bytes, Vec::new(), &LIMITS)
+    }
+
+    #[test]
+    fn every_dtype_and_both_styles_of_names_give_the_same_head() {
+        let expected = read(&file(&[WEIGHT, BIAS])).unwrap();
+        assert_eq!((expected.classes, expected.bytes()), (2, 40));
+        assert_eq!(expected.parameters[LAST_WEIGHT].values, WEIGHT.2);
+        for dtype in [Dtype::F32, Dtype::F16, Dtype::BF16] {
+            for (weight, bias) in [(LAST_WEIGHT, LAST_BIAS), ("weight", "bias"), ("weight", LAST_BIAS)] {
+                let bytes = file_of(dtype, &[(weight, WEIGHT.1, WEIGHT.2), (bias, BIAS.1, BIAS.2)], &[]);
+                let head = read(&bytes).unwrap();
+                assert_eq!(head.parameters, expected.parameters);
+                assert_eq!(head.digest, expected.digest);
+            }
+        }
+    }
+
+    #[test]
+    fn labels_come_from_the_request_or_else_from_the_file() {
+        let bytes = file_of(Dtype::F32, &[WEIGHT, BIAS], &[("labels", r#"["cat", "dog"]"#)]);
+        let labels = |given: &[&str]| {
+            let given = given.iter().map(ToString::to_string).collect();
+            HeadWeights::from_safetensors(&bytes, given, &LIMITS).unwrap().labels
+        };
+        assert_eq!(labels(&[])[..], ["cat", "dog"]);
+        assert_eq!(labels(&["a", "b"])[..], ["a", "b"]);
+        assert_ne!(
+            read(&bytes).unwrap().digest,
+            read(&file(&[WEIGHT, BIAS])).unwrap().digest
+        );
+    }
+
+    #[test]
+    fn wrong_weights_are_refused() {
+        let check = |bytes: &[u8], part: &str| {
+            let error = read(bytes).unwrap_err();
+            let message = error.to_string();
+            assert!(matches!(error, HeadError::Weights { .. }), "{message}");
+            assert!(message.contains(part), "{message:?} lacks {part:?}");
+            assert!(
+                message.len() < 500 && !message.contains(char::is_control),
+                "{message:?}"
+            );
+        };
+        let good = file(&[WEIGHT, BIAS]);
+        let with_header = |length: u64| [&length.to_le_bytes(), &good[8..]].concat();
+        check(b"", "the 0 bytes are no whole safetensors file");
+        check(b"{}", "too small");
+        check(&good[..good.len() - 1], "not fully covered");
+        check(&[&good[..], b"\0"].concat(), "not fully covered");
+        check(&with_header(u64::MAX), "header too large");
+        check(&with_header(99_999_999), "invalid header length");
+        check(&with_header(7), "invalid JSON");
+        let lying = |from: &str, to: &str| {
+            let at = good
+                .windows(from.len())
+                .position(|part| part == from.as_bytes())
+                .unwrap();
+            [&good[..at], to.as_bytes(), &good[at + from.len()..]].concat()
+        };
+        check(&lying("[2,4]", "[3,4]"), "invalid shape");
+        check(
+            &lying("\"F32\"", "\"I32\""),
+            "has dtype I32; F32, F16 and BF16 are accepted",
+        );
+        check(&lying("\"F32\"", "\"\n!!\""), "invalid JSON");
+        let long_dtype = format!(
+            r#"{{"weight":{{"dtype":"{}","shape":[],"data_offsets":[0,0]}}}}"#,
+            "x".repeat(9999)
+        );
+        check(
+            &[&(long_dtype.len() as u64).to_le_bytes(), long_dtype.as_bytes()].concat(),
+            "invalid JSON",
+        );
+
+        check(&file_of(Dtype::F64, &[WEIGHT, BIAS], &[]), "has dtype F64");
+        check(&file(&[WEIGHT]), "it lacks classifier.6.bias");
+        check(&file(&[BIAS]), "it lacks classifier.6.weight");
+        check(b"\x02\0\0\0\0\0\0\0{}", "it lacks classifier.6.weight");
+        let deeper = ("classifier.3.bias", BIAS.1, BIAS.2);
+        check(&file(&[WEIGHT, BIAS, deeper]), "`classifier.3.bias`");
+        check(&file(&[WEIGHT, BIAS, deeper]), "deeper layers are not accepted yet");
+        check(&file(&[WEIGHT, BIAS, ("a\nb", BIAS.1, BIAS.2)]), r"`a\nb`");
+        check(
+            &file(&[WEIGHT, BIAS, ("bias", BIAS.1, BIAS.2)]),
+            "classifier.6.bias twice",
+        );
+        check(
+            &file(&[WEIGHT, BIAS, ("weight", WEIGHT.1, WEIGHT.2)]),
+            "classifier.6.weight twice",
+        );
+    }
+
+    #[test]
+    fn wrong_shapes_and_numbers_are_refused() {
+        let check = |weight: &[usize], bias: &[usize], change: (&str, usize, f32), part: &str| {
+            let numbers = |name: &str, shape: &[usize]| {
+                let mut values = vec![0.5; shape.iter().product()];
+                if name == change.0 {
+                    values[change.1] = change.2;
+                }
+                values
+            };
+            let (w, b) = (numbers(LAST_WEIGHT, weight), numbers(LAST_BIAS, bias));
+            let message = read(&file(&[(LAST_WEIGHT, weight, &w), (LAST_BIAS, bias, &b)]))
+                .unwrap_err()
+                .to_string();
+            assert!(message.contains(part), "{message:?} lacks {part:?}");
+        };
+        let fine = ("", 0, 0.0);
+        check(&[0, 4], &[0], fine, "has 0 classes; 1 to 5 are accepted");
+        check(&[6, 4], &[6], fine, "has 6 classes; 1 to 5 are accepted");
+        check(&[2, 3], &[2], fine, "weight has shape [2, 3]; [2, 4] is expected");
+        check(&[8], &[2], fine, "weight has shape [8]; [K, 4] is expected");
+        check(&[2, 4, 1], &[2], fine, "weight has shape [2, 4, 1]; [K, 4] is expected");
+        check(&[2, 4], &[3], fine, "bias has shape [3]; [2] is expected");
+        check(&[2, 4], &[], fine, "bias has shape []; [2] is expected");
+        check(&[2, 4], &[2, 1], fine, "bias has shape [2, 1]; [2] is expected");
+        check(
+            &[2, 4],
+            &[2],
+            (LAST_WEIGHT, 6, f32::NAN),
+            "classifier.6.weight holds NaN at element 6",
+        );
+        check(
+            &[2, 4],
+            &[2],
+            (LAST_BIAS, 1, f32::INFINITY),
+            "classifier.6.bias holds inf at element 1",
+        );
+        check(
+            &[2, 4],
+            &[2],
+            (LAST_BIAS, 0, f32::NEG_INFINITY),
+            "classifier.6.bias holds -inf at element 0",
+        );
+    }
+
+    #[test]
+    fn wrong_labels_are_refused() {
+        let check = |given: Vec<String>, metadata: &str, part: &str| {
+            let bytes = file_of(Dtype::F32, &[WEIGHT, BIAS], &[("labels", metadata)]);
+            let error = HeadWeights::from_safetensors(&bytes, given, &LIMITS).unwrap_err();
+            let message = error.to_string();
+            assert!(matches!(error, HeadError::Labels { .. }), "{message}");
+            assert!(message.contains(part), "{message:?} lacks {part:?}");
+            assert!(message.len() < 500, "{message:?}");
+        };
+        check(vec!["a".into()], "", "there are 1 for 2 classes");
+        check(vec!["a".into(); 3], "", "there are 3 for 2 classes");
+        check(Vec::new(), r#"["a"]"#, "there are 1 for 2 classes");
+        check(Vec::new(), "cat, dog", "no JSON list of strings");
+        check(Vec::new(), r#"{"0": "cat"}"#, "no JSON list of strings");
+        check(
+            Vec::new(),
+            &format!("{:?}", "x".repeat(10_000)),
+            "no JSON list of strings",
+        );
+        check(
+            vec!["a".into(), "x".repeat(1025)],
+            "",
+            "label 1 has 1025 bytes; 1024 are the most",
+        );
+        check(
+            vec!["x".repeat(5 << 20); 2],
+            "",
+            "they have 10485760 bytes; 8388608 are the most",
+        );
+    }
+
+    #[test]
+    fn limits_themselves_are_within_limits() {
+        let (weight, bias) = (vec![0.5; 20], vec![0.5; 5]);
+        let bytes = file(&[(LAST_WEIGHT, &[5, 4], &weight), (LAST_BIAS, &[5], &bias)]);
+        HeadWeights::from_safetensors(&bytes, vec!["x".repeat(1024); 5], &LIMITS).unwrap();
+    }
+
+    fn is_sound(head: &HeadWeights) -> bool {
+        let finite = head
+            .parameters
+            .values()
+            .all(|tensor| tensor.values.iter().all(|value| value.is_finite()));
+        let names: Vec<&String> = head.parameters.keys().collect();
+        finite && names == [LAST_BIAS, LAST_WEIGHT] && head.parameters[LAST_WEIGHT].shape == [head.classes, 4]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(500) })]
+
+        #[test]
+        fn random_bytes_never_panic(header in any::<Vec<u8>>(), data in any::<Vec<u8>>(), honest in any::<bool>()) {
+            let length = (header.len() as u64).to_le_bytes();
+            let bytes = if honest { [&length, &header[..], &data].concat() } else { data };
+            prop_assert!(read(&bytes).is_ok_and(|head| is_sound(&head)) || read(&bytes).is_err());
+        }
+
+        #[test]
+        fn mutated_files_are_refused_or_sound(
+            changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+            cut in any::<prop::sample::Index>(),
+            insert in any::<Vec<u8>>(),
+        ) {
+            let mut bytes = file_of(Dtype::F32, &[WEIGHT, BIAS], &[("labels", r#"["cat", "dog"]"#)]);
+            for (at, value) in changes {
+                let at = at.index(bytes.len());
+                bytes[at] = value;
+            }
+            prop_assert!(read(&bytes).map_or(true, |head| is_sound(&head)));
+            let cut = cut.index(bytes.len());
+            bytes.splice(cut..cut, insert);
+            prop_assert!(read(&bytes).map_or(true, |head| is_sound(&head)));
+            bytes.truncate(cut);
+            prop_assert!(read(&bytes).is_err());
+        }
     }
 }

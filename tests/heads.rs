@@ -1,0 +1,588 @@
+//! The registry of heads against a simple model of it, its readers under swaps, its limits, and its restarts.
+
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use headswap::heads::{
+    DirStore, HeadError, HeadInfo, HeadLimits, HeadName, HeadRegistry, HeadStore, HeadWeights, PlaceError,
+    RegistryLimits, Replaced, Replacement, StoreError, StoredHead,
+};
+use headswap::model::{Digest, HostTensor, LAST_BIAS, LAST_WEIGHT, Parameters};
+use proptest::prelude::*;
+
+const LIMITS: RegistryLimits = RegistryLimits {
+    heads_max: 8,
+    versions_kept: 2,
+    bytes_max: 1 << 20,
+};
+/// Of a head with one class and two features.
+const HEAD_BYTES: u64 = 12;
+
+/// What a version "has on the device" here: the one number that its weights are made of.
+type Resident = Arc<f32>;
+type Registry = HeadRegistry<Resident>;
+
+fn weights(seed: f32) -> HeadWeights {
+    let tensor = |shape: &[usize]| HostTensor {
+        shape: shape.to_vec(),
+        values: vec![seed; shape.iter().product()],
+    };
+    let parameters = [
+        (LAST_WEIGHT.to_owned(), tensor(&[1, 2])),
+        (LAST_BIAS.to_owned(), tensor(&[1])),
+    ];
+    HeadWeights::new(Parameters::from(parameters), Vec::new())
+}
+
+fn seed_of(weights: &HeadWeights) -> f32 {
+    weights.parameters[LAST_BIAS].values[0]
+}
+
+fn place(weights: &HeadWeights) -> Result<Resident, PlaceError> {
+    Ok(Arc::new(seed_of(weights)))
+}
+
+fn name(text: &str) -> HeadName {
+    HeadName::parse(text).unwrap()
+}
+
+fn replacement(head: &str, seed: f32) -> Replacement {
+    Replacement {
+        name: name(head),
+        weights: weights(seed),
+        expected_version: None,
+        dry_run: false,
+        annotations: BTreeMap::new(),
+    }
+}
+
+fn replace(registry: &Registry, head: &str, seed: f32) -> Result<Replaced<Resident>, HeadError> {
+    registry.replace(replacement(head, seed), &place)
+}
+
+/// A store in memory that fails when told to; its clones are the same store.
+#[derive(Clone, Default)]
+struct MemoryStore(Arc<MemoryState>);
+
+#[derive(Default)]
+struct MemoryState {
+    heads: Mutex<BTreeMap<(HeadName, u64), StoredHead>>,
+    save_fails: AtomicBool,
+    remove_fails: AtomicBool,
+    count_fails: AtomicBool,
+}
+
+impl MemoryStore {
+    fn numbers(&self, head: &str) -> Vec<u64> {
+        let heads = self.0.heads.lock().unwrap();
+        heads
+            .keys()
+            .filter(|key| key.0.as_str() == head)
+            .map(|key| key.1)
+            .collect()
+    }
+}
+
+fn unless(fails: &AtomicBool) -> Result<(), StoreError> {
+    match fails.load(Ordering::SeqCst) {
+        false => Ok(()),
+        true => Err(StoreError {
+            action: "write",
+            path: PathBuf::from("/a/full/disk"),
+            source: std::io::ErrorKind::StorageFull.into(),
+        }),
+    }
+}
+
+impl HeadStore for MemoryStore {
+    fn save(&self, info: &HeadInfo, weights: &HeadWeights) -> Result<(), StoreError> {
+        unless(&self.0.save_fails)?;
+        let (info, weights) = (info.clone(), weights.clone());
+        let key = (info.name.clone(), info.version);
+        let before = self.0.heads.lock().unwrap().insert(key, StoredHead { info, weights });
+        assert!(before.is_none(), "a version number was used twice");
+        Ok(())
+    }
+
+    fn remove(&self, name: &HeadName, version: u64) -> Result<(), StoreError> {
+        unless(&self.0.remove_fails)?;
+        self.0.heads.lock().unwrap().remove(&(name.clone(), version));
+        Ok(())
+    }
+
+    fn load_all(&self) -> Result<Vec<StoredHead>, StoreError> {
+        Ok(self.0.heads.lock().unwrap().values().cloned().collect())
+    }
+
+    fn highest_version(&self, name: &HeadName) -> Result<u64, StoreError> {
+        unless(&self.0.count_fails)?;
+        Ok(self.numbers(name.as_str()).last().copied().unwrap_or(0))
+    }
+}
+
+fn open_with(store: &MemoryStore, limits: RegistryLimits) -> Registry {
+    HeadRegistry::open(Box::new(store.clone()), limits, weights(-1.0), &place).unwrap()
+}
+
+fn open(store: &MemoryStore) -> Registry {
+    open_with(store, LIMITS)
+}
+
+/// Everything that a reader can see: every head's versions and what they are made of.
+fn seen(registry: &Registry) -> BTreeMap<String, Vec<(u64, f32)>> {
+    let table = registry.table();
+    let versions = |name: &HeadName| {
+        let numbers = table.versions(name).into_iter();
+        numbers
+            .map(|version| (version, *table.resolve(name, version).unwrap().resident))
+            .collect()
+    };
+    let heads = table.list();
+    heads
+        .iter()
+        .map(|head| (head.info.name.to_string(), versions(&head.info.name)))
+        .collect()
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Replace {
+        head: usize,
+        expected: Option<u64>,
+        trouble: Trouble,
+    },
+    Restart,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Trouble {
+    None,
+    DryRun,
+    Place,
+    Save,
+    Prune,
+}
+
+const HEADS: [&str; 3] = ["default", "cats", "dogs"];
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let trouble = prop_oneof![
+        5 => Just(Trouble::None), 1 => Just(Trouble::DryRun), 1 => Just(Trouble::Place),
+        1 => Just(Trouble::Save), 1 => Just(Trouble::Prune),
+    ];
+    let expected = prop_oneof![3 => Just(None), 2 => (0..5u64).prop_map(Some)];
+    let replace = (0..HEADS.len(), expected, trouble);
+    let replace = replace.prop_map(|(head, expected, trouble)| Step::Replace {
+        head,
+        expected,
+        trouble,
+    });
+    proptest::collection::vec(prop_oneof![9 => replace, 1 => Just(Step::Restart)], 1..40)
+}
+
+/// What the registry must show: the versions of each head, oldest first.
+struct Model(BTreeMap<String, Vec<(u64, f32)>>);
+
+impl Model {
+    fn live(&self, head: &str) -> u64 {
+        self.0.get(head).map_or(0, |versions| versions[versions.len() - 1].0)
+    }
+
+    fn publish(&mut self, head: &str, seed: f32) {
+        let next = self.live(head) + 1;
+        let versions = self.0.entry(head.into()).or_default();
+        versions.push((next, seed));
+        versions.drain(..versions.len().saturating_sub(LIMITS.versions_kept));
+    }
+}
+
+/// One replacement, and whether the registry must accept it and why not.
+fn check_replace(registry: &Registry, store: &MemoryStore, model: &mut Model, seed: f32, step: &Step) {
+    let Step::Replace {
+        head,
+        expected,
+        trouble,
+    } = *step
+    else {
+        return;
+    };
+    let head = HEADS[head];
+    let live = model.live(head);
+    store.0.save_fails.store(trouble == Trouble::Save, Ordering::SeqCst);
+    store.0.remove_fails.store(trouble == Trouble::Prune, Ordering::SeqCst);
+    let request = Replacement {
+        expected_version: expected,
+        dry_run: trouble == Trouble::DryRun,
+        ..replacement(head, seed)
+    };
+    let place = |weights: &HeadWeights| match trouble {
+        Trouble::Place => Err(PlaceError("the trial gave NaN".into())),
+        _ => place(weights),
+    };
+    let result = registry.replace(request, &place);
+    if let Some(stale) = expected.filter(|expected| *expected != live) {
+        let error = result.unwrap_err();
+        assert!(matches!(error, HeadError::VersionMismatch { live: l, expected: e } if (l, e) == (live, stale)));
+        return;
+    }
+    match (trouble, result) {
+        (Trouble::Place, Err(HeadError::Place(_))) | (Trouble::Save, Err(HeadError::Store(_))) => {}
+        (Trouble::None | Trouble::Prune | Trouble::DryRun, Ok(replaced)) => {
+            assert_eq!(
+                (replaced.version.info.version, replaced.previous_version),
+                (live + 1, live)
+            );
+            assert_eq!(replaced.version.info.digest, weights(seed).digest);
+            if trouble != Trouble::DryRun {
+                model.publish(head, seed);
+            }
+        }
+        (_, Ok(_)) => panic!("{trouble:?} was accepted"),
+        (_, Err(error)) => panic!("{trouble:?}: {error}"),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(300) })]
+
+    /// Invariants 5 and 6: what was acknowledged is there, also after restarts; what failed changed nothing.
+    #[test]
+    fn the_registry_does_as_its_model(steps in steps()) {
+        let store = MemoryStore::default();
+        let mut registry = open(&store);
+        let mut model = Model(BTreeMap::from([("default".into(), vec![(1, -1.0)])]));
+        for (index, step) in steps.iter().enumerate() {
+            match step {
+                Step::Replace { .. } => check_replace(&registry, &store, &mut model, index as f32, step),
+                Step::Restart => {
+                    store.0.remove_fails.store(false, Ordering::SeqCst);
+                    registry = open(&store);
+                    for head in HEADS {
+                        prop_assert!(store.numbers(head).len() <= LIMITS.versions_kept);
+                    }
+                }
+            }
+            prop_assert_eq!(&seen(&registry), &model.0);
+            for head in HEADS {
+                let live = registry.table().resolve(&name(head), 0).map_or(0, |live| live.info.version);
+                prop_assert_eq!(live, model.live(head));
+                let missing = registry.table().resolve(&name(head), live + 1);
+                prop_assert!(missing.is_err());
+            }
+        }
+    }
+}
+
+/// Invariant 4, and that a reader sees a version whole: its number, digest and what is on the device agree.
+#[test]
+fn readers_see_the_acknowledged_version_or_a_newer_one() {
+    const SWAPS: u64 = 2000;
+    let registry = open(&MemoryStore::default());
+    let acknowledged = AtomicU64::new(1);
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                let default = name("default");
+                loop {
+                    let least = acknowledged.load(Ordering::SeqCst);
+                    let live = registry.table().resolve(&default, 0).unwrap();
+                    assert!(live.info.version >= least, "{} after {least}", live.info.version);
+                    let expected = if live.info.version == 1 {
+                        -1.0
+                    } else {
+                        live.info.version as f32
+                    };
+                    assert_eq!(*live.resident, expected);
+                    assert_eq!(live.info.digest, weights(expected).digest);
+                    match registry.table().resolve(&default, least) {
+                        Ok(older) => assert_eq!(older.info.version, least),
+                        Err(HeadError::UnknownVersion { available, .. }) => assert!(available[0] > least),
+                        Err(error) => panic!("{error}"),
+                    }
+                    if least == SWAPS {
+                        break;
+                    }
+                }
+            });
+        }
+        for version in 2..=SWAPS {
+            let replaced = replace(&registry, "default", version as f32).unwrap();
+            assert_eq!(replaced.version.info.version, version);
+            acknowledged.store(version, Ordering::SeqCst);
+        }
+    });
+}
+
+#[test]
+fn writers_at_once_lose_nothing() {
+    let registry = open(&MemoryStore::default());
+    let numbers = Mutex::new(BTreeSet::new());
+    std::thread::scope(|scope| {
+        for writer in 0..4 {
+            let (registry, numbers) = (&registry, &numbers);
+            scope.spawn(move || {
+                for _ in 0..100 {
+                    let replaced = replace(registry, "default", writer as f32).unwrap();
+                    assert!(numbers.lock().unwrap().insert(replaced.version.info.version));
+                }
+            });
+        }
+    });
+    assert_eq!(numbers.into_inner().unwrap(), (2..=401).collect());
+    assert_eq!(registry.table().versions(&name("default")), [400, 401]);
+}
+
+#[test]
+fn an_old_version_lives_as_long_as_its_last_user() {
+    let registry = open(&MemoryStore::default());
+    replace(&registry, "cats", 1.0).unwrap();
+    let held = registry.table().resolve(&name("cats"), 1).unwrap();
+    let resident = Arc::downgrade(&held.resident);
+    replace(&registry, "cats", 2.0).unwrap();
+    replace(&registry, "cats", 3.0).unwrap();
+    assert_eq!(*held.resident, 1.0);
+    drop(held);
+    assert!(resident.upgrade().is_none());
+    let error = registry.table().resolve(&name("cats"), 1).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "head `cats` has no version 1; it has [2, 3], and 0 is the live one"
+    );
+}
+
+#[test]
+fn an_unknown_head_gets_the_nearest_names() {
+    let check = |heads: &[&str], asked: &str, nearest: &[&str]| {
+        let limits = RegistryLimits {
+            heads_max: 100,
+            ..LIMITS
+        };
+        let registry = open_with(&MemoryStore::default(), limits);
+        heads
+            .iter()
+            .for_each(|head| drop(replace(&registry, head, 1.0).unwrap()));
+        match registry.table().resolve(&name(asked), 0) {
+            Err(HeadError::UnknownHead { known, .. }) => assert_eq!(known, nearest),
+            other => panic!("{other:?}"),
+        }
+    };
+    check(&[], "cats", &["default"]);
+    check(&["cats"], "cat", &["cats", "default"]);
+    let many = ["a0", "a1", "a2", "a3", "a4", "a5", "x0", "x1", "x2", "x3", "x4", "x5"];
+    check(&many, "x", &["a3", "a4", "a5", "default", "x0", "x1", "x2", "x3"]);
+    check(&many, "zebra", &["a5", "default", "x0", "x1", "x2", "x3", "x4", "x5"]);
+    check(&many, "0", &["a0", "a1", "a2", "a3", "a4", "a5", "default", "x0"]);
+}
+
+#[test]
+fn limits_name_their_setting_and_change_nothing() {
+    let check = |limits: RegistryLimits, head: &str, part: &str| {
+        let registry = open_with(&MemoryStore::default(), limits);
+        replace(&registry, "cats", 1.0).unwrap();
+        let before = seen(&registry);
+        let message = replace(&registry, head, 2.0).unwrap_err().to_string();
+        assert!(message.contains(part), "{message:?} lacks {part:?}");
+        assert_eq!(seen(&registry), before);
+    };
+    let heads = RegistryLimits { heads_max: 2, ..LIMITS };
+    check(
+        heads,
+        "dogs",
+        "there are 2 heads already, which is the most; raise --heads-max",
+    );
+    let bytes = RegistryLimits {
+        bytes_max: 3 * HEAD_BYTES - 1,
+        ..LIMITS
+    };
+    check(
+        bytes,
+        "cats",
+        "have 24 bytes and this one 12, while 35 are the most; raise --heads-bytes-max",
+    );
+
+    // At the limit, a head that exists can be replaced.
+    let registry = open_with(
+        &MemoryStore::default(),
+        RegistryLimits {
+            bytes_max: 3 * HEAD_BYTES,
+            ..heads
+        },
+    );
+    replace(&registry, "cats", 1.0).unwrap();
+    replace(&registry, "cats", 2.0).unwrap();
+}
+
+#[test]
+fn acknowledged_heads_outlive_lower_limits() {
+    let store = MemoryStore::default();
+    let registry = open(&store);
+    for (head, seed) in [("cats", 1.0), ("cats", 2.0), ("dogs", 3.0)] {
+        replace(&registry, head, seed).unwrap();
+    }
+    let registry = open_with(
+        &store,
+        RegistryLimits {
+            heads_max: 1,
+            versions_kept: 1,
+            bytes_max: 0,
+        },
+    );
+    let expected = [("cats", (2, 2.0)), ("default", (1, -1.0)), ("dogs", (1, 3.0))];
+    assert_eq!(
+        seen(&registry),
+        expected.map(|(head, version)| (head.to_owned(), vec![version])).into()
+    );
+    assert_eq!(store.numbers("cats"), [2]);
+}
+
+#[test]
+fn annotations_are_kept_and_bounded() {
+    let registry = open(&MemoryStore::default());
+    let check = |annotations: BTreeMap<String, String>, refused: Option<&str>| {
+        let request = Replacement {
+            annotations: annotations.clone(),
+            ..replacement("cats", 1.0)
+        };
+        match (registry.replace(request, &place), refused) {
+            (Ok(replaced), None) => assert_eq!(replaced.version.info.annotations, annotations),
+            (Err(error @ HeadError::Annotations { .. }), Some(part)) => {
+                let message = error.to_string();
+                assert!(
+                    message.contains(part) && message.len() < 500,
+                    "{message:?} lacks {part:?}"
+                );
+            }
+            (result, _) => panic!("{refused:?}: {result:?}"),
+        }
+    };
+    let some = |count: usize| (0..count).map(|i| (i.to_string(), String::new())).collect();
+    let one = |key: usize, value: usize| BTreeMap::from([("k".repeat(key), "v".repeat(value))]);
+    check(some(64), None);
+    check(some(65), Some("there are 65, 64 are the most"));
+    check(one(128, 1024), None);
+    check(one(129, 0), Some("has 129 bytes; 128 are the most"));
+    check(one(1, 1025), Some("the value of `k` has 1025 bytes; 1024 are the most"));
+    let default = registry.table().resolve(&name("default"), 1).unwrap();
+    assert_eq!(default.info.annotations["source"], "backbone");
+}
+
+#[test]
+fn a_dry_run_tells_the_version_that_it_would_be() {
+    let store = MemoryStore::default();
+    let registry = open(&store);
+    let placed = AtomicU64::new(0);
+    let place = |weights: &HeadWeights| {
+        placed.fetch_add(1, Ordering::SeqCst);
+        place(weights)
+    };
+    let request = Replacement {
+        dry_run: true,
+        ..replacement("default", 5.0)
+    };
+    let replaced = registry.replace(request, &place).unwrap();
+    assert_eq!((replaced.version.info.version, replaced.previous_version), (2, 1));
+    assert_eq!((replaced.store.as_nanos(), placed.load(Ordering::SeqCst)), (0, 1));
+    assert!(store.numbers("default").is_empty());
+    assert_eq!(registry.table().versions(&name("default")), [1]);
+}
+
+#[test]
+fn a_store_that_cannot_count_refuses_rather_than_reuse_a_number() {
+    let store = MemoryStore::default();
+    let registry = open(&store);
+    store.0.count_fails.store(true, Ordering::SeqCst);
+    let error = replace(&registry, "default", 2.0).unwrap_err();
+    assert!(error.to_string().starts_with("cannot write /a/full/disk: "), "{error}");
+    assert_eq!(registry.table().versions(&name("default")), [1]);
+}
+
+#[test]
+fn a_panic_while_placing_leaves_the_registry_at_work() {
+    let registry = open(&MemoryStore::default());
+    let panics = |_: &HeadWeights| -> Result<Resident, PlaceError> { panic!("a test's panic") };
+    let swap = || registry.replace(replacement("default", 2.0), &panics);
+    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(swap)).is_err());
+    assert_eq!(registry.table().versions(&name("default")), [1]);
+    assert_eq!(replace(&registry, "default", 3.0).unwrap().version.info.version, 2);
+}
+
+#[test]
+fn a_stored_version_that_cannot_be_placed_gives_way_to_an_older_one() {
+    let store = MemoryStore::default();
+    let registry = open(&store);
+    for (head, seed) in [("cats", 1.0), ("cats", 2.0), ("dogs", 2.0)] {
+        replace(&registry, head, seed).unwrap();
+    }
+    let no_twos = |weights: &HeadWeights| match seed_of(weights) {
+        2.0 => Err(PlaceError("out of memory".into())),
+        _ => place(weights),
+    };
+    let registry = HeadRegistry::open(Box::new(store.clone()), LIMITS, weights(-1.0), &no_twos).unwrap();
+    assert_eq!(
+        seen(&registry),
+        [("cats", (1, 1.0)), ("default", (1, -1.0))]
+            .map(|(h, v)| (h.into(), vec![v]))
+            .into()
+    );
+    // Not lost: the numbers go on above it, and it is there when there is room again.
+    assert_eq!(store.numbers("cats"), [1, 2]);
+    assert_eq!(replace(&registry, "dogs", 3.0).unwrap().version.info.version, 2);
+    assert_eq!(seen(&open(&store))["cats"], [(1, 1.0), (2, 2.0)]);
+
+    let fails = |_: &HeadWeights| Err::<Resident, _>(PlaceError("no device".into()));
+    let error = HeadRegistry::open(Box::new(store), LIMITS, weights(-1.0), &fails)
+        .err()
+        .unwrap();
+    assert!(error.to_string().contains("no device"), "{error}");
+}
+
+/// The whole room on a real folder: acknowledged heads come back, damaged ones fall back, numbers are never reused.
+#[test]
+fn heads_on_disk_survive_restarts_and_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let backbone = Digest::of_parameters(&Parameters::new(), &[]);
+    let limits = HeadLimits {
+        classes_max: 4,
+        features: 2,
+    };
+    let open = || {
+        let store = DirStore::open(dir.path(), backbone, limits.clone()).unwrap();
+        Registry::open(Box::new(store), LIMITS, weights(-1.0), &place).unwrap()
+    };
+    let registry = open();
+    for (head, seed) in [("cats", 1.0), ("cats", 2.0), ("cats", 3.0), ("default", 4.0)] {
+        replace(&registry, head, seed).unwrap();
+    }
+    let before = seen(&registry);
+    let registry = open();
+    assert_eq!(seen(&registry), before);
+    assert_eq!(before["cats"], [(2, 2.0), (3, 3.0)]);
+    assert_eq!(before["default"], [(1, -1.0), (2, 4.0)]);
+
+    let head = dir.path().join(backbone.short()).join("cats");
+    let mut files: Vec<_> = std::fs::read_dir(&head)
+        .unwrap()
+        .map(|file| file.unwrap().file_name())
+        .collect();
+    files.sort();
+    assert_eq!(files, ["2.safetensors", "3.safetensors"]);
+
+    let newest = head.join("3.safetensors");
+    let bytes = std::fs::read(&newest).unwrap();
+    std::fs::write(&newest, &bytes[..bytes.len() - 1]).unwrap();
+    let registry = open();
+    assert_eq!(seen(&registry)["cats"], [(2, 2.0)]);
+    let replaced = replace(&registry, "cats", 5.0).unwrap();
+    assert_eq!((replaced.version.info.version, replaced.previous_version), (4, 2));
+    assert!(newest.exists(), "a damaged file is never deleted");
+    assert_eq!(seen(&open())["cats"], [(2, 2.0), (4, 5.0)]);
+
+    // The highest number there is: nothing can follow it, and nothing changes.
+    std::fs::write(head.join(format!("{}.safetensors", u64::MAX)), b"?").unwrap();
+    let error = replace(&registry, "cats", 6.0).unwrap_err();
+    assert!(error.to_string().contains("highest number"), "{error}");
+}
