@@ -5,13 +5,14 @@
 mod support;
 
 use headswap::model::{Digest, demo_head};
-use headswap::rpc::pb::{GetHeadRequest, ListHeadsRequest};
+use headswap::rpc::pb::{ClassifyRequest, ClassifyStreamRequest, GetHeadRequest, ListHeadsRequest};
 use support::{NARROW, Server, classify, replace};
 use tokio::task::JoinSet;
 use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
+use tonic_types::StatusExt as _;
 
 #[tokio::test]
 async fn acknowledged_heads_survive_kill_9() {
@@ -78,8 +79,7 @@ async fn acknowledged_heads_survive_kill_9() {
 async fn sigterm_answers_everything_accepted() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path(), &[]);
-    let channel = tonic::transport::Endpoint::from_shared(format!("http://{}", server.grpc)).unwrap();
-    let mut health = HealthClient::new(channel.connect().await.unwrap());
+    let mut health = HealthClient::new(server.channel().await);
     let service = "headswap.v1.ClassifierService".to_owned();
     let mut watch = health.watch(HealthCheckRequest { service }).await.unwrap().into_inner();
     assert_eq!(
@@ -100,8 +100,6 @@ async fn sigterm_answers_everything_accepted() {
         watch.message().await.unwrap().unwrap().status,
         ServingStatus::NotServing as i32
     );
-    drop(watch);
-    drop(health);
     while let Some(answer) = requests.join_next().await {
         match answer.unwrap() {
             Ok(_) => answered += 1,
@@ -110,7 +108,70 @@ async fn sigterm_answers_everything_accepted() {
         }
     }
     assert!(answered > 0);
+    // A watch has no end of its own.
+    while let Some(change) = watch.message().await.unwrap() {
+        assert_eq!(change.status, ServingStatus::NotServing as i32);
+    }
     assert!(server.wait().success());
+}
+
+#[tokio::test]
+async fn sigterm_ends_a_stream_after_its_answers() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), &[]);
+    let (requests, receiver) = tokio::sync::mpsc::channel(32);
+    let stream = tokio_stream::wrappers::ReceiverStream::new(receiver);
+    let mut answers = server
+        .classifier()
+        .await
+        .classify_stream(stream)
+        .await
+        .unwrap()
+        .into_inner();
+    let request = |id: usize| ClassifyStreamRequest {
+        request: Some(ClassifyRequest {
+            request_id: id.to_string(),
+            ..classify(&[])
+        }),
+    };
+    for id in 0..32 {
+        requests.send(request(id)).await.unwrap();
+    }
+    // The first answer shows that requests are under way.
+    answers.message().await.unwrap().unwrap();
+    server.signal(libc::SIGTERM);
+    let mut answered = 1;
+    let end = loop {
+        match answers.message().await {
+            Ok(answer) => {
+                let results = answer.expect("an error ends the stream").response.unwrap().results;
+                assert!(results.iter().all(|result| result.error.is_none()));
+                answered += 1;
+            }
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(end.code(), Code::Unavailable, "{end:?}");
+    assert!(end.get_details_retry_info().is_some());
+    assert!((1..=32).contains(&answered));
+    assert!(server.wait().success());
+}
+
+/// A client that has not heard of the shutdown yet is still served, for as long as it is told to be.
+#[tokio::test]
+async fn during_the_drain_delay_new_requests_are_answered() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), &["--drain-delay-ms", "86400000"]);
+    let mut health = HealthClient::new(server.channel().await);
+    let service = "headswap.v1.ClassifierService".to_owned();
+    let mut watch = health.watch(HealthCheckRequest { service }).await.unwrap().into_inner();
+    watch.message().await.unwrap();
+    server.signal(libc::SIGTERM);
+    assert_eq!(
+        watch.message().await.unwrap().unwrap().status,
+        ServingStatus::NotServing as i32
+    );
+    server.classifier().await.classify(classify(&[])).await.unwrap();
 }
 
 /// The demo checks every answer against the version that it names, and that none is older than acknowledged.

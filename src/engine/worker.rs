@@ -31,25 +31,16 @@ impl Worker {
     }
 
     fn answer(&mut self, batch: Batch, pixels: &mut Vec<u8>) {
-        let now = Instant::now();
-        let batch: Batch = batch
-            .into_iter()
-            .filter_map(|entry| self.metrics.alive(entry, now))
-            .collect();
+        let batch = self.prepare(batch, pixels);
         if batch.is_empty() {
             return;
         }
-        pixels.clear();
-        pixels.reserve(batch.len() * Pixels::BYTES);
-        batch
-            .iter()
-            .for_each(|entry| pixels.extend_from_slice(entry.request.input.as_bytes()));
         let grouping = Grouping::new(batch.iter().map(|entry| entry.request.heads.as_slice()));
         let features = batch.iter().any(|entry| entry.request.features);
 
-        let late = batch.iter().filter(|entry| entry.request.expired(now)).count();
-        self.metrics.expired_executed.inc_by(late as u64);
         let started = Instant::now();
+        let late = batch.iter().filter(|entry| entry.request.expired(started)).count();
+        self.metrics.expired_executed.inc_by(late as u64);
         let outputs = self.forward(pixels, batch.len(), &grouping, features);
         let compute = started.elapsed();
         self.metrics.observe_batch(batch.len(), compute);
@@ -73,6 +64,25 @@ impl Worker {
                     timing,
                 });
             entry.answer(answer);
+        }
+    }
+
+    /// Leaves out whoever has gone or run out of time, up to the moment before the forward pass, and gathers the rest's
+    /// pixels.
+    fn prepare(&self, mut batch: Batch, pixels: &mut Vec<u8>) -> Batch {
+        loop {
+            let now = Instant::now();
+            let alive = |entry| self.metrics.alive(entry, now);
+            batch = batch.into_iter().filter_map(alive).collect();
+            pixels.clear();
+            pixels.reserve(batch.len() * Pixels::BYTES);
+            batch
+                .iter()
+                .for_each(|entry| pixels.extend_from_slice(entry.request.input.as_bytes()));
+            let now = Instant::now();
+            if !batch.iter().any(|entry| entry.request.expired(now)) {
+                return batch;
+            }
         }
     }
 

@@ -17,6 +17,7 @@ use super::pb::{
     ClassifyRequest, ClassifyResponse, ClassifyStreamRequest, ClassifyStreamResponse, EmbedRequest, EmbedResponse,
     HeadResult, Prediction, Timing,
 };
+use super::requests::{End, until_end};
 use super::status::{self, invalid};
 use super::{Pipeline, deadline};
 use crate::engine;
@@ -70,11 +71,11 @@ impl ClassifierService for ClassifierRpc {
         let serving = self.gate.pass()?;
         let metrics = self.metrics.clone();
         let deadline = deadline::of(request.metadata());
-        let answer = move |request: Result<ClassifyStreamRequest, Status>| {
+        let answer = move |request: ClassifyStreamRequest| {
             let (serving, metrics) = (Arc::clone(&serving), metrics.clone());
             async move {
                 let started = Instant::now();
-                let request = request?.request.unwrap_or_default();
+                let request = request.request.unwrap_or_default();
                 let (request_id, heads) = (request.request_id.clone(), request.heads.clone());
                 let answer = classify(&serving, serving.patient_pipeline.clone(), request, deadline).await;
                 let answer = metrics.observe("ClassifyStream", started, answer);
@@ -84,10 +85,11 @@ impl ClassifierService for ClassifierRpc {
                 })
             }
         };
-        let answers = request
-            .into_inner()
+        let end = End::default();
+        let answers = until_end(request.into_inner(), self.gate.draining(), end.clone())
             .map(answer)
-            .buffer_unordered(self.stream_in_flight_max);
+            .buffer_unordered(self.stream_in_flight_max)
+            .chain(end.told());
         Ok(Response::new(Box::pin(answers)))
     }
 

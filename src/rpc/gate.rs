@@ -2,11 +2,11 @@
 
 use std::sync::{Arc, OnceLock};
 
-use tonic::{Code, Status};
-use tonic_types::{ErrorDetails, StatusExt as _};
+use tokio::sync::watch;
+use tonic::Status;
 
 use super::Pipeline;
-use super::status::RETRY_LATER;
+use super::status::unavailable;
 use crate::heads::{HeadLimits, HeadRegistry};
 use crate::model::{Architecture, PlacedHead, Placer};
 
@@ -43,14 +43,20 @@ pub struct ModelInfo {
     pub max_batch: usize,
 }
 
-/// Opened once, when the warm-up has passed; closed again by a shutdown's drain, which the health service announces.
+/// Opened once, when the warm-up has passed. A drain ends what has no end of its own: streams take no more requests.
 #[derive(Clone, Default)]
-pub struct Gate(Arc<OnceLock<Arc<Serving>>>);
+pub struct Gate(Arc<State>);
+
+#[derive(Default)]
+struct State {
+    serving: OnceLock<Arc<Serving>>,
+    draining: watch::Sender<bool>,
+}
 
 impl Gate {
     /// Lets requests in.
     pub fn open(&self, serving: Arc<Serving>) {
-        let _ = self.0.set(serving);
+        let _ = self.0.serving.set(serving);
     }
 
     /// What to serve with.
@@ -58,14 +64,21 @@ impl Gate {
     /// # Errors
     /// UNAVAILABLE while the model is loading.
     pub fn pass(&self) -> Result<Arc<Serving>, Status> {
-        let loading = || {
-            let details = ErrorDetails::with_retry_info(Some(RETRY_LATER));
-            Status::with_error_details(
-                Code::Unavailable,
-                "the model is still loading; retry in a second",
-                details,
-            )
-        };
-        self.0.get().cloned().ok_or_else(loading)
+        let loading = || unavailable("the model is still loading; retry in a second");
+        self.0.serving.get().cloned().ok_or_else(loading)
+    }
+
+    /// Ends the streams, once what they accepted is answered.
+    pub fn drain(&self) {
+        self.0.draining.send_replace(true);
+    }
+
+    /// Returns once the drain has begun.
+    pub fn draining(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut draining = self.0.draining.subscribe();
+        async move {
+            // The sender lives as long as the gate; without one, nobody is left to serve.
+            let _ = draining.wait_for(|draining| *draining).await;
+        }
     }
 }

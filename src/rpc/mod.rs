@@ -8,6 +8,7 @@ mod gate;
 mod head_admin;
 mod input;
 mod metrics;
+mod requests;
 mod status;
 
 pub use classifier::ClassifierRpc;

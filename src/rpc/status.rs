@@ -12,12 +12,18 @@ use crate::engine::EngineError;
 use crate::heads::HeadError;
 
 /// When to come back to a server that is busy or loading.
-pub(super) const RETRY_LATER: Duration = Duration::from_secs(1);
+const RETRY_LATER: Duration = Duration::from_secs(1);
 
 /// INVALID_ARGUMENT about one field of the request.
 pub(super) fn invalid(field: &str, message: String) -> Status {
     let details = ErrorDetails::with_bad_request_violation(field, message.clone());
     Status::with_error_details(Code::InvalidArgument, message, details)
+}
+
+/// UNAVAILABLE for a while: another replica, or this one a little later, can answer.
+pub(super) fn unavailable(message: &str) -> Status {
+    let details = ErrorDetails::with_retry_info(Some(RETRY_LATER));
+    Status::with_error_details(Code::Unavailable, message, details)
 }
 
 pub(super) fn of_pipeline(error: PipelineError) -> Status {
@@ -31,11 +37,7 @@ pub(super) fn of_pipeline(error: PipelineError) -> Status {
         }
         PipelineError::Engine(EngineError::Expired) => Status::deadline_exceeded(message),
         PipelineError::Engine(EngineError::Network(_)) => Status::internal(message),
-        PipelineError::Engine(EngineError::Stopped) => Status::with_error_details(
-            Code::Unavailable,
-            message,
-            ErrorDetails::with_retry_info(Some(RETRY_LATER)),
-        ),
+        PipelineError::Engine(EngineError::Stopped) => unavailable(&message),
     }
 }
 

@@ -145,7 +145,16 @@ pub struct ServeArgs {
     #[arg(long, env = "HEADSWAP_HEADS_BYTES_MAX", default_value_t = 4 << 30, help_heading = "Heads")]
     pub heads_bytes_max: u64,
 
-    /// After SIGTERM, how long in milliseconds accepted requests may take to finish
+    /// After SIGTERM, how long in milliseconds new requests are still taken while health says NOT_SERVING, so that load
+    /// balancers turn away first
+    #[arg(
+        long,
+        env = "HEADSWAP_DRAIN_DELAY_MS",
+        default_value_t = 0,
+        help_heading = "Operations"
+    )]
+    pub drain_delay_ms: u64,
+    /// After that, how long in milliseconds accepted requests may take to finish
     #[arg(
         long,
         env = "HEADSWAP_DRAIN_MS_MAX",

@@ -3,9 +3,14 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use futures::stream::{self, BoxStream, StreamExt as _};
+use tonic::{Request, Response, Status};
 use tonic_health::ServingStatus;
-use tonic_health::pb::health_server::HealthServer;
+use tonic_health::pb::health_server::{Health as HealthRpc, HealthServer};
+use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 use tonic_health::server::{HealthReporter, HealthService};
+
+use crate::rpc::Gate;
 
 /// The names under which probes may ask; the empty one is the server as a whole.
 const SERVICES: [&str; 3] = ["", "headswap.v1.ClassifierService", "headswap.v1.HeadAdminService"];
@@ -17,6 +22,33 @@ pub(super) struct Readiness(Arc<AtomicBool>);
 impl Readiness {
     pub fn get(&self) -> bool {
         self.0.load(Ordering::Acquire)
+    }
+}
+
+/// Health whose watches end with a drain, which would otherwise wait for them for ever.
+pub(super) struct EndingWatch {
+    statuses: HealthService,
+    gate: Gate,
+}
+
+#[tonic::async_trait]
+impl HealthRpc for EndingWatch {
+    type WatchStream = BoxStream<'static, Result<HealthCheckResponse, Status>>;
+
+    async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
+        self.statuses.check(request).await
+    }
+
+    async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let statuses = self.statuses.watch(request).await?.into_inner();
+        // The end may overtake the last change, so that is told again.
+        let last = HealthCheckResponse {
+            status: ServingStatus::NotServing as i32,
+        };
+        let statuses = statuses
+            .take_until(self.gate.draining())
+            .chain(stream::iter([Ok(last)]));
+        Ok(Response::new(statuses.boxed()))
     }
 }
 
@@ -38,8 +70,12 @@ impl Health {
     }
 
     /// The service for one listener; all share the statuses.
-    pub fn service(&self) -> HealthServer<HealthService> {
-        HealthServer::new(HealthService::from_health_reporter(self.reporter.clone()))
+    pub fn service(&self, gate: &Gate) -> HealthServer<EndingWatch> {
+        let statuses = HealthService::from_health_reporter(self.reporter.clone());
+        HealthServer::new(EndingWatch {
+            statuses,
+            gate: gate.clone(),
+        })
     }
 
     pub fn readiness(&self) -> Readiness {

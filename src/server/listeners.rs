@@ -10,11 +10,12 @@ use tokio::task::JoinSet;
 use tonic::codec::CompressionEncoding::{Gzip, Zstd};
 use tonic::service::Routes;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
+use tonic_health::pb::health_server::HealthServer;
 
 use super::ServerError;
 use super::config::ServeArgs;
-use super::health::Health;
+use super::health::EndingWatch;
+use super::incoming::{KEEPALIVE, incoming};
 use crate::rpc::pb::classifier_service_server::ClassifierServiceServer;
 use crate::rpc::pb::head_admin_service_server::HeadAdminServiceServer;
 use crate::rpc::{ClassifierRpc, HeadAdminRpc, pb};
@@ -23,8 +24,6 @@ use crate::rpc::{ClassifierRpc, HeadAdminRpc, pb};
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 const FRAME_BYTES_MAX: u32 = 256 << 10;
-/// A peer that vanished is noticed after this.
-const KEEPALIVE: Duration = Duration::from_secs(30);
 
 /// What both gRPC listeners are told.
 #[derive(Clone, Copy, Debug)]
@@ -80,7 +79,7 @@ impl Listeners {
         settings: GrpcSettings,
         classifier: ClassifierRpc,
         admin: HeadAdminRpc,
-        health: &Health,
+        health: impl Fn() -> HealthServer<EndingWatch>,
         http: Router,
     ) -> Running {
         let (stop, stopped) = watch::channel(false);
@@ -100,14 +99,14 @@ impl Listeners {
             .accept_compressed(Zstd)
             .send_compressed(Gzip)
             .send_compressed(Zstd);
-        let routes = Routes::new(classifier).add_service(health.service());
+        let routes = Routes::new(classifier).add_service(health());
         tasks.spawn(serve_grpc(
             self.grpc,
             with_reflection(routes),
             settings,
             wait(stopped.clone()),
         ));
-        let routes = Routes::new(admin).add_service(health.service());
+        let routes = Routes::new(admin).add_service(health());
         tasks.spawn(serve_grpc(
             self.admin,
             with_reflection(routes),
@@ -152,9 +151,7 @@ async fn serve_grpc(
     settings: GrpcSettings,
     stop: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
-    let incoming = TcpIncoming::from(listener)
-        .with_nodelay(Some(true))
-        .with_keepalive(Some(KEEPALIVE));
+    // The stop comes as the end of `incoming`, after the backlog.
     Server::builder()
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
@@ -162,7 +159,7 @@ async fn serve_grpc(
         .max_concurrent_streams(settings.streams_max)
         .http2_keepalive_interval(Some(KEEPALIVE))
         .add_routes(routes)
-        .serve_with_incoming_shutdown(incoming, stop)
+        .serve_with_incoming_shutdown(incoming(listener, stop), std::future::pending())
         .await
 }
 

@@ -4,6 +4,7 @@ mod announce;
 mod config;
 mod health;
 mod http;
+mod incoming;
 mod listeners;
 mod load;
 mod pipeline;
@@ -79,7 +80,7 @@ pub async fn serve(args: ServeArgs) -> Result<(), ServerError> {
         grpc,
         classifier,
         admin,
-        &health,
+        || health.service(&gate),
         http::routes(registry, health.readiness()),
     );
 
@@ -98,8 +99,14 @@ pub async fn serve(args: ServeArgs) -> Result<(), ServerError> {
         None
     };
 
-    tracing::info!("draining");
     health.not_serving().await;
+    if engine.is_some() {
+        // Load balancers take a while to hear of it, and go on sending.
+        let delay = Duration::from_millis(args.drain_delay_ms);
+        tracing::info!(?delay, "draining");
+        tokio::time::sleep(delay).await;
+    }
+    gate.drain();
     let drained = running.drain(Duration::from_millis(args.drain_ms_max)).await;
     drop(gate);
     if let (Ok(()), Some(engine)) = (&drained, engine) {

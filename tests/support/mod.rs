@@ -90,6 +90,12 @@ impl Server {
         line["address"].as_str().unwrap().to_owned()
     }
 
+    /// A connection to ClassifierService's listener.
+    pub async fn channel(&self) -> Channel {
+        let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", self.grpc)).unwrap();
+        endpoint.connect().await.unwrap()
+    }
+
     pub async fn classifier(&self) -> Classifier {
         Classifier::connect(format!("http://{}", self.grpc)).await.unwrap()
     }
