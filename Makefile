@@ -4,7 +4,7 @@ HEADSWAP := target/release/headswap
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo run test check bench parity deploy-check
+.PHONY: help setup build demo run test check bench parity readme-check deploy-check
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 14
@@ -21,8 +21,9 @@ demo: build ## Classify photographs and swap heads under load, with a table at t
 run: build ## Serve the demo's untrained weights, or others: make run ARGS='--weights FILE'
 	$(HEADSWAP) serve $(if $(findstring --weights,$(ARGS)),,--weights demo) $(ARGS)
 
-test: setup ## Run every test
+test: setup ## Run every test, then every RPC from Python by reflection
 	cargo test --locked
+	tests/clients/run target/debug/headswap
 
 check: setup ## Formatting, lints, rustdoc and licences
 	cargo fmt --check
@@ -37,6 +38,10 @@ bench: build ## Forward pass, served rate and the server alone
 
 parity: build ## Compare pixels and logits with real torchvision, live
 	scripts/parity/run $(HEADSWAP)
+
+readme-check: build ## Run the README's lines as printed
+	scripts/parity/setup
+	.venv/bin/python scripts/readme-check
 
 deploy-check: ## Build the Kubernetes manifests and validate them
 	scripts/deploy-check

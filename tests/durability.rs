@@ -171,6 +171,8 @@ async fn during_the_drain_delay_new_requests_are_answered() {
         watch.message().await.unwrap().unwrap().status,
         ServingStatus::NotServing as i32
     );
+    assert_eq!(server.get("/readyz").0, 503);
+    assert_eq!(server.get("/healthz").0, 200);
     server.classifier().await.classify(classify(&[])).await.unwrap();
 }
 

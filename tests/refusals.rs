@@ -4,7 +4,7 @@
 
 mod support;
 
-use headswap::model::{LAST_BIAS, LAST_WEIGHT, Parameters, demo_head};
+use headswap::model::{LAST_BIAS, LAST_WEIGHT, Parameters, demo_head, demo_parameters};
 use headswap::rpc::pb::classify_request::Input;
 use headswap::rpc::pb::replace_head_request::Source;
 use headswap::rpc::pb::{ClassifyRequest, ReplaceHeadRequest};
@@ -306,4 +306,46 @@ fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0u32, |crc, &byte| {
         (0..8).fold(crc ^ u32::from(byte), |crc, _| step(crc))
     })
+}
+
+/// A server told to load this file; what it says instead of starting.
+fn refused_weights(parameters: &Parameters) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("vgg16.safetensors");
+    std::fs::write(&path, safetensors(parameters, &[])).unwrap();
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_headswap"))
+        .args(["serve", "--arch", "vgg16-narrow", "--device", "cpu", "--log", "warn"])
+        .args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
+        .args(["--http-listen", "127.0.0.1:0", "--weights"])
+        .arg(&path)
+        .arg("--heads-dir")
+        .arg(dir.path().join("heads"))
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("vgg16.safetensors"), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    said
+}
+
+#[test]
+fn wrong_backbones_are_refused_by_the_tensor() {
+    let whole = demo_parameters(NARROW);
+    for name in ["features.10.weight", "classifier.3.bias", LAST_WEIGHT, LAST_BIAS] {
+        let mut parameters = whole.clone();
+        parameters.remove(name).unwrap();
+        let said = refused_weights(&parameters);
+        assert!(said.contains(&format!("lacks the tensor {name}")), "{said}");
+    }
+    let mut parameters = whole.clone();
+    let weight = parameters.get("features.0.weight").unwrap().clone();
+    parameters.insert("features.31.weight".into(), weight);
+    assert!(refused_weights(&parameters).contains("holds the tensor features.31.weight"));
+    let mut parameters = whole.clone();
+    parameters.get_mut("classifier.0.bias").unwrap().shape = vec![2, 64];
+    assert!(refused_weights(&parameters).contains("classifier.0.bias has shape [2, 64]; [128] is expected"));
+    let mut parameters = whole;
+    parameters.get_mut("features.2.bias").unwrap().values[1] = f32::NAN;
+    assert!(refused_weights(&parameters).contains("features.2.bias holds NaN at element 1"));
 }

@@ -65,7 +65,8 @@ pub(super) async fn run(args: BenchServeArgs) -> Result<(), CliError> {
     waiting.finish_and_clear();
 
     let length = Duration::from_secs_f64(args.seconds);
-    let pictures = args.pictures(null)?;
+    let pixels = null || args.pixels;
+    let pictures = args.pictures(pixels)?;
     let mut measured = Vec::new();
     for &concurrency in &args.concurrency {
         // A lone client's batches have one picture; of many, the server's full batch.
@@ -75,6 +76,11 @@ pub(super) async fn run(args: BenchServeArgs) -> Result<(), CliError> {
             // Before and after, so that a drifting machine's mean is compared.
             let before = bare.as_mut().map(|bare| bare.measure(batch, length / 4)).transpose()?;
             let mut run = Run::measure(&server, &pictures, concurrency, length).await?;
+            run.decode = if pixels {
+                Duration::ZERO
+            } else {
+                decode_time(length / 8)?
+            };
             let after = bare.as_mut().map(|bare| bare.measure(batch, length / 4)).transpose()?;
             run.forward = before.zip(after).map(|(before, after)| (before + after) / 2);
             runs.push(run);
@@ -114,18 +120,14 @@ impl BenchServeArgs {
     }
 
     /// What clients send: the photographs that are JPEG files, or their pixels.
-    fn pictures(&self, null: bool) -> Result<Vec<Input>, CliError> {
-        let jpegs = PHOTOGRAPHS.iter().filter(|(name, _)| name.ends_with(".jpg"));
-        jpegs
-            .map(|(_, jpeg)| {
-                if !self.pixels && !null {
-                    return Ok(Input::Image(bytes::Bytes::from_static(jpeg)));
-                }
-                let pixels = image::decode(jpeg, ImageLimits::default());
-                let pixels: Pixels = pixels.map_err(|error| CliError::Failed(error.to_string()))?;
-                Ok(Input::Pixels(pixels.as_bytes().to_vec().into()))
+    fn pictures(&self, pixels: bool) -> Result<Vec<Input>, CliError> {
+        let picture = |jpeg| {
+            Ok(match pixels {
+                true => Input::Pixels(decode(jpeg)?.as_bytes().to_vec().into()),
+                false => Input::Image(bytes::Bytes::from_static(jpeg)),
             })
-            .collect()
+        };
+        jpegs().map(picture).collect()
     }
 
     fn report(&self, measured: &[(usize, usize, Vec<Run>)], resident: u64) {
@@ -138,6 +140,7 @@ impl BenchServeArgs {
             "CPU µs/request",
             "bare ms/image",
             "served/bare",
+            "over bare+decode",
         ];
         let mut rows = table(&headings);
         for (concurrency, batch, runs) in measured {
@@ -154,11 +157,17 @@ impl BenchServeArgs {
                 run.forward
                     .map_or(f64::NAN, |time| time.as_secs_f64() * run.load.per_second())
             });
+            // Only a lone client's latency is one forward pass, one picture decoded, and what the server adds.
+            let over = match concurrency {
+                1 => median(&|run| run.over_bare().unwrap_or(f64::NAN)),
+                _ => f64::NAN,
+            };
             if self.json {
                 print_json(
                     &json!({ "clients": concurrency, "batch": batch, "images_per_second": rate,
                     "p50_ms": p50 * 1e3, "p99_ms": p99 * 1e3, "cpu_us_per_request": cpu,
-                    "bare_ms_per_image": forward * 1e3, "served_to_bare": ratio, "server_resident_bytes": resident }),
+                    "bare_ms_per_image": forward * 1e3, "served_to_bare": ratio, "over_bare_and_decode_ms": over * 1e3,
+                    "server_resident_bytes": resident }),
                 );
             }
             let optional = |value: f64, digits: usize| {
@@ -177,6 +186,11 @@ impl BenchServeArgs {
                 format!("{cpu:.0}"),
                 optional(forward * 1e3, 1),
                 optional(ratio, 3),
+                if over.is_nan() {
+                    "-".into()
+                } else {
+                    format!("{:.2} ms", over * 1e3)
+                },
             ]);
         }
         if !self.json {
@@ -192,6 +206,31 @@ struct Run {
     cpu_us: f64,
     /// The bare forward pass for one image, before and after.
     forward: Option<Duration>,
+    /// Decoding and resizing one picture, on a machine as busy.
+    decode: Duration,
+}
+
+fn jpegs() -> impl Iterator<Item = &'static [u8]> {
+    PHOTOGRAPHS
+        .iter()
+        .filter(|(name, _)| name.ends_with(".jpg"))
+        .map(|(_, jpeg)| *jpeg)
+}
+
+fn decode(jpeg: &[u8]) -> Result<Pixels, CliError> {
+    image::decode(jpeg, ImageLimits::default()).map_err(|error| CliError::Failed(error.to_string()))
+}
+
+/// The mean over the photographs, each as often as fits into `length`.
+fn decode_time(length: Duration) -> Result<Duration, CliError> {
+    let (began, mut count) = (Instant::now(), 0);
+    while count == 0 || began.elapsed() < length {
+        for jpeg in jpegs() {
+            std::hint::black_box(decode(jpeg)?);
+            count += 1;
+        }
+    }
+    Ok(began.elapsed() / count)
 }
 
 impl Run {
@@ -224,12 +263,18 @@ impl Run {
                 load,
                 cpu_us,
                 forward: None,
+                decode: Duration::ZERO,
             }),
             failed => Err(CliError::Failed(format!(
                 "{failed} of {} requests failed",
                 load.answers()
             ))),
         }
+    }
+
+    /// The median latency beyond the bare forward pass and the decoding, in seconds.
+    fn over_bare(&self) -> Option<f64> {
+        Some(self.p(0.5) - self.forward?.as_secs_f64() - self.decode.as_secs_f64())
     }
 
     fn p(&self, share: f64) -> f64 {

@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
 /// Counters and histograms; clones share them.
 #[derive(Clone, Debug)]
 pub struct EngineMetrics {
+    pub(super) queue_length: Gauge,
     pub(super) queue_wait: Histogram,
     pub(super) batch_size: Histogram,
     pub(super) compute: Histogram,
@@ -23,6 +25,7 @@ impl EngineMetrics {
     pub fn register(registry: &mut Registry) -> Self {
         let seconds = || Histogram::new(exponential_buckets(0.000_1, 2.0, 18));
         let metrics = Self {
+            queue_length: Gauge::default(),
             queue_wait: seconds(),
             batch_size: Histogram::new(exponential_buckets(1.0, 2.0, 10)),
             compute: seconds(),
@@ -32,6 +35,11 @@ impl EngineMetrics {
             failed_batches: Counter::default(),
         };
         let unit = || Unit::Seconds;
+        registry.register(
+            "queue_length",
+            "Decoded pictures that wait for their forward pass",
+            metrics.queue_length.clone(),
+        );
         registry.register_with_unit(
             "queue_wait",
             "From the queue's entrance to the forward pass",
@@ -76,5 +84,23 @@ impl EngineMetrics {
 
     pub(super) fn observe_queue(&self, queue: Duration) {
         self.queue_wait.observe(queue.as_secs_f64());
+    }
+}
+
+/// Counted in a gauge for as long as it lives.
+#[derive(Debug)]
+pub struct Counted(Gauge);
+
+impl Counted {
+    /// One more.
+    pub fn new(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }

@@ -16,7 +16,7 @@ mod worker;
 
 pub use calibrate::{Calibration, calibrate};
 pub use error::EngineError;
-pub use metrics::EngineMetrics;
+pub use metrics::{Counted, EngineMetrics};
 pub use policy::BatchLimits;
 pub use request::{Answer, Request, Timing};
 pub use service::{Engine, EngineThreads, start};

@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::error::EngineError;
+use super::metrics::Counted;
 use crate::model::PlacedHead;
 
 /// One picture and the heads to run on it. `P` is [`Pixels`](crate::image::Pixels) when it reaches the engine and
@@ -68,6 +69,8 @@ pub struct Timing {
 pub(super) struct Entry<P> {
     pub request: Request<P>,
     pub queued_at: Instant,
+    /// Until the forward pass begins.
+    pub in_queue: Option<Counted>,
     pub answer: oneshot::Sender<Result<Answer, EngineError>>,
 }
 

@@ -5,13 +5,14 @@ use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 
 use futures::future::BoxFuture;
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tower::Service;
 
 use super::batcher::Batcher;
 use super::error::EngineError;
-use super::metrics::EngineMetrics;
+use super::metrics::{Counted, EngineMetrics};
 use super::policy::{BatchLimits, OUTSTANDING_MAX};
 use super::request::{Answer, Entry, Request};
 use super::worker::Worker;
@@ -22,6 +23,7 @@ use crate::model::Network;
 #[derive(Clone, Debug)]
 pub struct Engine {
     entries: mpsc::Sender<Entry<Pixels>>,
+    queue_length: Gauge,
 }
 
 /// The engine's task and thread.
@@ -44,6 +46,10 @@ pub fn start(
     let (entries_in, entries) = mpsc::channel(queue_max);
     let (batches_in, batches) = mpsc::channel(OUTSTANDING_MAX);
     let (finished_in, finished) = mpsc::channel(OUTSTANDING_MAX);
+    let engine = Engine {
+        entries: entries_in,
+        queue_length: metrics.queue_length.clone(),
+    };
     let worker = Worker {
         network,
         batches,
@@ -61,7 +67,7 @@ pub fn start(
         metrics,
     };
     let batcher = tokio::spawn(batcher.run());
-    Ok((Engine { entries: entries_in }, EngineThreads { batcher, worker }))
+    Ok((engine, EngineThreads { batcher, worker }))
 }
 
 impl EngineThreads {
@@ -84,11 +90,13 @@ impl Service<Request<Pixels>> for Engine {
 
     fn call(&mut self, request: Request<Pixels>) -> Self::Future {
         let entries = self.entries.clone();
+        let in_queue = Some(Counted::new(&self.queue_length));
         Box::pin(async move {
             let (answer, receiver) = oneshot::channel();
             let entry = Entry {
                 request,
                 queued_at: Instant::now(),
+                in_queue,
                 answer,
             };
             entries.send(entry).await.map_err(|_| EngineError::Stopped)?;

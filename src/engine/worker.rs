@@ -81,6 +81,7 @@ impl Worker {
                 .for_each(|entry| pixels.extend_from_slice(entry.request.input.as_bytes()));
             let now = Instant::now();
             if !batch.iter().any(|entry| entry.request.expired(now)) {
+                batch.iter_mut().for_each(|entry| entry.in_queue = None);
                 return batch;
             }
         }

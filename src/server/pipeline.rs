@@ -14,7 +14,7 @@ use tower::load_shed::error::Overloaded;
 use tower::util::BoxCloneSyncService;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt as _};
 
-use crate::engine::{Answer, Engine, EngineError, Request};
+use crate::engine::{Answer, Counted, Engine, EngineError, Request};
 use crate::image::{self, ImageLimits, Pixels};
 use crate::rpc::{Input, Pipeline, PipelineError};
 
@@ -104,7 +104,7 @@ where
 
     fn call(&mut self, request: Request<Input>) -> Self::Future {
         let deadline = request.deadline;
-        let admitted = Admitted::new(self.in_flight.clone());
+        let admitted = Counted::new(&self.in_flight);
         let answer = self.inner.call(request);
         Box::pin(async move {
             let _admitted = admitted;
@@ -116,22 +116,6 @@ where
                 None => answer.await,
             }
         })
-    }
-}
-
-/// Counts a request as in flight for as long as it lives.
-struct Admitted(Gauge);
-
-impl Admitted {
-    fn new(gauge: Gauge) -> Self {
-        gauge.inc();
-        Self(gauge)
-    }
-}
-
-impl Drop for Admitted {
-    fn drop(&mut self) {
-        self.0.dec();
     }
 }
 

@@ -1,0 +1,25 @@
+"""A headswap server as a child process, on free ports."""
+
+import json
+import subprocess
+
+
+class Server:
+    """Starts `binary serve` with `args` and waits until it is ready; stops it with SIGTERM on exit."""
+
+    def __init__(self, binary, *args):
+        listen = [word for kind in ("", "admin-", "http-") for word in (f"--{kind}listen", "127.0.0.1:0")]
+        command = [binary, "serve", *listen, "--log", "warn", *args]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self.addresses = {}
+        for line in self.process.stdout:
+            said = json.loads(line)
+            if said.get("ready"):
+                return
+            self.addresses[said["listening"]] = said["address"]
+        raise RuntimeError(f"the server ended with {self.process.wait()}")
+
+    def stop(self):
+        self.process.terminate()
+        self.process.stdout.close()
+        return self.process.wait()
