@@ -29,7 +29,7 @@ check: setup ## Formatting, lints, rustdoc and licences
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --locked --document-private-items
-	@if cargo deny --version >/dev/null 2>&1; then cargo deny --locked check; else echo 'check: cargo-deny is missing; install it with: cargo install --locked cargo-deny'; fi
+	@if cargo deny --version >/dev/null 2>&1; then cargo deny --locked check bans licenses sources; else echo 'check: cargo-deny is missing; install it with: cargo install --locked cargo-deny'; fi
 
 bench: build ## Forward pass, served rate and the server alone
 	$(HEADSWAP) bench forward $(ARGS)

@@ -61,6 +61,7 @@ enum Command {
 
 /// Parses the command line and runs it.
 pub fn run() -> ExitCode {
+    crate::model::keep_freed_memory();
     let command = match Cli::parse().command {
         Command::Serve(args) => return serve::run(*args),
         command => command,

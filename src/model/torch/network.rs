@@ -43,7 +43,6 @@ pub fn torch_network(backbone: Backbone, settings: TorchSettings) -> Result<Box<
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
     tch::set_num_threads(if settings.threads == 0 { cores } else { settings.threads } as i32);
     if device == Device::Cpu {
-        keep_freed_memory();
     }
 
     let layers = backbone.architecture.layers(backbone.classes);
@@ -225,14 +224,5 @@ pub(super) fn precision_name(kind: Kind) -> &'static str {
         Kind::BFloat16 => "bf16",
         Kind::Half => "f16",
         _ => "f32",
-    }
-}
-
-/// Makes glibc keep the memory of activations between batches instead of returning and faulting it in again.
-fn keep_freed_memory() {
-    // SAFETY: mallopt only changes the allocator's thresholds.
-    unsafe {
-        libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 30);
-        libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX);
     }
 }
