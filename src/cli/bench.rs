@@ -8,11 +8,12 @@ use serde_json::json;
 use super::bench_server::{self, BenchServeArgs};
 use super::error::CliError;
 use super::output::{print_json, print_table, table};
-use crate::image::Pixels;
+use crate::image::{self, ImageLimits, Pixels};
 use crate::model::{
     Architecture, Backbone, DeviceChoice, HeadRows, Network, PlacedHead, Precision, TorchSettings, WeightsSource,
     torch_network,
 };
+use crate::rpc::pb::classify_request::Input;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum BenchCommand {
@@ -113,19 +114,43 @@ impl BareForward {
         let pixels: Vec<u8> = (0..batch * Pixels::BYTES)
             .map(|index| (index * 31 % 251) as u8)
             .collect();
-        let (began, mut times) = (Instant::now(), Vec::new());
-        while times.len() < 4 || began.elapsed() < length {
-            let groups = [HeadRows {
-                head: &self.head,
-                rows: (0..batch).collect(),
-            }];
-            let started = Instant::now();
-            let outputs = self.network.forward(&pixels, batch, &groups, false);
-            outputs.map_err(|error| CliError::Failed(error.to_string()))?;
-            times.push(started.elapsed());
-        }
-        times.remove(0);
-        times.sort_unstable();
-        Ok(times[times.len() / 2] / batch as u32)
+        let batch_time = median_time(length, || self.forward(&pixels, batch))?;
+        Ok(batch_time / batch as u32)
     }
+
+    /// The median time from a picture's bytes to its numbers, one after the other and with no server between.
+    pub fn measure_pictures(&mut self, pictures: &[Input], length: Duration) -> Result<Duration, CliError> {
+        let mut pictures = pictures.iter().cycle();
+        median_time(length, || match pictures.next() {
+            Some(Input::Image(bytes)) => {
+                let pixels = image::decode(bytes, ImageLimits::default());
+                let pixels = pixels.map_err(|error| CliError::Failed(error.to_string()))?;
+                self.forward(pixels.as_bytes(), 1)
+            }
+            Some(Input::Pixels(pixels)) => self.forward(pixels, 1),
+            None => Ok(()),
+        })
+    }
+
+    fn forward(&mut self, pixels: &[u8], count: usize) -> Result<(), CliError> {
+        let groups = [HeadRows {
+            head: &self.head,
+            rows: (0..count).collect(),
+        }];
+        let outputs = self.network.forward(pixels, count, &groups, false);
+        outputs.map(drop).map_err(|error| CliError::Failed(error.to_string()))
+    }
+}
+
+/// The median time of what is done over and over, after once to warm up.
+fn median_time(length: Duration, mut once: impl FnMut() -> Result<(), CliError>) -> Result<Duration, CliError> {
+    let (began, mut times) = (Instant::now(), Vec::new());
+    while times.len() < 4 || began.elapsed() < length {
+        let started = Instant::now();
+        once()?;
+        times.push(started.elapsed());
+    }
+    times.remove(0);
+    times.sort_unstable();
+    Ok(times[times.len() / 2])
 }

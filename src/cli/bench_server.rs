@@ -15,7 +15,7 @@ use super::error::{CliError, describe};
 use super::load::{self, LoadSummary, Workload};
 use super::output::{bytes, ms, print_json, print_table, spinner, table};
 use super::server_process::ServerProcess;
-use crate::image::{self, ImageLimits, Pixels};
+use crate::image::{self, ImageLimits};
 use crate::rpc::pb::classify_request::Input;
 use crate::rpc::pb::{ClassifyRequest, ClassifyResponse, DescribeModelRequest};
 use crate::server::EngineChoice;
@@ -74,15 +74,21 @@ pub(super) async fn run(args: BenchServeArgs) -> Result<(), CliError> {
         let mut runs = Vec::new();
         for _ in 0..args.repetitions.max(1) {
             // Before and after, so that a drifting machine's mean is compared.
-            let before = bare.as_mut().map(|bare| bare.measure(batch, length / 4)).transpose()?;
-            let mut run = Run::measure(&server, &pictures, concurrency, length).await?;
-            run.decode = if pixels {
-                Duration::ZERO
-            } else {
-                decode_time(length / 8)?
+            let mut without_server = || -> Result<_, CliError> {
+                let Some(bare) = &mut bare else { return Ok(None) };
+                let forward = bare.measure(batch, length / 4)?;
+                let local = match concurrency {
+                    1 => Some(bare.measure_pictures(&pictures, length / 4)?),
+                    _ => None,
+                };
+                Ok(Some((forward, local)))
             };
-            let after = bare.as_mut().map(|bare| bare.measure(batch, length / 4)).transpose()?;
-            run.forward = before.zip(after).map(|(before, after)| (before + after) / 2);
+            let before = without_server()?;
+            let mut run = Run::measure(&server, &pictures, concurrency, length).await?;
+            if let Some(((forward, local), (forward_after, local_after))) = before.zip(without_server()?) {
+                run.forward = Some((forward + forward_after) / 2);
+                run.local = local.zip(local_after).map(|(before, after)| (before + after) / 2);
+            }
             runs.push(run);
         }
         measured.push((concurrency, batch, runs));
@@ -121,13 +127,17 @@ impl BenchServeArgs {
 
     /// What clients send: the photographs that are JPEG files, or their pixels.
     fn pictures(&self, pixels: bool) -> Result<Vec<Input>, CliError> {
-        let picture = |jpeg| {
-            Ok(match pixels {
-                true => Input::Pixels(decode(jpeg)?.as_bytes().to_vec().into()),
-                false => Input::Image(bytes::Bytes::from_static(jpeg)),
+        let jpegs = PHOTOGRAPHS.iter().filter(|(name, _)| name.ends_with(".jpg"));
+        jpegs
+            .map(|(_, jpeg)| {
+                if !pixels {
+                    return Ok(Input::Image(bytes::Bytes::from_static(jpeg)));
+                }
+                let decoded = image::decode(jpeg, ImageLimits::default());
+                let decoded = decoded.map_err(|error| CliError::Failed(error.to_string()))?;
+                Ok(Input::Pixels(decoded.as_bytes().to_vec().into()))
             })
-        };
-        jpegs().map(picture).collect()
+            .collect()
     }
 
     fn report(&self, measured: &[(usize, usize, Vec<Run>)], resident: u64) {
@@ -140,7 +150,7 @@ impl BenchServeArgs {
             "CPU µs/request",
             "bare ms/image",
             "served/bare",
-            "over bare+decode",
+            "over decode+forward",
         ];
         let mut rows = table(&headings);
         for (concurrency, batch, runs) in measured {
@@ -157,16 +167,13 @@ impl BenchServeArgs {
                 run.forward
                     .map_or(f64::NAN, |time| time.as_secs_f64() * run.load.per_second())
             });
-            // Only a lone client's latency is one forward pass, one picture decoded, and what the server adds.
-            let over = match concurrency {
-                1 => median(&|run| run.over_bare().unwrap_or(f64::NAN)),
-                _ => f64::NAN,
-            };
+            // Only a lone client's latency is one picture decoded, one forward pass, and what the server adds.
+            let over = median(&|run| run.over_local().unwrap_or(f64::NAN));
             if self.json {
                 print_json(
                     &json!({ "clients": concurrency, "batch": batch, "images_per_second": rate,
                     "p50_ms": p50 * 1e3, "p99_ms": p99 * 1e3, "cpu_us_per_request": cpu,
-                    "bare_ms_per_image": forward * 1e3, "served_to_bare": ratio, "over_bare_and_decode_ms": over * 1e3,
+                    "bare_ms_per_image": forward * 1e3, "served_to_bare": ratio, "over_decode_and_forward_ms": over * 1e3,
                     "server_resident_bytes": resident }),
                 );
             }
@@ -206,31 +213,8 @@ struct Run {
     cpu_us: f64,
     /// The bare forward pass for one image, before and after.
     forward: Option<Duration>,
-    /// Decoding and resizing one picture, on a machine as busy.
-    decode: Duration,
-}
-
-fn jpegs() -> impl Iterator<Item = &'static [u8]> {
-    PHOTOGRAPHS
-        .iter()
-        .filter(|(name, _)| name.ends_with(".jpg"))
-        .map(|(_, jpeg)| *jpeg)
-}
-
-fn decode(jpeg: &[u8]) -> Result<Pixels, CliError> {
-    image::decode(jpeg, ImageLimits::default()).map_err(|error| CliError::Failed(error.to_string()))
-}
-
-/// The mean over the photographs, each as often as fits into `length`.
-fn decode_time(length: Duration) -> Result<Duration, CliError> {
-    let (began, mut count) = (Instant::now(), 0);
-    while count == 0 || began.elapsed() < length {
-        for jpeg in jpegs() {
-            std::hint::black_box(decode(jpeg)?);
-            count += 1;
-        }
-    }
-    Ok(began.elapsed() / count)
+    /// For a lone client, a picture decoded and run without a server, before and after.
+    local: Option<Duration>,
 }
 
 impl Run {
@@ -263,7 +247,7 @@ impl Run {
                 load,
                 cpu_us,
                 forward: None,
-                decode: Duration::ZERO,
+                local: None,
             }),
             failed => Err(CliError::Failed(format!(
                 "{failed} of {} requests failed",
@@ -272,9 +256,9 @@ impl Run {
         }
     }
 
-    /// The median latency beyond the bare forward pass and the decoding, in seconds.
-    fn over_bare(&self) -> Option<f64> {
-        Some(self.p(0.5) - self.forward?.as_secs_f64() - self.decode.as_secs_f64())
+    /// The median latency beyond decoding and the forward pass, in seconds.
+    fn over_local(&self) -> Option<f64> {
+        Some(self.p(0.5) - self.local?.as_secs_f64())
     }
 
     fn p(&self, share: f64) -> f64 {
