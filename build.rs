@@ -7,20 +7,28 @@ use prost_types::FileDescriptorSet;
 use protox::Compiler;
 use protox::file::{ChainFileResolver, DescriptorSetFileResolver, GoogleFileResolver, IncludeFileResolver};
 
+const ERROR_DETAILS: &str = "google/rpc/error_details.proto";
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let out_dir = PathBuf::from(std::env::var("OUT_DIR")?);
     println!("cargo:rerun-if-changed=proto");
 
     let mut resolver = ChainFileResolver::new();
     resolver.add(IncludeFileResolver::new("proto".into()));
-    resolver.add(DescriptorSetFileResolver::new(google_rpc_status()?));
+    resolver.add(DescriptorSetFileResolver::new(google_rpc()?));
     resolver.add(GoogleFileResolver::new());
-    let descriptors = Compiler::with_file_resolver(resolver)
+    // The details of errors are named nowhere, but clients ask reflection what they are.
+    let mut descriptors = Compiler::with_file_resolver(resolver)
         .include_imports(true)
         .include_source_info(true)
-        .open_files(["headswap/v1/classifier.proto", "headswap/v1/head_admin.proto"])?
+        .open_files([
+            "headswap/v1/classifier.proto",
+            "headswap/v1/head_admin.proto",
+            ERROR_DETAILS,
+        ])?
         .file_descriptor_set();
     std::fs::write(out_dir.join("headswap_descriptor.bin"), descriptors.encode_to_vec())?;
+    descriptors.file.retain(|file| file.name() != ERROR_DETAILS);
     tonic_prost_build::configure()
         .extern_path(".google.rpc.Status", "::tonic_types::Status")
         .bytes(".headswap.v1")
@@ -40,12 +48,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// `google/rpc/status.proto` as tonic-types carries it, under the name that importers know it by.
-fn google_rpc_status() -> Result<FileDescriptorSet, prost::DecodeError> {
+/// `google.rpc` as tonic-types carries it, under the names that importers know it by.
+fn google_rpc() -> Result<FileDescriptorSet, prost::DecodeError> {
     let mut descriptors = FileDescriptorSet::decode(tonic_types::pb::FILE_DESCRIPTOR_SET)?;
-    descriptors.file.retain(|file| file.name() == "status.proto");
+    descriptors.file.retain(|file| !file.name().contains('/'));
     for file in &mut descriptors.file {
-        file.name = Some("google/rpc/status.proto".into());
+        file.name = Some(format!("google/rpc/{}", file.name()));
     }
     Ok(descriptors)
 }

@@ -28,8 +28,8 @@ class Service:
 
     def __init__(self, address, name):
         channel = grpc.insecure_channel(address, OPTIONS)
-        pool = DescriptorPool(ProtoReflectionDescriptorDatabase(channel))
-        self.descriptor = pool.FindServiceByName(name)
+        self.pool = DescriptorPool(ProtoReflectionDescriptorDatabase(channel))
+        self.descriptor = self.pool.FindServiceByName(name)
         for method in self.descriptor.methods:
             setattr(self, method.name, self._callable(channel, method))
 
@@ -106,6 +106,9 @@ class ReflectionTest(unittest.TestCase):
         self.assertAlmostEqual(sum(p.probability for p in cats.predictions), 1, places=5)
         self.assertEqual((default.version, len(default.logits), len(default.predictions)), (1, 1000, 2))
         self.assertEqual(nobody.error.code, grpc.StatusCode.NOT_FOUND.value[0])
+        (detail,) = json_format.MessageToDict(nobody.error, descriptor_pool=self.classifier.pool)["details"]
+        self.assertEqual(detail["@type"], "type.googleapis.com/google.rpc.ResourceInfo")
+        self.assertEqual(detail["resourceName"], "nobody")
         self.assertGreater(answer.timing.compute_us, 0)
         self.assertGreater(answer.timing.decode_us, 0)
 

@@ -42,7 +42,6 @@ pub fn torch_network(backbone: Backbone, settings: TorchSettings) -> Result<Box<
     };
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
     tch::set_num_threads(if settings.threads == 0 { cores } else { settings.threads } as i32);
-    if device == Device::Cpu {}
 
     let layers = backbone.architecture.layers(backbone.classes);
     let parameters = backbone.parameters;
