@@ -27,9 +27,11 @@ type Resident = Arc<f32>;
 type Registry = HeadRegistry<Resident>;
 
 fn weights(seed: f32) -> HeadWeights {
-    let tensor = |shape: &[usize]| HostTensor {
-        shape: shape.to_vec(),
-        values: vec![seed; shape.iter().product()],
+    let tensor = |shape: &[usize]| {
+        Arc::new(HostTensor {
+            shape: shape.to_vec(),
+            values: vec![seed; shape.iter().product()],
+        })
     };
     let parameters = [
         (LAST_WEIGHT.to_owned(), tensor(&[1, 2])),

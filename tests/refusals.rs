@@ -4,6 +4,8 @@
 
 mod support;
 
+use std::sync::Arc;
+
 use headswap::model::{LAST_BIAS, LAST_WEIGHT, Parameters, demo_head, demo_parameters};
 use headswap::rpc::pb::classify_request::Input;
 use headswap::rpc::pb::replace_head_request::Source;
@@ -142,7 +144,7 @@ async fn wrong_heads_are_refused_and_the_live_one_stays() {
     let invalid = Code::InvalidArgument;
     let shape = |name: &'static str, shape: Vec<usize>| {
         move |parameters: &mut Parameters| {
-            let tensor = parameters.get_mut(name).unwrap();
+            let tensor = Arc::make_mut(parameters.get_mut(name).unwrap());
             tensor.values.resize(shape.iter().product(), 0.0);
             tensor.shape = shape.clone();
         }
@@ -179,13 +181,13 @@ async fn wrong_heads_are_refused_and_the_live_one_stays() {
         ("wrong dtype", bytes(wrong_dtype), invalid, "I32"),
         (
             "NaN",
-            bytes(file(&|p| p.get_mut(LAST_WEIGHT).unwrap().values[200] = f32::NAN)),
+            bytes(file(&|p| set(p, LAST_WEIGHT, 200, f32::NAN))),
             invalid,
             "element 200",
         ),
         (
             "infinite",
-            bytes(file(&|p| p.get_mut(LAST_BIAS).unwrap().values[1] = f32::INFINITY)),
+            bytes(file(&|p| set(p, LAST_BIAS, 1, f32::INFINITY))),
             invalid,
             "inf",
         ),
@@ -308,6 +310,10 @@ fn crc32(bytes: &[u8]) -> u32 {
     })
 }
 
+fn set(parameters: &mut Parameters, name: &str, index: usize, value: f32) {
+    Arc::make_mut(parameters.get_mut(name).unwrap()).values[index] = value;
+}
+
 /// A server told to load this file; what it says instead of starting.
 fn refused_weights(parameters: &Parameters) -> String {
     let dir = tempfile::tempdir().unwrap();
@@ -343,9 +349,9 @@ fn wrong_backbones_are_refused_by_the_tensor() {
     parameters.insert("features.31.weight".into(), weight);
     assert!(refused_weights(&parameters).contains("holds the tensor features.31.weight"));
     let mut parameters = whole.clone();
-    parameters.get_mut("classifier.0.bias").unwrap().shape = vec![2, 64];
+    Arc::make_mut(parameters.get_mut("classifier.0.bias").unwrap()).shape = vec![2, 64];
     assert!(refused_weights(&parameters).contains("classifier.0.bias has shape [2, 64]; [128] is expected"));
     let mut parameters = whole;
-    parameters.get_mut("features.2.bias").unwrap().values[1] = f32::NAN;
+    set(&mut parameters, "features.2.bias", 1, f32::NAN);
     assert!(refused_weights(&parameters).contains("features.2.bias holds NaN at element 1"));
 }

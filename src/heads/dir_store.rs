@@ -181,6 +181,7 @@ fn create_durably(dir: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::sync::Arc;
 
     use proptest::prelude::*;
     use tempfile::TempDir;
@@ -194,11 +195,12 @@ mod tests {
     };
 
     fn weights(seed: f32) -> HeadWeights {
-        let tensor = |shape: &[usize]| HostTensor {
-            shape: shape.to_vec(),
-            values: (0..shape.iter().product())
-                .map(|i: usize| seed + i as f32 / 7.0)
-                .collect(),
+        let tensor = |shape: &[usize]| {
+            let values = (0..shape.iter().product()).map(|i: usize| seed + i as f32 / 7.0);
+            Arc::new(HostTensor {
+                shape: shape.to_vec(),
+                values: values.collect(),
+            })
         };
         let parameters = [
             (LAST_WEIGHT.to_owned(), tensor(&[2, 3])),

@@ -104,7 +104,7 @@ fn read_parameters(file: &SafeTensors<'_>) -> Result<Parameters, HeadError> {
         };
         let tensor = HostTensor::from_le_bytes(view.dtype(), view.shape().to_vec(), view.data())
             .map_err(|error| refused(format!("`{name}` {error}")))?;
-        if parameters.insert(canonical.to_owned(), tensor).is_some() {
+        if parameters.insert(canonical.to_owned(), Arc::new(tensor)).is_some() {
             return Err(refused(format!(
                 "it holds {canonical} twice, under its full and its short name"
             )));

@@ -7,6 +7,8 @@
 //! signal's variance through ReLU), a bias's is 0.05. All in f32: every step is exact or correctly rounded in
 //! IEEE 754, so no machine differs.
 
+use std::sync::Arc;
+
 use super::architecture::Architecture;
 use super::tensor::{HostTensor, Parameters};
 use super::{LAST_BIAS, LAST_WEIGHT};
@@ -20,15 +22,15 @@ pub fn demo_parameters(architecture: Architecture) -> Parameters {
     shapes
         .into_iter()
         .enumerate()
-        .map(|(index, (name, shape))| (name, generate(SEED, index, shape)))
+        .map(|(index, (name, shape))| (name, Arc::new(generate(SEED, index, shape))))
         .collect()
 }
 
 /// A last Linear of `classes` outputs; another `seed`, other numbers.
 pub fn demo_head(architecture: Architecture, classes: usize, seed: u64) -> Parameters {
     let seed = SEED ^ seed.wrapping_add(1).wrapping_mul(0xD134_2543_DE82_EF95);
-    let weight = generate(seed, 0, vec![classes, architecture.features()]);
-    let bias = generate(seed, 1, vec![classes]);
+    let weight = Arc::new(generate(seed, 0, vec![classes, architecture.features()]));
+    let bias = Arc::new(generate(seed, 1, vec![classes]));
     Parameters::from([(LAST_WEIGHT.to_owned(), weight), (LAST_BIAS.to_owned(), bias)])
 }
 

@@ -1,12 +1,14 @@
 //! Parameters in host memory, before they are placed on a device.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use half::{bf16, f16};
 use safetensors::Dtype;
 
-/// A model's or head's parameters by name, in the order of their names.
-pub type Parameters = BTreeMap<String, HostTensor>;
+/// A model's or head's parameters by name, in the order of their names. Each may be shared with a device that computes
+/// in the host's memory, and is freed when the last user lets go.
+pub type Parameters = BTreeMap<String, Arc<HostTensor>>;
 
 /// One tensor in host memory: f32, row-major, contiguous.
 #[derive(Clone, Debug, PartialEq)]

@@ -5,6 +5,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
@@ -230,7 +231,7 @@ impl<'a> WeightsFile<'a> {
         drop(tensors);
         in_order
             .into_iter()
-            .map(|(name, info)| Ok((name.clone(), self.read_tensor(name, info)?)))
+            .map(|(name, info)| Ok((name.clone(), Arc::new(self.read_tensor(name, info)?))))
             .collect()
     }
 

@@ -148,7 +148,7 @@ pub fn safetensors(parameters: &Parameters, metadata: &[(&str, &str)]) -> Vec<u8
         .map(|tensor| tensor.values.iter().flat_map(|v| v.to_le_bytes()).collect())
         .collect();
     let view = |((name, tensor), bytes)| -> (String, TensorView<'_>) {
-        let (name, tensor): (&String, &headswap::model::HostTensor) = (name, tensor);
+        let (name, tensor): (&String, &std::sync::Arc<headswap::model::HostTensor>) = (name, tensor);
         let bytes: &Vec<u8> = bytes;
         (
             name.clone(),

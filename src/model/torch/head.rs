@@ -35,8 +35,8 @@ pub(super) fn to_host(tensor: &Tensor) -> Result<Vec<f32>, NetworkError> {
 
 impl Placer for Placement {
     fn place(&self, parameters: Arc<Parameters>) -> Result<PlacedHead, NetworkError> {
-        let weight = Placement::place(self, &parameters, LAST_WEIGHT)?;
-        let bias = Placement::place(self, &parameters, LAST_BIAS)?;
+        let weight = Placement::place(self, &parameters[LAST_WEIGHT])?;
+        let bias = Placement::place(self, &parameters[LAST_BIAS])?;
         let classes = parameters[LAST_BIAS].values.len();
         let features = parameters[LAST_WEIGHT].shape[1] as i64;
         let head = TorchHead { weight, bias };

@@ -9,6 +9,7 @@ use super::head::{TorchHead, to_host};
 use super::placement::{PlacedTensor, Placement};
 use crate::model::architecture::{Layer, LayerKind};
 use crate::model::network::{HeadRows, Network, NetworkError, Outputs, Placer};
+use crate::model::tensor::{HostTensor, Parameters};
 use crate::model::weights::Backbone;
 
 /// ImageNet's channel means and deviations of pixels in 0..=1, as torchvision's `VGG16_Weights.IMAGENET1K_V1` has them.
@@ -48,19 +49,14 @@ pub fn torch_network(backbone: Backbone, settings: TorchSettings) -> Result<Box<
     let (features, classifier): (Vec<Layer>, Vec<Layer>) = layers
         .into_iter()
         .partition(|layer| layer.name.starts_with("features."));
-    // Each stage owns its parameters apart, so that those of the convolutions can be let go of once repacked.
-    let (convolutions, linears) = parameters
-        .into_iter()
-        .partition(|(name, _)| name.starts_with("features."));
-    let (convolutions, linears) = (Arc::new(convolutions), Arc::new(linears));
-    let place = |layers: Vec<Layer>, from| -> Result<Vec<Stage>, NetworkError> {
+    let place = |layers: Vec<Layer>| -> Result<Vec<Stage>, NetworkError> {
         let stages = layers
             .iter()
-            .filter_map(|layer| Stage::place(layer, &placement, from).transpose());
+            .filter_map(|layer| Stage::place(layer, &placement, &parameters).transpose());
         stages.collect()
     };
-    let features = place(features, &convolutions)?;
-    let classifier = place(classifier, &linears)?;
+    let features = place(features)?;
+    let classifier = place(classifier)?;
 
     let channel = |values: [f32; 3]| Tensor::f_from_slice(&values)?.f_to_device(device);
     let network = TorchNetwork {
@@ -90,27 +86,30 @@ enum Stage {
 }
 
 impl Stage {
-    fn place(
-        layer: &Layer,
-        placement: &Placement,
-        parameters: &Arc<crate::model::Parameters>,
-    ) -> Result<Option<Self>, NetworkError> {
-        let weight = format!("{}.weight", layer.name);
-        let bias = || placement.place(parameters, &format!("{}.bias", layer.name));
-        // A copy, so that the repacked convolutions do not keep the host memory of all alive.
-        let small = |bias: PlacedTensor| bias.map(|tensor| Ok(tensor.f_detach_copy()?));
+    fn place(layer: &Layer, placement: &Placement, parameters: &Parameters) -> Result<Option<Self>, NetworkError> {
+        let parameter = |what: &str| parameters.get(&format!("{}.{what}", layer.name));
+        let (weight, bias) = match (parameter("weight"), parameter("bias")) {
+            (Some(weight), Some(bias)) => (weight, bias),
+            _ if matches!(layer.kind, LayerKind::Relu | LayerKind::MaxPool) => return Ok(Self::of(layer.kind)),
+            // The last Linear is a head's.
+            _ => return Ok(None),
+        };
         Ok(match layer.kind {
             LayerKind::Conv { .. } => Some(Self::Conv(
-                placement.place_channels_last(parameters, &weight)?,
-                small(bias()?)?,
+                placement.place_channels_last(weight)?,
+                placement.place(bias)?,
             )),
-            // The last Linear is a head's.
-            LayerKind::Linear { .. } if !parameters.contains_key(&weight) => None,
-            LayerKind::Linear { .. } => Some(Self::Linear(placement.place(parameters, &weight)?, bias()?)),
+            LayerKind::Linear { .. } => Some(Self::Linear(placement.place(weight)?, placement.place(bias)?)),
+            _ => None,
+        })
+    }
+
+    fn of(kind: LayerKind) -> Option<Self> {
+        match kind {
             LayerKind::Relu => Some(Self::Relu),
             LayerKind::MaxPool => Some(Self::MaxPool),
-            LayerKind::AdaptiveAvgPool | LayerKind::Dropout => None,
-        })
+            _ => None,
+        }
     }
 
     fn forward(&self, mut input: Tensor) -> Result<Tensor, NetworkError> {
@@ -203,12 +202,8 @@ impl Network for TorchNetwork {
 
 impl Placement {
     /// Places a convolution's weights with the channels innermost in memory, which is what the input has.
-    fn place_channels_last(
-        &self,
-        parameters: &Arc<crate::model::Parameters>,
-        name: &str,
-    ) -> Result<PlacedTensor, NetworkError> {
-        self.place(parameters, name)?.map(|weight| {
+    fn place_channels_last(&self, weight: &Arc<HostTensor>) -> Result<PlacedTensor, NetworkError> {
+        self.place(weight)?.map(|weight| {
             Ok(weight
                 .f_permute([0, 2, 3, 1])?
                 .f_contiguous()?

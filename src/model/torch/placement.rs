@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
 
 use crate::model::network::NetworkError;
-use crate::model::tensor::Parameters;
+use crate::model::tensor::HostTensor;
 
 /// A device and an element type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,7 +17,7 @@ pub(super) struct Placement {
 /// A tensor that may lie in memory owned by host parameters, which live as long as it does.
 pub(super) struct PlacedTensor {
     tensor: Tensor,
-    _owner: Option<Arc<Parameters>>,
+    _owner: Option<Arc<HostTensor>>,
 }
 
 impl PlacedTensor {
@@ -35,12 +35,8 @@ impl PlacedTensor {
 }
 
 impl Placement {
-    /// Places one parameter. On the CPU in f32 nothing is copied: the tensor lies in `parameters`' own memory.
-    ///
-    /// # Panics
-    /// If there is no parameter of that name; callers have checked.
-    pub fn place(&self, parameters: &Arc<Parameters>, name: &str) -> Result<PlacedTensor, NetworkError> {
-        let host = &parameters[name];
+    /// Places one parameter. On the CPU in f32 nothing is copied: the tensor lies in `host`'s own memory.
+    pub fn place(&self, host: &Arc<HostTensor>) -> Result<PlacedTensor, NetworkError> {
         let shape: Vec<i64> = host.shape.iter().map(|&dimension| dimension as i64).collect();
         let strides: Vec<i64> = (0..shape.len()).map(|d| shape[d + 1..].iter().product()).collect();
         // SAFETY: the memory holds exactly the product of `shape` f32 values (checked when the parameters were read),
@@ -50,7 +46,7 @@ impl Placement {
         if (self.device, self.kind) == (Device::Cpu, Kind::Float) {
             return Ok(PlacedTensor {
                 tensor: view,
-                _owner: Some(Arc::clone(parameters)),
+                _owner: Some(Arc::clone(host)),
             });
         }
         let tensor = view.f_to_device(self.device)?.f_to_kind(self.kind)?;
