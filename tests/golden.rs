@@ -2,12 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-use std::sync::Arc;
-
 use clap::ValueEnum as _;
 use headswap::image::{ImageLimits, Pixels, decode};
 use headswap::model::{
-    Architecture, Backbone, DeviceChoice, HeadRows, Precision, TorchSettings, WeightsSource, top_k, torch_network,
+    Architecture, Backbone, DeviceChoice, HeadRows, Network, Parameters, PlacedHead, Precision, TorchSettings,
+    WeightsSource, demo_head_from, top_k, torch_network,
 };
 use serde::Deserialize;
 
@@ -35,28 +34,33 @@ fn pixels(picture: &str) -> Pixels {
     Pixels::from_bytes(&(16..240).flat_map(row).collect::<Vec<u8>>()).unwrap()
 }
 
-fn check(arch: &str) {
-    let golden = std::fs::read_to_string("tests/fixtures/golden_logits.json").unwrap();
-    let golden: Vec<Golden> = serde_json::from_str(&golden).unwrap();
-    let golden: Vec<Golden> = golden.into_iter().filter(|golden| golden.arch == arch).collect();
-    assert_eq!(golden.len(), 6);
-
-    let mut backbone = Backbone::load(&WeightsSource::Demo, Architecture::from_str(arch, true).unwrap()).unwrap();
+/// The demo's backbone and its last Linear.
+fn network(architecture: Architecture) -> (Box<dyn Network>, Parameters) {
+    let mut backbone = Backbone::load(&WeightsSource::Demo, architecture).unwrap();
     let last = backbone.take_last_linear();
     let settings = TorchSettings {
         device: DeviceChoice::Cpu,
         precision: Precision::F32,
         threads: 0,
     };
-    let mut network = torch_network(backbone, settings).unwrap();
-    let head = network.placer().place(Arc::new(last)).unwrap();
+    (torch_network(backbone, settings).unwrap(), last)
+}
+
+fn check(arch: &str) {
+    let golden = std::fs::read_to_string("tests/fixtures/golden_logits.json").unwrap();
+    let golden: Vec<Golden> = serde_json::from_str(&golden).unwrap();
+    let golden: Vec<Golden> = golden.into_iter().filter(|golden| golden.arch == arch).collect();
+    assert_eq!(golden.len(), 6);
+
+    let (mut network, last) = network(Architecture::from_str(arch, true).unwrap());
+    let head = network.placer().place(&last).unwrap();
     for golden in golden {
         let groups = [HeadRows {
             head: &head,
             rows: vec![0],
         }];
         let outputs = network
-            .forward(pixels(&golden.picture).as_bytes(), 1, &groups, false)
+            .forward(pixels(&golden.picture).as_bytes(), &groups, &[])
             .unwrap();
         let logits = &outputs.logits[0];
         let top5: Vec<usize> = top_k(logits, 5).iter().map(|prediction| prediction.index).collect();
@@ -71,6 +75,70 @@ fn check(arch: &str) {
             );
         }
     }
+}
+
+/// torchvision's logits for a head that overrides everything from a layer on.
+#[derive(Deserialize)]
+struct GoldenHead {
+    arch: String,
+    split: String,
+    seed: u64,
+    logits: Vec<f32>,
+}
+
+/// Each head alone, then all of them in one batch with every row asked of all.
+fn check_heads(arch: &str) {
+    let golden = std::fs::read_to_string("tests/fixtures/golden_heads.json").unwrap();
+    let golden: Vec<GoldenHead> = serde_json::from_str(&golden).unwrap();
+    let golden: Vec<GoldenHead> = golden.into_iter().filter(|golden| golden.arch == arch).collect();
+    assert_eq!(golden.len(), 6);
+
+    let architecture = Architecture::from_str(arch, true).unwrap();
+    let mut network = network(architecture).0;
+    let place = |golden: &GoldenHead| {
+        let head = demo_head_from(architecture, &golden.split, 10, golden.seed);
+        network.placer().place(&head).unwrap()
+    };
+    let heads: Vec<PlacedHead> = golden.iter().map(place).collect();
+    let near = |got: &[f32], golden: &GoldenHead| {
+        let scale = golden
+            .logits
+            .iter()
+            .fold(0f32, |largest, logit| largest.max(logit.abs()));
+        for (got, want) in got.iter().zip(&golden.logits) {
+            assert!((got - want).abs() <= 1e-4 * scale, "{}: {got} {want}", golden.split);
+        }
+    };
+    let picture = pixels("31mod251.png");
+    for (golden, head) in golden.iter().zip(&heads) {
+        let groups = [HeadRows { head, rows: vec![0] }];
+        let outputs = network.forward(picture.as_bytes(), &groups, &[]).unwrap();
+        assert_eq!(outputs.logits[0].len(), 10);
+        near(&outputs.logits[0], golden);
+    }
+    let batch = [
+        picture.as_bytes(),
+        pixels("7919mod256.png").as_bytes(),
+        picture.as_bytes(),
+    ]
+    .concat();
+    let rows = || vec![0, 1, 2];
+    let groups: Vec<HeadRows<'_>> = heads.iter().map(|head| HeadRows { head, rows: rows() }).collect();
+    let outputs = network.forward(&batch, &groups, &[]).unwrap();
+    for (golden, logits) in golden.iter().zip(&outputs.logits) {
+        near(&logits[..10], golden);
+        near(&logits[20..], golden);
+    }
+}
+
+#[test]
+fn narrow_heads_of_any_depth_equal_torchvisions() {
+    check_heads("vgg16-narrow");
+}
+
+#[test]
+fn full_heads_of_any_depth_equal_torchvisions() {
+    check_heads("vgg16");
 }
 
 #[test]

@@ -27,12 +27,7 @@ type Resident = Arc<f32>;
 type Registry = HeadRegistry<Resident>;
 
 fn weights(seed: f32) -> HeadWeights {
-    let tensor = |shape: &[usize]| {
-        Arc::new(HostTensor {
-            shape: shape.to_vec(),
-            values: vec![seed; shape.iter().product()],
-        })
-    };
+    let tensor = |shape: &[usize]| Arc::new(HostTensor::new(shape.to_vec(), vec![seed; shape.iter().product()]));
     let parameters = [
         (LAST_WEIGHT.to_owned(), tensor(&[1, 2])),
         (LAST_BIAS.to_owned(), tensor(&[1])),
@@ -550,6 +545,7 @@ fn heads_on_disk_survive_restarts_and_damage() {
     let limits = HeadLimits {
         classes_max: 4,
         features: 2,
+        deeper: BTreeMap::new(),
     };
     let open = || {
         let store = DirStore::open(dir.path(), backbone, limits.clone()).unwrap();

@@ -2,16 +2,27 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Mutex, OnceLock};
 
 use headswap::image::Pixels;
 use headswap::model::{
-    Architecture, Backbone, DeviceChoice, HeadRows, Network, PlacedHead, Precision, TorchSettings, WeightsSource,
-    demo_head, torch_network,
+    Architecture, Backbone, DeviceChoice, HeadRows, Network, Outputs, PlacedHead, Precision, TorchSettings,
+    WeightsSource, demo_head_from, torch_network,
 };
 use proptest::prelude::*;
 
-const CLASSES: [usize; 4] = [1, 2, 10, 100];
+/// The split layer and the classes of each head. The last two share all but their last Linear with an earlier one.
+const HEADS: [(&str, usize); 9] = [
+    ("classifier.6", 1),
+    ("classifier.6", 100),
+    ("classifier.3", 10),
+    ("classifier.0", 2),
+    ("features.28", 10),
+    ("features.24", 3),
+    ("features.0", 10),
+    ("classifier.0", 5),
+    ("features.24", 7),
+];
 
 struct Fixture {
     network: Box<dyn Network>,
@@ -31,12 +42,16 @@ fn fixture() -> &'static Mutex<Fixture> {
         };
         let network = torch_network(backbone, settings).unwrap();
         let placer = network.placer();
-        let place = |&classes: &usize| {
-            placer
-                .place(Arc::new(demo_head(narrow, classes, classes as u64)))
-                .unwrap()
+        let place = |(index, &(split, classes)): (usize, &(&str, usize))| {
+            let mut parameters = demo_head_from(narrow, split, classes, index as u64);
+            if let Some(twin) = index.checked_sub(7).map(|twin| [3, 5][twin]) {
+                let mut shared = demo_head_from(narrow, split, 1, twin);
+                shared.retain(|name, _| !name.starts_with("classifier.6"));
+                parameters.extend(shared);
+            }
+            placer.place(&parameters).unwrap()
         };
-        let heads = CLASSES.iter().map(place).collect();
+        let heads = HEADS.iter().enumerate().map(place).collect();
         Mutex::new(Fixture { network, heads })
     })
 }
@@ -50,25 +65,25 @@ fn picture(seed: u8) -> Vec<u8> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
-    fn batched_equals_single(rows in prop::collection::vec((any::<u8>(), 0usize..CLASSES.len()), 1..12)) {
+    fn batched_equals_single(rows in prop::collection::vec((any::<u8>(), 0usize..HEADS.len()), 1..12)) {
         let mut fixture = fixture().lock().unwrap();
         let Fixture { network, heads } = &mut *fixture;
         let pixels: Vec<u8> = rows.iter().flat_map(|(seed, _)| picture(*seed)).collect();
-        let groups: Vec<HeadRows<'_>> = (0..CLASSES.len())
+        let groups: Vec<HeadRows<'_>> = (0..HEADS.len())
             .map(|head| HeadRows {
                 head: &heads[head],
                 rows: (0..rows.len()).filter(|&row| rows[row].1 == head).collect(),
             })
             .filter(|group| !group.rows.is_empty())
             .collect();
-        let batched = network.forward(&pixels, rows.len(), &groups, true).unwrap();
-        let features = batched.features.unwrap();
+        let batched = network.forward(&pixels, &groups, &(0..rows.len()).collect::<Vec<_>>()).unwrap();
+        let features = &batched.features;
         prop_assert_eq!(features.len(), rows.len() * 128);
 
         for (group, logits) in groups.iter().zip(&batched.logits) {
             for (position, &row) in group.rows.iter().enumerate() {
                 let alone = [HeadRows { head: group.head, rows: vec![0] }];
-                let single = network.forward(&picture(rows[row].0), 1, &alone, false).unwrap();
+                let single = network.forward(&picture(rows[row].0), &alone, &[]).unwrap();
                 let batched = &logits[position * group.head.classes..(position + 1) * group.head.classes];
                 let scale = single.logits[0].iter().fold(1e-6f32, |largest, logit| largest.max(logit.abs()));
                 for (got, want) in batched.iter().zip(&single.logits[0]) {
@@ -76,5 +91,59 @@ proptest! {
                 }
             }
         }
+    }
+}
+
+fn forward(rows: &[usize]) -> Outputs {
+    let mut fixture = fixture().lock().unwrap();
+    let Fixture { network, heads } = &mut *fixture;
+    let groups: Vec<HeadRows<'_>> = (0..HEADS.len())
+        .map(|head| HeadRows {
+            head: &heads[head],
+            rows: (0..rows.len()).filter(|&row| rows[row] == head).collect(),
+        })
+        .filter(|group| !group.rows.is_empty())
+        .collect();
+    let pixels: Vec<u8> = (0..rows.len()).flat_map(|row| picture(row as u8)).collect();
+    network.forward(&pixels, &groups, &[]).unwrap()
+}
+
+/// The 15 steps: 13 convolutions, classifier.0 and classifier.3.
+fn passes(rows: &[usize]) -> (Vec<usize>, Vec<usize>) {
+    let outputs = forward(rows);
+    let steps = outputs.steps.iter();
+    steps.map(|count| (count.passes, count.rows)).unzip()
+}
+
+#[test]
+fn the_shared_prefix_is_computed_once() {
+    // Heads of the last Linear alone: everything is shared.
+    assert_eq!(passes(&[0, 1, 0, 1]), (vec![1; 15], vec![4; 15]));
+    // One splits at classifier.3, one at features.28 (step 12): each layer before is passed by all rows at once.
+    let (count, rows) = passes(&[0, 2, 4, 1, 2]);
+    assert_eq!(count, [[1; 12].as_slice(), &[2, 2, 3]].concat());
+    assert_eq!(rows, vec![5; 15]);
+    // Two heads with the same overrides stay together to the end; a full override shares nothing.
+    assert_eq!(passes(&[5, 8]).0, vec![1; 15]);
+    assert_eq!(passes(&[5, 8, 6]).0, vec![2; 15]);
+}
+
+#[test]
+fn a_row_asked_of_many_heads_passes_the_backbone_once() {
+    let mut fixture = fixture().lock().unwrap();
+    let Fixture { network, heads } = &mut *fixture;
+    let groups: Vec<HeadRows<'_>> = heads[..2].iter().map(|head| HeadRows { head, rows: vec![0] }).collect();
+    let outputs = network.forward(&picture(0), &groups, &[0]).unwrap();
+    assert!(outputs.steps.iter().all(|count| (count.passes, count.rows) == (1, 1)));
+    assert_eq!((outputs.logits[1].len(), outputs.features.len()), (100, 128));
+}
+
+#[test]
+fn a_head_takes_the_bytes_of_what_it_overrides() {
+    let fixture = fixture().lock().unwrap();
+    for (&(split, classes), head) in HEADS.iter().zip(&fixture.heads) {
+        let parameters = demo_head_from(Architecture::Vgg16Narrow, split, classes, 0);
+        let bytes: usize = parameters.values().map(|tensor| tensor.bytes()).sum();
+        assert_eq!(head.device_bytes, bytes, "{split}");
     }
 }

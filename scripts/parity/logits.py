@@ -6,6 +6,7 @@ argument writes the figures that the tests hold.
 """
 
 import contextlib
+import copy
 import json
 import math
 import subprocess
@@ -24,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PHOTOGRAPHS = sorted(path for path in (ROOT / "images").iterdir() if path.suffix in (".png", ".jpg"))
 TOLERANCE = 1e-4
 PHOTOGRAPH_TOLERANCE = 1e-2
+SPLITS = ["classifier.6", "classifier.3", "classifier.0", "features.28", "features.24", "features.0"]
 FEATURES = [64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512, "M"]
 SEED = 0x4845414453574150
 MASK = (1 << 64) - 1
@@ -68,17 +70,36 @@ def narrow(classes=1000):
 def demo(model):
     """Fills a model with the generator that `src/model/demo.rs` documents."""
     for index, parameter in enumerate(model.parameters()):
-        counter = np.arange(parameter.numel(), dtype=np.uint64) + np.uint64((index << 40) + 1)
-        with np.errstate(over="ignore"):
-            z = np.uint64(SEED) + counter * np.uint64(0x9E3779B97F4A7C15)
-            z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-            z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-            z ^= z >> np.uint64(31)
-        unit = (z >> np.uint64(40)).astype(np.float32) / np.float32(8388608) - np.float32(1)
-        fan_in = math.prod(parameter.shape[1:])
-        bound = np.float32(0.05) if parameter.dim() == 1 else np.sqrt(np.float32(6) / np.float32(fan_in))
-        parameter.data = torch.from_numpy(unit * bound).reshape(parameter.shape)
+        generate(parameter, SEED, index)
     return model.eval()
+
+
+def demo_head(model, split, seed):
+    """Fills a model from a layer on, as the generator does for heads; gives the tensors' names."""
+    seed = SEED ^ ((seed + 1) * 0xD1342543DE82EF95 & MASK)
+    names = [name for name, _ in model.named_parameters()]
+    overridden = names[names.index(f"{split}.weight"):]
+    for index, (name, parameter) in enumerate(model.named_parameters()):
+        if name in overridden:
+            generate(parameter, seed, (index + 2) % len(names))
+    return overridden
+
+
+def generate(parameter, seed, index):
+    counter = np.arange(parameter.numel(), dtype=np.uint64) + np.uint64((index << 40) + 1)
+    with np.errstate(over="ignore"):
+        z = np.uint64(seed) + counter * np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        z ^= z >> np.uint64(31)
+    unit = (z >> np.uint64(40)).astype(np.float32) / np.float32(8388608) - np.float32(1)
+    fan_in = math.prod(parameter.shape[1:])
+    bound = np.float32(0.05) if parameter.dim() == 1 else np.sqrt(np.float32(6) / np.float32(fan_in))
+    parameter.data = torch.from_numpy(unit * bound).reshape(parameter.shape)
+
+
+def vgg16_of(classes):
+    return vgg16(weights=None, num_classes=classes)
 
 
 def seeded():
@@ -120,7 +141,7 @@ def pictures(directory):
 
 def golden(file):
     """torchvision's logits of demo weights, for the tests."""
-    figures = []
+    figures, heads = [], []
     with tempfile.TemporaryDirectory() as directory:
         for arch, model in (("vgg16-narrow", demo(narrow())), ("vgg16", demo(vgg16(weights=None)))):
             for path in [*pictures(directory), *map(str, PHOTOGRAPHS)]:
@@ -130,7 +151,14 @@ def golden(file):
                     "arch": arch, "picture": Path(path).name, "scale": float(np.abs(logits).max()),
                     "top5": top.tolist(), "every_50th": logits[::50].tolist(),
                 })
+        for arch, new in (("vgg16-narrow", narrow), ("vgg16", vgg16_of)):
+            for seed, split in enumerate(SPLITS):
+                model, path = demo(new(1000)), pictures(directory)[0]
+                model.classifier[6] = torch.nn.Linear(model.classifier[6].in_features, 10)
+                demo_head(model, split, seed)
+                heads.append({"arch": arch, "split": split, "seed": seed, "logits": expected(model, path).tolist()})
     Path(file).write_text(json.dumps(figures, indent=1) + "\n")
+    Path(file).with_name("golden_heads.json").write_text(json.dumps(heads, indent=1) + "\n")
 
 
 def main():
@@ -149,7 +177,7 @@ def main():
                 same.load_state_dict({name: tensor.float() for name, tensor in rounded.items()})
                 good &= compare(f"vgg16 saved as {dtype}", same, ask(headswap, addresses, paths))
                 if dtype == torch.float32:
-                    good &= compare_head(headswap, addresses, directory, same, paths)
+                    good &= compare_heads(headswap, addresses, directory, same, paths)
             Path(file).unlink()
         for arch, model in (("vgg16-narrow", narrow()), ("vgg16", vgg16(weights=None))):
             with serve(headswap, "--weights", "demo", "--arch", arch) as addresses:
@@ -157,17 +185,19 @@ def main():
     sys.exit(0 if good else 1)
 
 
-def compare_head(headswap, addresses, directory, model, paths):
-    """Replaces the last Linear on both sides."""
-    head = torch.nn.Linear(4096, 10)
-    file = f"{directory}/ten.safetensors"
-    save_file({"classifier.6.weight": head.weight.data, "classifier.6.bias": head.bias.data}, file)
-    subprocess.check_call([headswap, "head", "replace", "--admin-address", addresses["admin"], "ten", file])
-    original, model.classifier[6] = model.classifier[6], head
-    try:
-        return compare("a head of 10 classes", model, ask(headswap, addresses, paths, "ten"))
-    finally:
-        model.classifier[6] = original
+def compare_heads(headswap, addresses, directory, model, paths):
+    """Fine-tunes a copy of the model from each split layer on, and asks for it as a head."""
+    good = True
+    for seed, split in enumerate(SPLITS):
+        tuned = copy.deepcopy(model)
+        tuned.classifier[6] = torch.nn.Linear(4096, 10)
+        names = demo_head(tuned, split, seed)
+        file, name = f"{directory}/{split}.safetensors", split.replace(".", "-")
+        save_file({name: tensor for name, tensor in tuned.state_dict().items() if name in names}, file)
+        subprocess.check_call([headswap, "head", "replace", "--admin-address", addresses["admin"], name, file])
+        Path(file).unlink()
+        good &= compare(f"a head from {split} on", tuned, ask(headswap, addresses, paths, name))
+    return good
 
 
 if __name__ == "__main__":

@@ -105,7 +105,7 @@ impl BareForward {
             threads: args.threads,
         };
         let network = torch_network(backbone, settings).map_err(|error| failed(&error))?;
-        let head = network.placer().place(last.into()).map_err(|error| failed(&error))?;
+        let head = network.placer().place(&last).map_err(|error| failed(&error))?;
         Ok(Self { network, head })
     }
 
@@ -114,7 +114,7 @@ impl BareForward {
         let pixels: Vec<u8> = (0..batch * Pixels::BYTES)
             .map(|index| (index * 31 % 251) as u8)
             .collect();
-        let batch_time = median_time(length, || self.forward(&pixels, batch))?;
+        let batch_time = median_time(length, || self.forward(&pixels))?;
         Ok(batch_time / batch as u32)
     }
 
@@ -125,19 +125,19 @@ impl BareForward {
             Some(Input::Image(bytes)) => {
                 let pixels = image::decode(bytes, ImageLimits::default());
                 let pixels = pixels.map_err(|error| CliError::Failed(error.to_string()))?;
-                self.forward(pixels.as_bytes(), 1)
+                self.forward(pixels.as_bytes())
             }
-            Some(Input::Pixels(pixels)) => self.forward(pixels, 1),
+            Some(Input::Pixels(pixels)) => self.forward(pixels),
             None => Ok(()),
         })
     }
 
-    fn forward(&mut self, pixels: &[u8], count: usize) -> Result<(), CliError> {
+    fn forward(&mut self, pixels: &[u8]) -> Result<(), CliError> {
         let groups = [HeadRows {
             head: &self.head,
-            rows: (0..count).collect(),
+            rows: (0..pixels.len() / Pixels::BYTES).collect(),
         }];
-        let outputs = self.network.forward(pixels, count, &groups, false);
+        let outputs = self.network.forward(pixels, &groups, &[]);
         outputs.map(drop).map_err(|error| CliError::Failed(error.to_string()))
     }
 }

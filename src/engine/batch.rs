@@ -67,7 +67,7 @@ mod tests {
         fn every_row_gets_the_logits_of_the_heads_it_asked_for(
             asked in prop::collection::vec(prop::collection::vec(0usize..5, 0..4), 1..20),
         ) {
-            let heads: Vec<_> = (1..=5).map(|classes| Arc::new(PlacedHead::new(classes, Box::new(())))).collect();
+            let heads: Vec<_> = (1..=5).map(|classes| Arc::new(PlacedHead::new(classes, 0, Box::new(())))).collect();
             let rows: Vec<Vec<Arc<PlacedHead>>> =
                 asked.iter().map(|row| row.iter().map(|&h| Arc::clone(&heads[h])).collect()).collect();
             let grouping = Grouping::new(rows.iter().map(Vec::as_slice));
@@ -76,7 +76,7 @@ mod tests {
                 let one = |&row: &usize| (0..group.head.classes).map(move |c| (row * 100 + group.head.classes * 10 + c) as f32);
                 group.rows.iter().flat_map(one).collect()
             };
-            let outputs = Outputs { logits: grouping.heads().iter().map(label).collect(), features: None };
+            let outputs = Outputs { logits: grouping.heads().iter().map(label).collect(), ..Outputs::default() };
             prop_assert!(grouping.heads().len() <= 5);
             for (row, asked) in asked.iter().enumerate() {
                 let expected: Vec<Vec<f32>> =

@@ -2,10 +2,14 @@
 
 use std::time::Duration;
 
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
+
+use crate::model::StepCount;
 
 /// Counters and histograms; clones share them.
 #[derive(Clone, Debug)]
@@ -18,6 +22,14 @@ pub struct EngineMetrics {
     pub(super) expired: Counter,
     pub(super) expired_executed: Counter,
     pub(super) failed_batches: Counter,
+    step_passes: Family<StepLabels, Counter>,
+    step_rows: Family<StepLabels, Counter>,
+}
+
+/// A step by the name of its layer.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StepLabels {
+    layer: String,
 }
 
 impl EngineMetrics {
@@ -33,6 +45,8 @@ impl EngineMetrics {
             expired: Counter::default(),
             expired_executed: Counter::default(),
             failed_batches: Counter::default(),
+            step_passes: Family::default(),
+            step_rows: Family::default(),
         };
         let unit = || Unit::Seconds;
         registry.register(
@@ -74,12 +88,31 @@ impl EngineMetrics {
             "Forward passes that failed",
             metrics.failed_batches.clone(),
         );
+        registry.register(
+            "layer_passes",
+            "Different paths of parameters on which batches went through a layer: one for each batch while its rows are \
+             together",
+            metrics.step_passes.clone(),
+        );
+        registry.register(
+            "layer_rows",
+            "Rows that went through a layer",
+            metrics.step_rows.clone(),
+        );
         metrics
     }
 
     pub(super) fn observe_batch(&self, batch_size: usize, compute: Duration) {
         self.batch_size.observe(batch_size as f64);
         self.compute.observe(compute.as_secs_f64());
+    }
+
+    pub(super) fn observe_steps(&self, names: &[String], counts: &[StepCount]) {
+        for (name, count) in names.iter().zip(counts) {
+            let labels = StepLabels { layer: name.clone() };
+            self.step_passes.get_or_create(&labels).inc_by(count.passes as u64);
+            self.step_rows.get_or_create(&labels).inc_by(count.rows as u64);
+        }
     }
 
     pub(super) fn observe_queue(&self, queue: Duration) {

@@ -51,6 +51,7 @@ pub fn start(
         queue_length: metrics.queue_length.clone(),
     };
     let worker = Worker {
+        steps: network.steps(),
         network,
         batches,
         finished: finished_in,

@@ -14,6 +14,8 @@ use crate::model::{Network, NetworkError, Outputs};
 
 pub(super) struct Worker {
     pub network: Box<dyn Network>,
+    /// The names of the network's steps.
+    pub steps: Vec<String>,
     pub batches: mpsc::Receiver<Batch>,
     pub finished: mpsc::Sender<()>,
     pub metrics: EngineMetrics,
@@ -36,14 +38,17 @@ impl Worker {
             return;
         }
         let grouping = Grouping::new(batch.iter().map(|entry| entry.request.heads.as_slice()));
-        let features = batch.iter().any(|entry| entry.request.features);
+        let features: Vec<usize> = (0..batch.len()).filter(|&row| batch[row].request.features).collect();
 
         let started = Instant::now();
         let late = batch.iter().filter(|entry| entry.request.expired(started)).count();
         self.metrics.expired_executed.inc_by(late as u64);
-        let outputs = self.forward(pixels, batch.len(), &grouping, features);
+        let outputs = self.forward(pixels, &grouping, &features);
         let compute = started.elapsed();
         self.metrics.observe_batch(batch.len(), compute);
+        if let Ok(outputs) = &outputs {
+            self.metrics.observe_steps(&self.steps, &outputs.steps);
+        }
 
         let batch_size = batch.len();
         for (row, entry) in batch.into_iter().enumerate() {
@@ -60,7 +65,7 @@ impl Worker {
                 .map_err(|error| error.clone().into())
                 .map(|outputs| Answer {
                     logits: grouping.logits(row, outputs),
-                    features: features_of(row, batch_size, outputs).filter(|_| entry.request.features),
+                    features: features_of(row, &features, outputs),
                     timing,
                 });
             entry.answer(answer);
@@ -88,27 +93,22 @@ impl Worker {
     }
 
     /// A panic in the network costs its batch an error, not the server its life.
-    fn forward(
-        &mut self,
-        pixels: &[u8],
-        count: usize,
-        grouping: &Grouping,
-        features: bool,
-    ) -> Result<Outputs, NetworkError> {
+    fn forward(&mut self, pixels: &[u8], grouping: &Grouping, features: &[usize]) -> Result<Outputs, NetworkError> {
         let heads = grouping.heads();
-        let forward = AssertUnwindSafe(|| self.network.forward(pixels, count, &heads, features));
+        let forward = AssertUnwindSafe(|| self.network.forward(pixels, &heads, features));
         let outputs =
             catch_unwind(forward).unwrap_or_else(|_| Err(NetworkError::Device("the forward pass panicked".into())));
         if let Err(error) = &outputs {
             self.metrics.failed_batches.inc();
-            tracing::error!(%error, batch_size = count, "a forward pass failed");
+            tracing::error!(%error, batch_size = pixels.len() / Pixels::BYTES, "a forward pass failed");
         }
         outputs
     }
 }
 
-fn features_of(row: usize, batch_size: usize, outputs: &Outputs) -> Option<Vec<f32>> {
-    let features = outputs.features.as_ref()?;
-    let width = features.len() / batch_size;
-    Some(features[row * width..(row + 1) * width].to_vec())
+/// A row's features, if it is one of those that asked for them.
+fn features_of(row: usize, asked: &[usize], outputs: &Outputs) -> Option<Vec<f32>> {
+    let position = asked.binary_search(&row).ok()?;
+    let width = outputs.features.len() / asked.len();
+    Some(outputs.features[position * width..(position + 1) * width].to_vec())
 }

@@ -66,8 +66,7 @@ impl DirStore {
     /// One stored version, or what is wrong with it.
     fn read(&self, path: &Path) -> Result<StoredHead, String> {
         let file = File::open(path).map_err(|error| error.to_string())?;
-        let values_max = self.limits.classes_max as u64 * (self.limits.features as u64 + 1);
-        let bytes_max = HEADER_BYTES_MAX + values_max * size_of::<f32>() as u64;
+        let bytes_max = HEADER_BYTES_MAX + self.limits.bytes_max();
         let mut bytes = Vec::new();
         let read = file.take(bytes_max + 1).read_to_end(&mut bytes);
         read.map_err(|error| error.to_string())?;
@@ -192,15 +191,13 @@ mod tests {
     const LIMITS: HeadLimits = HeadLimits {
         classes_max: 8,
         features: 3,
+        deeper: BTreeMap::new(),
     };
 
     fn weights(seed: f32) -> HeadWeights {
         let tensor = |shape: &[usize]| {
             let values = (0..shape.iter().product()).map(|i: usize| seed + i as f32 / 7.0);
-            Arc::new(HostTensor {
-                shape: shape.to_vec(),
-                values: values.collect(),
-            })
+            Arc::new(HostTensor::new(shape.to_vec(), values.collect()))
         };
         let parameters = [
             (LAST_WEIGHT.to_owned(), tensor(&[2, 3])),

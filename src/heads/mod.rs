@@ -20,4 +20,4 @@ pub use registry::{HeadRegistry, Place, RegistryLimits, Replaced, Replacement};
 pub use store::{HeadStore, StoreError, StoredHead};
 pub use table::RoutingTable;
 pub use version::{HeadInfo, HeadVersion};
-pub use weights::{HeadLimits, HeadWeights};
+pub use weights::{HeadLimits, HeadWeights, Overridable};

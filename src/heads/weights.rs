@@ -1,6 +1,6 @@
 //! A head's weights, checked: once a [`HeadWeights`] exists, it can be placed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use safetensors::SafeTensors;
@@ -18,12 +18,24 @@ pub struct HeadLimits {
     pub classes_max: usize,
     /// The length of a row of features: the backbone's.
     pub features: usize,
+    /// The backbone's parameters before the last Linear, any of which a head may override.
+    pub deeper: BTreeMap<String, Overridable>,
+}
+
+/// A parameter of the backbone that a head may override.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Overridable {
+    /// Which the head's must have, too.
+    pub shape: Vec<usize>,
+    /// Of the backbone's own; a head's tensor that equals it is no override.
+    pub digest: Digest,
 }
 
 /// A head's parameters and labels, complete, of the right shapes, finite.
 #[derive(Clone, Debug)]
 pub struct HeadWeights {
-    /// `classifier.6.weight` of shape `[K, features]` and `classifier.6.bias` of shape `[K]`.
+    /// `classifier.6.weight` of shape `[K, features]`, `classifier.6.bias` of shape `[K]`, and those of the backbone's
+    /// other parameters that differ from it.
     pub parameters: Arc<Parameters>,
     /// K labels, or none.
     pub labels: Arc<[String]>,
@@ -31,6 +43,19 @@ pub struct HeadWeights {
     pub digest: Digest,
     /// K.
     pub classes: usize,
+}
+
+impl HeadLimits {
+    /// The bytes of the tensors of a head that overrides everything, in f32.
+    pub fn bytes_max(&self) -> u64 {
+        let last = self.classes_max * (self.features + 1);
+        let deeper: usize = self
+            .deeper
+            .values()
+            .map(|parameter| parameter.shape.iter().product::<usize>())
+            .sum();
+        ((last + deeper) * size_of::<f32>()) as u64
+    }
 }
 
 impl HeadWeights {
@@ -58,7 +83,7 @@ impl HeadWeights {
                 shown(&error.to_string())
             ))
         })?;
-        let parameters = read_parameters(&file)?;
+        let parameters = read_parameters(&file, limits)?;
         let classes = check_shapes(&parameters, limits)?;
         check_finite(&parameters)?;
         let labels = if labels.is_empty() {
@@ -88,22 +113,37 @@ fn refused(reason: String) -> HeadError {
     HeadError::Weights { reason }
 }
 
-fn read_parameters(file: &SafeTensors<'_>) -> Result<Parameters, HeadError> {
+/// The last Linear's tensors, and those of the others that differ from the backbone's.
+fn read_parameters(file: &SafeTensors<'_>, limits: &HeadLimits) -> Result<Parameters, HeadError> {
     let mut parameters = Parameters::new();
     for (name, view) in file.iter() {
         let canonical = match name {
-            "weight" | LAST_WEIGHT => LAST_WEIGHT,
-            "bias" | LAST_BIAS => LAST_BIAS,
-            other => {
+            "weight" => LAST_WEIGHT,
+            "bias" => LAST_BIAS,
+            other => other,
+        };
+        let backbone = limits.deeper.get(canonical);
+        match backbone {
+            Some(Overridable { shape, .. }) if shape[..] != *view.shape() => {
                 return Err(refused(format!(
-                    "it holds `{}`; only {LAST_WEIGHT} and {LAST_BIAS} (or weight and bias) belong in it, deeper layers \
-                     are not accepted yet",
-                    shown(other)
+                    "{canonical} has shape {:?}; {shape:?} is expected",
+                    view.shape()
                 )));
             }
-        };
+            None if ![LAST_WEIGHT, LAST_BIAS].contains(&canonical) => {
+                return Err(refused(format!(
+                    "it holds `{}`, which VGG16 does not have; use torchvision's names, or weight and bias for the last \
+                     Linear",
+                    shown(name)
+                )));
+            }
+            _ => {}
+        }
         let tensor = HostTensor::from_le_bytes(view.dtype(), view.shape().to_vec(), view.data())
             .map_err(|error| refused(format!("`{name}` {error}")))?;
+        if backbone.is_some_and(|backbone| backbone.digest == tensor.digest()) {
+            continue;
+        }
         if parameters.insert(canonical.to_owned(), Arc::new(tensor)).is_some() {
             return Err(refused(format!(
                 "it holds {canonical} twice, under its full and its short name"
@@ -122,7 +162,9 @@ fn read_parameters(file: &SafeTensors<'_>) -> Result<Parameters, HeadError> {
 /// K, if both shapes agree with it.
 fn check_shapes(parameters: &Parameters, limits: &HeadLimits) -> Result<usize, HeadError> {
     let (weight, bias) = (&parameters[LAST_WEIGHT].shape, &parameters[LAST_BIAS].shape);
-    let HeadLimits { classes_max, features } = *limits;
+    let &HeadLimits {
+        classes_max, features, ..
+    } = limits;
     let [classes, width] = weight[..] else {
         return Err(refused(format!(
             "{LAST_WEIGHT} has shape {weight:?}; [K, {features}] is expected"
@@ -203,6 +245,7 @@ mod tests {
     const LIMITS: HeadLimits = HeadLimits {
         classes_max: 5,
         features: 4,
+        deeper: BTreeMap::new(),
     };
 
     type Tensor<'a> = (&'a str, &'a [usize], &'a [f32]);
@@ -318,7 +361,7 @@ mod tests {
         check(b"\x02\0\0\0\0\0\0\0{}", "it lacks classifier.6.weight");
         let deeper = ("classifier.3.bias", BIAS.1, BIAS.2);
         check(&file(&[WEIGHT, BIAS, deeper]), "`classifier.3.bias`");
-        check(&file(&[WEIGHT, BIAS, deeper]), "deeper layers are not accepted yet");
+        check(&file(&[WEIGHT, BIAS, deeper]), "which VGG16 does not have");
         check(&file(&[WEIGHT, BIAS, ("a\nb", BIAS.1, BIAS.2)]), r"`a\nb`");
         check(
             &file(&[WEIGHT, BIAS, ("bias", BIAS.1, BIAS.2)]),

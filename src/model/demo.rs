@@ -11,7 +11,6 @@ use std::sync::Arc;
 
 use super::architecture::Architecture;
 use super::tensor::{HostTensor, Parameters};
-use super::{LAST_BIAS, LAST_WEIGHT};
 
 /// The backbone's seed.
 const SEED: u64 = 0x4845_4144_5357_4150; // "HEADSWAP"
@@ -28,10 +27,21 @@ pub fn demo_parameters(architecture: Architecture) -> Parameters {
 
 /// A last Linear of `classes` outputs; another `seed`, other numbers.
 pub fn demo_head(architecture: Architecture, classes: usize, seed: u64) -> Parameters {
+    demo_head_from(architecture, "classifier.6", classes, seed)
+}
+
+/// Every parameter from the layer `split` on, for a head of `classes` outputs. The parameters are counted from the last
+/// Linear's weight on, then from the first convolution's.
+pub fn demo_head_from(architecture: Architecture, split: &str, classes: usize, seed: u64) -> Parameters {
     let seed = SEED ^ seed.wrapping_add(1).wrapping_mul(0xD134_2543_DE82_EF95);
-    let weight = Arc::new(generate(seed, 0, vec![classes, architecture.features()]));
-    let bias = Arc::new(generate(seed, 1, vec![classes]));
-    Parameters::from([(LAST_WEIGHT.to_owned(), weight), (LAST_BIAS.to_owned(), bias)])
+    let shapes = architecture.parameters(classes);
+    let (count, first) = (shapes.len(), format!("{split}.weight"));
+    shapes
+        .into_iter()
+        .enumerate()
+        .skip_while(|(_, (name, _))| *name != first)
+        .map(|(index, (name, shape))| (name, Arc::new(generate(seed, (index + 2) % count, shape))))
+        .collect()
 }
 
 fn generate(seed: u64, parameter: usize, shape: Vec<usize>) -> HostTensor {
@@ -53,7 +63,7 @@ fn generate(seed: u64, parameter: usize, shape: Vec<usize>) -> HostTensor {
             });
         }
     });
-    HostTensor { shape, values }
+    HostTensor::new(shape, values)
 }
 
 /// A multiple of 2^-23 in [-1, 1).

@@ -30,9 +30,7 @@ impl Digest {
     /// Of named tensors, in the order of their names, followed by `labels`; each string behind its length (u64).
     pub fn of_parameters(parameters: &Parameters, labels: &[String]) -> Self {
         Self::combine(
-            parameters
-                .iter()
-                .map(|(name, tensor)| (name.as_str(), Self::of_tensor(tensor))),
+            parameters.iter().map(|(name, tensor)| (name.as_str(), tensor.digest())),
             labels,
         )
     }

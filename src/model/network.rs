@@ -4,26 +4,26 @@ use std::any::Any;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::plan::StepKey;
 use super::tensor::Parameters;
 
 /// A backbone ready to compute on one device, owned by one thread.
 pub trait Network: Send {
-    /// Runs `count` pictures through the backbone once, then each group of rows through its head.
+    /// Runs pictures through the backbone and the heads' own layers, each step once for all rows whose heads agree up to
+    /// it, then each group of rows through its head's last Linear.
     ///
-    /// `pixels` holds `count` times 224x224x3 u8, RGB interleaved.
+    /// `pixels` holds 224x224x3 u8 for each row of the batch, RGB interleaved; `features` names the rows whose features,
+    /// of the backbone alone, are wanted, ascending.
     ///
     /// # Errors
-    /// [`NetworkError`] if the device failed or a result is not finite; the network stays usable.
-    fn forward(
-        &mut self,
-        pixels: &[u8],
-        count: usize,
-        groups: &[HeadRows<'_>],
-        features: bool,
-    ) -> Result<Outputs, NetworkError>;
+    /// [`NetworkError`] if the device failed; the network stays usable.
+    fn forward(&mut self, pixels: &[u8], groups: &[HeadRows<'_>], features: &[usize]) -> Result<Outputs, NetworkError>;
 
     /// Places heads on this network's device, from any thread.
     fn placer(&self) -> Arc<dyn Placer>;
+
+    /// The names of the steps that [`Outputs::steps`] counts, in their order.
+    fn steps(&self) -> Vec<String>;
 
     /// What computes and in which element type, as `cpu` and `f32`.
     fn device(&self) -> (String, String);
@@ -31,18 +31,19 @@ pub trait Network: Send {
 
 /// Moves a head's parameters to the device.
 pub trait Placer: Send + Sync {
-    /// Places `parameters` and proves with a trial forward pass of the head that its results are finite.
+    /// Places `parameters`, the last Linear and whatever else the head overrides, and proves with a trial forward pass of
+    /// its layers that its results are finite. A tensor that another head has placed already is shared.
     ///
     /// # Errors
     /// [`NetworkError`] if there is no room, or if the trial gave NaN or infinity in the device's element type.
-    fn place(&self, parameters: Arc<Parameters>) -> Result<PlacedHead, NetworkError>;
+    fn place(&self, parameters: &Parameters) -> Result<PlacedHead, NetworkError>;
 }
 
 /// The rows of a batch that one head answers.
 pub struct HeadRows<'a> {
     /// The head.
     pub head: &'a PlacedHead,
-    /// Indices into the batch.
+    /// Indices into the batch, ascending, each once.
     pub rows: Vec<usize>,
 }
 
@@ -51,24 +52,46 @@ pub struct HeadRows<'a> {
 pub struct Outputs {
     /// For each group, its rows' logits one after the other: rows x classes.
     pub logits: Vec<Vec<f32>>,
-    /// If asked for, every picture's features: count x features.
-    pub features: Option<Vec<f32>>,
+    /// The features of the rows that asked for them, one after the other: rows x features.
+    pub features: Vec<f32>,
+    /// What each step was asked to do.
+    pub steps: Vec<StepCount>,
+}
+
+/// How often a batch went through one step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StepCount {
+    /// Different paths of parameters up to it: 1 where all rows are still together.
+    pub passes: usize,
+    /// Rows over all passes.
+    pub rows: usize,
 }
 
 /// A head's tensors on a device. They are freed when the last owner lets go, which is after its last answer.
 pub struct PlacedHead {
     /// K, the length of its rows of logits.
     pub classes: usize,
+    /// What its own tensors take on the device; one shared with another head counts for both.
+    pub device_bytes: usize,
+    /// Which parameters each step uses, from the first on; empty if only the last Linear is the head's own.
+    pub(super) keys: Vec<StepKey>,
     tensors: Mutex<Box<dyn Any + Send>>,
 }
 
 impl PlacedHead {
-    /// Wraps what the network keeps for a head of `classes` outputs.
-    pub fn new(classes: usize, tensors: Box<dyn Any + Send>) -> Self {
+    /// Wraps what the network keeps for a head of `classes` outputs, which shares all steps with the backbone.
+    pub fn new(classes: usize, device_bytes: usize, tensors: Box<dyn Any + Send>) -> Self {
         Self {
             classes,
+            device_bytes,
+            keys: Vec::new(),
             tensors: Mutex::new(tensors),
         }
+    }
+
+    /// The same with steps of its own.
+    pub(super) fn with_keys(self, keys: Vec<StepKey>) -> Self {
+        Self { keys, ..self }
     }
 
     /// The tensors, for one user at a time: libtorch's are `Send` but not `Sync`.

@@ -6,13 +6,13 @@ use super::LAST_BIAS;
 use super::network::{HeadRows, Network, NetworkError, Outputs, PlacedHead, Placer};
 use super::tensor::Parameters;
 
-/// Answers zeros at once; `features` is the length of a row of features.
-pub fn null_network(features: usize) -> Box<dyn Network> {
-    Box::new(NullNetwork { features })
+/// Answers zeros at once; `width` is the length of a row of features.
+pub fn null_network(width: usize) -> Box<dyn Network> {
+    Box::new(NullNetwork { width })
 }
 
 struct NullNetwork {
-    features: usize,
+    width: usize,
 }
 
 struct NullPlacer;
@@ -21,21 +21,23 @@ impl Network for NullNetwork {
     fn forward(
         &mut self,
         _pixels: &[u8],
-        count: usize,
         groups: &[HeadRows<'_>],
-        features: bool,
+        features: &[usize],
     ) -> Result<Outputs, NetworkError> {
+        let logits = |group: &HeadRows<'_>| vec![0.0; group.rows.len() * group.head.classes];
         Ok(Outputs {
-            logits: groups
-                .iter()
-                .map(|group| vec![0.0; group.rows.len() * group.head.classes])
-                .collect(),
-            features: features.then(|| vec![0.0; count * self.features]),
+            logits: groups.iter().map(logits).collect(),
+            features: vec![0.0; features.len() * self.width],
+            steps: Vec::new(),
         })
     }
 
     fn placer(&self) -> Arc<dyn Placer> {
         Arc::new(NullPlacer)
+    }
+
+    fn steps(&self) -> Vec<String> {
+        Vec::new()
     }
 
     fn device(&self) -> (String, String) {
@@ -44,7 +46,7 @@ impl Network for NullNetwork {
 }
 
 impl Placer for NullPlacer {
-    fn place(&self, parameters: Arc<Parameters>) -> Result<PlacedHead, NetworkError> {
-        Ok(PlacedHead::new(parameters[LAST_BIAS].values.len(), Box::new(())))
+    fn place(&self, parameters: &Parameters) -> Result<PlacedHead, NetworkError> {
+        Ok(PlacedHead::new(parameters[LAST_BIAS].values.len(), 0, Box::new(())))
     }
 }

@@ -129,7 +129,7 @@ fn digest_in_parallel(parameters: &Parameters) -> Digest {
     let digests: Vec<Digest> = std::thread::scope(|scope| {
         let threads: Vec<_> = parameters
             .values()
-            .map(|t| scope.spawn(|| Digest::of_tensor(t)))
+            .map(|tensor| scope.spawn(|| tensor.digest()))
             .collect();
         threads
             .into_iter()
@@ -272,9 +272,6 @@ impl<'a> WeightsFile<'a> {
                 index,
             });
         }
-        Ok(HostTensor {
-            shape: info.shape,
-            values,
-        })
+        Ok(HostTensor::new(info.shape, values))
     }
 }

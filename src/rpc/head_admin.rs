@@ -117,7 +117,7 @@ fn replace(
     let validate = started.elapsed();
 
     let place = |weights: &HeadWeights| -> Result<Arc<PlacedHead>, PlaceError> {
-        let placed = serving.placer.place(Arc::clone(&weights.parameters));
+        let placed = serving.placer.place(&weights.parameters);
         placed.map(Arc::new).map_err(|error| PlaceError(error.to_string()))
     };
     let replacement = Replacement {

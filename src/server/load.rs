@@ -1,5 +1,6 @@
 //! From settings to a ready server: weights, device, warm-up, heads, engine.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,10 +10,10 @@ use super::ServerError;
 use super::config::{EngineChoice, ServeArgs};
 use super::pipeline::{self, PipelineLimits, PipelineMetrics};
 use crate::engine::{self, BatchLimits, EngineMetrics, EngineThreads, calibrate};
-use crate::heads::{DirStore, HeadLimits, HeadRegistry, HeadWeights, PlaceError, RegistryLimits};
+use crate::heads::{DirStore, HeadLimits, HeadRegistry, HeadWeights, Overridable, PlaceError, RegistryLimits};
 use crate::image::ImageLimits;
 use crate::model::{
-    Backbone, Digest, Network, Parameters, PlacedHead, Placer, WeightsSource, null_network, torch_network,
+    Backbone, Digest, HostTensor, Network, Parameters, PlacedHead, Placer, WeightsSource, null_network, torch_network,
 };
 use crate::rpc::{ModelInfo, RpcMetrics, Serving};
 
@@ -98,6 +99,11 @@ impl Loaded {
         let last = backbone.take_last_linear();
         let labels = labels(args, backbone.classes)?;
         let (digest, classes) = (backbone.digest, backbone.classes);
+        let head_limits = HeadLimits {
+            classes_max: CLASSES_MAX,
+            features: args.arch.features(),
+            deeper: overridable(&backbone.parameters),
+        };
         tracing::info!(digest = digest.short(), classes, elapsed = ?started.elapsed(), "weights read");
 
         let mut network = match args.engine {
@@ -106,10 +112,6 @@ impl Loaded {
         };
         let max_batch = warm_up(network.as_mut(), args.max_batch)?;
         let placer = network.placer();
-        let head_limits = HeadLimits {
-            classes_max: CLASSES_MAX,
-            features: args.arch.features(),
-        };
         let registry = open_registry(args, digest, default_head(last, labels), &placer, &head_limits)?;
         for version in registry.table().list() {
             rpc.live(version.info.name.as_str(), version.info.version);
@@ -162,12 +164,21 @@ fn open_registry(
         bytes_max: args.heads_bytes_max,
     };
     let place = |weights: &HeadWeights| -> Result<Arc<PlacedHead>, PlaceError> {
-        let placed = placer.place(Arc::clone(&weights.parameters));
+        let placed = placer.place(&weights.parameters);
         placed.map(Arc::new).map_err(|error| PlaceError(error.to_string()))
     };
     let registry = HeadRegistry::open(Box::new(store), limits, default, &place)?;
     tracing::info!(dir = %dir.display(), heads = registry.table().list().len(), "heads loaded");
     Ok(registry)
+}
+
+/// What of the backbone heads may override, besides its last Linear.
+fn overridable(backbone: &Parameters) -> BTreeMap<String, Overridable> {
+    let one = |(name, tensor): (&String, &Arc<HostTensor>)| {
+        let (shape, digest) = (tensor.shape.clone(), tensor.digest());
+        (name.clone(), Overridable { shape, digest })
+    };
+    backbone.iter().map(one).collect()
 }
 
 fn default_head(last: Parameters, labels: Vec<String>) -> HeadWeights {

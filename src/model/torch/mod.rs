@@ -2,8 +2,10 @@
 
 mod device;
 mod head;
+mod last;
 mod network;
 mod placement;
+mod steps;
 
 pub use device::{DeviceChoice, Precision};
 pub use network::{TorchSettings, torch_network};

@@ -1,24 +1,24 @@
-//! The backbone on libtorch.
+//! The forward pass of a batch on libtorch: its trie walked, its features gathered, its heads' last Linears.
 
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 
 use tch::{Device, Kind, Tensor};
 
 use super::device::{DeviceChoice, Precision};
-use super::head::{TorchHead, to_host};
-use super::placement::{PlacedTensor, Placement};
-use crate::model::architecture::{Layer, LayerKind};
-use crate::model::network::{HeadRows, Network, NetworkError, Outputs, Placer};
-use crate::model::tensor::{HostTensor, Parameters};
+use super::head::{TorchHead, TorchPlacer};
+use super::last::{last_linears, select, to_host};
+use super::placement::Placement;
+use super::steps::TorchSteps;
+use crate::model::network::{HeadRows, Network, NetworkError, Outputs, Placer, StepCount};
+use crate::model::plan::{Pass, Wish};
 use crate::model::weights::Backbone;
 
 /// ImageNet's channel means and deviations of pixels in 0..=1, as torchvision's `VGG16_Weights.IMAGENET1K_V1` has them.
 const MEAN: [f32; 3] = [0.485, 0.456, 0.406];
 const DEVIATION: [f32; 3] = [0.229, 0.224, 0.225];
 
-/// Pictures that pass the convolutions together on the CPU. Their activations are the largest memory there is, 26 MB a
-/// picture in the first block; larger groups take more of it and are hardly faster (`benches/README.md`).
-const CPU_GROUP: i64 = 2;
+/// The side and channels of a picture.
+const PICTURE: [i64; 3] = [224, 224, 3];
 
 /// How to compute.
 #[derive(Clone, Copy, Debug)]
@@ -44,178 +44,173 @@ pub fn torch_network(backbone: Backbone, settings: TorchSettings) -> Result<Box<
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
     tch::set_num_threads(if settings.threads == 0 { cores } else { settings.threads } as i32);
 
-    let layers = backbone.architecture.layers(backbone.classes);
-    let parameters = backbone.parameters;
-    let (features, classifier): (Vec<Layer>, Vec<Layer>) = layers
-        .into_iter()
-        .partition(|layer| layer.name.starts_with("features."));
-    let place = |layers: Vec<Layer>| -> Result<Vec<Stage>, NetworkError> {
-        let stages = layers
-            .iter()
-            .filter_map(|layer| Stage::place(layer, &placement, &parameters).transpose());
-        stages.collect()
-    };
-    let features = place(features)?;
-    let classifier = place(classifier)?;
-
+    let steps = TorchSteps::place(placement, backbone.architecture.steps(), &backbone.parameters)?;
     let channel = |values: [f32; 3]| Tensor::f_from_slice(&values)?.f_to_device(device);
-    let network = TorchNetwork {
-        placement,
-        features,
-        classifier,
+    let steps = Arc::new(steps);
+    Ok(Box::new(TorchNetwork {
+        placer: Arc::new(TorchPlacer::new(Arc::clone(&steps))),
+        steps,
         mean: channel(MEAN)?,
         deviation: channel(DEVIATION)?,
-    };
-    Ok(Box::new(network))
+    }))
 }
 
 struct TorchNetwork {
-    placement: Placement,
-    features: Vec<Stage>,
-    classifier: Vec<Stage>,
+    steps: Arc<TorchSteps>,
+    placer: Arc<TorchPlacer>,
     mean: Tensor,
     deviation: Tensor,
 }
 
-/// A layer that computes something when serving.
-enum Stage {
-    Conv(PlacedTensor, PlacedTensor),
-    Linear(PlacedTensor, PlacedTensor),
-    Relu,
-    MaxPool,
+/// The rows that reached the end of the steps, and where each wish's are among them.
+struct Leaves {
+    features: Vec<Tensor>,
+    count: usize,
+    rows: Vec<Vec<usize>>,
 }
 
-impl Stage {
-    fn place(layer: &Layer, placement: &Placement, parameters: &Parameters) -> Result<Option<Self>, NetworkError> {
-        let parameter = |what: &str| parameters.get(&format!("{}.{what}", layer.name));
-        let (weight, bias) = match (parameter("weight"), parameter("bias")) {
-            (Some(weight), Some(bias)) => (weight, bias),
-            _ if matches!(layer.kind, LayerKind::Relu | LayerKind::MaxPool) => return Ok(Self::of(layer.kind)),
-            // The last Linear is a head's.
-            _ => return Ok(None),
-        };
-        Ok(match layer.kind {
-            LayerKind::Conv { .. } => Some(Self::Conv(
-                placement.place_channels_last(weight)?,
-                placement.place(bias)?,
-            )),
-            LayerKind::Linear { .. } => Some(Self::Linear(placement.place(weight)?, placement.place(bias)?)),
-            _ => None,
-        })
-    }
+/// One batch on its way.
+struct Walk<'a> {
+    network: &'a TorchNetwork,
+    /// The head of each wish; none for the backbone alone.
+    heads: Vec<Option<&'a TorchHead>>,
+    wishes: &'a [Wish<'a>],
+    counts: Vec<StepCount>,
+    leaves: Leaves,
+}
 
-    fn of(kind: LayerKind) -> Option<Self> {
-        match kind {
-            LayerKind::Relu => Some(Self::Relu),
-            LayerKind::MaxPool => Some(Self::MaxPool),
-            _ => None,
+impl Walk<'_> {
+    /// Drives a pass's rows through its steps and on into its branches.
+    fn walk(&mut self, pass: &Pass, input: &Tensor) -> Result<(), NetworkError> {
+        let steps = &self.network.steps;
+        for count in &mut self.counts[pass.steps.clone()] {
+            count.passes += 1;
+            count.rows += pass.rows.len();
         }
-    }
-
-    fn forward(&self, mut input: Tensor) -> Result<Tensor, NetworkError> {
-        Ok(match self {
-            Self::Conv(weight, bias) => {
-                input.f_conv2d(weight.tensor(), Some(bias.tensor()), [1, 1], [1, 1], [1, 1], 1)?
+        let head = self.heads[pass.wish];
+        let prepare = |rows: Tensor| match pass.steps.start {
+            0 => self.network.normalise(&rows),
+            _ => Ok(rows),
+        };
+        let output = steps.run(pass.steps.clone(), input, prepare, |step| match head {
+            Some(head) => head.step(step, steps),
+            None => steps.backbone(step),
+        })?;
+        for branch in &pass.branches {
+            self.walk(branch, &select(&output, &pass.positions(&branch.rows))?)?;
+        }
+        if pass.branches.is_empty() {
+            let first = self.leaves.count;
+            for &wish in &pass.wishes {
+                let positions = pass.positions(self.wishes[wish].rows);
+                self.leaves.rows[wish] = positions.into_iter().map(|position| first + position).collect();
             }
-            Self::Linear(weight, bias) => input.f_linear(weight.tensor(), Some(bias.tensor()))?,
-            Self::Relu => input.f_relu_()?,
-            Self::MaxPool => input.f_max_pool2d([2, 2], [2, 2], [0, 0], [1, 1], false)?,
-        })
+            self.leaves.count += pass.rows.len();
+            self.leaves.features.push(output);
+        }
+        Ok(())
     }
 }
 
 impl TorchNetwork {
-    /// N x 224 x 224 x 3 u8 to rows of features, N x 4096.
-    fn features(&self, pixels: &Tensor) -> Result<Tensor, NetworkError> {
-        let group = if self.placement.device == Device::Cpu {
-            CPU_GROUP
-        } else {
-            pixels.size()[0].max(1)
-        };
-        let convolved: Vec<Tensor> = pixels
-            .f_split(group, 0)?
-            .iter()
-            .map(|pixels| {
-                let maps = self
-                    .features
-                    .iter()
-                    .try_fold(self.normalise(pixels)?, |maps, stage| stage.forward(maps))?;
-                // Channels first, as the Linears were trained.
-                Ok(maps.f_contiguous()?.f_flatten(1, -1)?)
-            })
-            .collect::<Result<_, NetworkError>>()?;
-        let flat = Tensor::f_cat(&convolved, 0)?;
-        self.classifier.iter().try_fold(flat, |rows, stage| stage.forward(rows))
-    }
-
     /// u8 rows of RGB to normalised N x 3 x 224 x 224, whose memory stays in the order of the input (channels last).
     fn normalise(&self, pixels: &Tensor) -> Result<Tensor, NetworkError> {
         let scaled = pixels.f_to_kind(Kind::Float)?.f_div_scalar(255.0)?;
         let normal = scaled.f_sub(&self.mean)?.f_div(&self.deviation)?;
-        Ok(normal.f_to_kind(self.placement.kind)?.f_permute([0, 3, 1, 2])?)
+        let placement = self.steps.placement;
+        Ok(normal.f_to_kind(placement.kind)?.f_permute([0, 3, 1, 2])?)
+    }
+
+    /// Walks the trie of the groups, and of the rows whose backbone features are wanted as one more wish.
+    fn walk(
+        &self,
+        pixels: &Tensor,
+        groups: &[HeadRows<'_>],
+        heads: &[&TorchHead],
+        features: &[usize],
+    ) -> Result<(Leaves, Vec<StepCount>), NetworkError> {
+        let mut wishes: Vec<Wish<'_>> = groups
+            .iter()
+            .map(|group| Wish {
+                keys: &group.head.keys,
+                rows: &group.rows,
+            })
+            .collect();
+        wishes.push(Wish {
+            keys: &[],
+            rows: features,
+        });
+        // Without rows, the backbone's own features would be one more path.
+        let asked = wishes.len() - usize::from(features.is_empty());
+        let trie = Pass::plan(&wishes[..asked], self.steps.steps.len());
+        let mut walk = Walk {
+            network: self,
+            heads: heads.iter().map(|head| Some(*head)).chain([None]).collect(),
+            wishes: &wishes,
+            counts: vec![StepCount::default(); self.steps.steps.len()],
+            leaves: Leaves {
+                features: Vec::new(),
+                count: 0,
+                rows: vec![Vec::new(); wishes.len()],
+            },
+        };
+        walk.walk(&trie, &select(pixels, &trie.rows)?)?;
+        Ok((walk.leaves, walk.counts))
     }
 }
 
 impl Network for TorchNetwork {
-    fn forward(
-        &mut self,
-        pixels: &[u8],
-        count: usize,
-        groups: &[HeadRows<'_>],
-        features: bool,
-    ) -> Result<Outputs, NetworkError> {
+    fn forward(&mut self, pixels: &[u8], groups: &[HeadRows<'_>], features: &[usize]) -> Result<Outputs, NetworkError> {
+        if groups.is_empty() && features.is_empty() {
+            return Ok(Outputs::default());
+        }
         let _no_gradients = tch::no_grad_guard();
-        let pixels = Tensor::f_from_data_size(pixels, &[count as i64, 224, 224, 3], Kind::Uint8)?;
-        let rows = self.features(&pixels.f_to_device(self.placement.device)?)?;
+        let [height, width, channels] = PICTURE;
+        let count = pixels.len() as i64 / (height * width * channels);
+        let pixels = Tensor::f_from_data_size(pixels, &[count, height, width, channels], Kind::Uint8)?;
+        let pixels = pixels.f_to_device(self.steps.placement.device)?;
 
-        let mut outputs = Outputs::default();
-        for group in groups {
-            let tensors = group.head.tensors();
-            let head = tensors.downcast_ref::<TorchHead>().ok_or(NetworkError::ForeignHead)?;
-            let logits = if group.rows.len() == count {
-                head.logits(&rows)?
-            } else {
-                let indices: Vec<i64> = group.rows.iter().map(|&row| row as i64).collect();
-                let indices = Tensor::f_from_slice(&indices)?.f_to_device(self.placement.device)?;
-                head.logits(&rows.f_index_select(0, &indices)?)?
-            };
-            outputs.logits.push(logits);
-        }
-        if features {
-            outputs.features = Some(to_host(&rows)?);
-        }
-        Ok(outputs)
+        let locked: Vec<MutexGuard<'_, _>> = groups.iter().map(|group| group.head.tensors()).collect();
+        let heads: Vec<&TorchHead> = locked
+            .iter()
+            .map(|tensors| tensors.downcast_ref().ok_or(NetworkError::ForeignHead))
+            .collect::<Result<_, _>>()?;
+        let (leaves, steps) = self.walk(&pixels, groups, &heads, features)?;
+
+        let rows = match &leaves.features[..] {
+            [one] => one.shallow_clone(),
+            many => Tensor::f_cat(many, 0)?,
+        };
+        let asked: Vec<_> = heads
+            .iter()
+            .map(|head| &head.last)
+            .zip(leaves.rows.iter().cloned())
+            .collect();
+        let features = match features {
+            [] => Vec::new(),
+            _ => to_host(&select(&rows, &leaves.rows[groups.len()])?)?,
+        };
+        Ok(Outputs {
+            logits: last_linears(&rows, &asked)?,
+            features,
+            steps,
+        })
     }
 
     fn placer(&self) -> Arc<dyn Placer> {
-        Arc::new(self.placement)
+        Arc::clone(&self.placer) as Arc<dyn Placer>
+    }
+
+    fn steps(&self) -> Vec<String> {
+        self.steps.steps.iter().map(|step| step.name.clone()).collect()
     }
 
     fn device(&self) -> (String, String) {
-        let device = match self.placement.device {
+        let placement = self.steps.placement;
+        let device = match placement.device {
             Device::Cuda(index) => format!("cuda:{index}"),
             _ => "cpu".into(),
         };
-        (device, precision_name(self.placement.kind).into())
-    }
-}
-
-impl Placement {
-    /// Places a convolution's weights with the channels innermost in memory, which is what the input has.
-    fn place_channels_last(&self, weight: &Arc<HostTensor>) -> Result<PlacedTensor, NetworkError> {
-        self.place(weight)?.map(|weight| {
-            Ok(weight
-                .f_permute([0, 2, 3, 1])?
-                .f_contiguous()?
-                .f_permute([0, 3, 1, 2])?)
-        })
-    }
-}
-
-pub(super) fn precision_name(kind: Kind) -> &'static str {
-    match kind {
-        Kind::BFloat16 => "bf16",
-        Kind::Half => "f16",
-        _ => "f32",
+        (device, placement.precision().into())
     }
 }

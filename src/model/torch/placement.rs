@@ -1,6 +1,6 @@
 //! Host parameters to device tensors.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tch::{Device, Kind, Tensor};
 
@@ -14,42 +14,83 @@ pub(super) struct Placement {
     pub kind: Kind,
 }
 
-/// A tensor that may lie in memory owned by host parameters, which live as long as it does.
+/// A tensor on the device, for one user at a time: libtorch's are `Send` but not `Sync`.
 pub(super) struct PlacedTensor {
-    tensor: Tensor,
+    tensor: Mutex<Tensor>,
+    bytes: usize,
+    /// Whose memory the tensor lies in, if it is the host's.
     _owner: Option<Arc<HostTensor>>,
 }
 
 impl PlacedTensor {
-    pub fn tensor(&self) -> &Tensor {
-        &self.tensor
+    fn new(tensor: Tensor, owner: Option<Arc<HostTensor>>) -> Self {
+        Self {
+            bytes: tensor.numel() * tensor.kind().elt_size_in_bytes(),
+            tensor: Mutex::new(tensor),
+            _owner: owner,
+        }
     }
 
-    /// A copy of it, made by `change`, that no longer needs the host's memory.
-    pub fn map(self, change: impl FnOnce(&Tensor) -> Result<Tensor, NetworkError>) -> Result<Self, NetworkError> {
-        Ok(Self {
-            tensor: change(&self.tensor)?,
-            _owner: None,
-        })
+    pub fn lock(&self) -> MutexGuard<'_, Tensor> {
+        self.tensor.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 }
 
 impl Placement {
-    /// Places one parameter. On the CPU in f32 nothing is copied: the tensor lies in `host`'s own memory.
+    /// Places a Linear's weight, or a bias. On the CPU in f32 nothing is copied: the tensor lies in `host`'s own memory.
     pub fn place(&self, host: &Arc<HostTensor>) -> Result<PlacedTensor, NetworkError> {
-        let shape: Vec<i64> = host.shape.iter().map(|&dimension| dimension as i64).collect();
-        let strides: Vec<i64> = (0..shape.len()).map(|d| shape[d + 1..].iter().product()).collect();
-        // SAFETY: the memory holds exactly the product of `shape` f32 values (checked when the parameters were read),
-        // is never written again, and outlives the tensor: either it is copied below or `_owner` holds it.
-        let view =
-            unsafe { Tensor::f_from_blob(host.values.as_ptr().cast(), &shape, &strides, Kind::Float, Device::Cpu) }?;
-        if (self.device, self.kind) == (Device::Cpu, Kind::Float) {
-            return Ok(PlacedTensor {
-                tensor: view,
-                _owner: Some(Arc::clone(host)),
-            });
+        let view = view(host)?;
+        if self.computes_in_host_memory() {
+            return Ok(PlacedTensor::new(view, Some(Arc::clone(host))));
         }
-        let tensor = view.f_to_device(self.device)?.f_to_kind(self.kind)?;
-        Ok(PlacedTensor { tensor, _owner: None })
+        Ok(PlacedTensor::new(self.to_device(&view)?, None))
     }
+
+    /// Places a convolution's weight with the channels innermost in memory, which is what the input has.
+    pub fn place_channels_last(&self, host: &Arc<HostTensor>) -> Result<PlacedTensor, NetworkError> {
+        let inner = view(host)?.f_permute([0, 2, 3, 1])?.f_contiguous()?;
+        Ok(PlacedTensor::new(
+            self.to_device(&inner)?.f_permute([0, 3, 1, 2])?,
+            None,
+        ))
+    }
+
+    pub fn computes_in_host_memory(&self) -> bool {
+        (self.device, self.kind) == (Device::Cpu, Kind::Float)
+    }
+
+    /// What is finite in f32 may overflow in f16.
+    fn to_device(self, tensor: &Tensor) -> Result<Tensor, NetworkError> {
+        let placed = tensor.f_to_device(self.device)?.f_to_kind(self.kind)?;
+        if self.kind != Kind::Float && !bool::try_from(placed.f_isfinite()?.f_all()?)? {
+            return Err(self.not_finite());
+        }
+        Ok(placed)
+    }
+
+    pub fn not_finite(&self) -> NetworkError {
+        NetworkError::NotFinite(self.precision().into())
+    }
+
+    pub fn precision(&self) -> &'static str {
+        match self.kind {
+            Kind::BFloat16 => "bf16",
+            Kind::Half => "f16",
+            _ => "f32",
+        }
+    }
+}
+
+/// A tensor in the host's own memory, which must outlive it.
+fn view(host: &HostTensor) -> Result<Tensor, NetworkError> {
+    let shape: Vec<i64> = host.shape.iter().map(|&dimension| dimension as i64).collect();
+    let strides: Vec<i64> = (0..shape.len()).map(|d| shape[d + 1..].iter().product()).collect();
+    // SAFETY: the memory holds exactly the product of `shape` f32 values (checked when the parameters were read) and is
+    // never written again. Both callers either copy the tensor before they return or keep the owner beside it.
+    let view = unsafe { Tensor::f_from_blob(host.values.as_ptr().cast(), &shape, &strides, Kind::Float, Device::Cpu) };
+    Ok(view?)
 }
