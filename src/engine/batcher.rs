@@ -10,14 +10,13 @@ use super::error::EngineError;
 use super::metrics::EngineMetrics;
 use super::policy::{BatchLimits, Decision, decide};
 use super::request::Entry;
-use crate::image::Pixels;
 
 /// Entries that run together.
-pub(super) type Batch = Vec<Entry<Pixels>>;
+pub(super) type Batch = Vec<Entry>;
 
 pub(super) struct Batcher {
     pub limits: BatchLimits,
-    pub entries: mpsc::Receiver<Entry<Pixels>>,
+    pub entries: mpsc::Receiver<Entry>,
     pub batches: mpsc::Sender<Batch>,
     /// The device thread says each time that it has finished a batch.
     pub finished: mpsc::Receiver<()>,
@@ -27,7 +26,7 @@ pub(super) struct Batcher {
 impl Batcher {
     /// Runs until every sender of entries is gone and every entry has been handed on.
     pub async fn run(mut self) {
-        let mut waiting: VecDeque<Entry<Pixels>> = VecDeque::with_capacity(self.limits.max_batch);
+        let mut waiting: VecDeque<Entry> = VecDeque::with_capacity(self.limits.max_batch);
         let mut outstanding = 0;
         let mut open = true;
         while open || !waiting.is_empty() {
@@ -77,7 +76,7 @@ impl Batcher {
     }
 
     /// Takes this entry and those that came with it, up to a full batch.
-    fn take(&mut self, entry: Entry<Pixels>, waiting: &mut VecDeque<Entry<Pixels>>) {
+    fn take(&mut self, entry: Entry, waiting: &mut VecDeque<Entry>) {
         waiting.push_back(entry);
         while waiting.len() < self.limits.max_batch {
             match self.entries.try_recv() {
@@ -87,7 +86,7 @@ impl Batcher {
         }
     }
 
-    fn drop_dead(&self, waiting: &mut VecDeque<Entry<Pixels>>) {
+    fn drop_dead(&self, waiting: &mut VecDeque<Entry>) {
         let now = Instant::now();
         if waiting
             .iter()
@@ -103,7 +102,7 @@ impl Batcher {
 
 impl EngineMetrics {
     /// The entry if somebody still waits for it in time; an expired one is told so.
-    pub(super) fn alive(&self, entry: Entry<Pixels>, now: Instant) -> Option<Entry<Pixels>> {
+    pub(super) fn alive(&self, entry: Entry, now: Instant) -> Option<Entry> {
         if entry.cancelled() {
             self.cancelled.inc();
             None

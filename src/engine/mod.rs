@@ -1,4 +1,4 @@
-//! From one picture to its logits, in batches: a `tower::Service` in front of a batcher task and a device thread.
+//! From one picture, or the features of one, to its logits, in batches: a `tower::Service` in front of a batcher task and a device thread.
 //!
 //! The service puts an entry on a bounded queue; the batcher, a tokio task, forms batches by a [pure policy](policy);
 //! the device thread, an OS thread that owns the network, computes them and answers each entry through a oneshot.
@@ -18,5 +18,5 @@ pub use calibrate::{Calibration, calibrate};
 pub use error::EngineError;
 pub use metrics::{Counted, EngineMetrics};
 pub use policy::BatchLimits;
-pub use request::{Answer, Request, Timing};
+pub use request::{Answer, Request, Row, Timing};
 pub use service::{Engine, EngineThreads, start};

@@ -8,10 +8,30 @@ use tokio::time::Instant;
 
 use super::error::EngineError;
 use super::metrics::Counted;
+use crate::image::Pixels;
 use crate::model::PlacedHead;
 
-/// One picture and the heads to run on it. `P` is [`Pixels`](crate::image::Pixels) when it reaches the engine and
-/// whatever they are decoded from in the layers before.
+/// What a row of a batch begins with.
+#[derive(Clone, Debug)]
+pub enum Row {
+    /// A picture, for the whole network.
+    Pixels(Pixels),
+    /// The backbone's features of one, for the last Linear of heads that override nothing else.
+    Features(Arc<[f32]>),
+}
+
+impl Row {
+    /// The features, if that is what it is.
+    pub fn features(&self) -> Option<Arc<[f32]>> {
+        match self {
+            Self::Features(features) => Some(Arc::clone(features)),
+            Self::Pixels(_) => None,
+        }
+    }
+}
+
+/// One picture and the heads to run on it. `P` is a [`Row`] when it reaches the engine and whatever that is made from in
+/// the layers before.
 #[derive(Clone, Debug)]
 pub struct Request<P> {
     /// The picture.
@@ -66,15 +86,15 @@ pub struct Timing {
 }
 
 /// A request on its way through the queue.
-pub(super) struct Entry<P> {
-    pub request: Request<P>,
+pub(super) struct Entry {
+    pub request: Request<Row>,
     pub queued_at: Instant,
     /// Until the forward pass begins.
     pub in_queue: Option<Counted>,
     pub answer: oneshot::Sender<Result<Answer, EngineError>>,
 }
 
-impl<P> Entry<P> {
+impl Entry {
     /// Whether the caller has gone.
     pub fn cancelled(&self) -> bool {
         self.answer.is_closed()

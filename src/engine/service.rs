@@ -1,4 +1,4 @@
-//! The engine's handle: `Pixels` and heads in, logits out.
+//! The engine's handle: a row and heads in, logits out.
 
 use std::io;
 use std::task::{Context, Poll};
@@ -14,15 +14,14 @@ use super::batcher::Batcher;
 use super::error::EngineError;
 use super::metrics::{Counted, EngineMetrics};
 use super::policy::{BatchLimits, OUTSTANDING_MAX};
-use super::request::{Answer, Entry, Request};
+use super::request::{Answer, Entry, Request, Row};
 use super::worker::Worker;
-use crate::image::Pixels;
 use crate::model::Network;
 
 /// Cheap to clone; the engine ends when the last clone is gone and everything accepted is answered.
 #[derive(Clone, Debug)]
 pub struct Engine {
-    entries: mpsc::Sender<Entry<Pixels>>,
+    entries: mpsc::Sender<Entry>,
     queue_length: Gauge,
 }
 
@@ -79,7 +78,7 @@ impl EngineThreads {
     }
 }
 
-impl Service<Request<Pixels>> for Engine {
+impl Service<Request<Row>> for Engine {
     type Response = Answer;
     type Error = EngineError;
     type Future = BoxFuture<'static, Result<Answer, EngineError>>;
@@ -89,7 +88,7 @@ impl Service<Request<Pixels>> for Engine {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Pixels>) -> Self::Future {
+    fn call(&mut self, request: Request<Row>) -> Self::Future {
         let entries = self.entries.clone();
         let in_queue = Some(Counted::new(&self.queue_length));
         Box::pin(async move {

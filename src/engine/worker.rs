@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::batch::Grouping;
 use super::batcher::Batch;
 use super::metrics::EngineMetrics;
-use super::request::{Answer, Timing};
+use super::request::{Answer, Row, Timing};
 use crate::image::Pixels;
 use crate::model::{Network, NetworkError, Outputs};
 
@@ -26,24 +26,58 @@ impl Worker {
     pub fn run(mut self) {
         let mut pixels = Vec::new();
         while let Some(batch) = self.batches.blocking_recv() {
-            self.answer(batch, &mut pixels);
+            // What has its features needs little, and does not wait for the pictures of its batch.
+            let (known, pictures): (Batch, Batch) = batch
+                .into_iter()
+                .partition(|entry| matches!(entry.request.input, Row::Features(_)));
+            self.answer_features(known);
+            self.answer_pictures(pictures, &mut pixels);
             // The channel has room for every batch the batcher may have out; if the batcher has gone, nobody counts.
             let _ = self.finished.try_send(());
         }
     }
 
-    fn answer(&mut self, batch: Batch, pixels: &mut Vec<u8>) {
+    fn answer_pictures(&mut self, batch: Batch, pixels: &mut Vec<u8>) {
         let batch = self.prepare(batch, pixels);
         if batch.is_empty() {
             return;
         }
-        let grouping = Grouping::new(batch.iter().map(|entry| entry.request.heads.as_slice()));
-        let features: Vec<usize> = (0..batch.len()).filter(|&row| batch[row].request.features).collect();
+        let asked: Vec<usize> = (0..batch.len()).filter(|&row| batch[row].request.features).collect();
+        self.answer(batch, asked, |network, grouping, asked| {
+            network.forward(pixels, &grouping.heads(), asked)
+        });
+    }
 
+    fn answer_features(&mut self, batch: Batch) {
+        let batch = self.prepare(batch, &mut Vec::new());
+        if batch.is_empty() {
+            return;
+        }
+        let features: Vec<_> = batch
+            .iter()
+            .filter_map(|entry| entry.request.input.features())
+            .collect();
+        self.answer(batch, Vec::new(), |network, grouping, _| {
+            let rows: Vec<&[f32]> = features.iter().map(|row| &row[..]).collect();
+            Ok(Outputs {
+                logits: network.logits(&rows, &grouping.heads())?,
+                ..Outputs::default()
+            })
+        });
+    }
+
+    /// Computes a batch, of which the rows `asked` want their features, and answers it.
+    fn answer(
+        &mut self,
+        batch: Batch,
+        asked: Vec<usize>,
+        compute: impl FnOnce(&mut dyn Network, &Grouping, &[usize]) -> Result<Outputs, NetworkError>,
+    ) {
+        let grouping = Grouping::new(batch.iter().map(|entry| entry.request.heads.as_slice()));
         let started = Instant::now();
         let late = batch.iter().filter(|entry| entry.request.expired(started)).count();
         self.metrics.expired_executed.inc_by(late as u64);
-        let outputs = self.forward(pixels, &grouping, &features);
+        let outputs = self.guarded(batch.len(), |network| compute(network, &grouping, &asked));
         let compute = started.elapsed();
         self.metrics.observe_batch(batch.len(), compute);
         if let Ok(outputs) = &outputs {
@@ -65,7 +99,7 @@ impl Worker {
                 .map_err(|error| error.clone().into())
                 .map(|outputs| Answer {
                     logits: grouping.logits(row, outputs),
-                    features: features_of(row, &features, outputs),
+                    features: features_of(row, &asked, outputs),
                     timing,
                 });
             entry.answer(answer);
@@ -81,9 +115,11 @@ impl Worker {
             batch = batch.into_iter().filter_map(alive).collect();
             pixels.clear();
             pixels.reserve(batch.len() * Pixels::BYTES);
-            batch
-                .iter()
-                .for_each(|entry| pixels.extend_from_slice(entry.request.input.as_bytes()));
+            for entry in &batch {
+                if let Row::Pixels(picture) = &entry.request.input {
+                    pixels.extend_from_slice(picture.as_bytes());
+                }
+            }
             let now = Instant::now();
             if !batch.iter().any(|entry| entry.request.expired(now)) {
                 batch.iter_mut().for_each(|entry| entry.in_queue = None);
@@ -93,14 +129,17 @@ impl Worker {
     }
 
     /// A panic in the network costs its batch an error, not the server its life.
-    fn forward(&mut self, pixels: &[u8], grouping: &Grouping, features: &[usize]) -> Result<Outputs, NetworkError> {
-        let heads = grouping.heads();
-        let forward = AssertUnwindSafe(|| self.network.forward(pixels, &heads, features));
+    fn guarded(
+        &mut self,
+        batch_size: usize,
+        compute: impl FnOnce(&mut dyn Network) -> Result<Outputs, NetworkError>,
+    ) -> Result<Outputs, NetworkError> {
+        let compute = AssertUnwindSafe(|| compute(self.network.as_mut()));
         let outputs =
-            catch_unwind(forward).unwrap_or_else(|_| Err(NetworkError::Device("the forward pass panicked".into())));
+            catch_unwind(compute).unwrap_or_else(|_| Err(NetworkError::Device("the forward pass panicked".into())));
         if let Err(error) = &outputs {
             self.metrics.failed_batches.inc();
-            tracing::error!(%error, batch_size = pixels.len() / Pixels::BYTES, "a forward pass failed");
+            tracing::error!(%error, batch_size, "a forward pass failed");
         }
         outputs
     }

@@ -52,6 +52,11 @@ impl Digest {
         Self(hash.finalize().into())
     }
 
+    /// Its 32 bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     /// Its first 12 hexadecimal digits, for logs and folder names.
     pub fn short(&self) -> String {
         self.to_string()[..12].to_owned()

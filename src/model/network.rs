@@ -19,6 +19,13 @@ pub trait Network: Send {
     /// [`NetworkError`] if the device failed; the network stays usable.
     fn forward(&mut self, pixels: &[u8], groups: &[HeadRows<'_>], features: &[usize]) -> Result<Outputs, NetworkError>;
 
+    /// Runs rows of the backbone's features through the last Linear of heads that override nothing else. On the CPU the
+    /// logits have the same bits as those that [`Network::forward`] gave with these features.
+    ///
+    /// # Errors
+    /// As [`Network::forward`].
+    fn logits(&mut self, features: &[&[f32]], groups: &[HeadRows<'_>]) -> Result<Vec<Vec<f32>>, NetworkError>;
+
     /// Places heads on this network's device, from any thread.
     fn placer(&self) -> Arc<dyn Placer>;
 
@@ -87,6 +94,11 @@ impl PlacedHead {
             keys: Vec::new(),
             tensors: Mutex::new(tensors),
         }
+    }
+
+    /// Whether the last Linear is all that it overrides, so that the backbone's features are what it needs.
+    pub fn shares_features(&self) -> bool {
+        self.keys.is_empty()
     }
 
     /// The same with steps of its own.

@@ -24,12 +24,16 @@ impl Network for NullNetwork {
         groups: &[HeadRows<'_>],
         features: &[usize],
     ) -> Result<Outputs, NetworkError> {
-        let logits = |group: &HeadRows<'_>| vec![0.0; group.rows.len() * group.head.classes];
         Ok(Outputs {
-            logits: groups.iter().map(logits).collect(),
+            logits: self.logits(&[], groups)?,
             features: vec![0.0; features.len() * self.width],
             steps: Vec::new(),
         })
+    }
+
+    fn logits(&mut self, _features: &[&[f32]], groups: &[HeadRows<'_>]) -> Result<Vec<Vec<f32>>, NetworkError> {
+        let zeros = |group: &HeadRows<'_>| vec![0.0; group.rows.len() * group.head.classes];
+        Ok(groups.iter().map(zeros).collect())
     }
 
     fn placer(&self) -> Arc<dyn Placer> {

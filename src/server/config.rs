@@ -100,6 +100,15 @@ pub struct ServeArgs {
         help_heading = "Batching"
     )]
     pub batch_wait_us_max: u64,
+    /// Bytes of features kept of pictures seen before, 16 kB each, so that one asked again costs the last Linear alone;
+    /// 0 keeps none
+    #[arg(
+        long,
+        env = "HEADSWAP_FEATURE_CACHE_BYTES_MAX",
+        default_value_t = 0,
+        help_heading = "Limits"
+    )]
+    pub feature_cache_bytes_max: u64,
     /// Requests under way at most; more are refused with RESOURCE_EXHAUSTED
     #[arg(long, env = "HEADSWAP_IN_FLIGHT_MAX", default_value_t = 256, help_heading = "Limits")]
     pub in_flight_max: usize,

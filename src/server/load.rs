@@ -8,6 +8,7 @@ use prometheus_client::registry::Registry;
 
 use super::ServerError;
 use super::config::{EngineChoice, ServeArgs};
+use super::feature_cache::{CacheMetrics, FeatureCache};
 use super::pipeline::{self, PipelineLimits, PipelineMetrics};
 use crate::engine::{self, BatchLimits, EngineMetrics, EngineThreads, calibrate};
 use crate::heads::{DirStore, HeadLimits, HeadRegistry, HeadWeights, Overridable, PlaceError, RegistryLimits};
@@ -30,6 +31,7 @@ pub(super) struct Metrics {
     pub rpc: RpcMetrics,
     engine: EngineMetrics,
     pipeline: PipelineMetrics,
+    cache: CacheMetrics,
 }
 
 impl Metrics {
@@ -38,6 +40,7 @@ impl Metrics {
             rpc: RpcMetrics::register(registry),
             engine: EngineMetrics::register(registry),
             pipeline: PipelineMetrics::register(registry),
+            cache: CacheMetrics::register(registry),
         }
     }
 }
@@ -66,7 +69,14 @@ pub(super) async fn load(args: &ServeArgs, metrics: &Metrics) -> Result<(Arc<Ser
             pixels_max: args.image_pixels_max,
         },
     };
-    let (pipeline, patient_pipeline) = pipeline::build(engine, limits, metrics.pipeline.clone());
+    let cache = FeatureCache::new(
+        loaded.backbone,
+        args.feature_cache_bytes_max,
+        args.arch.features(),
+        engine.clone(),
+        metrics.cache.clone(),
+    );
+    let (pipeline, patient_pipeline) = pipeline::build(engine, cache, limits, metrics.pipeline.clone());
     let serving = Serving {
         pipeline,
         patient_pipeline,
@@ -79,6 +89,7 @@ pub(super) async fn load(args: &ServeArgs, metrics: &Metrics) -> Result<(Arc<Ser
 }
 
 struct Loaded {
+    backbone: Digest,
     network: Box<dyn Network>,
     placer: Arc<dyn Placer>,
     registry: HeadRegistry<Arc<PlacedHead>>,
@@ -126,6 +137,7 @@ impl Loaded {
             max_batch,
         };
         Ok(Self {
+            backbone: digest,
             network,
             placer,
             registry,

@@ -2,6 +2,7 @@
 
 mod announce;
 mod config;
+mod feature_cache;
 mod health;
 mod http;
 mod incoming;

@@ -1,4 +1,4 @@
-//! The tower stack: shed or wait, deadline, decode, engine.
+//! The tower stack: shed or wait, deadline, known features, decode, engine.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -14,7 +14,8 @@ use tower::load_shed::error::Overloaded;
 use tower::util::BoxCloneSyncService;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt as _};
 
-use crate::engine::{Answer, Counted, Engine, EngineError, Request};
+use super::feature_cache::FeatureCache;
+use crate::engine::{Answer, Counted, Engine, EngineError, Request, Row};
 use crate::image::{self, ImageLimits, Pixels};
 use crate::rpc::{Input, Pipeline, PipelineError};
 
@@ -51,7 +52,12 @@ impl PipelineMetrics {
 }
 
 /// The pipeline twice over one set of permits: first one that refuses when none is left, then one that waits.
-pub(super) fn build(engine: Engine, limits: PipelineLimits, metrics: PipelineMetrics) -> (Pipeline, Pipeline) {
+pub(super) fn build(
+    engine: Engine,
+    cache: FeatureCache,
+    limits: PipelineLimits,
+    metrics: PipelineMetrics,
+) -> (Pipeline, Pipeline) {
     let permits = GlobalConcurrencyLimitLayer::new(limits.in_flight_max);
     let decoders = Decoders {
         permits: Arc::new(Semaphore::new(limits.decode_threads)),
@@ -64,6 +70,7 @@ pub(super) fn build(engine: Engine, limits: PipelineLimits, metrics: PipelineMet
             inner,
             in_flight: metrics.in_flight.clone(),
         })
+        .layer(cache)
         .layer(decoders)
         .service(engine);
     let shedding = ServiceBuilder::new()
@@ -146,7 +153,7 @@ struct Decode<S> {
 
 impl<S> Service<Request<Input>> for Decode<S>
 where
-    S: Service<Request<Pixels>, Response = Answer, Error = EngineError> + Clone + Send + 'static,
+    S: Service<Request<Row>, Response = Answer, Error = EngineError> + Clone + Send + 'static,
     S::Future: Send,
 {
     type Response = Answer;
@@ -166,7 +173,7 @@ where
                 Input::Pixels(bytes) => (Pixels::from_bytes(&bytes)?, false),
                 Input::Image(bytes) => (decoders.decode(bytes).await?, true),
             };
-            let mut answer = engine.oneshot(request.with_input(input)).await?;
+            let mut answer = engine.oneshot(request.with_input(Row::Pixels(input))).await?;
             if encoded {
                 answer.timing.decode = started
                     .elapsed()

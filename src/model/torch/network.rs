@@ -1,5 +1,6 @@
 //! The forward pass of a batch on libtorch: its trie walked, its features gathered, its heads' last Linears.
 
+use std::any::Any;
 use std::sync::{Arc, MutexGuard};
 
 use tch::{Device, Kind, Tensor};
@@ -159,6 +160,14 @@ impl TorchNetwork {
     }
 }
 
+/// What the placer put into placed heads.
+fn torch_heads<'a>(locked: &'a [MutexGuard<'_, Box<dyn Any + Send>>]) -> Result<Vec<&'a TorchHead>, NetworkError> {
+    locked
+        .iter()
+        .map(|tensors| tensors.downcast_ref().ok_or(NetworkError::ForeignHead))
+        .collect()
+}
+
 impl Network for TorchNetwork {
     fn forward(&mut self, pixels: &[u8], groups: &[HeadRows<'_>], features: &[usize]) -> Result<Outputs, NetworkError> {
         if groups.is_empty() && features.is_empty() {
@@ -170,11 +179,8 @@ impl Network for TorchNetwork {
         let pixels = Tensor::f_from_data_size(pixels, &[count, height, width, channels], Kind::Uint8)?;
         let pixels = pixels.f_to_device(self.steps.placement.device)?;
 
-        let locked: Vec<MutexGuard<'_, _>> = groups.iter().map(|group| group.head.tensors()).collect();
-        let heads: Vec<&TorchHead> = locked
-            .iter()
-            .map(|tensors| tensors.downcast_ref().ok_or(NetworkError::ForeignHead))
-            .collect::<Result<_, _>>()?;
+        let locked: Vec<_> = groups.iter().map(|group| group.head.tensors()).collect();
+        let heads = torch_heads(&locked)?;
         let (leaves, steps) = self.walk(&pixels, groups, &heads, features)?;
 
         let rows = match &leaves.features[..] {
@@ -195,6 +201,22 @@ impl Network for TorchNetwork {
             features,
             steps,
         })
+    }
+
+    fn logits(&mut self, features: &[&[f32]], groups: &[HeadRows<'_>]) -> Result<Vec<Vec<f32>>, NetworkError> {
+        let _no_gradients = tch::no_grad_guard();
+        let placement = self.steps.placement;
+        let width = features.first().map_or(0, |row| row.len());
+        let rows = Tensor::f_from_slice(&features.concat())?.f_reshape([features.len() as i64, width as i64])?;
+        let rows = rows.f_to_device(placement.device)?.f_to_kind(placement.kind)?;
+        let locked: Vec<_> = groups.iter().map(|group| group.head.tensors()).collect();
+        let heads = torch_heads(&locked)?;
+        let asked: Vec<_> = heads
+            .iter()
+            .zip(groups)
+            .map(|(head, group)| (&head.last, group.rows.clone()))
+            .collect();
+        last_linears(&rows, &asked)
     }
 
     fn placer(&self) -> Arc<dyn Placer> {
