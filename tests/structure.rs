@@ -109,6 +109,7 @@ fn documented_flags_exist() {
         &["describe"],
         &["bench", "forward"],
         &["bench", "serve"],
+        &["bench", "cache"],
         &["demo"],
         &["completions"],
     ];

@@ -1,10 +1,11 @@
-//! `headswap bench forward`: the network alone.
+//! `headswap bench`, and of its sub-commands `forward`: the network alone.
 
 use std::time::{Duration, Instant};
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
+use super::bench_cache::{self, BenchCacheArgs};
 use super::bench_server::{self, BenchServeArgs};
 use super::error::CliError;
 use super::output::{print_json, print_table, table};
@@ -21,6 +22,8 @@ pub(super) enum BenchCommand {
     Forward(BenchForwardArgs),
     /// A server under load, beside the bare forward pass in the same run
     Serve(BenchServeArgs),
+    /// Pictures asked for the first and for the second time
+    Cache(BenchCacheArgs),
 }
 
 /// What computes.
@@ -38,6 +41,30 @@ pub(super) struct ModelArgs {
     /// Threads on the CPU; 0 takes one for each core
     #[arg(long, default_value_t = 0)]
     pub threads: usize,
+}
+
+impl ModelArgs {
+    /// The same choices for a server.
+    pub fn server_flags(&self) -> Vec<String> {
+        let weights = match &self.weights {
+            WeightsSource::Demo => "demo".to_owned(),
+            WeightsSource::File(path) => path.display().to_string(),
+        };
+        let flags = [
+            ("--weights", weights),
+            ("--device", self.device.to_string()),
+            ("--precision", name_of(&self.precision)),
+            ("--threads", self.threads.to_string()),
+        ];
+        let words = flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]);
+        words.collect()
+    }
+}
+
+/// A choice as it is written on the command line.
+pub(super) fn name_of(choice: &impl ValueEnum) -> String {
+    let value = choice.to_possible_value();
+    value.map(|value| value.get_name().to_owned()).unwrap_or_default()
 }
 
 #[derive(Args, Debug)]
@@ -59,6 +86,7 @@ pub(super) async fn run(command: BenchCommand) -> Result<(), CliError> {
     match command {
         BenchCommand::Forward(args) => forward(&args),
         BenchCommand::Serve(args) => bench_server::run(args).await,
+        BenchCommand::Cache(args) => bench_cache::run(args).await,
     }
 }
 

@@ -8,8 +8,7 @@ use clap::Args;
 use serde_json::json;
 use tonic::Status;
 
-use super::bench::{BareForward, ModelArgs};
-use super::client::Classifier;
+use super::bench::{BareForward, ModelArgs, name_of};
 use super::demo::PHOTOGRAPHS;
 use super::error::{CliError, describe};
 use super::load::{self, LoadSummary, Workload};
@@ -102,27 +101,13 @@ pub(super) async fn run(args: BenchServeArgs) -> Result<(), CliError> {
 
 impl BenchServeArgs {
     fn server_flags(&self) -> Vec<String> {
-        let name = |value: &dyn Fn() -> Option<clap::builder::PossibleValue>| {
-            value().map(|value| value.get_name().to_owned()).unwrap_or_default()
-        };
-        let weights = match &self.model.weights {
-            crate::model::WeightsSource::Demo => "demo".to_owned(),
-            crate::model::WeightsSource::File(path) => path.display().to_string(),
-        };
-        let precision = name(&|| clap::ValueEnum::to_possible_value(&self.model.precision));
-        let engine = name(&|| clap::ValueEnum::to_possible_value(&self.engine));
-        let flags = [
-            ("--weights", weights),
-            ("--device", self.model.device.to_string()),
-            ("--precision", precision),
-            ("--threads", self.model.threads.to_string()),
-            ("--engine", engine),
+        let mut flags = self.model.server_flags();
+        let own = [
+            ("--engine", name_of(&self.engine)),
             ("--max-batch", self.max_batch.to_string()),
         ];
+        flags.extend(own.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]));
         flags
-            .into_iter()
-            .flat_map(|(flag, value)| [flag.to_owned(), value])
-            .collect()
     }
 
     /// What clients send: the photographs that are JPEG files, or their pixels.
@@ -224,15 +209,7 @@ impl Run {
         concurrency: usize,
         length: Duration,
     ) -> Result<Self, CliError> {
-        let mut clients: Vec<Classifier> = Vec::new();
-        for index in 0..concurrency {
-            let client = if index % 16 == 0 {
-                server.classifier().await?
-            } else {
-                clients[index - 1].clone()
-            };
-            clients.push(client);
-        }
+        let clients = server.classifiers(concurrency).await?;
         let failures = Arc::new(AtomicU64::new(0));
         let endless = Endless {
             pictures: pictures.to_vec(),

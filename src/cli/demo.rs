@@ -11,7 +11,7 @@ use serde_json::json;
 use tonic::Status;
 
 use super::classify::class;
-use super::client::{Admin, Classifier};
+use super::client::Admin;
 use super::demo_heads::{DemoHead, difference};
 use super::error::{CliError, describe};
 use super::load::{self, LoadSummary, Workload};
@@ -220,16 +220,7 @@ impl Demo {
     /// Keeps all clients busy for a phase; in the second, swaps meanwhile.
     async fn load(&mut self, server: &ServerProcess, args: &DemoArgs, phase: Phase) -> Result<LoadSummary, CliError> {
         self.checker.stop.store(false, Ordering::Relaxed);
-        let mut clients: Vec<Classifier> = Vec::new();
-        for index in 0..args.clients {
-            // Four clients share a connection, as those of one program do.
-            let client = if index % 4 == 0 {
-                server.classifier().await?
-            } else {
-                clients[index - 1].clone()
-            };
-            clients.push(client);
-        }
+        let clients = server.classifiers(args.clients).await?;
         let running = tokio::spawn(load::run(clients, Arc::clone(&self.checker)));
         let driven = match phase {
             Phase::Quiet => self.answers(4 * args.clients as u64).await,

@@ -1,6 +1,7 @@
 //! The command line: one file for each sub-command.
 
 mod bench;
+mod bench_cache;
 mod bench_server;
 mod classify;
 mod client;

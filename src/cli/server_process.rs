@@ -80,6 +80,18 @@ impl ServerProcess {
         Ok(classifier(channel(&self.grpc, "--address").await?))
     }
 
+    /// `count` clients, sixteen of which share a connection, as those of one program do.
+    pub async fn classifiers(&self, count: usize) -> Result<Vec<Classifier>, CliError> {
+        let mut clients: Vec<Classifier> = Vec::with_capacity(count);
+        for index in 0..count {
+            clients.push(match index % 16 {
+                0 => self.classifier().await?,
+                _ => clients[index - 1].clone(),
+            });
+        }
+        Ok(clients)
+    }
+
     /// A new connection to HeadAdminService.
     pub async fn admin(&self) -> Result<Admin, CliError> {
         Ok(admin(channel(&self.admin, "--admin-address").await?))
