@@ -4,6 +4,7 @@
 //! [`Network`] takes those of the backbone at start and places those of heads at any time.
 
 mod architecture;
+mod checkpoint;
 mod demo;
 mod describe;
 mod digest;
@@ -19,6 +20,7 @@ mod torch;
 mod weights;
 
 pub use architecture::{Architecture, Layer, LayerKind};
+pub use checkpoint::{Checkpoint, CheckpointError, CheckpointFormat, Naming, TensorEntry};
 pub use demo::{demo_head, demo_head_from, demo_parameters};
 pub use describe::describe_layers;
 pub use digest::Digest;
