@@ -6,7 +6,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use headswap::model::{Checkpoint, CheckpointError, CheckpointFormat, Digest};
+use headswap::model::{
+    Architecture, Backbone, Checkpoint, CheckpointError, CheckpointFormat, Digest, WeightsSource, fit_backbone,
+    fit_head,
+};
 use proptest::prelude::*;
 
 fn fixture(name: &str) -> PathBuf {
@@ -127,6 +130,34 @@ fn files_that_name_code_are_refused_by_its_name_and_run_nothing() {
         );
     }
     assert!(!Path::new("headswap-was-here").exists());
+}
+
+#[test]
+fn a_whole_backbone_is_loaded_from_timms_names() {
+    let path = fixture("narrow_timm_bf16.pth");
+    let backbone = Backbone::load(&WeightsSource::File(path.clone()), Architecture::Vgg16Narrow).unwrap();
+    assert_eq!(backbone.classes, 2);
+    assert_eq!(backbone.parameters["classifier.0.weight"].shape, [128, 784]);
+    for (name, digest) in digests(&Checkpoint::open(&path).unwrap()) {
+        assert_eq!(backbone.parameters[&name].digest(), digest, "{name}");
+    }
+
+    let other = Backbone::load(&WeightsSource::File(path.clone()), Architecture::Vgg16).unwrap_err();
+    let said = other.to_string();
+    assert!(
+        said.contains("narrow_timm_bf16.pth: features.0.weight has shape [2, 3, 3, 3]; [64, 3, 3, 3]"),
+        "{said}"
+    );
+    let checkpoint = Checkpoint::open(&path).unwrap();
+    assert_eq!(fit_backbone(Architecture::Vgg16Narrow, &checkpoint), Ok(2));
+    assert_eq!(fit_head(Architecture::Vgg16Narrow, &checkpoint), Ok(2));
+    assert!(fit_head(Architecture::Vgg16, &checkpoint).is_err());
+    let linear = Checkpoint::open(&fixture("zip_linear.pth")).unwrap();
+    let said = fit_head(Architecture::Vgg16, &linear).unwrap_err().to_string();
+    assert!(
+        said.contains("classifier.6.weight has shape [3, 8]; [3, 4096] is expected"),
+        "{said}"
+    );
 }
 
 /// A legacy file whose content is this pickle, with one storage `0` of 4 floats.

@@ -8,6 +8,7 @@ mod checkpoint;
 mod demo;
 mod describe;
 mod digest;
+mod fit;
 mod last_linear;
 mod memory;
 mod network;
@@ -24,6 +25,7 @@ pub use checkpoint::{Checkpoint, CheckpointError, CheckpointFormat, Naming, Tens
 pub use demo::{demo_head, demo_head_from, demo_parameters};
 pub use describe::describe_layers;
 pub use digest::Digest;
+pub use fit::{Misfit, fit_backbone, fit_head};
 pub use memory::keep_freed_memory;
 pub use network::{HeadRows, Network, NetworkError, Outputs, PlacedHead, Placer, StepCount};
 pub use null::null_network;

@@ -1,30 +1,23 @@
-//! The backbone's weights: from a safetensors file with torchvision's names, or the demo's.
+//! The backbone's weights: from a checkpoint, or the demo's.
 
-use std::collections::BTreeSet;
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use safetensors::Dtype;
-use safetensors::tensor::{Metadata, TensorInfo};
-
 use super::architecture::Architecture;
+use super::checkpoint::{Checkpoint, CheckpointError, TensorEntry};
 use super::demo::demo_parameters;
 use super::digest::Digest;
-use super::tensor::{HostTensor, Parameters, UnsupportedDtype};
+use super::fit::{Misfit, fit_backbone};
+use super::tensor::Parameters;
 use super::{LAST_BIAS, LAST_WEIGHT};
-
-/// A longer header than this is no VGG16's.
-const HEADER_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// Where the backbone's weights come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WeightsSource {
     /// Generated and untrained.
     Demo,
-    /// A safetensors file.
+    /// A checkpoint: safetensors or PyTorch's.
     File(PathBuf),
 }
 
@@ -64,35 +57,22 @@ pub struct Backbone {
 
 /// Why a weights file was refused.
 #[derive(Debug, thiserror::Error)]
-#[allow(missing_docs)]
 pub enum WeightsError {
-    #[error("cannot read the weights file {path}: {source}")]
-    Read { path: PathBuf, source: io::Error },
-    #[error("{path} is no safetensors file: {reason}; convert a PyTorch state dict with safetensors.torch.save_file")]
-    Format { path: PathBuf, reason: String },
-    #[error("{path} lacks the tensor {name}; it must hold a whole VGG16 with torchvision's names")]
-    Missing { path: PathBuf, name: String },
-    #[error("{path} holds the tensor {name}, which VGG16 does not have")]
-    Unexpected { path: PathBuf, name: String },
-    #[error("in {path}, {name} has shape {got:?}; {expected:?} is expected")]
-    Shape {
+    /// It is no checkpoint, or one of its tensors cannot be used.
+    #[error("{path}: {source}")]
+    Checkpoint {
+        /// The file.
         path: PathBuf,
-        name: String,
-        got: Vec<usize>,
-        expected: Vec<usize>,
+        /// What is wrong with it.
+        source: CheckpointError,
     },
-    #[error("in {path}, {name} {source}")]
-    Dtype {
+    /// Its tensors are not those of the architecture.
+    #[error("{path}: {source}")]
+    Misfit {
+        /// The file.
         path: PathBuf,
-        name: String,
-        source: UnsupportedDtype,
-    },
-    #[error("in {path}, {name} holds {value} at element {index}; every weight must be finite")]
-    NotFinite {
-        path: PathBuf,
-        name: String,
-        value: f32,
-        index: usize,
+        /// The first difference.
+        source: Misfit,
     },
 }
 
@@ -104,7 +84,7 @@ impl Backbone {
     pub fn load(source: &WeightsSource, architecture: Architecture) -> Result<Self, WeightsError> {
         let parameters = match source {
             WeightsSource::Demo => demo_parameters(architecture),
-            WeightsSource::File(path) => WeightsFile::open(path)?.read_all(architecture)?,
+            WeightsSource::File(path) => read_all(path, architecture)?,
         };
         let digest = digest_in_parallel(&parameters);
         let classes = parameters[LAST_BIAS].values.len();
@@ -139,139 +119,17 @@ fn digest_in_parallel(parameters: &Parameters) -> Digest {
     Digest::combine(parameters.keys().map(String::as_str).zip(digests), &[])
 }
 
-/// An open safetensors file whose header has been checked against the file's length.
-struct WeightsFile<'a> {
-    path: &'a Path,
-    file: File,
-    metadata: Metadata,
-    data_start: u64,
-}
-
-impl<'a> WeightsFile<'a> {
-    /// The format: <https://github.com/huggingface/safetensors#format>.
-    fn open(path: &'a Path) -> Result<Self, WeightsError> {
-        let read = |source| WeightsError::Read {
-            path: path.to_owned(),
-            source,
-        };
-        let format = |reason: String| WeightsError::Format {
-            path: path.to_owned(),
-            reason,
-        };
-
-        let mut file = File::open(path).map_err(read)?;
-        let file_bytes = file.metadata().map_err(read)?.len();
-        let mut length = [0; 8];
-        file.read_exact(&mut length)
-            .map_err(|_| format(format!("{file_bytes} bytes are too few")))?;
-        let header_bytes = u64::from_le_bytes(length);
-        if header_bytes > HEADER_BYTES_MAX.min(file_bytes - 8) {
-            return Err(format(format!("its header claims {header_bytes} bytes")));
-        }
-        let mut header = vec![0; header_bytes as usize];
-        file.read_exact(&mut header).map_err(read)?;
-        let metadata: Metadata =
-            serde_json::from_slice(&header).map_err(|error| format(format!("its header is invalid: {error}")))?;
-        let data_start = 8 + header_bytes;
-        let expected = data_start + metadata.data_len() as u64;
-        if expected != file_bytes {
-            return Err(format(format!(
-                "its header describes {expected} bytes, the file has {file_bytes}"
-            )));
-        }
-        Ok(Self {
-            path,
-            file,
-            metadata,
-            data_start,
-        })
-    }
-
-    fn read_all(mut self, architecture: Architecture) -> Result<Parameters, WeightsError> {
-        let path = || self.path.to_owned();
-        let tensors = self.metadata.tensors();
-        let classes = tensors
-            .get(LAST_BIAS)
-            .and_then(|info| info.shape.first().copied())
-            .unwrap_or(1000);
-        let expected = architecture.parameters(classes);
-        for (name, shape) in &expected {
-            let info = tensors.get(name).ok_or_else(|| WeightsError::Missing {
-                path: path(),
-                name: name.clone(),
-            })?;
-            if &info.shape != shape {
-                let (got, expected) = (info.shape.clone(), shape.clone());
-                return Err(WeightsError::Shape {
-                    path: path(),
-                    name: name.clone(),
-                    got,
-                    expected,
-                });
-            }
-        }
-        let known: BTreeSet<&String> = expected.iter().map(|(name, _)| name).collect();
-        if let Some(name) = tensors.keys().find(|name| !known.contains(name)) {
-            return Err(WeightsError::Unexpected {
-                path: path(),
-                name: name.clone(),
-            });
-        }
-
-        // In the file's order, so that a cold disk reads ahead.
-        let in_order: Vec<(String, TensorInfo)> = self
-            .metadata
-            .offset_keys()
-            .into_iter()
-            .map(|name| {
-                let info = tensors[&name].clone();
-                (name, info)
-            })
-            .collect();
-        drop(tensors);
-        in_order
-            .into_iter()
-            .map(|(name, info)| Ok((name.clone(), Arc::new(self.read_tensor(name, info)?))))
-            .collect()
-    }
-
-    fn read_tensor(&mut self, name: String, info: TensorInfo) -> Result<HostTensor, WeightsError> {
-        let path = self.path;
-        let failed = |source| WeightsError::Read {
-            path: path.to_owned(),
-            source,
-        };
-        let refused = |source| WeightsError::Dtype {
-            path: path.to_owned(),
-            name: name.clone(),
-            source,
-        };
-        if !matches!(info.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
-            return Err(refused(UnsupportedDtype(info.dtype)));
-        }
-        let (start, end) = info.data_offsets;
-        self.file
-            .seek(SeekFrom::Start(self.data_start + start as u64))
-            .map_err(failed)?;
-
-        let mut values = Vec::with_capacity(info.shape.iter().product());
-        let mut block = vec![0; (end - start).min(4 * 1024 * 1024)];
-        let mut left = end - start;
-        while left > 0 {
-            let block = &mut block[..left.min(4 * 1024 * 1024)];
-            self.file.read_exact(block).map_err(failed)?;
-            let widened = HostTensor::from_le_bytes(info.dtype, Vec::new(), block).map_err(refused)?;
-            values.extend_from_slice(&widened.values);
-            left -= block.len();
-        }
-        if let Some(index) = values.iter().position(|value| !value.is_finite()) {
-            return Err(WeightsError::NotFinite {
-                path: path.to_owned(),
-                name,
-                value: values[index],
-                index,
-            });
-        }
-        Ok(HostTensor::new(info.shape, values))
-    }
+fn read_all(path: &Path, architecture: Architecture) -> Result<Parameters, WeightsError> {
+    let failed = |source| WeightsError::Checkpoint {
+        path: path.to_owned(),
+        source,
+    };
+    let checkpoint = Checkpoint::open(path).map_err(failed)?;
+    fit_backbone(architecture, &checkpoint).map_err(|source| WeightsError::Misfit {
+        path: path.to_owned(),
+        source,
+    })?;
+    // In the file's order, so that a cold disk reads ahead.
+    let read = |entry: &TensorEntry| Ok((entry.name.clone(), Arc::new(checkpoint.read(entry).map_err(failed)?)));
+    checkpoint.tensors().map(read).collect()
 }
