@@ -66,7 +66,7 @@ pub(super) async fn run(args: DescribeArgs) -> Result<(), CliError> {
 }
 
 /// 138357544 as 138,357,544.
-fn grouped(number: u64) -> String {
+pub(super) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let groups: Vec<&str> = digits
         .as_bytes()

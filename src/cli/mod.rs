@@ -15,6 +15,7 @@ mod load;
 mod output;
 mod serve;
 mod server_process;
+mod weights;
 
 use std::process::ExitCode;
 
@@ -25,7 +26,8 @@ use error::CliError;
 const AFTER_HELP: &str = "\
 Examples:
   headswap demo                                  see it work, with a server of its own
-  headswap serve --weights vgg16.safetensors     serve your backbone
+  headswap weights fetch                         get torchvision's trained VGG16
+  headswap serve --weights vgg16.pth             serve a backbone
   headswap classify cat.jpg                      ask it
   headswap head replace cats cats.safetensors    make a fine-tuned head live
   headswap classify --head cats cat.jpg
@@ -51,6 +53,9 @@ enum Command {
     Head(head::HeadCommand),
     /// Show the layers, the parameters and what a head overrides
     Describe(describe::DescribeArgs),
+    /// Look into files of weights, convert and fetch them
+    #[command(subcommand)]
+    Weights(weights::WeightsCommand),
     /// Measure the forward pass or the server
     #[command(subcommand)]
     Bench(bench::BenchCommand),
@@ -65,6 +70,10 @@ pub fn run() -> ExitCode {
     crate::model::keep_freed_memory();
     let command = match Cli::parse().command {
         Command::Serve(args) => return serve::run(*args),
+        Command::Weights(command) => {
+            let done = weights::run(command);
+            return done.map_or_else(|error| error.report(), |()| ExitCode::SUCCESS);
+        }
         command => command,
     };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -73,7 +82,7 @@ pub fn run() -> ExitCode {
     };
     let result = runtime.block_on(async {
         match command {
-            Command::Serve(_) => Ok(()),
+            Command::Serve(_) | Command::Weights(_) => Ok(()),
             Command::Classify(args) => classify::run(args).await,
             Command::Head(command) => head::run(command).await,
             Command::Describe(args) => describe::run(args).await,

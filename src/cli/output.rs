@@ -65,6 +65,14 @@ pub(super) fn progress(length: u64, message: &'static str) -> ProgressBar {
     bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
+/// As [`progress`], of bytes, with their rate.
+pub(super) fn bytes_progress(length: u64, message: &'static str) -> ProgressBar {
+    let template = "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
+    let bar = progress(length, message);
+    bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar
+}
+
 /// A spinner on standard error; nothing if that is no terminal.
 pub(super) fn spinner(message: &'static str) -> ProgressBar {
     if !std::io::stderr().is_terminal() {

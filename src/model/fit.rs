@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::architecture::Architecture;
-use super::checkpoint::Checkpoint;
+use super::checkpoint::{Checkpoint, shown};
 use super::{LAST_BIAS, LAST_WEIGHT};
 
 /// The first difference between a checkpoint and what it should hold.
@@ -48,7 +48,7 @@ pub fn fit_backbone(architecture: Architecture, checkpoint: &Checkpoint) -> Resu
     let known: BTreeSet<&str> = expected.iter().map(|(name, _)| name.as_str()).collect();
     match checkpoint.tensors().find(|entry| !known.contains(entry.name.as_str())) {
         Some(entry) => Err(Misfit::Unexpected {
-            name: entry.file_name.clone(),
+            name: shown(&entry.file_name),
         }),
         None => Ok(classes),
     }
@@ -74,7 +74,7 @@ pub fn fit_head(architecture: Architecture, checkpoint: &Checkpoint) -> Result<u
         weight_seen |= name == LAST_WEIGHT;
         let known = expected.iter().find(|(known, _)| *known == name);
         let (_, shape) = known.ok_or_else(|| Misfit::Unexpected {
-            name: entry.file_name.clone(),
+            name: shown(&entry.file_name),
         })?;
         check_shape(&name, &entry.shape, shape)?;
     }

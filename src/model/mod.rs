@@ -5,6 +5,7 @@
 
 mod architecture;
 mod checkpoint;
+mod convert;
 mod demo;
 mod describe;
 mod digest;
@@ -22,6 +23,7 @@ mod weights;
 
 pub use architecture::{Architecture, Layer, LayerKind};
 pub use checkpoint::{Checkpoint, CheckpointError, CheckpointFormat, Naming, TensorEntry};
+pub use convert::{ConvertError, StoredDtype, safetensors_bytes, write_safetensors};
 pub use demo::{demo_head, demo_head_from, demo_parameters};
 pub use describe::describe_layers;
 pub use digest::Digest;

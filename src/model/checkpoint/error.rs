@@ -80,7 +80,7 @@ pub enum CheckpointError {
 }
 
 /// Text from a file, fit for one line: control characters escaped, and not long.
-pub(super) fn shown(text: &str) -> String {
+pub(in crate::model) fn shown(text: &str) -> String {
     const CHARACTERS_MAX: usize = 100;
     let mut shown: String = text.chars().take(CHARACTERS_MAX).flat_map(char::escape_debug).collect();
     if text.chars().nth(CHARACTERS_MAX).is_some() {

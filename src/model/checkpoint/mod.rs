@@ -23,7 +23,7 @@ use bytes::Bytes;
 
 pub use entry::TensorEntry;
 pub use error::CheckpointError;
-use error::shown;
+pub(super) use error::shown;
 use source::Source;
 
 use super::tensor::HostTensor;

@@ -17,7 +17,7 @@ use super::source::Source;
 use super::{CheckpointFormat, Found};
 
 /// Bytes of a header at most. One of a VGG16 has 3 kB; labels may lie in it, too.
-pub(super) const HEADER_BYTES_MAX: u64 = 4 * 1024 * 1024;
+const HEADER_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// Entries of free-form metadata at most.
 const METADATA_MAX: usize = 4096;
 

@@ -31,7 +31,7 @@ pub(super) fn open(source: &Source) -> Result<Found, CheckpointError> {
     let mut entries: Vec<TensorEntry> = Vec::with_capacity(state.tensors.len());
     for (name, tensor) in state.tensors {
         let key = objects.text(tensor.storage.key).unwrap_or_default();
-        let storage = archive.locate(source, &format!("{folder}/data/{}", shown(key)))?;
+        let storage = archive.locate(source, &format!("{folder}/data/{key}"))?;
         let storage = storage.ok_or_else(|| CheckpointError::Tensor {
             name: shown(name),
             reason: format!("lies in the storage {}, which the file lacks", shown(key)),

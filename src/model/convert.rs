@@ -1,0 +1,143 @@
+//! Writing a checkpoint as safetensors, with torchvision's names and shapes.
+
+use std::io::{self, Write};
+
+use half::{bf16, f16};
+use safetensors::Dtype;
+use serde_json::{Map, json};
+
+use super::checkpoint::{Checkpoint, CheckpointError, shown};
+
+/// The element type to write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum StoredDtype {
+    /// As large as a backbone in memory.
+    F32,
+    /// Half of that, with 11 significant bits and numbers up to 65504.
+    F16,
+    /// Half of that, with 8 significant bits and f32's range.
+    Bf16,
+}
+
+/// Why a checkpoint could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum ConvertError {
+    /// It could not be read.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The system refused.
+    #[error("cannot write: {0}")]
+    Write(#[from] io::Error),
+    /// A number beyond what the element type holds.
+    #[error("{name} holds {value} at element {index}, which is too large for {dtype:?}; choose another --dtype")]
+    TooLarge {
+        /// The tensor.
+        name: String,
+        /// The number.
+        value: f32,
+        /// Counted row by row from 0.
+        index: usize,
+        /// What was to be written.
+        dtype: StoredDtype,
+    },
+}
+
+/// Writes every tensor, one at a time and in the order of the file that is read; `written` is told how many bytes went
+/// out since it was last called. The metadata is kept.
+///
+/// # Errors
+/// [`ConvertError`] names the tensor; what has been written by then is no file.
+pub fn write_safetensors(
+    checkpoint: &Checkpoint,
+    dtype: StoredDtype,
+    out: &mut dyn Write,
+    mut written: impl FnMut(u64),
+) -> Result<(), ConvertError> {
+    let header = header(checkpoint, dtype);
+    out.write_all(&(header.len() as u64).to_le_bytes())?;
+    out.write_all(&header)?;
+    let mut block = Vec::new();
+    for entry in checkpoint.tensors() {
+        let tensor = checkpoint.read(entry)?;
+        for (number, values) in tensor.values.chunks(BLOCK_ELEMENTS).enumerate() {
+            block.clear();
+            dtype
+                .encode(values, &mut block)
+                .map_err(|index| ConvertError::TooLarge {
+                    name: shown(&entry.name),
+                    value: values[index],
+                    index: number * BLOCK_ELEMENTS + index,
+                    dtype,
+                })?;
+            out.write_all(&block)?;
+            written(block.len() as u64);
+        }
+    }
+    Ok(())
+}
+
+/// The bytes of all tensors once written.
+pub fn safetensors_bytes(checkpoint: &Checkpoint, dtype: StoredDtype) -> u64 {
+    let elements: usize = checkpoint.tensors().map(|entry| entry.elements()).sum();
+    (elements * dtype.bytes()) as u64
+}
+
+const BLOCK_ELEMENTS: usize = 64 * 1024;
+
+/// The header as JSON, padded with blanks so that the numbers are aligned.
+fn header(checkpoint: &Checkpoint, dtype: StoredDtype) -> Vec<u8> {
+    let mut metadata = checkpoint.metadata().clone();
+    // Hugging Face's libraries ask for it.
+    metadata.entry("format".into()).or_insert_with(|| "pt".into());
+    let mut header = Map::from_iter([("__metadata__".to_owned(), json!(metadata))]);
+    let mut start = 0;
+    for entry in checkpoint.tensors() {
+        let end = start + entry.elements() * dtype.bytes();
+        let tensor = json!({
+            "dtype": format!("{:?}", Dtype::from(dtype)), "shape": entry.shape, "data_offsets": [start, end],
+        });
+        header.insert(entry.name.clone(), tensor);
+        start = end;
+    }
+    let mut bytes = serde_json::Value::Object(header).to_string().into_bytes();
+    bytes.resize(bytes.len().next_multiple_of(8), b' ');
+    bytes
+}
+
+impl StoredDtype {
+    fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::Bf16 => 2,
+        }
+    }
+
+    /// Appends the values little-endian, rounded to nearest; the index of one that becomes infinite is the error.
+    fn encode(self, values: &[f32], out: &mut Vec<u8>) -> Result<(), usize> {
+        let infinite = match self {
+            Self::F32 => {
+                out.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+                None
+            }
+            Self::F16 => {
+                out.extend(values.iter().flat_map(|value| f16::from_f32(*value).to_le_bytes()));
+                values.iter().position(|value| !f16::from_f32(*value).is_finite())
+            }
+            Self::Bf16 => {
+                out.extend(values.iter().flat_map(|value| bf16::from_f32(*value).to_le_bytes()));
+                values.iter().position(|value| !bf16::from_f32(*value).is_finite())
+            }
+        };
+        infinite.map_or(Ok(()), Err)
+    }
+}
+
+impl From<StoredDtype> for Dtype {
+    fn from(dtype: StoredDtype) -> Self {
+        match dtype {
+            StoredDtype::F32 => Self::F32,
+            StoredDtype::F16 => Self::F16,
+            StoredDtype::Bf16 => Self::BF16,
+        }
+    }
+}
