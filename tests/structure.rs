@@ -113,6 +113,7 @@ fn documented_flags_exist() {
         &["bench", "forward"],
         &["bench", "serve"],
         &["bench", "cache"],
+        &["bench", "heads"],
         &["demo"],
         &["completions"],
     ];

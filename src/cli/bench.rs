@@ -6,6 +6,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
 use super::bench_cache::{self, BenchCacheArgs};
+use super::bench_heads::{self, BenchHeadsArgs};
 use super::bench_server::{self, BenchServeArgs};
 use super::error::CliError;
 use super::output::{print_json, print_table, table};
@@ -24,6 +25,8 @@ pub(super) enum BenchCommand {
     Serve(BenchServeArgs),
     /// Pictures asked for the first and for the second time
     Cache(BenchCacheArgs),
+    /// Many heads on one backbone, beside few
+    Heads(BenchHeadsArgs),
 }
 
 /// What computes.
@@ -87,6 +90,7 @@ pub(super) async fn run(command: BenchCommand) -> Result<(), CliError> {
         BenchCommand::Forward(args) => forward(&args),
         BenchCommand::Serve(args) => bench_server::run(args).await,
         BenchCommand::Cache(args) => bench_cache::run(args).await,
+        BenchCommand::Heads(args) => bench_heads::run(args).await,
     }
 }
 

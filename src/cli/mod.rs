@@ -2,6 +2,7 @@
 
 mod bench;
 mod bench_cache;
+mod bench_heads;
 mod bench_server;
 mod classify;
 mod client;

@@ -33,15 +33,8 @@ pub(super) struct Retries {
 pub(super) enum DownloadError {
     #[error("{url} answers {status}; check the URL, or give another with --url or --mirror")]
     Status { url: String, status: StatusCode },
-    #[error(
-        "{url} cannot be fetched: {reason}; run the same command again to go on, {kept} bytes are kept in {partial}"
-    )]
-    Broken {
-        url: String,
-        reason: String,
-        kept: u64,
-        partial: String,
-    },
+    #[error("{url} cannot be fetched: {reason}; run the same command again to go on{kept}")]
+    Broken { url: String, reason: String, kept: String },
     #[error("{url} is no URL that can be fetched: {reason}; give one that starts with https:// or http://")]
     Url { url: String, reason: String },
     #[error("{url} is larger than {BYTES_MAX} bytes; give the URL of a file of weights")]
