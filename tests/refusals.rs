@@ -6,7 +6,7 @@ mod support;
 
 use std::sync::Arc;
 
-use headswap::model::{LAST_BIAS, LAST_WEIGHT, Parameters, demo_head, demo_parameters};
+use headswap::model::{Checkpoint, LAST_BIAS, LAST_WEIGHT, Parameters, TensorEntry, demo_head, demo_parameters};
 use headswap::rpc::pb::classify_request::Input;
 use headswap::rpc::pb::replace_head_request::Source;
 use headswap::rpc::pb::{ClassifyRequest, ReplaceHeadRequest};
@@ -354,4 +354,59 @@ fn wrong_backbones_are_refused_by_the_tensor() {
     let mut parameters = whole;
     set(&mut parameters, "features.2.bias", 1, f32::NAN);
     assert!(refused_weights(&parameters).contains("features.2.bias holds NaN at element 1"));
+}
+
+#[tokio::test]
+async fn a_pickle_that_names_a_function_is_refused_by_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), &[]);
+    for file in ["zip_os_system.pth", "legacy_os_system.pth"] {
+        let bytes = std::fs::read(format!("tests/fixtures/checkpoints/{file}")).unwrap();
+        let request = ReplaceHeadRequest {
+            head: "cats".into(),
+            source: Some(Source::Safetensors(bytes.into())),
+            ..Default::default()
+        };
+        let status = server.admin().await.replace_head(request).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert!(status.message().contains("posix.system"), "{}", status.message());
+    }
+}
+
+#[tokio::test]
+async fn of_a_whole_checkpoint_only_what_differs_becomes_the_head() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = "tests/fixtures/checkpoints/narrow_timm_bf16.pth";
+    let server = Server::start_on(path, dir.path());
+    let request = |checkpoint: Vec<u8>| ReplaceHeadRequest {
+        head: "whole".into(),
+        source: Some(Source::Safetensors(checkpoint.into())),
+        ..Default::default()
+    };
+    let mut admin = server.admin().await;
+    let same = admin.replace_head(request(std::fs::read(path).unwrap())).await.unwrap();
+    let overridden = same.into_inner().head.unwrap().parameters;
+    assert_eq!(overridden, ["classifier.6.bias", "classifier.6.weight"]);
+
+    let checkpoint = Checkpoint::open(path.as_ref()).unwrap();
+    let read = |entry: &TensorEntry| (entry.name.clone(), Arc::new(checkpoint.read(entry).unwrap()));
+    let mut parameters: Parameters = checkpoint.tensors().map(read).collect();
+    set(&mut parameters, "features.28.bias", 3, 0.75);
+    let tuned = admin
+        .replace_head(request(safetensors(&parameters, &[])))
+        .await
+        .unwrap();
+    let overridden = tuned.into_inner().head.unwrap().parameters;
+    assert_eq!(
+        overridden,
+        ["classifier.6.bias", "classifier.6.weight", "features.28.bias"]
+    );
+    let mut client = server.classifier().await;
+    let results = client
+        .classify(classify(&["default", "whole"]))
+        .await
+        .unwrap()
+        .into_inner()
+        .results;
+    assert_ne!(results[0].logits, results[1].logits);
 }

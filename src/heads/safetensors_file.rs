@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use super::name::HeadName;
 use super::store::StoredHead;
 use super::version::HeadInfo;
-use super::weights::{HeadLimits, HeadWeights, metadata};
+use super::weights::{HeadLimits, HeadWeights};
+use crate::model::Checkpoint;
 
 /// Under this key the metadata holds a [`Record`] as JSON.
 const RECORD: &str = "headswap";
@@ -60,11 +61,13 @@ pub(super) fn encode(info: &HeadInfo, weights: &HeadWeights) -> Result<Vec<u8>, 
 
 /// Reads a file back and checks that it is what was acknowledged.
 pub(super) fn decode(bytes: &[u8], path: &Path, limits: &HeadLimits) -> Result<StoredHead, String> {
-    let weights = HeadWeights::from_safetensors(bytes, Vec::new(), limits).map_err(|error| error.to_string())?;
-    let record = metadata(bytes)
-        .remove(RECORD)
+    let checkpoint = Checkpoint::from_bytes(bytes.to_vec().into()).map_err(|error| error.to_string())?;
+    let weights = HeadWeights::from_checkpoint(&checkpoint, Vec::new(), limits).map_err(|error| error.to_string())?;
+    let record = checkpoint
+        .metadata()
+        .get(RECORD)
         .ok_or("its metadata lacks the head's record")?;
-    let record: Record = serde_json::from_str(&record).map_err(|error| error.to_string())?;
+    let record: Record = serde_json::from_str(record).map_err(|error| error.to_string())?;
     if weights.digest.to_string() != record.digest {
         return Err(format!(
             "its digest is {}, {} was acknowledged",

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use safetensors::SafeTensors;
+use bytes::Bytes;
 
 use super::error::{HeadError, shown};
-use crate::model::{Digest, HostTensor, LAST_BIAS, LAST_WEIGHT, Parameters};
+use crate::model::{Checkpoint, Digest, LAST_BIAS, LAST_WEIGHT, Parameters, TensorEntry};
 
 const LABEL_BYTES_MAX: usize = 1024;
 const LABELS_BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -71,27 +71,41 @@ impl HeadWeights {
         }
     }
 
-    /// Reads a safetensors file. Empty `labels` means those in the file's metadata under `labels`, a JSON list.
+    /// Reads a file in memory, in any of the formats of [`Checkpoint`]. Empty `labels` means those in a safetensors
+    /// file's metadata under `labels`, a JSON list.
     ///
     /// # Errors
     /// [`HeadError::Weights`] or [`HeadError::Labels`] says which tensor or label is wrong, and how.
-    pub fn from_safetensors(bytes: &[u8], labels: Vec<String>, limits: &HeadLimits) -> Result<Self, HeadError> {
-        let file = SafeTensors::deserialize(bytes).map_err(|error| {
-            refused(format!(
-                "the {} bytes are no whole safetensors file ({}); send it unchanged",
-                bytes.len(),
-                shown(&error.to_string())
-            ))
-        })?;
-        let parameters = read_parameters(&file, limits)?;
-        let classes = check_shapes(&parameters, limits)?;
-        check_finite(&parameters)?;
+    pub fn from_bytes(bytes: Bytes, labels: Vec<String>, limits: &HeadLimits) -> Result<Self, HeadError> {
+        let checkpoint = Checkpoint::from_bytes(bytes).map_err(|error| refused(error.to_string()))?;
+        Self::from_checkpoint(&checkpoint, labels, limits)
+    }
+
+    /// As [`HeadWeights::from_bytes`], of an open checkpoint: names and shapes first, then tensor by tensor.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn from_checkpoint(
+        checkpoint: &Checkpoint,
+        labels: Vec<String>,
+        limits: &HeadLimits,
+    ) -> Result<Self, HeadError> {
+        let entries = entries(checkpoint, limits)?;
+        let classes = check_shapes(&entries, limits)?;
         let labels = if labels.is_empty() {
-            labels_in(metadata(bytes))?
+            labels_in(checkpoint.metadata())?
         } else {
             labels
         };
         check_labels(&labels, classes)?;
+        let mut parameters = Parameters::new();
+        for (name, entry) in entries {
+            let tensor = checkpoint.read(entry).map_err(|error| refused(error.to_string()))?;
+            let backbone = limits.deeper.get(name);
+            if backbone.is_none_or(|backbone| backbone.digest != tensor.digest()) {
+                parameters.insert(name.to_owned(), Arc::new(tensor));
+            }
+        }
         Ok(Self::new(parameters, labels))
     }
 
@@ -101,71 +115,50 @@ impl HeadWeights {
     }
 }
 
-/// The file's free-form metadata; the header has been checked by then.
-pub(super) fn metadata(bytes: &[u8]) -> HashMap<String, String> {
-    SafeTensors::read_metadata(bytes)
-        .ok()
-        .and_then(|(_, header)| header.metadata().clone())
-        .unwrap_or_default()
-}
-
 fn refused(reason: String) -> HeadError {
     HeadError::Weights { reason }
 }
 
-/// The last Linear's tensors, and those of the others that differ from the backbone's.
-fn read_parameters(file: &SafeTensors<'_>, limits: &HeadLimits) -> Result<Parameters, HeadError> {
-    let mut parameters = Parameters::new();
-    for (name, view) in file.iter() {
-        let canonical = match name {
+/// The checkpoint's tensors by their full names, all of which VGG16 has.
+fn entries<'a>(
+    checkpoint: &'a Checkpoint,
+    limits: &HeadLimits,
+) -> Result<BTreeMap<&'a str, &'a TensorEntry>, HeadError> {
+    let mut entries = BTreeMap::new();
+    for entry in checkpoint.tensors() {
+        let name = match entry.name.as_str() {
             "weight" => LAST_WEIGHT,
             "bias" => LAST_BIAS,
             other => other,
         };
-        let backbone = limits.deeper.get(canonical);
-        match backbone {
-            Some(Overridable { shape, .. }) if shape[..] != *view.shape() => {
-                return Err(refused(format!(
-                    "{canonical} has shape {:?}; {shape:?} is expected",
-                    view.shape()
-                )));
-            }
-            None if ![LAST_WEIGHT, LAST_BIAS].contains(&canonical) => {
-                return Err(refused(format!(
-                    "it holds `{}`, which VGG16 does not have; use torchvision's names, or weight and bias for the last \
-                     Linear",
-                    shown(name)
-                )));
-            }
-            _ => {}
-        }
-        let tensor = HostTensor::from_le_bytes(view.dtype(), view.shape().to_vec(), view.data())
-            .map_err(|error| refused(format!("`{name}` {error}")))?;
-        if backbone.is_some_and(|backbone| backbone.digest == tensor.digest()) {
-            continue;
-        }
-        if parameters.insert(canonical.to_owned(), Arc::new(tensor)).is_some() {
+        if ![LAST_WEIGHT, LAST_BIAS].contains(&name) && !limits.deeper.contains_key(name) {
             return Err(refused(format!(
-                "it holds {canonical} twice, under its full and its short name"
+                "it holds `{}`, which VGG16 does not have; use torchvision's or timm's names, or weight and bias for the \
+                 last Linear",
+                shown(&entry.file_name)
+            )));
+        }
+        if entries.insert(name, entry).is_some() {
+            return Err(refused(format!(
+                "it holds {name} twice, under its full and its short name"
             )));
         }
     }
-    match [LAST_WEIGHT, LAST_BIAS]
-        .into_iter()
-        .find(|name| !parameters.contains_key(*name))
-    {
-        Some(missing) => Err(refused(format!("it lacks {missing}"))),
-        None => Ok(parameters),
-    }
+    Ok(entries)
 }
 
-/// K, if both shapes agree with it.
-fn check_shapes(parameters: &Parameters, limits: &HeadLimits) -> Result<usize, HeadError> {
-    let (weight, bias) = (&parameters[LAST_WEIGHT].shape, &parameters[LAST_BIAS].shape);
+/// K, if every tensor that belongs in a head is there and has the right shape.
+fn check_shapes(entries: &BTreeMap<&str, &TensorEntry>, limits: &HeadLimits) -> Result<usize, HeadError> {
+    let shape = |name: &str| {
+        let entry = entries.get(name).ok_or_else(|| refused(format!("it lacks {name}")))?;
+        Ok::<&[usize], HeadError>(&entry.shape)
+    };
+    let weight = shape(LAST_WEIGHT)?;
+    shape(LAST_BIAS)?;
     let &HeadLimits {
         classes_max, features, ..
     } = limits;
-    let [classes, width] = weight[..] else {
+    let [classes, _] = weight[..] else {
         return Err(refused(format!(
             "{LAST_WEIGHT} has shape {weight:?}; [K, {features}] is expected"
         )));
@@ -175,32 +168,22 @@ fn check_shapes(parameters: &Parameters, limits: &HeadLimits) -> Result<usize, H
             "{LAST_WEIGHT} has {classes} classes; 1 to {classes_max} are accepted"
         )));
     }
-    if width != features {
-        return Err(refused(format!(
-            "{LAST_WEIGHT} has shape {weight:?}; [{classes}, {features}] is expected"
-        )));
-    }
-    if bias[..] != [classes] {
-        return Err(refused(format!(
-            "{LAST_BIAS} has shape {bias:?}; [{classes}] is expected"
-        )));
+    let last = [(LAST_WEIGHT, vec![classes, features]), (LAST_BIAS, vec![classes])];
+    let last = last.iter().map(|(name, shape)| (*name, &shape[..]));
+    let deeper = limits
+        .deeper
+        .iter()
+        .map(|(name, backbone)| (name.as_str(), &backbone.shape[..]));
+    for (name, expected) in last.chain(deeper) {
+        if let Some(entry) = entries.get(name).filter(|entry| entry.shape[..] != *expected) {
+            let got = &entry.shape;
+            return Err(refused(format!("{name} has shape {got:?}; {expected:?} is expected")));
+        }
     }
     Ok(classes)
 }
 
-fn check_finite(parameters: &Parameters) -> Result<(), HeadError> {
-    for (name, tensor) in parameters {
-        if let Some(index) = tensor.values.iter().position(|value| !value.is_finite()) {
-            let value = tensor.values[index];
-            return Err(refused(format!(
-                "{name} holds {value} at element {index}; every weight must be finite"
-            )));
-        }
-    }
-    Ok(())
-}
-
-fn labels_in(metadata: HashMap<String, String>) -> Result<Vec<String>, HeadError> {
+fn labels_in(metadata: &HashMap<String, String>) -> Result<Vec<String>, HeadError> {
     let Some(text) = metadata.get("labels") else {
         return Ok(Vec::new());
     };
@@ -279,7 +262,7 @@ mod tests {
     const BIAS: Tensor<'_> = (LAST_BIAS, &[2], &[1.0, -2.0]);
 
     fn read(bytes: &[u8]) -> Result<HeadWeights, HeadError> {
-        HeadWeights::from_safetensors(bytes, Vec::new(), &LIMITS)
+        HeadWeights::from_bytes(bytes.to_vec().into(), Vec::new(), &LIMITS)
     }
 
     #[test]
@@ -287,7 +270,7 @@ mod tests {
         let expected = read(&file(&[WEIGHT, BIAS])).unwrap();
         assert_eq!((expected.classes, expected.bytes()), (2, 40));
         assert_eq!(expected.parameters[LAST_WEIGHT].values, WEIGHT.2);
-        for dtype in [Dtype::F32, Dtype::F16, Dtype::BF16] {
+        for dtype in [Dtype::F32, Dtype::F16, Dtype::BF16, Dtype::F64] {
             for (weight, bias) in [(LAST_WEIGHT, LAST_BIAS), ("weight", "bias"), ("weight", LAST_BIAS)] {
                 let bytes = file_of(dtype, &[(weight, WEIGHT.1, WEIGHT.2), (bias, BIAS.1, BIAS.2)], &[]);
                 let head = read(&bytes).unwrap();
@@ -302,7 +285,9 @@ mod tests {
         let bytes = file_of(Dtype::F32, &[WEIGHT, BIAS], &[("labels", r#"["cat", "dog"]"#)]);
         let labels = |given: &[&str]| {
             let given = given.iter().map(ToString::to_string).collect();
-            HeadWeights::from_safetensors(&bytes, given, &LIMITS).unwrap().labels
+            HeadWeights::from_bytes(bytes.to_vec().into(), given, &LIMITS)
+                .unwrap()
+                .labels
         };
         assert_eq!(labels(&[])[..], ["cat", "dog"]);
         assert_eq!(labels(&["a", "b"])[..], ["a", "b"]);
@@ -326,13 +311,13 @@ mod tests {
         };
         let good = file(&[WEIGHT, BIAS]);
         let with_header = |length: u64| [&length.to_le_bytes(), &good[8..]].concat();
-        check(b"", "the 0 bytes are no whole safetensors file");
-        check(b"{}", "too small");
-        check(&good[..good.len() - 1], "not fully covered");
-        check(&[&good[..], b"\0"].concat(), "not fully covered");
-        check(&with_header(u64::MAX), "header too large");
-        check(&with_header(99_999_999), "invalid header length");
-        check(&with_header(7), "invalid JSON");
+        check(b"", "it is empty");
+        check(b"{}", "neither safetensors");
+        check(&good[..good.len() - 1], "safetensors file is damaged");
+        check(&[&good[..], b"\0"].concat(), "safetensors file is damaged");
+        check(&with_header(u64::MAX), "safetensors file is damaged");
+        check(&with_header(99_999_999), "safetensors file is damaged");
+        check(&with_header(7), "safetensors file is damaged");
         let lying = |from: &str, to: &str| {
             let at = good
                 .windows(from.len())
@@ -340,22 +325,21 @@ mod tests {
                 .unwrap();
             [&good[..at], to.as_bytes(), &good[at + from.len()..]].concat()
         };
-        check(&lying("[2,4]", "[3,4]"), "invalid shape");
+        check(&lying("[2,4]", "[3,4]"), "damaged");
         check(
             &lying("\"F32\"", "\"I32\""),
-            "has dtype I32; F32, F16 and BF16 are accepted",
+            "has dtype I32; F32, F16, BF16 and F64 are accepted",
         );
-        check(&lying("\"F32\"", "\"\n!!\""), "invalid JSON");
+        check(&lying("\"F32\"", "\"\n!!\""), "safetensors file is damaged");
         let long_dtype = format!(
             r#"{{"weight":{{"dtype":"{}","shape":[],"data_offsets":[0,0]}}}}"#,
             "x".repeat(9999)
         );
         check(
             &[&(long_dtype.len() as u64).to_le_bytes(), long_dtype.as_bytes()].concat(),
-            "invalid JSON",
+            "safetensors file is damaged",
         );
 
-        check(&file_of(Dtype::F64, &[WEIGHT, BIAS], &[]), "has dtype F64");
         check(&file(&[WEIGHT]), "it lacks classifier.6.bias");
         check(&file(&[BIAS]), "it lacks classifier.6.weight");
         check(b"\x02\0\0\0\0\0\0\0{}", "it lacks classifier.6.weight");
@@ -422,7 +406,7 @@ mod tests {
     fn wrong_labels_are_refused() {
         let check = |given: Vec<String>, metadata: &str, part: &str| {
             let bytes = file_of(Dtype::F32, &[WEIGHT, BIAS], &[("labels", metadata)]);
-            let error = HeadWeights::from_safetensors(&bytes, given, &LIMITS).unwrap_err();
+            let error = HeadWeights::from_bytes(bytes.to_vec().into(), given, &LIMITS).unwrap_err();
             let message = error.to_string();
             assert!(matches!(error, HeadError::Labels { .. }), "{message}");
             assert!(message.contains(part), "{message:?} lacks {part:?}");
@@ -454,7 +438,7 @@ mod tests {
     fn limits_themselves_are_within_limits() {
         let (weight, bias) = (vec![0.5; 20], vec![0.5; 5]);
         let bytes = file(&[(LAST_WEIGHT, &[5, 4], &weight), (LAST_BIAS, &[5], &bias)]);
-        HeadWeights::from_safetensors(&bytes, vec!["x".repeat(1024); 5], &LIMITS).unwrap();
+        HeadWeights::from_bytes(bytes.to_vec().into(), vec!["x".repeat(1024); 5], &LIMITS).unwrap();
     }
 
     fn is_sound(head: &HeadWeights) -> bool {

@@ -111,9 +111,7 @@ fn replace(
         Some(replace_head_request::Source::Uri(uri)) => settings.read(&uri)?.into(),
         None => return Err(invalid("source", "set `safetensors` or `uri`".into())),
     };
-    let weights =
-        HeadWeights::from_safetensors(&bytes, request.labels, &serving.head_limits).map_err(status::of_head)?;
-    drop(bytes);
+    let weights = HeadWeights::from_bytes(bytes, request.labels, &serving.head_limits).map_err(status::of_head)?;
     let validate = started.elapsed();
 
     let place = |weights: &HeadWeights| -> Result<Arc<PlacedHead>, PlaceError> {

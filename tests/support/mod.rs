@@ -43,13 +43,27 @@ impl Server {
         server
     }
 
+    /// Starts the server on other weights than the demo's and waits until it is ready.
+    pub fn start_on(weights: &str, heads_dir: &Path) -> Self {
+        let mut server = Self::spawn_on(weights, heads_dir, &[]);
+        assert!(
+            server.line().contains("\"ready\":true"),
+            "the server did not become ready"
+        );
+        server
+    }
+
     /// Starts the server and waits until it listens.
     pub fn spawn(heads_dir: &Path, args: &[&str]) -> Self {
+        Self::spawn_on("demo", heads_dir, args)
+    }
+
+    fn spawn_on(weights: &str, heads_dir: &Path, args: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_headswap"));
         command.args([
             "serve",
             "--weights",
-            "demo",
+            weights,
             "--arch",
             "vgg16-narrow",
             "--device",
