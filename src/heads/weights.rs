@@ -1,11 +1,13 @@
 //! A head's weights, checked: once a [`HeadWeights`] exists, it can be placed.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use safetensors::SafeTensors;
 
 use super::error::{HeadError, shown};
+use super::safetensors_file::SafetensorsFile;
 use crate::model::{Digest, HostTensor, LAST_BIAS, LAST_WEIGHT, Parameters};
 
 const LABEL_BYTES_MAX: usize = 1024;
@@ -59,10 +61,33 @@ impl HeadWeights {
             ))
         })?;
         let parameters = read_parameters(&file)?;
+        Self::checked(parameters, labels, || metadata(bytes), limits)
+    }
+
+    /// As [`HeadWeights::from_safetensors`], from a file on the disk, tensor by tensor.
+    ///
+    /// # Errors
+    /// As there, or [`HeadError::Store`] if the file cannot be read.
+    pub fn from_file(path: &Path, labels: Vec<String>, limits: &HeadLimits) -> Result<Self, HeadError> {
+        let mut file = SafetensorsFile::open(path)?;
+        let mut parameters = Parameters::new();
+        for (name, info) in file.tensors() {
+            insert(&mut parameters, &name, || file.read(&name, &info))?;
+        }
+        complete(&parameters)?;
+        Self::checked(parameters, labels, || file.texts(), limits)
+    }
+
+    fn checked(
+        parameters: Parameters,
+        labels: Vec<String>,
+        metadata: impl FnOnce() -> HashMap<String, String>,
+        limits: &HeadLimits,
+    ) -> Result<Self, HeadError> {
         let classes = check_shapes(&parameters, limits)?;
         check_finite(&parameters)?;
         let labels = if labels.is_empty() {
-            labels_in(metadata(bytes))?
+            labels_in(metadata())?
         } else {
             labels
         };
@@ -77,7 +102,7 @@ impl HeadWeights {
 }
 
 /// The file's free-form metadata; the header has been checked by then.
-pub(super) fn metadata(bytes: &[u8]) -> HashMap<String, String> {
+fn metadata(bytes: &[u8]) -> HashMap<String, String> {
     SafeTensors::read_metadata(bytes)
         .ok()
         .and_then(|(_, header)| header.metadata().clone())
@@ -91,31 +116,47 @@ fn refused(reason: String) -> HeadError {
 fn read_parameters(file: &SafeTensors<'_>) -> Result<Parameters, HeadError> {
     let mut parameters = Parameters::new();
     for (name, view) in file.iter() {
-        let canonical = match name {
-            "weight" | LAST_WEIGHT => LAST_WEIGHT,
-            "bias" | LAST_BIAS => LAST_BIAS,
-            other => {
-                return Err(refused(format!(
-                    "it holds `{}`; only {LAST_WEIGHT} and {LAST_BIAS} (or weight and bias) belong in it, deeper layers \
-                     are not accepted yet",
-                    shown(other)
-                )));
-            }
-        };
-        let tensor = HostTensor::from_le_bytes(view.dtype(), view.shape().to_vec(), view.data())
-            .map_err(|error| refused(format!("`{name}` {error}")))?;
-        if parameters.insert(canonical.to_owned(), Arc::new(tensor)).is_some() {
+        insert(&mut parameters, name, || {
+            HostTensor::from_le_bytes(view.dtype(), view.shape().to_vec(), view.data())
+                .map_err(|error| refused(format!("`{name}` {error}")))
+        })?;
+    }
+    complete(&parameters)?;
+    Ok(parameters)
+}
+
+/// Reads a tensor under its canonical name.
+fn insert(
+    parameters: &mut Parameters,
+    name: &str,
+    read: impl FnOnce() -> Result<HostTensor, HeadError>,
+) -> Result<(), HeadError> {
+    let canonical = match name {
+        "weight" | LAST_WEIGHT => LAST_WEIGHT,
+        "bias" | LAST_BIAS => LAST_BIAS,
+        other => {
             return Err(refused(format!(
-                "it holds {canonical} twice, under its full and its short name"
+                "it holds `{}`; only {LAST_WEIGHT} and {LAST_BIAS} (or weight and bias) belong in it, deeper layers \
+                 are not accepted yet",
+                shown(other)
             )));
         }
+    };
+    if parameters.insert(canonical.to_owned(), Arc::new(read()?)).is_some() {
+        return Err(refused(format!(
+            "it holds {canonical} twice, under its full and its short name"
+        )));
     }
+    Ok(())
+}
+
+fn complete(parameters: &Parameters) -> Result<(), HeadError> {
     match [LAST_WEIGHT, LAST_BIAS]
         .into_iter()
         .find(|name| !parameters.contains_key(*name))
     {
         Some(missing) => Err(refused(format!("it lacks {missing}"))),
-        None => Ok(parameters),
+        None => Ok(()),
     }
 }
 

@@ -60,6 +60,7 @@ pub struct PlacedHead {
     /// K, the length of its rows of logits.
     pub classes: usize,
     tensors: Mutex<Box<dyn Any + Send>>,
+    _kept: Option<Box<dyn Any + Send + Sync>>,
 }
 
 impl PlacedHead {
@@ -68,6 +69,16 @@ impl PlacedHead {
         Self {
             classes,
             tensors: Mutex::new(tensors),
+            _kept: None,
+        }
+    }
+
+    /// Keeps something, as the room that it takes, for as long as the tensors live.
+    #[must_use]
+    pub fn keeping(self, kept: impl Any + Send + Sync) -> Self {
+        Self {
+            _kept: Some(Box::new(kept)),
+            ..self
         }
     }
 

@@ -14,7 +14,7 @@ use super::pb::{
     ListHeadsResponse, Parameter, ReplaceHeadRequest, ReplaceHeadResponse, replace_head_request,
 };
 use super::status::{self, invalid};
-use crate::heads::{self, HeadError, HeadName, HeadVersion, HeadWeights, PlaceError, Replacement};
+use crate::heads::{self, HeadError, HeadName, HeadVersion, HeadWeights, Replacement};
 use crate::model::{PlacedHead, describe_layers};
 
 /// Where ReplaceHead may read files, and how large they may be.
@@ -69,7 +69,11 @@ impl HeadAdminService for HeadAdminRpc {
         let started = Instant::now();
         let include_labels = request.into_inner().include_labels;
         let list = |serving: Arc<Serving>| {
-            let info = |version: Arc<HeadVersion<_>>| head_info(&version.info, true, include_labels);
+            let labels = |version: &HeadVersion<_>| match include_labels {
+                true => serving.registry.labels(version).unwrap_or_default(),
+                false => Arc::default(),
+            };
+            let info = |version: Arc<HeadVersion<PlacedHead>>| head_info(&version.info, true, &labels(&version));
             Response::new(ListHeadsResponse {
                 heads: serving.registry.table().list().into_iter().map(info).collect(),
             })
@@ -116,10 +120,6 @@ fn replace(
     drop(bytes);
     let validate = started.elapsed();
 
-    let place = |weights: &HeadWeights| -> Result<Arc<PlacedHead>, PlaceError> {
-        let placed = serving.placer.place(Arc::clone(&weights.parameters));
-        placed.map(Arc::new).map_err(|error| PlaceError(error.to_string()))
-    };
     let replacement = Replacement {
         name,
         weights,
@@ -127,15 +127,15 @@ fn replace(
         dry_run: request.dry_run,
         annotations: request.annotations.into_iter().collect(),
     };
-    let replaced = serving.registry.replace(replacement, &place).map_err(status::of_head)?;
-    let info = &replaced.version.info;
+    let replaced = serving.registry.replace(replacement).map_err(status::of_head)?;
+    let info = &replaced.info;
     if !request.dry_run {
         metrics.swapped(info.name.as_str(), info.version);
         tracing::info!(head = %info.name, version = info.version, digest = info.digest.short(), classes = info.classes,
             previous_version = replaced.previous_version, "head replaced");
     }
     Ok(ReplaceHeadResponse {
-        head: Some(head_info(info, !request.dry_run, true)),
+        head: Some(head_info(info, !request.dry_run, &replaced.labels)),
         previous_version: replaced.previous_version,
         validate_us: validate.as_micros() as u64,
         place_us: replaced.place.as_micros() as u64,
@@ -180,7 +180,8 @@ fn get(serving: &Serving, request: GetHeadRequest) -> Result<GetHeadResponse, St
         Ok((table.resolve(&name, request.version)?, live, table.versions(&name)))
     };
     let (version, live, available_versions) = find().map_err(status::of_head)?;
-    let head = head_info(&version.info, version.info.version == live, true);
+    let labels = serving.registry.labels(&version).map_err(status::of_head)?;
+    let head = head_info(&version.info, version.info.version == live, &labels);
     Ok(GetHeadResponse {
         head: Some(head),
         available_versions,
@@ -211,21 +212,17 @@ fn describe(serving: &Serving, request: DescribeModelRequest) -> Result<Describe
         device: model.device.clone(),
         precision: model.precision.clone(),
         max_batch: model.max_batch as u32,
-        head: Some(head_info(info, true, false)),
+        head: Some(head_info(info, true, &[])),
     })
 }
 
-fn head_info(info: &heads::HeadInfo, live: bool, include_labels: bool) -> HeadInfo {
+fn head_info(info: &heads::HeadInfo, live: bool, labels: &[String]) -> HeadInfo {
     HeadInfo {
         head: info.name.to_string(),
         version: info.version,
         digest: info.digest.to_string(),
         classes: info.classes as u32,
-        labels: if include_labels {
-            info.labels.to_vec()
-        } else {
-            Vec::new()
-        },
+        labels: labels.to_vec(),
         annotations: info.annotations.clone().into_iter().collect(),
         created_unix_us: info.created_unix_us,
         resident_bytes: info.resident_bytes,

@@ -7,6 +7,7 @@ mod deadline;
 mod gate;
 mod head_admin;
 mod input;
+mod leases;
 mod metrics;
 mod requests;
 mod status;
