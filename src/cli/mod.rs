@@ -10,10 +10,13 @@ mod demo_heads;
 mod describe;
 mod error;
 mod head;
+mod head_list;
+mod head_replace;
 mod load;
 mod output;
 mod serve;
 mod server_process;
+mod upload;
 
 use std::process::ExitCode;
 

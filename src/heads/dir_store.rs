@@ -12,11 +12,14 @@ use super::name::HeadName;
 use super::record;
 use super::safetensors_file::write_durably;
 use super::store::{HeadStore, StoreError};
+use super::upload::UploadDir;
 use super::version::HeadInfo;
 use super::weights::{HeadLimits, HeadWeights};
 use crate::model::Digest;
 
 const PARTIAL: &str = ".partial";
+/// No head's name begins with a dot.
+const UPLOADS: &str = ".uploads";
 const SUFFIX: &str = ".safetensors";
 
 /// See the module's text.
@@ -44,6 +47,14 @@ impl DirStore {
             }
         }
         Ok(store)
+    }
+
+    /// A place for uploads on the same disk; what an interrupted one left is removed.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn uploads(&self, bytes_max: u64) -> Result<UploadDir, StoreError> {
+        UploadDir::open(self.dir.join(UPLOADS), bytes_max)
     }
 
     fn head_dir(&self, name: &HeadName) -> PathBuf {

@@ -33,6 +33,8 @@ pub enum HeadError {
     Labels { reason: String },
     #[error("the annotations are refused: {reason}")]
     Annotations { reason: String },
+    #[error("the upload is refused: {reason}; send it again")]
+    Upload { field: &'static str, reason: String },
     #[error("{reason}; raise {setting}")]
     LimitReached { setting: &'static str, reason: String },
     #[error("head `{name}` version {version} is damaged in the store ({reason}); replace it again")]

@@ -19,6 +19,7 @@ mod slot;
 mod store;
 mod table;
 mod tiers;
+mod upload;
 mod version;
 mod weights;
 
@@ -32,6 +33,7 @@ pub use residency::{Acquired, Place, ResidencyLimits};
 pub use room::Reservation;
 pub use slot::{Lease, Tier};
 pub use store::{HeadStore, StoreError};
-pub use table::RoutingTable;
+pub use table::{Page, RoutingTable};
+pub use upload::{Announced, UPLOAD_BYTES_MAX, UPLOADS_MAX, Upload, UploadDir};
 pub use version::{HeadInfo, HeadVersion};
 pub use weights::{HeadLimits, HeadWeights};

@@ -22,6 +22,17 @@ pub struct RoutingTable<R> {
     map: ArcSwap<Map<R>>,
 }
 
+/// Some of the heads, and how many there are.
+#[derive(Debug)]
+pub struct Page<R> {
+    /// Live versions, by name.
+    pub heads: Versions<R>,
+    /// Whether there are more behind them.
+    pub more: bool,
+    /// How many match, on all pages.
+    pub total: usize,
+}
+
 impl<R> RoutingTable<R> {
     /// Of these versions, each head's oldest first and the newest `kept` of it; returns the others, too.
     pub(super) fn new(versions: impl Iterator<Item = Arc<HeadVersion<R>>>, kept: usize) -> (Self, Versions<R>) {
@@ -69,6 +80,28 @@ impl<R> RoutingTable<R> {
             .values()
             .filter_map(|versions| versions.last().cloned())
             .collect()
+    }
+
+    /// The live versions that match, of at most `size` heads behind `after` in the order of names.
+    pub fn page(
+        &self,
+        after: Option<&HeadName>,
+        size: usize,
+        matches: impl Fn(&Arc<HeadVersion<R>>) -> bool,
+    ) -> Page<R> {
+        let map = self.map.load();
+        let live = map.values().filter_map(|versions| versions.last());
+        let (mut heads, mut more, mut total) = (Versions::new(), false, 0);
+        for version in live.filter(|version| matches(version)) {
+            total += 1;
+            if after.is_none_or(|after| version.info.name > *after) {
+                more = heads.len() == size;
+                if !more {
+                    heads.push(Arc::clone(version));
+                }
+            }
+        }
+        Page { heads, more, total }
     }
 
     /// The versions of a head that can be asked for, oldest first.

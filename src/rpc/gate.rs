@@ -7,7 +7,7 @@ use tonic::Status;
 
 use super::Pipeline;
 use super::status::unavailable;
-use crate::heads::{HeadLimits, HeadRegistry};
+use crate::heads::{HeadLimits, HeadRegistry, UploadDir};
 use crate::model::{Architecture, PlacedHead};
 
 /// Everything a ready server serves with.
@@ -20,6 +20,10 @@ pub struct Serving {
     pub registry: HeadRegistry<PlacedHead>,
     /// How many more requests may wait for heads to be loaded.
     pub load_waits: Semaphore,
+    /// Where uploads go.
+    pub uploads: UploadDir,
+    /// How many more uploads may be under way.
+    pub upload_permits: Arc<Semaphore>,
     /// What is asked of new heads.
     pub head_limits: HeadLimits,
     /// What DescribeModel tells.

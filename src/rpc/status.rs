@@ -86,6 +86,7 @@ pub(super) fn of_head(error: impl Borrow<HeadError>) -> Status {
         HeadError::Store(error) if error.source.kind() == ErrorKind::StorageFull => Status::resource_exhausted(message),
         HeadError::Place(_) => Status::failed_precondition(message),
         HeadError::Store(_) => Status::internal(message),
+        HeadError::Upload { field, .. } => invalid(field, message),
         HeadError::Name { .. } => invalid("head", message),
         HeadError::Labels { .. } => invalid("labels", message),
         HeadError::Annotations { .. } => invalid("annotations", message),

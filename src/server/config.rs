@@ -130,9 +130,20 @@ pub struct ServeArgs {
     /// Bytes of a ClassifierService message at most, after decompression
     #[arg(long, env = "HEADSWAP_MESSAGE_BYTES_MAX", default_value_t = 32 << 20, help_heading = "Limits")]
     pub message_bytes_max: usize,
-    /// Bytes of a HeadAdminService message, or of a file it names, at most
+    /// Bytes of a HeadAdminService message at most; UploadHead sends a file in many
     #[arg(long, env = "HEADSWAP_ADMIN_MESSAGE_BYTES_MAX", default_value_t = 1100 << 20, help_heading = "Limits")]
     pub admin_message_bytes_max: usize,
+    /// Bytes of a file that UploadHead sends or ReplaceHead's `uri` names, at most
+    #[arg(
+        long,
+        env = "HEADSWAP_UPLOAD_BYTES_MAX",
+        default_value_t = 1_200_000_000,
+        help_heading = "Limits"
+    )]
+    pub upload_bytes_max: u64,
+    /// Uploads at the same time at most; more are refused with RESOURCE_EXHAUSTED
+    #[arg(long, env = "HEADSWAP_UPLOADS_MAX", default_value_t = 4, help_heading = "Limits")]
+    pub uploads_max: usize,
 
     /// Where acknowledged heads are kept over restarts [default: headswap/heads in the user's data folder]
     #[arg(long, env = "HEADSWAP_HEADS_DIR", value_name = "DIR", help_heading = "Heads")]
@@ -236,6 +247,7 @@ impl ServeArgs {
             ("--heads-max", self.heads_max),
             ("--head-versions-kept", self.head_versions_kept),
             ("--head-loads-max", self.head_loads_max),
+            ("--uploads-max", self.uploads_max),
         ];
         mistakes.extend(
             positive
@@ -296,7 +308,7 @@ impl ServeArgs {
     pub(super) fn admin_settings(&self) -> AdminSettings {
         AdminSettings {
             source_dir: self.head_source_dir.clone(),
-            source_bytes_max: self.admin_message_bytes_max as u64,
+            source_bytes_max: self.upload_bytes_max,
         }
     }
 }

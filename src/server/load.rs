@@ -12,7 +12,7 @@ use super::pipeline::{self, PipelineLimits, PipelineMetrics};
 use crate::engine::{self, BatchLimits, EngineMetrics, EngineThreads, calibrate};
 use crate::heads::{
     DirStore, HeadError, HeadLimits, HeadMetrics, HeadRegistry, HeadWeights, PlaceError, RegistryLimits, RegistryParts,
-    Reservation,
+    Reservation, UploadDir,
 };
 use crate::image::ImageLimits;
 use crate::model::{Backbone, Digest, Network, PlacedHead, Placer, WeightsSource, null_network, torch_network};
@@ -75,6 +75,8 @@ pub(super) async fn load(args: &ServeArgs, metrics: &Metrics) -> Result<(Arc<Ser
         patient_pipeline,
         registry: loaded.registry,
         load_waits: Semaphore::new(args.in_flight_max),
+        uploads: loaded.uploads,
+        upload_permits: Arc::new(Semaphore::new(args.uploads_max)),
         head_limits: loaded.head_limits,
         model: loaded.model,
     };
@@ -84,6 +86,7 @@ pub(super) async fn load(args: &ServeArgs, metrics: &Metrics) -> Result<(Arc<Ser
 struct Loaded {
     network: Box<dyn Network>,
     registry: HeadRegistry<PlacedHead>,
+    uploads: UploadDir,
     head_limits: HeadLimits,
     model: ModelInfo,
 }
@@ -121,7 +124,7 @@ impl Loaded {
             metrics: metrics.heads,
         };
         let head_limits = heads.limits.clone();
-        let registry = heads.open(&HeadWeights::new(last, labels))?;
+        let (registry, uploads) = heads.open(&HeadWeights::new(last, labels))?;
         for version in registry.table().list() {
             metrics.rpc.live(version.info.name.as_str(), version.info.version);
         }
@@ -136,6 +139,7 @@ impl Loaded {
         Ok(Self {
             network,
             registry,
+            uploads,
             head_limits,
             model,
         })
@@ -165,12 +169,13 @@ struct Heads<'a> {
 }
 
 impl Heads<'_> {
-    fn open(self, backbone_head: &HeadWeights) -> Result<HeadRegistry<PlacedHead>, ServerError> {
+    fn open(self, backbone_head: &HeadWeights) -> Result<(HeadRegistry<PlacedHead>, UploadDir), ServerError> {
         let (args, started) = (self.args, Instant::now());
         let dir = args
             .heads_dir()
             .ok_or_else(|| ServerError::Config("set --heads-dir".into()))?;
         let store = DirStore::open(&dir, self.backbone, self.limits).map_err(HeadError::from)?;
+        let uploads = store.uploads(args.upload_bytes_max).map_err(HeadError::from)?;
         let placer = self.placer;
         let place = move |weights: &HeadWeights, reservation: Reservation| -> Result<PlacedHead, PlaceError> {
             let placed = placer.place(Arc::clone(&weights.parameters));
@@ -192,7 +197,7 @@ impl Heads<'_> {
         let registry = HeadRegistry::open(parts, limits, backbone_head)?;
         let heads = registry.table().count();
         tracing::info!(dir = %dir.display(), heads, elapsed = ?started.elapsed(), "heads loaded");
-        Ok(registry)
+        Ok((registry, uploads))
     }
 }
 
