@@ -7,9 +7,11 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use futures::FutureExt as _;
 use headswap::heads::{
-    DirStore, HeadError, HeadInfo, HeadLimits, HeadName, HeadRegistry, HeadStore, HeadWeights, PlaceError,
-    RegistryLimits, Replaced, Replacement, StoreError, StoredHead,
+    Acquired, DirStore, HeadError, HeadInfo, HeadLimits, HeadMetrics, HeadName, HeadRegistry, HeadStore, HeadVersion,
+    HeadWeights, Lease, PlaceError, RegistryLimits, RegistryParts, Replaced, Replacement, Reservation, ResidencyLimits,
+    StoreError,
 };
 use headswap::model::{Digest, HostTensor, LAST_BIAS, LAST_WEIGHT, Parameters};
 use proptest::prelude::*;
@@ -18,12 +20,22 @@ const LIMITS: RegistryLimits = RegistryLimits {
     heads_max: 8,
     versions_kept: 2,
     bytes_max: 1 << 20,
+    eager: true,
+    residency: ResidencyLimits {
+        resident_bytes_max: 1 << 20,
+        warm_bytes_max: 0,
+        loads_max: 2,
+    },
 };
 /// Of a head with one class and two features.
 const HEAD_BYTES: u64 = 12;
 
 /// What a version "has on the device" here: the one number that its weights are made of.
-type Resident = Arc<f32>;
+#[derive(Debug)]
+struct Resident {
+    seed: f32,
+    _room: Reservation,
+}
 type Registry = HeadRegistry<Resident>;
 
 fn weights(seed: f32) -> HeadWeights {
@@ -39,8 +51,35 @@ fn seed_of(weights: &HeadWeights) -> f32 {
     weights.parameters[LAST_BIAS].values[0]
 }
 
-fn place(weights: &HeadWeights) -> Result<Resident, PlaceError> {
-    Ok(Arc::new(seed_of(weights)))
+/// What the device says of weights.
+type Device = Box<dyn Fn(&HeadWeights) -> Result<(), PlaceError> + Send + Sync>;
+
+/// A registry whose device can be told to fail.
+fn open_on(store: Arc<dyn HeadStore>, limits: RegistryLimits, device: Device) -> Result<Registry, HeadError> {
+    let place = move |weights: &HeadWeights, room: Reservation| {
+        device(weights)?;
+        let seed = seed_of(weights);
+        Ok(Resident { seed, _room: room })
+    };
+    let parts = RegistryParts {
+        store,
+        place: Box::new(place),
+        metrics: HeadMetrics::register(&mut prometheus_client::registry::Registry::default()),
+    };
+    Registry::open(parts, limits, &weights(-1.0))
+}
+
+/// A version, loaded if need be.
+fn acquire(registry: &Registry, version: &Arc<HeadVersion<Resident>>) -> Result<Lease<Resident>, Arc<HeadError>> {
+    let pending = match registry.acquire(version) {
+        Acquired::Hot(lease) => return Ok(lease),
+        Acquired::Wait(pending) => pending,
+        Acquired::Load(pending, task) => {
+            task.run();
+            pending
+        }
+    };
+    pending.now_or_never().expect("it was loaded")
 }
 
 fn name(text: &str) -> HeadName {
@@ -57,8 +96,8 @@ fn replacement(head: &str, seed: f32) -> Replacement {
     }
 }
 
-fn replace(registry: &Registry, head: &str, seed: f32) -> Result<Replaced<Resident>, HeadError> {
-    registry.replace(replacement(head, seed), &place)
+fn replace(registry: &Registry, head: &str, seed: f32) -> Result<Replaced, HeadError> {
+    registry.replace(replacement(head, seed))
 }
 
 /// A store in memory that fails when told to; its clones are the same store.
@@ -67,10 +106,11 @@ struct MemoryStore(Arc<MemoryState>);
 
 #[derive(Default)]
 struct MemoryState {
-    heads: Mutex<BTreeMap<(HeadName, u64), StoredHead>>,
+    heads: Mutex<BTreeMap<(HeadName, u64), (HeadInfo, HeadWeights)>>,
     save_fails: AtomicBool,
     remove_fails: AtomicBool,
     count_fails: AtomicBool,
+    device_fails: AtomicBool,
 }
 
 impl MemoryStore {
@@ -100,7 +140,7 @@ impl HeadStore for MemoryStore {
         unless(&self.0.save_fails)?;
         let (info, weights) = (info.clone(), weights.clone());
         let key = (info.name.clone(), info.version);
-        let before = self.0.heads.lock().unwrap().insert(key, StoredHead { info, weights });
+        let before = self.0.heads.lock().unwrap().insert(key, (info, weights));
         assert!(before.is_none(), "a version number was used twice");
         Ok(())
     }
@@ -111,8 +151,24 @@ impl HeadStore for MemoryStore {
         Ok(())
     }
 
-    fn load_all(&self) -> Result<Vec<StoredHead>, StoreError> {
-        Ok(self.0.heads.lock().unwrap().values().cloned().collect())
+    fn list(&self) -> Result<Vec<HeadInfo>, StoreError> {
+        let heads = self.0.heads.lock().unwrap();
+        Ok(heads.values().map(|(info, _)| info.clone()).collect())
+    }
+
+    fn load(&self, info: &HeadInfo) -> Result<HeadWeights, HeadError> {
+        let key = (info.name.clone(), info.version);
+        let heads = self.0.heads.lock().unwrap();
+        let found = heads.get(&key).map(|(_, weights)| weights.clone());
+        found.ok_or_else(|| HeadError::Damaged {
+            name: key.0,
+            version: key.1,
+            reason: "it is gone".into(),
+        })
+    }
+
+    fn labels(&self, info: &HeadInfo) -> Result<Vec<String>, HeadError> {
+        Ok(self.load(info)?.labels.to_vec())
     }
 
     fn highest_version(&self, name: &HeadName) -> Result<u64, StoreError> {
@@ -122,7 +178,12 @@ impl HeadStore for MemoryStore {
 }
 
 fn open_with(store: &MemoryStore, limits: RegistryLimits) -> Registry {
-    HeadRegistry::open(Box::new(store.clone()), limits, weights(-1.0), &place).unwrap()
+    let state = Arc::clone(&store.0);
+    let device = move |_: &HeadWeights| match state.device_fails.load(Ordering::SeqCst) {
+        true => Err(PlaceError("the trial gave NaN".into())),
+        false => Ok(()),
+    };
+    open_on(Arc::new(store.clone()), limits, Box::new(device)).unwrap()
 }
 
 fn open(store: &MemoryStore) -> Registry {
@@ -135,7 +196,10 @@ fn seen(registry: &Registry) -> BTreeMap<String, Vec<(u64, f32)>> {
     let versions = |name: &HeadName| {
         let numbers = table.versions(name).into_iter();
         numbers
-            .map(|version| (version, *table.resolve(name, version).unwrap().resident))
+            .map(|version| {
+                let lease = acquire(registry, &table.resolve(name, version).unwrap()).unwrap();
+                (version, lease.resident.seed)
+            })
             .collect()
     };
     let heads = table.list();
@@ -199,6 +263,7 @@ impl Model {
 
 /// One replacement, and whether the registry must accept it and why not.
 fn check_replace(registry: &Registry, store: &MemoryStore, model: &mut Model, seed: f32, step: &Step) {
+    let device_fails = &store.0.device_fails;
     let Step::Replace {
         head,
         expected,
@@ -216,11 +281,9 @@ fn check_replace(registry: &Registry, store: &MemoryStore, model: &mut Model, se
         dry_run: trouble == Trouble::DryRun,
         ..replacement(head, seed)
     };
-    let place = |weights: &HeadWeights| match trouble {
-        Trouble::Place => Err(PlaceError("the trial gave NaN".into())),
-        _ => place(weights),
-    };
-    let result = registry.replace(request, &place);
+    device_fails.store(trouble == Trouble::Place, Ordering::SeqCst);
+    let result = registry.replace(request);
+    device_fails.store(false, Ordering::SeqCst);
     if let Some(stale) = expected.filter(|expected| *expected != live) {
         let error = result.unwrap_err();
         assert!(matches!(error, HeadError::VersionMismatch { live: l, expected: e } if (l, e) == (live, stale)));
@@ -229,11 +292,8 @@ fn check_replace(registry: &Registry, store: &MemoryStore, model: &mut Model, se
     match (trouble, result) {
         (Trouble::Place, Err(HeadError::Place(_))) | (Trouble::Save, Err(HeadError::Store(_))) => {}
         (Trouble::None | Trouble::Prune | Trouble::DryRun, Ok(replaced)) => {
-            assert_eq!(
-                (replaced.version.info.version, replaced.previous_version),
-                (live + 1, live)
-            );
-            assert_eq!(replaced.version.info.digest, weights(seed).digest);
+            assert_eq!((replaced.info.version, replaced.previous_version), (live + 1, live));
+            assert_eq!(replaced.info.digest, weights(seed).digest);
             if trouble != Trouble::DryRun {
                 model.publish(head, seed);
             }
@@ -293,7 +353,10 @@ fn readers_see_the_acknowledged_version_or_a_newer_one() {
                     } else {
                         live.info.version as f32
                     };
-                    assert_eq!(*live.resident, expected);
+                    assert_eq!(
+                        acquire(&registry, &live).map_or(expected, |lease| lease.resident.seed),
+                        expected
+                    );
                     assert_eq!(live.info.digest, weights(expected).digest);
                     match registry.table().resolve(&default, least) {
                         Ok(older) => assert_eq!(older.info.version, least),
@@ -308,7 +371,7 @@ fn readers_see_the_acknowledged_version_or_a_newer_one() {
         }
         for version in 2..=SWAPS {
             let replaced = replace(&registry, "default", version as f32).unwrap();
-            assert_eq!(replaced.version.info.version, version);
+            assert_eq!(replaced.info.version, version);
             acknowledged.store(version, Ordering::SeqCst);
         }
     });
@@ -324,7 +387,7 @@ fn writers_at_once_lose_nothing() {
             scope.spawn(move || {
                 for _ in 0..100 {
                     let replaced = replace(registry, "default", writer as f32).unwrap();
-                    assert!(numbers.lock().unwrap().insert(replaced.version.info.version));
+                    assert!(numbers.lock().unwrap().insert(replaced.info.version));
                 }
             });
         }
@@ -338,11 +401,14 @@ fn an_old_version_lives_as_long_as_its_last_user() {
     let registry = open(&MemoryStore::default());
     replace(&registry, "cats", 1.0).unwrap();
     let held = registry.table().resolve(&name("cats"), 1).unwrap();
-    let resident = Arc::downgrade(&held.resident);
+    let lease = acquire(&registry, &held).unwrap();
+    let resident = Arc::downgrade(&lease.resident);
     replace(&registry, "cats", 2.0).unwrap();
     replace(&registry, "cats", 3.0).unwrap();
-    assert_eq!(*held.resident, 1.0);
+    assert_eq!(lease.resident.seed, 1.0);
     drop(held);
+    assert!(resident.upgrade().is_some());
+    drop(lease);
     assert!(resident.upgrade().is_none());
     let error = registry.table().resolve(&name("cats"), 1).unwrap_err();
     assert_eq!(
@@ -426,6 +492,7 @@ fn acknowledged_heads_outlive_lower_limits() {
             heads_max: 1,
             versions_kept: 1,
             bytes_max: 0,
+            ..LIMITS
         },
     );
     let expected = [("cats", (2, 2.0)), ("default", (1, -1.0)), ("dogs", (1, 3.0))];
@@ -444,8 +511,8 @@ fn annotations_are_kept_and_bounded() {
             annotations: annotations.clone(),
             ..replacement("cats", 1.0)
         };
-        match (registry.replace(request, &place), refused) {
-            (Ok(replaced), None) => assert_eq!(replaced.version.info.annotations, annotations),
+        match (registry.replace(request), refused) {
+            (Ok(replaced), None) => assert_eq!(replaced.info.annotations, annotations),
             (Err(error @ HeadError::Annotations { .. }), Some(part)) => {
                 let message = error.to_string();
                 assert!(
@@ -469,20 +536,20 @@ fn annotations_are_kept_and_bounded() {
 
 #[test]
 fn a_dry_run_tells_the_version_that_it_would_be() {
-    let store = MemoryStore::default();
-    let registry = open(&store);
-    let placed = AtomicU64::new(0);
-    let place = |weights: &HeadWeights| {
-        placed.fetch_add(1, Ordering::SeqCst);
-        place(weights)
+    let (store, placed) = (MemoryStore::default(), Arc::new(AtomicU64::new(0)));
+    let counter = Arc::clone(&placed);
+    let counted = move |_: &HeadWeights| {
+        counter.fetch_add(1, Ordering::SeqCst);
+        Ok(())
     };
+    let registry = open_on(Arc::new(store.clone()), LIMITS, Box::new(counted)).unwrap();
     let request = Replacement {
         dry_run: true,
         ..replacement("default", 5.0)
     };
-    let replaced = registry.replace(request, &place).unwrap();
-    assert_eq!((replaced.version.info.version, replaced.previous_version), (2, 1));
-    assert_eq!((replaced.store.as_nanos(), placed.load(Ordering::SeqCst)), (0, 1));
+    let replaced = registry.replace(request).unwrap();
+    assert_eq!((replaced.info.version, replaced.previous_version), (2, 1));
+    assert_eq!((replaced.store.as_nanos(), placed.load(Ordering::SeqCst)), (0, 2));
     assert!(store.numbers("default").is_empty());
     assert_eq!(registry.table().versions(&name("default")), [1]);
 }
@@ -499,12 +566,15 @@ fn a_store_that_cannot_count_refuses_rather_than_reuse_a_number() {
 
 #[test]
 fn a_panic_while_placing_leaves_the_registry_at_work() {
-    let registry = open(&MemoryStore::default());
-    let panics = |_: &HeadWeights| -> Result<Resident, PlaceError> { panic!("a test's panic") };
-    let swap = || registry.replace(replacement("default", 2.0), &panics);
+    let panics = |weights: &HeadWeights| match seed_of(weights) {
+        2.0 => panic!("a test's panic"),
+        _ => Ok(()),
+    };
+    let registry = open_on(Arc::new(MemoryStore::default()), LIMITS, Box::new(panics)).unwrap();
+    let swap = || replace(&registry, "default", 2.0);
     assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(swap)).is_err());
     assert_eq!(registry.table().versions(&name("default")), [1]);
-    assert_eq!(replace(&registry, "default", 3.0).unwrap().version.info.version, 2);
+    assert_eq!(replace(&registry, "default", 3.0).unwrap().info.version, 2);
 }
 
 #[test]
@@ -516,9 +586,9 @@ fn a_stored_version_that_cannot_be_placed_gives_way_to_an_older_one() {
     }
     let no_twos = |weights: &HeadWeights| match seed_of(weights) {
         2.0 => Err(PlaceError("out of memory".into())),
-        _ => place(weights),
+        _ => Ok(()),
     };
-    let registry = HeadRegistry::open(Box::new(store.clone()), LIMITS, weights(-1.0), &no_twos).unwrap();
+    let registry = open_on(Arc::new(store.clone()), LIMITS, Box::new(no_twos)).unwrap();
     assert_eq!(
         seen(&registry),
         [("cats", (1, 1.0)), ("default", (1, -1.0))]
@@ -527,13 +597,11 @@ fn a_stored_version_that_cannot_be_placed_gives_way_to_an_older_one() {
     );
     // Not lost: the numbers go on above it, and it is there when there is room again.
     assert_eq!(store.numbers("cats"), [1, 2]);
-    assert_eq!(replace(&registry, "dogs", 3.0).unwrap().version.info.version, 2);
+    assert_eq!(replace(&registry, "dogs", 3.0).unwrap().info.version, 2);
     assert_eq!(seen(&open(&store))["cats"], [(1, 1.0), (2, 2.0)]);
 
-    let fails = |_: &HeadWeights| Err::<Resident, _>(PlaceError("no device".into()));
-    let error = HeadRegistry::open(Box::new(store), LIMITS, weights(-1.0), &fails)
-        .err()
-        .unwrap();
+    let fails = |_: &HeadWeights| Err(PlaceError("no device".into()));
+    let error = open_on(Arc::new(store), LIMITS, Box::new(fails)).err().unwrap();
     assert!(error.to_string().contains("no device"), "{error}");
 }
 
@@ -549,7 +617,7 @@ fn heads_on_disk_survive_restarts_and_damage() {
     };
     let open = || {
         let store = DirStore::open(dir.path(), backbone, limits.clone()).unwrap();
-        Registry::open(Box::new(store), LIMITS, weights(-1.0), &place).unwrap()
+        open_on(Arc::new(store), LIMITS, Box::new(|_| Ok(()))).unwrap()
     };
     let registry = open();
     for (head, seed) in [("cats", 1.0), ("cats", 2.0), ("cats", 3.0), ("default", 4.0)] {
@@ -575,7 +643,7 @@ fn heads_on_disk_survive_restarts_and_damage() {
     let registry = open();
     assert_eq!(seen(&registry)["cats"], [(2, 2.0)]);
     let replaced = replace(&registry, "cats", 5.0).unwrap();
-    assert_eq!((replaced.version.info.version, replaced.previous_version), (4, 2));
+    assert_eq!((replaced.info.version, replaced.previous_version), (4, 2));
     assert!(newest.exists(), "a damaged file is never deleted");
     assert_eq!(seen(&open())["cats"], [(2, 2.0), (4, 5.0)]);
 

@@ -12,10 +12,13 @@ mod demo_heads;
 mod describe;
 mod error;
 mod head;
+mod head_list;
+mod head_replace;
 mod load;
 mod output;
 mod serve;
 mod server_process;
+mod upload;
 mod weights;
 
 use std::process::ExitCode;

@@ -57,11 +57,24 @@ pub(super) fn bytes(bytes: u64) -> String {
 
 /// A bar on standard error; nothing if that is no terminal.
 pub(super) fn progress(length: u64, message: &'static str) -> ProgressBar {
+    bar(length, message, "{msg} {wide_bar} {pos}/{len} {elapsed}")
+}
+
+/// The same for bytes.
+pub(super) fn byte_progress(length: u64, message: &'static str) -> ProgressBar {
+    bar(
+        length,
+        message,
+        "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
+    )
+}
+
+fn bar(length: u64, message: &'static str, template: &str) -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
     let bar = ProgressBar::new(length).with_message(message);
-    let style = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} {elapsed}");
+    let style = ProgressStyle::with_template(template);
     bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 

@@ -4,20 +4,23 @@
 //! written beside its final name, synced, renamed, and its folder synced: it is wholly there or wholly absent.
 
 use std::fs::{self, File};
-use std::io::{self, Read as _, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
+use super::error::HeadError;
 use super::name::HeadName;
-use super::safetensors_file::{decode, encode};
-use super::store::{HeadStore, StoreError, StoredHead};
+use super::record;
+use super::safetensors_file::write_durably;
+use super::store::{HeadStore, StoreError};
+use super::upload::UploadDir;
 use super::version::HeadInfo;
 use super::weights::{HeadLimits, HeadWeights};
 use crate::model::Digest;
 
 const PARTIAL: &str = ".partial";
+/// No head's name begins with a dot.
+const UPLOADS: &str = ".uploads";
 const SUFFIX: &str = ".safetensors";
-/// What the safetensors crate reads at most.
-const HEADER_BYTES_MAX: u64 = 100_000_000;
 
 /// See the module's text.
 #[derive(Debug)]
@@ -46,6 +49,14 @@ impl DirStore {
         Ok(store)
     }
 
+    /// A place for uploads on the same disk; what an interrupted one left is removed.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn uploads(&self, bytes_max: u64) -> Result<UploadDir, StoreError> {
+        UploadDir::open(self.dir.join(UPLOADS), bytes_max)
+    }
+
     fn head_dir(&self, name: &HeadName) -> PathBuf {
         self.dir.join(name.as_str())
     }
@@ -62,30 +73,17 @@ impl DirStore {
     fn path(&self, name: &HeadName, version: u64) -> PathBuf {
         self.head_dir(name).join(format!("{version}{SUFFIX}"))
     }
-
-    /// One stored version, or what is wrong with it.
-    fn read(&self, path: &Path) -> Result<StoredHead, String> {
-        let file = File::open(path).map_err(|error| error.to_string())?;
-        let bytes_max = HEADER_BYTES_MAX + self.limits.bytes_max();
-        let mut bytes = Vec::new();
-        let read = file.take(bytes_max + 1).read_to_end(&mut bytes);
-        read.map_err(|error| error.to_string())?;
-        if bytes.len() as u64 > bytes_max {
-            return Err(format!("it has more than {bytes_max} bytes, which no head has"));
-        }
-        decode(&bytes, path, &self.limits)
-    }
 }
 
 impl HeadStore for DirStore {
     fn save(&self, info: &HeadInfo, weights: &HeadWeights) -> Result<(), StoreError> {
         let (dir, path) = (self.head_dir(&info.name), self.path(&info.name, info.version));
-        let bytes = encode(info, weights)
-            .map_err(io::Error::other)
-            .map_err(at("encode", &path))?;
+        let texts = record::texts(info, weights)
+            .map_err(io::Error::from)
+            .map_err(at("describe", &path))?;
         create_durably(&dir).map_err(at("create", &dir))?;
         let partial = dir.join(format!("{}{PARTIAL}", info.version));
-        let written = write_durably(&partial, &bytes).and_then(|()| fs::rename(&partial, &path));
+        let written = write_durably(&partial, texts, &weights.parameters).and_then(|()| fs::rename(&partial, &path));
         if let Err(error) = written {
             let _ = fs::remove_file(&partial);
             return Err(at("write", &path)(error));
@@ -107,23 +105,60 @@ impl HeadStore for DirStore {
         }
     }
 
-    fn load_all(&self) -> Result<Vec<StoredHead>, StoreError> {
+    fn list(&self) -> Result<Vec<HeadInfo>, StoreError> {
         let mut heads = Vec::new();
         for dir in self.head_dirs()? {
             for path in entries(&dir)?.into_iter().filter(|path| version_of(path).is_some()) {
-                match self.read(&path) {
-                    Ok(head) => heads.push(head),
+                match record::read(&path) {
+                    Ok(info) => heads.push(info),
                     Err(reason) => tracing::warn!(path = %path.display(), reason, "a stored head is damaged; skipped"),
                 }
             }
         }
-        heads.sort_by(|a, b| (&a.info.name, a.info.version).cmp(&(&b.info.name, b.info.version)));
+        heads.sort_by(|a, b| (&a.name, a.version).cmp(&(&b.name, b.version)));
         Ok(heads)
+    }
+
+    fn load(&self, info: &HeadInfo) -> Result<HeadWeights, HeadError> {
+        let weights = HeadWeights::from_file(&self.path(&info.name, info.version), Vec::new(), &self.limits);
+        let weights = weights.map_err(|error| damaged(info, error))?;
+        if weights.digest != info.digest {
+            let reason = format!("its digest is {}, {} was acknowledged", weights.digest, info.digest);
+            return Err(damaged_because(info, reason));
+        }
+        if weights.classes != info.classes {
+            let reason = format!("it has {} classes, {} were acknowledged", weights.classes, info.classes);
+            return Err(damaged_because(info, reason));
+        }
+        Ok(weights)
+    }
+
+    fn labels(&self, info: &HeadInfo) -> Result<Vec<String>, HeadError> {
+        record::labels(&self.path(&info.name, info.version)).map_err(|error| damaged(info, error))
     }
 
     fn highest_version(&self, name: &HeadName) -> Result<u64, StoreError> {
         let files = entries(&self.head_dir(name))?;
         Ok(files.iter().filter_map(|path| version_of(path)).max().unwrap_or(0))
+    }
+}
+
+/// What reading a listed version's file failed with, as its users are told.
+fn damaged(info: &HeadInfo, error: HeadError) -> HeadError {
+    match error {
+        HeadError::Store(error) if error.source.kind() == io::ErrorKind::NotFound => {
+            damaged_because(info, "its file is gone".into())
+        }
+        HeadError::Store(error) => error.into(),
+        error => damaged_because(info, error.to_string()),
+    }
+}
+
+fn damaged_because(info: &HeadInfo, reason: String) -> HeadError {
+    HeadError::Damaged {
+        name: info.name.clone(),
+        version: info.version,
+        reason,
     }
 }
 
@@ -149,12 +184,6 @@ fn at(action: &'static str, path: &Path) -> impl Fn(io::Error) -> StoreError {
         path: path.to_owned(),
         source,
     }
-}
-
-fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = File::create(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
 }
 
 fn sync(dir: &Path) -> io::Result<()> {
@@ -212,7 +241,6 @@ mod tests {
             version,
             digest: weights.digest,
             classes: weights.classes,
-            labels: weights.labels.clone(),
             annotations: BTreeMap::from([("run".to_owned(), "é\n\"7\"".to_owned())]),
             created_unix_us: 1_700_000_000_000_001,
             parameters: weights.parameters.keys().cloned().collect(),
@@ -241,7 +269,7 @@ mod tests {
     }
 
     fn versions(store: &DirStore) -> Vec<u64> {
-        store.load_all().unwrap().iter().map(|head| head.info.version).collect()
+        store.list().unwrap().iter().map(|info| info.version).collect()
     }
 
     fn cats() -> HeadName {
@@ -251,13 +279,16 @@ mod tests {
     #[test]
     fn what_was_saved_is_loaded() {
         let (dir, _, _) = with_versions(2);
-        let loaded = open(&dir.path().join(".")).load_all().unwrap();
-        assert_eq!(loaded.len(), 2);
-        for (head, version) in loaded.iter().zip(1..) {
+        let store = open(&dir.path().join("."));
+        let listed = store.list().unwrap();
+        assert_eq!(listed.len(), 2);
+        for (found, version) in listed.iter().zip(1..) {
             let saved = weights(version as f32);
-            assert_eq!(head.info, info(version, &saved));
-            assert_eq!(head.weights.parameters, saved.parameters);
-            assert_eq!(head.weights.labels, saved.labels);
+            assert_eq!(found, &info(version, &saved));
+            let loaded = store.load(found).unwrap();
+            assert_eq!(loaded.parameters, saved.parameters);
+            assert_eq!(loaded.labels, saved.labels);
+            assert_eq!(store.labels(found).unwrap()[..], saved.labels[..]);
         }
     }
 
@@ -271,42 +302,86 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_version_is_skipped_counted_and_kept() {
+    fn a_damaged_version_is_skipped_or_refused_counted_and_kept() {
         let whole = |path: &Path| fs::read(path).unwrap();
-        type Damage<'a> = (&'a str, &'a dyn Fn(&Path));
-        let damages: [Damage<'_>; 6] = [
-            ("empty", &|path| fs::write(path, b"").unwrap()),
-            ("truncated", &|path| fs::write(path, &whole(path)[..150]).unwrap()),
-            ("a bit of the tensors flipped", &|path| {
-                let mut bytes = whole(path);
-                *bytes.last_mut().unwrap() ^= 1;
-                fs::write(path, bytes).unwrap();
-            }),
-            ("another version's", &|path| {
-                fs::write(path, whole(&path.with_file_name("1.safetensors"))).unwrap();
-            }),
-            ("a folder", &|path| {
-                fs::remove_file(path).unwrap();
-                fs::create_dir(path).unwrap();
-            }),
-            ("too large", &|path| {
-                File::options()
-                    .write(true)
-                    .open(path)
-                    .unwrap()
-                    .set_len(1 << 30)
-                    .unwrap();
-            }),
+        type Damage<'a> = (&'a str, &'a dyn Fn(&Path), bool);
+        let damages: [Damage<'_>; 7] = [
+            ("empty", &|path| fs::write(path, b"").unwrap(), false),
+            (
+                "truncated",
+                &|path| fs::write(path, &whole(path)[..150]).unwrap(),
+                false,
+            ),
+            (
+                "cut",
+                &|path| fs::write(path, &whole(path)[..whole(path).len() - 1]).unwrap(),
+                false,
+            ),
+            (
+                "a bit of the tensors flipped",
+                &|path| {
+                    let mut bytes = whole(path);
+                    *bytes.last_mut().unwrap() ^= 1;
+                    fs::write(path, bytes).unwrap();
+                },
+                true,
+            ),
+            (
+                "another version's",
+                &|path| fs::write(path, whole(&path.with_file_name("1.safetensors"))).unwrap(),
+                false,
+            ),
+            (
+                "a folder",
+                &|path| {
+                    fs::remove_file(path).unwrap();
+                    fs::create_dir(path).unwrap();
+                },
+                false,
+            ),
+            (
+                "too large",
+                &|path| {
+                    File::options()
+                        .write(true)
+                        .open(path)
+                        .unwrap()
+                        .set_len(1 << 30)
+                        .unwrap()
+                },
+                false,
+            ),
         ];
-        for (damage, apply) in damages {
+        for (damage, apply, listed) in damages {
             let (dir, _, cats_dir) = with_versions(3);
             let newest = cats_dir.join("3.safetensors");
             apply(&newest);
             let store = open(dir.path());
-            assert_eq!(versions(&store), [1, 2], "{damage}");
+            assert_eq!(versions(&store) == [1, 2, 3], listed, "{damage}");
+            assert_eq!(versions(&store)[..2], [1, 2], "{damage}");
+            let refused = store.load(&info(3, &weights(3.0))).unwrap_err();
+            let text = refused.to_string();
+            assert!(matches!(refused, HeadError::Damaged { .. }), "{damage}: {text}");
+            assert!(
+                text.contains("head `cats` version 3 is damaged") && !text.contains('\n'),
+                "{text}"
+            );
             assert_eq!(store.highest_version(&cats()).unwrap(), 3, "{damage}");
             assert!(newest.exists(), "{damage}");
         }
+    }
+
+    #[test]
+    fn a_file_that_is_gone_is_told_apart_from_one_that_cannot_be_read() {
+        let (_dir, store, cats_dir) = with_versions(1);
+        let listed = store.list().unwrap().remove(0);
+        fs::remove_file(cats_dir.join("1.safetensors")).unwrap();
+        for error in [store.load(&listed).err(), store.labels(&listed).err()] {
+            assert!(error.unwrap().to_string().contains("its file is gone"));
+        }
+        fs::remove_dir(&cats_dir).unwrap();
+        fs::write(&cats_dir, b"in the way").unwrap();
+        assert!(matches!(store.load(&listed), Err(HeadError::Store(_))));
     }
 
     #[test]
@@ -393,8 +468,9 @@ mod tests {
             changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
             cut in proptest::option::of(any::<prop::sample::Index>()),
         ) {
-            let weights = weights(1.0);
-            let mut bytes = encode(&info(1, &weights), &weights).unwrap();
+            let (_dir, store, cats_dir) = with_versions(1);
+            let path = cats_dir.join("1.safetensors");
+            let mut bytes = fs::read(&path).unwrap();
             for (at, value) in changes {
                 let at = at.index(bytes.len());
                 bytes[at] = value;
@@ -402,10 +478,14 @@ mod tests {
             if let Some(cut) = cut {
                 bytes.truncate(cut.index(bytes.len()));
             }
-            if let Ok(head) = decode(&bytes, Path::new("x/cats/1.safetensors"), &LIMITS) {
-                prop_assert_eq!(head.info.digest, weights.digest);
-                prop_assert_eq!(head.weights.parameters, weights.parameters);
-                prop_assert_eq!(head.weights.labels, weights.labels);
+            fs::write(&path, bytes).unwrap();
+            for found in store.list().unwrap() {
+                if let Ok(loaded) = store.load(&found) {
+                    let saved = weights(1.0);
+                    prop_assert_eq!((found.digest, found.classes), (saved.digest, saved.classes));
+                    prop_assert_eq!(loaded.parameters, saved.parameters);
+                    prop_assert_eq!(loaded.labels, saved.labels);
+                }
             }
         }
     }

@@ -3,6 +3,9 @@
 use super::name::HeadName;
 use super::store::StoreError;
 
+/// The setting that bounds what heads take on the device.
+pub const RESIDENT_BYTES_MAX: &str = "--heads-resident-bytes-max";
+
 /// Every way to fail with heads; the text is the message that users read.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
@@ -30,8 +33,33 @@ pub enum HeadError {
     Labels { reason: String },
     #[error("the annotations are refused: {reason}")]
     Annotations { reason: String },
+    #[error("the upload is refused: {reason}; send it again")]
+    Upload { field: &'static str, reason: String },
     #[error("{reason}; raise {setting}")]
     LimitReached { setting: &'static str, reason: String },
+    #[error("head `{name}` version {version} is damaged in the store ({reason}); replace it again")]
+    Damaged {
+        name: HeadName,
+        version: u64,
+        reason: String,
+    },
+    #[error(
+        "head `{name}` version {version} needs {bytes} bytes on the device, where heads in use leave no room of {most}; \
+         retry later or raise {setting}",
+        setting = RESIDENT_BYTES_MAX
+    )]
+    NoRoom {
+        name: HeadName,
+        version: u64,
+        bytes: u64,
+        most: u64,
+    },
+    #[error("version {version} of head `{name}` was let go meanwhile; ask again")]
+    LetGo { name: HeadName, version: u64 },
+    #[error("loading version {version} of head `{name}` failed: it panicked; retry, and report this")]
+    LoadPanicked { name: HeadName, version: u64 },
+    #[error("the server stopped loading heads; ask another, or this one when it is back")]
+    LoadsStopped,
     #[error(transparent)]
     Place(#[from] PlaceError),
     #[error(transparent)]

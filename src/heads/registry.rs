@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::error::{HeadError, PlaceError, shown};
+use super::error::{HeadError, shown};
+use super::metrics::HeadMetrics;
 use super::name::HeadName;
-use super::store::{HeadStore, StoreError, StoredHead};
+use super::opening::{Opening, prune};
+use super::residency::{Acquired, Place, Residency, ResidencyLimits};
+use super::store::{HeadStore, StoreError};
 use super::table::RoutingTable;
 use super::version::{HeadInfo, HeadVersion};
 use super::weights::HeadWeights;
@@ -18,9 +21,6 @@ const ANNOTATION_VALUE_BYTES_MAX: usize = 1024;
 /// The number of the backbone's own last Linear.
 const BACKBONE_VERSION: u64 = 1;
 
-/// Puts weights on the device, trial forward pass included.
-pub type Place<'a, R> = dyn Fn(&HeadWeights) -> Result<R, PlaceError> + 'a;
-
 /// What bounds the registry.
 #[derive(Clone, Copy, Debug)]
 pub struct RegistryLimits {
@@ -28,8 +28,22 @@ pub struct RegistryLimits {
     pub heads_max: usize,
     /// Versions of a head that can be asked for, the live one included (`--head-versions-kept`).
     pub versions_kept: usize,
-    /// Bytes of all versions' tensors at most (`--heads-bytes-max`).
+    /// Bytes of all versions' tensors in the store at most (`--heads-bytes-max`).
     pub bytes_max: u64,
+    /// Whether the newest versions are brought to the device at once, as far as there is room (`--heads-load`).
+    pub eager: bool,
+    /// What bounds heads in memory.
+    pub residency: ResidencyLimits,
+}
+
+/// What the registry works with.
+pub struct RegistryParts<R> {
+    /// Where versions outlive the process.
+    pub store: Arc<dyn HeadStore>,
+    /// Puts them on the device.
+    pub place: Box<Place<R>>,
+    /// Counts them.
+    pub metrics: HeadMetrics,
 }
 
 /// A new version to make live.
@@ -49,10 +63,12 @@ pub struct Replacement {
 
 /// A swap that took place, or would have.
 #[derive(Debug)]
-pub struct Replaced<R> {
+pub struct Replaced {
     /// The version that is live now, or would be.
-    pub version: Arc<HeadVersion<R>>,
-    /// The one before; 0 if the head is new.
+    pub info: HeadInfo,
+    /// Its labels.
+    pub labels: Arc<[String]>,
+    /// The version before; 0 if the head is new.
     pub previous_version: u64,
     /// Placing on the device.
     pub place: Duration,
@@ -64,48 +80,58 @@ pub struct Replaced<R> {
 pub struct HeadRegistry<R> {
     table: RoutingTable<R>,
     limits: RegistryLimits,
+    store: Arc<dyn HeadStore>,
+    residency: Arc<Residency<R>>,
     /// Held for the length of a swap: one at a time.
-    store: Mutex<Box<dyn HeadStore>>,
+    swapping: Mutex<()>,
 }
 
-impl<R> HeadRegistry<R> {
+impl<R: Send + Sync> HeadRegistry<R> {
     /// Registers the backbone's own last Linear as version 1 of the default head, and the newest stored versions.
     ///
-    /// A stored version that cannot be placed is left out, logged and kept; an older one takes its place. What is older
-    /// than the versions kept is removed. Heads that were acknowledged are loaded even if the limits are lower now.
+    /// Of a version that is brought to the device at once and cannot be, an older one takes the place; it is logged and
+    /// kept in the store. What is older than the versions kept is removed. Heads that were acknowledged are registered
+    /// even if the limits are lower now.
     ///
     /// # Errors
     /// If the store cannot be read or the backbone's own head cannot be placed.
     pub fn open(
-        store: Box<dyn HeadStore>,
+        parts: RegistryParts<R>,
         limits: RegistryLimits,
-        backbone_head: HeadWeights,
-        place: &Place<'_, R>,
+        backbone_head: &HeadWeights,
     ) -> Result<Self, HeadError> {
-        let table = RoutingTable::default();
-        let annotations = BTreeMap::from([("source".to_owned(), "backbone".to_owned())]);
+        let RegistryParts { store, place, metrics } = parts;
+        let residency = Residency::new(limits.residency, Arc::clone(&store), place, metrics);
         let default = HeadName::parse(HeadName::DEFAULT)?;
-        let info = describe(default.clone(), BACKBONE_VERSION, &backbone_head, annotations);
-        let resident = place(&backbone_head)?;
-        table.publish(Arc::new(HeadVersion { info, resident }), limits.versions_kept);
+        let annotations = BTreeMap::from([("source".to_owned(), "backbone".to_owned())]);
+        let info = describe(default.clone(), BACKBONE_VERSION, backbone_head, annotations);
+        let backbone_head = residency.pin(info, backbone_head)?;
 
-        let mut stored: BTreeMap<HeadName, Vec<StoredHead>> = BTreeMap::new();
-        for head in store.load_all()? {
-            if head.info.name == default && head.info.version <= BACKBONE_VERSION {
-                tracing::warn!(head = %default, "a stored version has the number of the backbone's own; skipped");
+        let mut listed = store.list()?;
+        let reserved = |info: &HeadInfo| info.name == default && info.version <= BACKBONE_VERSION;
+        if listed.iter().any(reserved) {
+            tracing::warn!(head = %default, "a stored version has the number of the backbone's own; skipped");
+        }
+        listed.retain(|info| !reserved(info));
+        let opening = Opening {
+            residency: &residency,
+            store: store.as_ref(),
+            versions_kept: limits.versions_kept,
+            threads: if limits.eager {
+                limits.residency.loads_max.max(1)
             } else {
-                stored.entry(head.info.name.clone()).or_default().push(head);
-            }
-        }
-        for versions in stored.into_values() {
-            for version in newest(versions, limits.versions_kept.max(1), store.as_ref(), place) {
-                table.publish(Arc::new(version), limits.versions_kept);
-            }
-        }
+                0
+            },
+        };
+        let heads = opening.versions(listed).into_iter().flatten();
+        let (table, surplus) = RoutingTable::new(std::iter::once(backbone_head).chain(heads), limits.versions_kept);
+        surplus.iter().for_each(|version| residency.tiers.let_go(version));
         Ok(Self {
             table,
             limits,
-            store: Mutex::new(store),
+            store,
+            residency: Arc::new(residency),
+            swapping: Mutex::new(()),
         })
     }
 
@@ -114,11 +140,25 @@ impl<R> HeadRegistry<R> {
         &self.table
     }
 
+    /// A version that the table gave, at once or as soon as it is on the device.
+    pub fn acquire(&self, version: &Arc<HeadVersion<R>>) -> Acquired<R> {
+        self.residency.acquire(version)
+    }
+
+    /// A version's labels, which may have to be read from the store.
+    ///
+    /// # Errors
+    /// [`HeadError::Damaged`], [`HeadError::Store`].
+    pub fn labels(&self, version: &HeadVersion<R>) -> Result<Arc<[String]>, HeadError> {
+        let stored = || Ok(self.store.labels(&version.info)?.into());
+        version.slot.labels().map_or_else(stored, Ok)
+    }
+
     /// Makes a new version live: placed and tried first, then durable, then published.
     ///
     /// # Errors
     /// [`HeadError`]; whatever was live stays live.
-    pub fn replace(&self, replacement: Replacement, place: &Place<'_, R>) -> Result<Replaced<R>, HeadError> {
+    pub fn replace(&self, replacement: Replacement) -> Result<Replaced, HeadError> {
         let Replacement {
             name,
             weights,
@@ -127,44 +167,43 @@ impl<R> HeadRegistry<R> {
             annotations,
         } = replacement;
         check_annotations(&annotations)?;
-        let store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
+        let _swapping = self.swapping.lock().unwrap_or_else(PoisonError::into_inner);
         let live = self.table.resolve(&name, 0).ok().map_or(0, |live| live.info.version);
         if let Some(expected) = expected_version.filter(|expected| *expected != live) {
             return Err(HeadError::VersionMismatch { live, expected });
         }
         self.check_room(live == 0, weights.bytes())?;
+        // Above whatever was written before, damaged files included: a number never names two things.
+        let highest = live.max(self.store.highest_version(&name)?);
+        let number = highest.checked_add(1).ok_or_else(|| used_up(&name))?;
+        let info = describe(name, number, &weights, annotations);
 
         let started = Instant::now();
-        let resident = place(&weights)?;
-        let placed = started.elapsed();
-        // Above whatever was written before, damaged files included: a number never names two things.
-        let highest = live.max(store.highest_version(&name)?);
-        let number = highest.checked_add(1).ok_or_else(|| used_up(&name))?;
-        let version = Arc::new(HeadVersion {
-            info: describe(name, number, &weights, annotations),
-            resident,
-        });
-
-        let mut stored = Duration::ZERO;
+        let lease = self.residency.put(&weights, self.residency.tiers.reserve(&info)?)?;
+        let place = started.elapsed();
+        let mut store = Duration::ZERO;
         if !dry_run {
             let started = Instant::now();
-            store.save(&version.info, &weights)?;
-            stored = started.elapsed();
-            for old in self.table.publish(Arc::clone(&version), self.limits.versions_kept) {
-                prune(store.as_ref(), &old.info);
+            self.store.save(&info, &weights)?;
+            store = started.elapsed();
+            let version = self.residency.admit(info.clone(), lease, &weights);
+            for old in self.table.publish(version, self.limits.versions_kept) {
+                self.residency.tiers.let_go(&old);
+                prune(self.store.as_ref(), &old.info);
             }
         }
         Ok(Replaced {
-            version,
+            info,
+            labels: weights.labels,
             previous_version: live,
-            place: placed,
-            store: stored,
+            place,
+            store,
         })
     }
 
     fn check_room(&self, is_new: bool, bytes: u64) -> Result<(), HeadError> {
         let limit = |setting, reason| Err(HeadError::LimitReached { setting, reason });
-        let heads = self.table.list().len();
+        let heads = self.table.count();
         if is_new && heads >= self.limits.heads_max {
             return limit(
                 "--heads-max",
@@ -178,36 +217,6 @@ impl<R> HeadRegistry<R> {
             return limit("--heads-bytes-max", reason);
         }
         Ok(())
-    }
-}
-
-/// The newest `kept` versions that can be placed, oldest first; those older than them leave the store.
-fn newest<R>(
-    mut versions: Vec<StoredHead>,
-    kept: usize,
-    store: &dyn HeadStore,
-    place: &Place<'_, R>,
-) -> Vec<HeadVersion<R>> {
-    let mut placed = Vec::new();
-    versions.sort_by_key(|version| version.info.version);
-    for StoredHead { info, weights } in versions.into_iter().rev() {
-        if placed.len() == kept {
-            prune(store, &info);
-            continue;
-        }
-        match place(&weights) {
-            Ok(resident) => placed.push(HeadVersion { info, resident }),
-            Err(error) => tracing::warn!(head = %info.name, version = info.version, %error, "a stored head; skipped"),
-        }
-    }
-    placed.reverse();
-    placed
-}
-
-/// Forgets a version that nobody can ask for any more.
-fn prune(store: &dyn HeadStore, old: &HeadInfo) {
-    if let Err(error) = store.remove(&old.name, old.version) {
-        tracing::warn!(head = %old.name, version = old.version, %error, "an old version stays in the store");
     }
 }
 
@@ -226,7 +235,6 @@ fn describe(name: HeadName, version: u64, weights: &HeadWeights, annotations: BT
         version,
         digest: weights.digest,
         classes: weights.classes,
-        labels: weights.labels.clone(),
         annotations,
         created_unix_us: now.as_micros() as u64,
         parameters: weights.parameters.keys().cloned().collect(),

@@ -2,18 +2,10 @@
 
 use std::path::PathBuf;
 
+use super::error::HeadError;
 use super::name::HeadName;
 use super::version::HeadInfo;
 use super::weights::HeadWeights;
-
-/// A version as the store gave it back.
-#[derive(Clone, Debug)]
-pub struct StoredHead {
-    /// What was known of it.
-    pub info: HeadInfo,
-    /// Its weights.
-    pub weights: HeadWeights,
-}
 
 /// A durable store of head versions.
 pub trait HeadStore: Send + Sync {
@@ -29,11 +21,23 @@ pub trait HeadStore: Send + Sync {
     /// [`StoreError`].
     fn remove(&self, name: &HeadName, version: u64) -> Result<(), StoreError>;
 
-    /// Every whole version, by name and version.
+    /// Every version that looks whole, by name and version, without reading the tensors.
     ///
     /// # Errors
-    /// [`StoreError`] if the store cannot be read at all; a version that is damaged is left out and logged.
-    fn load_all(&self) -> Result<Vec<StoredHead>, StoreError>;
+    /// [`StoreError`] if the store cannot be read at all; a version that is seen to be damaged is left out and logged.
+    fn list(&self) -> Result<Vec<HeadInfo>, StoreError>;
+
+    /// A listed version's weights, which are those that were acknowledged.
+    ///
+    /// # Errors
+    /// [`HeadError::Damaged`] if they are not, [`HeadError::Store`] if they cannot be read.
+    fn load(&self, info: &HeadInfo) -> Result<HeadWeights, HeadError>;
+
+    /// A listed version's labels, without reading the tensors.
+    ///
+    /// # Errors
+    /// As [`HeadStore::load`].
+    fn labels(&self, info: &HeadInfo) -> Result<Vec<String>, HeadError>;
 
     /// The highest version number that is stored under `name`, damaged ones included; 0 if none.
     ///

@@ -22,15 +22,33 @@ pub struct RoutingTable<R> {
     map: ArcSwap<Map<R>>,
 }
 
-impl<R> Default for RoutingTable<R> {
-    fn default() -> Self {
-        Self {
-            map: ArcSwap::default(),
-        }
-    }
+/// Some of the heads, and how many there are.
+#[derive(Debug)]
+pub struct Page<R> {
+    /// Live versions, by name.
+    pub heads: Versions<R>,
+    /// Whether there are more behind them.
+    pub more: bool,
+    /// How many match, on all pages.
+    pub total: usize,
 }
 
 impl<R> RoutingTable<R> {
+    /// Of these versions, each head's oldest first and the newest `kept` of it; returns the others, too.
+    pub(super) fn new(versions: impl Iterator<Item = Arc<HeadVersion<R>>>, kept: usize) -> (Self, Versions<R>) {
+        let (mut map, mut surplus) = (Map::new(), Versions::new());
+        for version in versions {
+            surplus.extend(add(&mut map, version, kept));
+        }
+        let map = ArcSwap::from_pointee(map);
+        (Self { map }, surplus)
+    }
+
+    /// How many heads there are.
+    pub fn count(&self) -> usize {
+        self.map.load().len()
+    }
+
     /// A version of a head; 0 is the live one.
     ///
     /// # Errors
@@ -64,6 +82,28 @@ impl<R> RoutingTable<R> {
             .collect()
     }
 
+    /// The live versions that match, of at most `size` heads behind `after` in the order of names.
+    pub fn page(
+        &self,
+        after: Option<&HeadName>,
+        size: usize,
+        matches: impl Fn(&Arc<HeadVersion<R>>) -> bool,
+    ) -> Page<R> {
+        let map = self.map.load();
+        let live = map.values().filter_map(|versions| versions.last());
+        let (mut heads, mut more, mut total) = (Versions::new(), false, 0);
+        for version in live.filter(|version| matches(version)) {
+            total += 1;
+            if after.is_none_or(|after| version.info.name > *after) {
+                more = heads.len() == size;
+                if !more {
+                    heads.push(Arc::clone(version));
+                }
+            }
+        }
+        Page { heads, more, total }
+    }
+
     /// The versions of a head that can be asked for, oldest first.
     pub fn versions(&self, name: &HeadName) -> Vec<u64> {
         self.map
@@ -90,13 +130,17 @@ impl<R> RoutingTable<R> {
     /// Only the registry calls this, under its lock: two writers at once would lose one's change.
     pub(super) fn publish(&self, version: Arc<HeadVersion<R>>, kept: usize) -> Versions<R> {
         let mut map = Map::clone(&self.map.load());
-        let versions = map.entry(version.info.name.clone()).or_default();
-        versions.push(version);
-        let surplus = versions.len().saturating_sub(kept.max(1));
-        let let_go = versions.drain(..surplus).collect();
+        let let_go = add(&mut map, version, kept);
         self.map.store(Arc::new(map));
         let_go
     }
+}
+
+fn add<R>(map: &mut Map<R>, version: Arc<HeadVersion<R>>, kept: usize) -> Versions<R> {
+    let versions = map.entry(version.info.name.clone()).or_default();
+    versions.push(version);
+    let surplus = versions.len().saturating_sub(kept.max(1));
+    versions.drain(..surplus).collect()
 }
 
 /// The names around `name` in their order, which begin like it if any do. Cheap, as anybody may ask for any name.

@@ -1,9 +1,9 @@
 //! One published version of a head.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use super::name::HeadName;
+use super::slot::{Slot, Tier};
 use crate::model::Digest;
 
 /// What is known of a version.
@@ -17,8 +17,6 @@ pub struct HeadInfo {
     pub digest: Digest,
     /// K.
     pub classes: usize,
-    /// K labels, or none.
-    pub labels: Arc<[String]>,
     /// The user's notes.
     pub annotations: BTreeMap<String, String>,
     /// When it was made, in microseconds since 1970-01-01 UTC.
@@ -29,11 +27,27 @@ pub struct HeadInfo {
     pub resident_bytes: u64,
 }
 
-/// A version and what it keeps on the device; immutable.
+/// A version: what is known of it, and a place for what is on the device. Immutable but for that place.
 #[derive(Debug)]
 pub struct HeadVersion<R> {
     /// What is known of it.
     pub info: HeadInfo,
-    /// What is on the device.
-    pub resident: R,
+    pub(super) slot: Slot<R>,
+}
+
+impl<R> HeadVersion<R> {
+    /// Where it is; none once no request may name it.
+    pub fn tier(&self) -> Option<Tier> {
+        self.slot.lock().tier()
+    }
+
+    /// Counts an answer that it gave.
+    pub fn answered(&self) {
+        self.slot.answered();
+    }
+
+    /// How many answers it gave since the process started.
+    pub fn answers(&self) -> u64 {
+        self.slot.answers()
+    }
 }

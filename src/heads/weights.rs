@@ -1,12 +1,14 @@
 //! A head's weights, checked: once a [`HeadWeights`] exists, it can be placed.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::error::{HeadError, shown};
-use crate::model::{Checkpoint, Digest, LAST_BIAS, LAST_WEIGHT, Parameters, TensorEntry};
+use super::store::StoreError;
+use crate::model::{Checkpoint, CheckpointError, Digest, LAST_BIAS, LAST_WEIGHT, Parameters, TensorEntry};
 
 const LABEL_BYTES_MAX: usize = 1024;
 const LABELS_BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -81,6 +83,14 @@ impl HeadWeights {
         Self::from_checkpoint(&checkpoint, labels, limits)
     }
 
+    /// As [`HeadWeights::from_bytes`], from a file on the disk, tensor by tensor.
+    ///
+    /// # Errors
+    /// As there, or [`HeadError::Store`] if the file cannot be read.
+    pub fn from_file(path: &Path, labels: Vec<String>, limits: &HeadLimits) -> Result<Self, HeadError> {
+        Self::from_checkpoint(&open(path)?, labels, limits)
+    }
+
     /// As [`HeadWeights::from_bytes`], of an open checkpoint: names and shapes first, then tensor by tensor.
     ///
     /// # Errors
@@ -113,6 +123,21 @@ impl HeadWeights {
     pub fn bytes(&self) -> u64 {
         self.parameters.values().map(|tensor| tensor.bytes() as u64).sum()
     }
+}
+
+/// Opens a file of weights and reads its headers.
+pub(super) fn open(path: &Path) -> Result<Checkpoint, HeadError> {
+    if path.is_dir() {
+        return Err(refused("it is a folder".into()));
+    }
+    Checkpoint::open(path).map_err(|error| match error {
+        CheckpointError::Read(source) => HeadError::Store(StoreError {
+            action: "read",
+            path: path.to_owned(),
+            source,
+        }),
+        error => refused(error.to_string()),
+    })
 }
 
 fn refused(reason: String) -> HeadError {

@@ -57,6 +57,15 @@ impl Digest {
         &self.0
     }
 
+    /// Reads what [`Digest`] prints.
+    pub fn parse(text: &str) -> Option<Self> {
+        let digits = text.as_bytes().as_chunks().0;
+        let byte = |digits: &[u8; 2]| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok();
+        let bytes: Vec<u8> = digits.iter().map(byte).collect::<Option<_>>()?;
+        let digest = Self(bytes.try_into().ok()?);
+        (digest.to_string() == text).then_some(digest)
+    }
+
     /// Its first 12 hexadecimal digits, for logs and folder names.
     pub fn short(&self) -> String {
         self.to_string()[..12].to_owned()
@@ -72,5 +81,28 @@ impl fmt::Display for Digest {
 impl fmt::Debug for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_printed_is_read() {
+        let digest = Digest::of_parameters(&Parameters::new(), &["a".into()]);
+        let text = digest.to_string();
+        assert_eq!(Digest::parse(&text), Some(digest));
+        for wrong in [
+            "",
+            "e",
+            "é",
+            &text[1..],
+            &format!("{text}0"),
+            &format!("+{}", &text[1..]),
+            &text.to_uppercase(),
+        ] {
+            assert_eq!(Digest::parse(wrong), None, "{wrong}");
+        }
     }
 }

@@ -83,6 +83,7 @@ pub struct PlacedHead {
     /// Which parameters each step uses, from the first on; empty if only the last Linear is the head's own.
     pub(super) keys: Vec<StepKey>,
     tensors: Mutex<Box<dyn Any + Send>>,
+    _kept: Option<Box<dyn Any + Send + Sync>>,
 }
 
 impl PlacedHead {
@@ -93,6 +94,16 @@ impl PlacedHead {
             device_bytes,
             keys: Vec::new(),
             tensors: Mutex::new(tensors),
+            _kept: None,
+        }
+    }
+
+    /// Keeps something, as the room that it takes, for as long as the tensors live.
+    #[must_use]
+    pub fn keeping(self, kept: impl Any + Send + Sync) -> Self {
+        Self {
+            _kept: Some(Box::new(kept)),
+            ..self
         }
     }
 

@@ -9,8 +9,10 @@ use tonic::{Request, Response, Status, Streaming};
 use tower::ServiceExt as _;
 use tracing::Instrument as _;
 
+use super::deadline;
 use super::gate::{Gate, Serving};
 use super::input::Input;
+use super::leases::{Asked, Held, Patience, lease};
 use super::metrics::RpcMetrics;
 use super::pb::classifier_service_server::ClassifierService;
 use super::pb::{
@@ -19,16 +21,13 @@ use super::pb::{
 };
 use super::requests::{End, until_end};
 use super::status::{self, invalid};
-use super::{Pipeline, deadline};
 use crate::engine;
-use crate::heads::{HeadError, HeadName, HeadVersion};
-use crate::model::{PlacedHead, top_k};
+use crate::heads::HeadName;
+use crate::model::top_k;
 
 const HEADS_MAX: usize = 64;
 const REQUEST_ID_BYTES_MAX: usize = 128;
 const TOP_K_DEFAULT: usize = 5;
-
-type Live = Arc<HeadVersion<Arc<PlacedHead>>>;
 
 /// Answers classification requests.
 #[derive(Clone)]
@@ -58,7 +57,7 @@ impl ClassifierService for ClassifierRpc {
         let deadline = deadline::of(request.metadata());
         let answer = async {
             let serving = self.gate.pass()?;
-            classify(&serving, serving.pipeline.clone(), request.into_inner(), deadline).await
+            classify(&serving, Patience::Refused, request.into_inner(), deadline).await
         };
         self.metrics
             .observe("Classify", started, answer.await.map(Response::new))
@@ -77,7 +76,7 @@ impl ClassifierService for ClassifierRpc {
                 let started = Instant::now();
                 let request = request.request.unwrap_or_default();
                 let (request_id, heads) = (request.request_id.clone(), request.heads.clone());
-                let answer = classify(&serving, serving.patient_pipeline.clone(), request, deadline).await;
+                let answer = classify(&serving, Patience::Waits, request, deadline).await;
                 let answer = metrics.observe("ClassifyStream", started, answer);
                 let response = answer.unwrap_or_else(|status| refused(status, request_id, heads));
                 Ok(ClassifyStreamResponse {
@@ -104,59 +103,45 @@ impl ClassifierService for ClassifierRpc {
     }
 }
 
-/// One request from its message to its answer.
+/// One request from its message to its answer. Its heads stay on the device until then.
 async fn classify(
     serving: &Serving,
-    pipeline: Pipeline,
+    patience: Patience,
     request: ClassifyRequest,
     deadline: Option<tokio::time::Instant>,
 ) -> Result<ClassifyResponse, Status> {
     check_request_id(&request.request_id)?;
-    if request.heads.len() > HEADS_MAX {
-        let got = request.heads.len();
-        return Err(invalid(
-            "heads",
-            format!("{got} heads are asked for, {HEADS_MAX} are the most; split the request"),
-        ));
-    }
-    let names = if request.heads.is_empty() {
-        vec![String::new()]
-    } else {
-        request.heads
-    };
-    let live: Vec<Result<Live, HeadError>> = names
-        .iter()
-        .map(|name| {
-            serving
-                .registry
-                .table()
-                .resolve(&HeadName::parse(name)?, request.head_version)
-        })
-        .collect();
-    if live.iter().all(Result::is_err) {
-        // Every head failed; the first one's error speaks for the call.
-        return Err(live
-            .into_iter()
-            .find_map(Result::err)
-            .map_or_else(|| Status::internal("no head"), status::of_head));
-    }
-
     let input = request
         .input
         .ok_or_else(|| invalid("input", "set `image` or `pixels`".into()))?;
-    let heads = live
-        .iter()
-        .flatten()
-        .map(|version| Arc::clone(&version.resident))
-        .collect();
+    let names = names(request.heads)?;
+    let asked = Asked {
+        version: request.head_version,
+        deadline,
+        patience,
+    };
+    let leases = lease(serving, &names, asked).await?;
+    if let Some(Err(status)) = leases.first()
+        && leases.iter().all(Result::is_err)
+    {
+        // Every head failed; the first one's error speaks for the call.
+        return Err(status.clone());
+    }
+
+    let heads = leases.iter().flatten().map(|held| Arc::clone(&held.lease.resident));
     let job = engine::Request {
         input: Input::from(input),
-        heads,
+        heads: heads.collect(),
         features: false,
         deadline,
     };
+    let pipeline = match patience {
+        Patience::Refused => &serving.pipeline,
+        Patience::Waits => &serving.patient_pipeline,
+    };
     let span = tracing::debug_span!("classify", request_id = %request.request_id);
     let answer = pipeline
+        .clone()
         .oneshot(job)
         .instrument(span)
         .await
@@ -167,15 +152,27 @@ async fn classify(
         logits: request.include_logits,
     };
     let mut logits = answer.logits.into_iter();
-    let results = names.into_iter().zip(live).map(|(name, live)| match live {
-        Ok(version) => wanted.result(&version, logits.next().unwrap_or_default()),
-        Err(error) => failed(name, status::of_head(error)),
+    let results = names.into_iter().zip(leases).map(|(name, held)| match held {
+        Ok(held) => wanted.result(&held, logits.next().unwrap_or_default()),
+        Err(status) => failed(name, status),
     });
     Ok(ClassifyResponse {
         results: results.collect(),
         request_id: request.request_id,
         timing: Some(timing(answer.timing)),
     })
+}
+
+/// The heads that are asked for; none means the default one.
+fn names(heads: Vec<String>) -> Result<Vec<String>, Status> {
+    match heads.len() {
+        0 => Ok(vec![HeadName::DEFAULT.to_owned()]),
+        1..=HEADS_MAX => Ok(heads),
+        got => Err(invalid(
+            "heads",
+            format!("{got} heads are asked for, {HEADS_MAX} are the most; split the request"),
+        )),
+    }
 }
 
 async fn embed(
@@ -214,8 +211,9 @@ struct Wanted {
 }
 
 impl Wanted {
-    fn result(&self, version: &HeadVersion<Arc<PlacedHead>>, logits: Vec<f32>) -> HeadResult {
-        let info = &version.info;
+    fn result(&self, held: &Held, logits: Vec<f32>) -> HeadResult {
+        let info = &held.version.info;
+        held.version.answered();
         let k = if self.top_k == 0 {
             TOP_K_DEFAULT
         } else {
@@ -223,7 +221,7 @@ impl Wanted {
         };
         let prediction = |p: crate::model::Prediction| Prediction {
             index: p.index as u32,
-            label: info.labels.get(p.index).cloned().unwrap_or_default(),
+            label: held.lease.labels.get(p.index).cloned().unwrap_or_default(),
             probability: p.probability,
         };
         HeadResult {

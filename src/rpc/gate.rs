@@ -2,13 +2,13 @@
 
 use std::sync::{Arc, OnceLock};
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tonic::Status;
 
 use super::Pipeline;
 use super::status::unavailable;
-use crate::heads::{HeadLimits, HeadRegistry};
-use crate::model::{Architecture, PlacedHead, Placer};
+use crate::heads::{HeadLimits, HeadRegistry, UploadDir};
+use crate::model::{Architecture, PlacedHead};
 
 /// Everything a ready server serves with.
 pub struct Serving {
@@ -17,9 +17,13 @@ pub struct Serving {
     /// Waits for its turn: for streams, which have flow control.
     pub patient_pipeline: Pipeline,
     /// The heads.
-    pub registry: HeadRegistry<Arc<PlacedHead>>,
-    /// Puts new heads on the device.
-    pub placer: Arc<dyn Placer>,
+    pub registry: HeadRegistry<PlacedHead>,
+    /// How many more requests may wait for heads to be loaded.
+    pub load_waits: Semaphore,
+    /// Where uploads go.
+    pub uploads: UploadDir,
+    /// How many more uploads may be under way.
+    pub upload_permits: Arc<Semaphore>,
     /// What is asked of new heads.
     pub head_limits: HeadLimits,
     /// What DescribeModel tells.

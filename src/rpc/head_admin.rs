@@ -4,18 +4,23 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 use super::gate::{Gate, Serving};
+use super::head_info::Describer;
+use super::listing;
 use super::metrics::RpcMetrics;
 use super::pb::head_admin_service_server::HeadAdminService;
 use super::pb::{
     DescribeModelRequest, DescribeModelResponse, GetHeadRequest, GetHeadResponse, HeadInfo, ListHeadsRequest,
-    ListHeadsResponse, Parameter, ReplaceHeadRequest, ReplaceHeadResponse, replace_head_request,
+    ListHeadsResponse, Parameter, ReplaceHeadRequest, ReplaceHeadResponse, UploadHeadRequest, UploadHeadResponse,
+    replace_head_request,
 };
 use super::status::{self, invalid};
-use crate::heads::{self, HeadError, HeadName, HeadVersion, HeadWeights, PlaceError, Replacement};
-use crate::model::{PlacedHead, describe_layers};
+use super::swap::{Source, Swap, Swapped};
+use super::upload::upload;
+use crate::heads::{HeadError, HeadName, UPLOAD_BYTES_MAX};
+use crate::model::describe_layers;
 
 /// Where ReplaceHead may read files, and how large they may be.
 #[derive(Clone, Debug)]
@@ -43,6 +48,21 @@ impl HeadAdminRpc {
             settings: Arc::new(settings),
         }
     }
+
+    /// Answers on the blocking pool, as the store may have to be read.
+    async fn read<T: Send + 'static>(
+        &self,
+        method: &'static str,
+        answer: impl FnOnce(&Serving) -> Result<T, Status> + Send + 'static,
+    ) -> Result<Response<T>, Status> {
+        let started = Instant::now();
+        let answer = async {
+            let serving = self.gate.pass()?;
+            let answer = tokio::task::spawn_blocking(move || answer(&serving)).await;
+            answer.map_err(|_| Status::internal("reading heads panicked"))?
+        };
+        self.metrics.observe(method, started, answer.await.map(Response::new))
+    }
 }
 
 #[tonic::async_trait]
@@ -55,45 +75,44 @@ impl HeadAdminService for HeadAdminRpc {
         let answer = async {
             let serving = self.gate.pass()?;
             let (settings, metrics) = (Arc::clone(&self.settings), self.metrics.clone());
-            // Detached: once begun, a swap ends, whether or not its caller still waits.
-            let swap =
-                tokio::task::spawn_blocking(move || replace(&serving, &settings, &metrics, request.into_inner()));
-            swap.await
-                .map_err(|_| Status::internal("the swap panicked; the live head is unchanged"))?
+            let request = request.into_inner();
+            Swap::detached(move || replace(&serving, &settings, &metrics, request)).await
         };
-        self.metrics
-            .observe("ReplaceHead", started, answer.await.map(Response::new))
+        let answer = answer.await.map(|swapped| Response::new(swapped.into()));
+        self.metrics.observe("ReplaceHead", started, answer)
+    }
+
+    async fn upload_head(
+        &self,
+        request: Request<Streaming<UploadHeadRequest>>,
+    ) -> Result<Response<UploadHeadResponse>, Status> {
+        let started = Instant::now();
+        let answer = async {
+            let serving = self.gate.pass()?;
+            upload(serving, self.metrics.clone(), request.into_inner()).await
+        };
+        let answer = answer.await.map(|swapped| Response::new(swapped.into()));
+        self.metrics.observe("UploadHead", started, answer)
     }
 
     async fn list_heads(&self, request: Request<ListHeadsRequest>) -> Result<Response<ListHeadsResponse>, Status> {
-        let started = Instant::now();
-        let include_labels = request.into_inner().include_labels;
-        let list = |serving: Arc<Serving>| {
-            let info = |version: Arc<HeadVersion<_>>| head_info(&version.info, true, include_labels);
-            Response::new(ListHeadsResponse {
-                heads: serving.registry.table().list().into_iter().map(info).collect(),
-            })
-        };
-        self.metrics.observe("ListHeads", started, self.gate.pass().map(list))
+        let request = request.into_inner();
+        self.read("ListHeads", move |serving| listing::list(serving, &request))
+            .await
     }
 
     async fn get_head(&self, request: Request<GetHeadRequest>) -> Result<Response<GetHeadResponse>, Status> {
-        let started = Instant::now();
-        let answer = self.gate.pass().and_then(|serving| get(&serving, request.into_inner()));
-        self.metrics.observe("GetHead", started, answer.map(Response::new))
+        let request = request.into_inner();
+        self.read("GetHead", move |serving| get(serving, &request)).await
     }
 
     async fn describe_model(
         &self,
         request: Request<DescribeModelRequest>,
     ) -> Result<Response<DescribeModelResponse>, Status> {
-        let started = Instant::now();
-        let answer = self
-            .gate
-            .pass()
-            .and_then(|serving| describe(&serving, request.into_inner()));
-        self.metrics
-            .observe("DescribeModel", started, answer.map(Response::new))
+        let request = request.into_inner();
+        self.read("DescribeModel", move |serving| describe(serving, &request))
+            .await
     }
 }
 
@@ -103,47 +122,25 @@ fn replace(
     settings: &AdminSettings,
     metrics: &RpcMetrics,
     request: ReplaceHeadRequest,
-) -> Result<ReplaceHeadResponse, Status> {
-    let started = Instant::now();
-    let name = HeadName::parse(&request.head).map_err(status::of_head)?;
-    let bytes = match request.source {
-        Some(replace_head_request::Source::Safetensors(bytes)) => bytes,
-        Some(replace_head_request::Source::Uri(uri)) => settings.read(&uri)?.into(),
+) -> Result<Swapped, Status> {
+    let source = match request.source {
+        Some(replace_head_request::Source::Safetensors(bytes)) => Source::Bytes(bytes),
+        Some(replace_head_request::Source::Uri(uri)) => Source::Path(settings.find(&uri)?),
         None => return Err(invalid("source", "set `safetensors` or `uri`".into())),
     };
-    let weights = HeadWeights::from_bytes(bytes, request.labels, &serving.head_limits).map_err(status::of_head)?;
-    let validate = started.elapsed();
-
-    let place = |weights: &HeadWeights| -> Result<Arc<PlacedHead>, PlaceError> {
-        let placed = serving.placer.place(&weights.parameters);
-        placed.map(Arc::new).map_err(|error| PlaceError(error.to_string()))
-    };
-    let replacement = Replacement {
-        name,
-        weights,
+    let swap = Swap {
+        head: request.head,
+        labels: request.labels,
         expected_version: request.expected_version,
         dry_run: request.dry_run,
-        annotations: request.annotations.into_iter().collect(),
+        annotations: request.annotations,
     };
-    let replaced = serving.registry.replace(replacement, &place).map_err(status::of_head)?;
-    let info = &replaced.version.info;
-    if !request.dry_run {
-        metrics.swapped(info.name.as_str(), info.version);
-        tracing::info!(head = %info.name, version = info.version, digest = info.digest.short(), classes = info.classes,
-            previous_version = replaced.previous_version, "head replaced");
-    }
-    Ok(ReplaceHeadResponse {
-        head: Some(head_info(info, !request.dry_run, true)),
-        previous_version: replaced.previous_version,
-        validate_us: validate.as_micros() as u64,
-        place_us: replaced.place.as_micros() as u64,
-        store_us: replaced.store.as_micros() as u64,
-    })
+    swap.run(source, serving, metrics)
 }
 
 impl AdminSettings {
-    /// Reads the file that a `file://` URI names, if it lies below the source directory, links followed.
-    fn read(&self, uri: &str) -> Result<Vec<u8>, Status> {
+    /// The file that a `file://` URI names, if it lies below the source directory, links followed.
+    fn find(&self, uri: &str) -> Result<PathBuf, Status> {
         let refused = |message: String| invalid("uri", message);
         let dir = self.source_dir.as_ref().ok_or_else(|| {
             refused("this server reads no files; start it with --head-source-dir or send `safetensors`".into())
@@ -162,30 +159,35 @@ impl AdminSettings {
         let bytes = real.metadata().map_err(|_| no_such())?.len();
         if bytes > self.source_bytes_max {
             return Err(refused(format!(
-                "{path} has {bytes} bytes, {} are the most (--admin-message-bytes-max)",
+                "{path} has {bytes} bytes, {} are the most ({UPLOAD_BYTES_MAX})",
                 self.source_bytes_max
             )));
         }
-        std::fs::read(&real).map_err(|error| refused(format!("cannot read {path}: {error}")))
+        Ok(real)
     }
 }
 
-fn get(serving: &Serving, request: GetHeadRequest) -> Result<GetHeadResponse, Status> {
+fn get(serving: &Serving, request: &GetHeadRequest) -> Result<GetHeadResponse, Status> {
     let table = serving.registry.table();
     let find = || -> Result<_, HeadError> {
         let name = HeadName::parse(&request.head)?;
         let live = table.resolve(&name, 0)?.info.version;
-        Ok((table.resolve(&name, request.version)?, live, table.versions(&name)))
+        let version = table.resolve(&name, request.version)?;
+        let labels = serving.registry.labels(&version)?;
+        Ok((version, live, labels, table.versions(&name)))
     };
-    let (version, live, available_versions) = find().map_err(status::of_head)?;
-    let head = head_info(&version.info, version.info.version == live, true);
+    let (version, live, labels, available_versions) = find().map_err(status::of_head)?;
+    let head = HeadInfo {
+        labels: labels.to_vec(),
+        ..Describer::new(serving).version(&version, version.info.version == live)
+    };
     Ok(GetHeadResponse {
         head: Some(head),
         available_versions,
     })
 }
 
-fn describe(serving: &Serving, request: DescribeModelRequest) -> Result<DescribeModelResponse, Status> {
+fn describe(serving: &Serving, request: &DescribeModelRequest) -> Result<DescribeModelResponse, Status> {
     let name = HeadName::parse(&request.head).map_err(status::of_head)?;
     let version = serving.registry.table().resolve(&name, 0).map_err(status::of_head)?;
     let (model, info) = (&serving.model, &version.info);
@@ -209,25 +211,6 @@ fn describe(serving: &Serving, request: DescribeModelRequest) -> Result<Describe
         device: model.device.clone(),
         precision: model.precision.clone(),
         max_batch: model.max_batch as u32,
-        head: Some(head_info(info, true, false)),
+        head: Some(Describer::new(serving).version(&version, true)),
     })
-}
-
-fn head_info(info: &heads::HeadInfo, live: bool, include_labels: bool) -> HeadInfo {
-    HeadInfo {
-        head: info.name.to_string(),
-        version: info.version,
-        digest: info.digest.to_string(),
-        classes: info.classes as u32,
-        labels: if include_labels {
-            info.labels.to_vec()
-        } else {
-            Vec::new()
-        },
-        annotations: info.annotations.clone().into_iter().collect(),
-        created_unix_us: info.created_unix_us,
-        resident_bytes: info.resident_bytes,
-        parameters: info.parameters.clone(),
-        live,
-    }
 }

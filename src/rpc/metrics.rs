@@ -33,6 +33,7 @@ pub struct RpcMetrics {
     latency: Family<Method, Histogram>,
     swaps: Counter,
     live_versions: Family<Head, Gauge>,
+    uploads_in_flight: Gauge,
 }
 
 impl RpcMetrics {
@@ -43,6 +44,7 @@ impl RpcMetrics {
             latency: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.000_1, 2.0, 20))),
             swaps: Counter::default(),
             live_versions: Family::default(),
+            uploads_in_flight: Gauge::default(),
         };
         registry.register(
             "requests",
@@ -51,12 +53,18 @@ impl RpcMetrics {
         );
         let help = "From a request's arrival to its answer";
         registry.register_with_unit("request_duration", help, Unit::Seconds, metrics.latency.clone());
-        registry.register("swaps", "Head versions made live by ReplaceHead", metrics.swaps.clone());
+        registry.register(
+            "swaps",
+            "Head versions made live by ReplaceHead and UploadHead",
+            metrics.swaps.clone(),
+        );
         registry.register(
             "live_head_version",
             "The live version of each head",
             metrics.live_versions.clone(),
         );
+        let help = "Uploads that have begun and are not live yet";
+        registry.register("uploads_in_flight", help, metrics.uploads_in_flight.clone());
         metrics
     }
 
@@ -76,6 +84,11 @@ impl RpcMetrics {
             .get_or_create(&Method { method })
             .observe(started.elapsed().as_secs_f64());
         result
+    }
+
+    /// Counts uploads.
+    pub fn uploads_in_flight(&self) -> &Gauge {
+        &self.uploads_in_flight
     }
 
     /// Records which version of a head is live.

@@ -6,10 +6,15 @@ mod classifier;
 mod deadline;
 mod gate;
 mod head_admin;
+mod head_info;
 mod input;
+mod leases;
+mod listing;
 mod metrics;
 mod requests;
 mod status;
+mod swap;
+mod upload;
 
 pub use classifier::ClassifierRpc;
 pub use gate::{Gate, ModelInfo, Serving};

@@ -1,6 +1,8 @@
 //! Every error's gRPC status, with `google.rpc` details that a client can act on.
 
+use std::borrow::Borrow;
 use std::collections::HashMap;
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use prost::Message as _;
@@ -9,10 +11,13 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 
 use super::PipelineError;
 use crate::engine::EngineError;
-use crate::heads::HeadError;
+use crate::heads::{self, HeadError};
 
 /// When to come back to a server that is busy or loading.
 const RETRY_LATER: Duration = Duration::from_secs(1);
+
+/// The type of a version, where a status names one.
+const VERSION: &str = "headswap.v1.HeadVersion";
 
 /// INVALID_ARGUMENT about one field of the request.
 pub(super) fn invalid(field: &str, message: String) -> Status {
@@ -26,22 +31,31 @@ pub(super) fn unavailable(message: &str) -> Status {
     Status::with_error_details(Code::Unavailable, message, details)
 }
 
+/// RESOURCE_EXHAUSTED for a while, by this setting.
+pub(super) fn exhausted(setting: &str, message: String) -> Status {
+    let mut details = ErrorDetails::with_retry_info(Some(RETRY_LATER));
+    details.add_quota_failure_violation(setting, message.clone());
+    Status::with_error_details(Code::ResourceExhausted, message, details)
+}
+
+/// As many requests as allowed are under way.
+pub(super) fn overloaded() -> Status {
+    exhausted("--in-flight-max", PipelineError::Overloaded.to_string())
+}
+
 pub(super) fn of_pipeline(error: PipelineError) -> Status {
     let message = error.to_string();
     match error {
         PipelineError::Image(_) => invalid("input", message),
-        PipelineError::Overloaded => {
-            let mut details = ErrorDetails::with_retry_info(Some(RETRY_LATER));
-            details.add_quota_failure_violation("--in-flight-max", message.clone());
-            Status::with_error_details(Code::ResourceExhausted, message, details)
-        }
+        PipelineError::Overloaded => overloaded(),
         PipelineError::Engine(EngineError::Expired) => Status::deadline_exceeded(message),
         PipelineError::Engine(EngineError::Network(_)) => Status::internal(message),
         PipelineError::Engine(EngineError::Stopped) => unavailable(&message),
     }
 }
 
-pub(super) fn of_head(error: HeadError) -> Status {
+pub(super) fn of_head(error: impl Borrow<HeadError>) -> Status {
+    let error = error.borrow();
     let message = error.to_string();
     match error {
         HeadError::UnknownHead { name, .. } => {
@@ -49,8 +63,7 @@ pub(super) fn of_head(error: HeadError) -> Status {
             Status::with_error_details(Code::NotFound, message, details)
         }
         HeadError::UnknownVersion { name, version, .. } => {
-            let resource = format!("{name}/{version}");
-            let details = ErrorDetails::with_resource_info("headswap.v1.HeadVersion", resource, "", &message);
+            let details = ErrorDetails::with_resource_info(VERSION, format!("{name}/{version}"), "", &message);
             Status::with_error_details(Code::NotFound, message, details)
         }
         HeadError::VersionMismatch { live, expected } => {
@@ -60,11 +73,20 @@ pub(super) fn of_head(error: HeadError) -> Status {
             Status::with_error_details(Code::Aborted, message, details)
         }
         HeadError::LimitReached { setting, .. } => {
-            let details = ErrorDetails::with_quota_failure_violation(setting, message.clone());
+            let details = ErrorDetails::with_quota_failure_violation(*setting, message.clone());
             Status::with_error_details(Code::ResourceExhausted, message, details)
         }
+        HeadError::Damaged { name, version, .. } => {
+            let details = ErrorDetails::with_resource_info(VERSION, format!("{name}/{version}"), "", &message);
+            Status::with_error_details(Code::DataLoss, message, details)
+        }
+        HeadError::NoRoom { .. } => exhausted(heads::RESIDENT_BYTES_MAX, message),
+        HeadError::LetGo { .. } | HeadError::LoadsStopped => unavailable(&message),
+        HeadError::LoadPanicked { .. } => Status::internal(message),
+        HeadError::Store(error) if error.source.kind() == ErrorKind::StorageFull => Status::resource_exhausted(message),
         HeadError::Place(_) => Status::failed_precondition(message),
         HeadError::Store(_) => Status::internal(message),
+        HeadError::Upload { field, .. } => invalid(field, message),
         HeadError::Name { .. } => invalid("head", message),
         HeadError::Labels { .. } => invalid("labels", message),
         HeadError::Annotations { .. } => invalid("annotations", message),

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::ServerError;
+use crate::heads::ResidencyLimits;
 use crate::model::{Architecture, DeviceChoice, Precision, TorchSettings, WeightsSource};
 use crate::rpc::AdminSettings;
 
@@ -25,6 +26,15 @@ pub enum EngineChoice {
     Torch,
     /// Zeros, to measure the server alone.
     Null,
+}
+
+/// When heads of the store are brought to the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum HeadsLoad {
+    /// At start, as far as there is room.
+    Eager,
+    /// When first asked for.
+    Lazy,
 }
 
 /// The settings of a server.
@@ -129,9 +139,20 @@ pub struct ServeArgs {
     /// Bytes of a ClassifierService message at most, after decompression
     #[arg(long, env = "HEADSWAP_MESSAGE_BYTES_MAX", default_value_t = 32 << 20, help_heading = "Limits")]
     pub message_bytes_max: usize,
-    /// Bytes of a HeadAdminService message, or of a file it names, at most
+    /// Bytes of a HeadAdminService message at most; UploadHead sends a file in many
     #[arg(long, env = "HEADSWAP_ADMIN_MESSAGE_BYTES_MAX", default_value_t = 1100 << 20, help_heading = "Limits")]
     pub admin_message_bytes_max: usize,
+    /// Bytes of a file that UploadHead sends or ReplaceHead's `uri` names, at most
+    #[arg(
+        long,
+        env = "HEADSWAP_UPLOAD_BYTES_MAX",
+        default_value_t = 1_200_000_000,
+        help_heading = "Limits"
+    )]
+    pub upload_bytes_max: u64,
+    /// Uploads at the same time at most; more are refused with RESOURCE_EXHAUSTED
+    #[arg(long, env = "HEADSWAP_UPLOADS_MAX", default_value_t = 4, help_heading = "Limits")]
+    pub uploads_max: usize,
 
     /// Where acknowledged heads are kept over restarts [default: headswap/heads in the user's data folder]
     #[arg(long, env = "HEADSWAP_HEADS_DIR", value_name = "DIR", help_heading = "Heads")]
@@ -140,7 +161,7 @@ pub struct ServeArgs {
     #[arg(long, env = "HEADSWAP_HEAD_SOURCE_DIR", value_name = "DIR", help_heading = "Heads")]
     pub head_source_dir: Option<PathBuf>,
     /// Heads at most
-    #[arg(long, env = "HEADSWAP_HEADS_MAX", default_value_t = 1024, help_heading = "Heads")]
+    #[arg(long, env = "HEADSWAP_HEADS_MAX", default_value_t = 100_000, help_heading = "Heads")]
     pub heads_max: usize,
     /// Versions of a head that requests may name, the live one included
     #[arg(
@@ -150,9 +171,36 @@ pub struct ServeArgs {
         help_heading = "Heads"
     )]
     pub head_versions_kept: usize,
-    /// Bytes of all heads' tensors at most
-    #[arg(long, env = "HEADSWAP_HEADS_BYTES_MAX", default_value_t = 4 << 30, help_heading = "Heads")]
+    /// Bytes of all heads in the store at most
+    #[arg(long, env = "HEADSWAP_HEADS_BYTES_MAX", default_value_t = 64 << 30, help_heading = "Heads")]
     pub heads_bytes_max: u64,
+    /// When heads of the store are brought to the device: the newest version of each at start, read in whole and as far
+    /// as there is room, or each when it is first asked for
+    #[arg(
+        long,
+        env = "HEADSWAP_HEADS_LOAD",
+        value_enum,
+        default_value = "eager",
+        help_heading = "Heads"
+    )]
+    pub heads_load: HeadsLoad,
+    /// Bytes of heads on the device at most, counted in f32; the least recently used leave for others and are loaded again
+    /// when asked for. Wants room for all that are asked for at the same time, and for one that is being swapped in
+    #[arg(long, env = "HEADSWAP_HEADS_RESIDENT_BYTES_MAX", default_value_t = 2 << 30, help_heading = "Heads")]
+    pub heads_resident_bytes_max: u64,
+    /// Bytes of heads kept in host memory, from where they come back faster than from the disk. Copies of what is on the
+    /// device count, so it takes more than --heads-resident-bytes-max to be of use [default: twice that on a GPU; 0 on the
+    /// CPU, where host memory is the device's]
+    #[arg(
+        long,
+        env = "HEADSWAP_HEADS_WARM_BYTES_MAX",
+        value_name = "BYTES",
+        help_heading = "Heads"
+    )]
+    pub heads_warm_bytes_max: Option<u64>,
+    /// Heads loaded at the same time at most; others wait for their turn
+    #[arg(long, env = "HEADSWAP_HEAD_LOADS_MAX", default_value_t = 4, help_heading = "Heads")]
+    pub head_loads_max: usize,
 
     /// After SIGTERM, how long in milliseconds new requests are still taken while health says NOT_SERVING, so that load
     /// balancers turn away first
@@ -207,6 +255,8 @@ impl ServeArgs {
             ("--stream-in-flight-max", self.stream_in_flight_max),
             ("--heads-max", self.heads_max),
             ("--head-versions-kept", self.head_versions_kept),
+            ("--head-loads-max", self.head_loads_max),
+            ("--uploads-max", self.uploads_max),
         ];
         mistakes.extend(
             positive
@@ -239,6 +289,21 @@ impl ServeArgs {
         self.heads_dir.clone().or_else(|| Some(data()?.join("headswap/heads")))
     }
 
+    /// What bounds heads in memory.
+    pub(super) fn residency(&self, on_cpu: bool) -> ResidencyLimits {
+        let resident_bytes_max = self.heads_resident_bytes_max;
+        let warm_default = if on_cpu {
+            0
+        } else {
+            resident_bytes_max.saturating_mul(2)
+        };
+        ResidencyLimits {
+            resident_bytes_max,
+            warm_bytes_max: self.heads_warm_bytes_max.unwrap_or(warm_default),
+            loads_max: self.head_loads_max,
+        }
+    }
+
     /// What the forward pass needs to know.
     pub(super) fn torch(&self) -> TorchSettings {
         TorchSettings {
@@ -252,7 +317,7 @@ impl ServeArgs {
     pub(super) fn admin_settings(&self) -> AdminSettings {
         AdminSettings {
             source_dir: self.head_source_dir.clone(),
-            source_bytes_max: self.admin_message_bytes_max as u64,
+            source_bytes_max: self.upload_bytes_max,
         }
     }
 }

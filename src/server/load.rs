@@ -5,13 +5,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use prometheus_client::registry::Registry;
+use tokio::sync::Semaphore;
 
 use super::ServerError;
-use super::config::{EngineChoice, ServeArgs};
+use super::config::{EngineChoice, HeadsLoad, ServeArgs};
 use super::feature_cache::{CacheMetrics, FeatureCache};
 use super::pipeline::{self, PipelineLimits, PipelineMetrics};
 use crate::engine::{self, BatchLimits, EngineMetrics, EngineThreads, calibrate};
-use crate::heads::{DirStore, HeadLimits, HeadRegistry, HeadWeights, Overridable, PlaceError, RegistryLimits};
+use crate::heads::{
+    DirStore, HeadError, HeadLimits, HeadMetrics, HeadRegistry, HeadWeights, Overridable, PlaceError, RegistryLimits,
+    RegistryParts, Reservation, UploadDir,
+};
 use crate::image::ImageLimits;
 use crate::model::{
     Backbone, Digest, HostTensor, Network, Parameters, PlacedHead, Placer, WeightsSource, null_network, torch_network,
@@ -30,6 +34,7 @@ const CLASSES_MAX: usize = 65_536;
 pub(super) struct Metrics {
     pub rpc: RpcMetrics,
     engine: EngineMetrics,
+    heads: HeadMetrics,
     pipeline: PipelineMetrics,
     cache: CacheMetrics,
 }
@@ -39,6 +44,7 @@ impl Metrics {
         Self {
             rpc: RpcMetrics::register(registry),
             engine: EngineMetrics::register(registry),
+            heads: HeadMetrics::register(registry),
             pipeline: PipelineMetrics::register(registry),
             cache: CacheMetrics::register(registry),
         }
@@ -47,8 +53,8 @@ impl Metrics {
 
 /// Loads everything, on the blocking pool, and starts the engine.
 pub(super) async fn load(args: &ServeArgs, metrics: &Metrics) -> Result<(Arc<Serving>, EngineThreads), ServerError> {
-    let (settings, rpc) = (args.clone(), metrics.rpc.clone());
-    let loaded = tokio::task::spawn_blocking(move || Loaded::load(&settings, &rpc));
+    let (settings, counted) = (args.clone(), metrics.clone());
+    let loaded = tokio::task::spawn_blocking(move || Loaded::load(&settings, counted));
     let loaded = loaded.await.map_err(std::io::Error::other)??;
 
     let wait_max = Duration::from_micros(args.batch_wait_us_max);
@@ -81,7 +87,9 @@ pub(super) async fn load(args: &ServeArgs, metrics: &Metrics) -> Result<(Arc<Ser
         pipeline,
         patient_pipeline,
         registry: loaded.registry,
-        placer: loaded.placer,
+        load_waits: Semaphore::new(args.in_flight_max),
+        uploads: loaded.uploads,
+        upload_permits: Arc::new(Semaphore::new(args.uploads_max)),
         head_limits: loaded.head_limits,
         model: loaded.model,
     };
@@ -91,14 +99,14 @@ pub(super) async fn load(args: &ServeArgs, metrics: &Metrics) -> Result<(Arc<Ser
 struct Loaded {
     backbone: Digest,
     network: Box<dyn Network>,
-    placer: Arc<dyn Placer>,
-    registry: HeadRegistry<Arc<PlacedHead>>,
+    registry: HeadRegistry<PlacedHead>,
+    uploads: UploadDir,
     head_limits: HeadLimits,
     model: ModelInfo,
 }
 
 impl Loaded {
-    fn load(args: &ServeArgs, rpc: &RpcMetrics) -> Result<Self, ServerError> {
+    fn load(args: &ServeArgs, metrics: Metrics) -> Result<Self, ServerError> {
         let Some(source) = &args.weights else {
             return Err(ServerError::Config("--weights is missing".into()));
         };
@@ -122,12 +130,19 @@ impl Loaded {
             EngineChoice::Null => null_network(args.arch.features()),
         };
         let max_batch = warm_up(network.as_mut(), args.max_batch)?;
-        let placer = network.placer();
-        let registry = open_registry(args, digest, default_head(last, labels), &placer, &head_limits)?;
-        for version in registry.table().list() {
-            rpc.live(version.info.name.as_str(), version.info.version);
-        }
         let (device, precision) = network.device();
+        let heads = Heads {
+            args,
+            limits: head_limits.clone(),
+            backbone: digest,
+            placer: network.placer(),
+            on_cpu: !device.starts_with("cuda"),
+            metrics: metrics.heads,
+        };
+        let (registry, uploads) = heads.open(&HeadWeights::new(last, labels))?;
+        for version in registry.table().list() {
+            metrics.rpc.live(version.info.name.as_str(), version.info.version);
+        }
         let model = ModelInfo {
             architecture: args.arch,
             backbone_digest: digest.to_string(),
@@ -139,8 +154,8 @@ impl Loaded {
         Ok(Self {
             backbone: digest,
             network,
-            placer,
             registry,
+            uploads,
             head_limits,
             model,
         })
@@ -159,29 +174,47 @@ fn warm_up(network: &mut dyn Network, max_batch: usize) -> Result<usize, ServerE
     Ok(chosen)
 }
 
-fn open_registry(
-    args: &ServeArgs,
+/// What the registry of heads is opened with.
+struct Heads<'a> {
+    args: &'a ServeArgs,
+    limits: HeadLimits,
     backbone: Digest,
-    default: HeadWeights,
-    placer: &Arc<dyn Placer>,
-    limits: &HeadLimits,
-) -> Result<HeadRegistry<Arc<PlacedHead>>, ServerError> {
-    let dir = args
-        .heads_dir()
-        .ok_or_else(|| ServerError::Config("set --heads-dir".into()))?;
-    let store = DirStore::open(&dir, backbone, limits.clone()).map_err(crate::heads::HeadError::from)?;
-    let limits = RegistryLimits {
-        heads_max: args.heads_max,
-        versions_kept: args.head_versions_kept,
-        bytes_max: args.heads_bytes_max,
-    };
-    let place = |weights: &HeadWeights| -> Result<Arc<PlacedHead>, PlaceError> {
-        let placed = placer.place(&weights.parameters);
-        placed.map(Arc::new).map_err(|error| PlaceError(error.to_string()))
-    };
-    let registry = HeadRegistry::open(Box::new(store), limits, default, &place)?;
-    tracing::info!(dir = %dir.display(), heads = registry.table().list().len(), "heads loaded");
-    Ok(registry)
+    placer: Arc<dyn Placer>,
+    on_cpu: bool,
+    metrics: HeadMetrics,
+}
+
+impl Heads<'_> {
+    fn open(self, backbone_head: &HeadWeights) -> Result<(HeadRegistry<PlacedHead>, UploadDir), ServerError> {
+        let (args, started) = (self.args, Instant::now());
+        let dir = args
+            .heads_dir()
+            .ok_or_else(|| ServerError::Config("set --heads-dir".into()))?;
+        let store = DirStore::open(&dir, self.backbone, self.limits).map_err(HeadError::from)?;
+        let uploads = store.uploads(args.upload_bytes_max).map_err(HeadError::from)?;
+        let placer = self.placer;
+        let place = move |weights: &HeadWeights, reservation: Reservation| -> Result<PlacedHead, PlaceError> {
+            let placed = placer.place(&weights.parameters);
+            let placed = placed.map_err(|error| PlaceError(error.to_string()))?;
+            Ok(placed.keeping(reservation))
+        };
+        let parts = RegistryParts {
+            store: Arc::new(store),
+            place: Box::new(place),
+            metrics: self.metrics,
+        };
+        let limits = RegistryLimits {
+            heads_max: args.heads_max,
+            versions_kept: args.head_versions_kept,
+            bytes_max: args.heads_bytes_max,
+            eager: args.heads_load == HeadsLoad::Eager,
+            residency: args.residency(self.on_cpu),
+        };
+        let registry = HeadRegistry::open(parts, limits, backbone_head)?;
+        let heads = registry.table().count();
+        tracing::info!(dir = %dir.display(), heads, elapsed = ?started.elapsed(), "heads loaded");
+        Ok((registry, uploads))
+    }
 }
 
 /// What of the backbone heads may override, besides its last Linear.
@@ -191,10 +224,6 @@ fn overridable(backbone: &Parameters) -> BTreeMap<String, Overridable> {
         (name.clone(), Overridable { shape, digest })
     };
     backbone.iter().map(one).collect()
-}
-
-fn default_head(last: Parameters, labels: Vec<String>) -> HeadWeights {
-    HeadWeights::new(last, labels)
 }
 
 /// The labels file's lines, if there is one: as many as there are classes.

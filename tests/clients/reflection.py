@@ -1,5 +1,6 @@
 """Every RPC, by a client that knows the services by reflection alone. No generated code, no copy of the protos."""
 
+import hashlib
 import json
 import os
 import pathlib
@@ -156,6 +157,15 @@ class ReflectionTest(unittest.TestCase):
         self.assertEqual((got.head.annotations["run"], list(got.available_versions)), ("42", [1, 2]))
         self.assertEqual(self.classifier.Classify({"image": ROCKET, "heads": ["dogs"]}).results[0].version, 2)
 
+    def test_upload_head(self):
+        file = head_file(4)
+        header = {"head": "birds", "size_bytes": len(file), "sha256": hashlib.sha256(file).hexdigest()}
+        chunks = [{"chunk": file[at : at + 500]} for at in range(0, len(file), 500)]
+        uploaded = self.admin.UploadHead([{"header": header}, *chunks])
+        self.assertEqual((uploaded.head.version, uploaded.head.classes, uploaded.head.split_layer), (1, 4, "classifier.6"))
+        self.refused(grpc.StatusCode.INVALID_ARGUMENT, self.admin.UploadHead, [{"header": header}, *chunks[1:]])
+        self.assertEqual(list(self.admin.GetHead({"head": "birds"}).available_versions), [1])
+
     def test_refusals_carry_details(self):
         error = self.refused(
             grpc.StatusCode.INVALID_ARGUMENT, self.admin.ReplaceHead, {"head": "No Name", "safetensors": head_file(2)}
@@ -168,6 +178,8 @@ class ReflectionTest(unittest.TestCase):
         listed = {head.head: head for head in self.admin.ListHeads({"include_labels": True}).heads}
         self.assertEqual(list(listed["cats"].labels), ["cat", "tiger"])
         self.assertIn("default", listed)
+        page = self.admin.ListHeads({"page_size": 1, "name_prefix": "c", "tier": "HEAD_TIER_HOT"})
+        self.assertEqual(([head.head for head in page.heads], page.total_size, page.next_page_token), (["cats"], 1, ""))
 
     def test_describe_model(self):
         model = self.admin.DescribeModel({"head": "cats"})

@@ -1,0 +1,93 @@
+//! What a stored version's file tells beside its tensors: all that is known of it, without reading them.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::error::HeadError;
+use super::name::HeadName;
+use super::safetensors_file::Texts;
+use super::version::HeadInfo;
+use super::weights::{HeadWeights, open};
+use crate::model::{Checkpoint, Digest, LAST_BIAS};
+
+/// Under this key the file's texts hold a [`Record`] as JSON.
+const RECORD: &str = "headswap";
+/// Under this key they hold the labels, a JSON list.
+const LABELS: &str = "labels";
+
+/// What the tensors do not tell.
+#[derive(Serialize, Deserialize)]
+struct Record {
+    name: String,
+    version: u64,
+    digest: String,
+    created_unix_us: u64,
+    annotations: BTreeMap<String, String>,
+    /// Files of old lack it; they have a last Linear that tells.
+    classes: Option<usize>,
+}
+
+/// The texts of a version's file.
+pub(super) fn texts(info: &HeadInfo, weights: &HeadWeights) -> Result<Texts, serde_json::Error> {
+    let record = Record {
+        name: info.name.to_string(),
+        version: info.version,
+        digest: info.digest.to_string(),
+        created_unix_us: info.created_unix_us,
+        annotations: info.annotations.clone(),
+        classes: Some(info.classes),
+    };
+    let mut texts = Texts::from([(RECORD.to_owned(), serde_json::to_string(&record)?)]);
+    if !weights.labels.is_empty() {
+        texts.insert(LABELS.to_owned(), serde_json::to_string(&weights.labels[..])?);
+    }
+    Ok(texts)
+}
+
+/// What is known of the version whose file lies at `path`, from the header alone; or what is wrong with it.
+pub(super) fn read(path: &Path) -> Result<HeadInfo, String> {
+    let file = Checkpoint::open(path).map_err(|error| error.to_string())?;
+    let record = file.metadata().get(RECORD).ok_or("its texts lack the head's record")?;
+    let record: Record = serde_json::from_str(record).map_err(|error| error.to_string())?;
+    let name = HeadName::parse(&record.name).map_err(|error| error.to_string())?;
+    let place = Path::new(name.as_str()).join(format!("{}.safetensors", record.version));
+    if !path.ends_with(&place) {
+        return Err(format!("it belongs at {}", place.display()));
+    }
+    let last_bias = || {
+        file.tensors()
+            .find(|entry| entry.name == LAST_BIAS)?
+            .shape
+            .first()
+            .copied()
+    };
+    let classes = record.classes.or_else(last_bias);
+    let mut parameters: Vec<String> = file.tensors().map(|entry| entry.name.clone()).collect();
+    parameters.sort();
+    Ok(HeadInfo {
+        name,
+        version: record.version,
+        digest: Digest::parse(&record.digest).ok_or("its record's digest is no SHA-256")?,
+        classes: classes.ok_or("its record lacks the number of classes")?,
+        annotations: record.annotations,
+        created_unix_us: record.created_unix_us,
+        resident_bytes: file
+            .tensors()
+            .map(|entry| (entry.elements() * size_of::<f32>()) as u64)
+            .sum(),
+        parameters,
+    })
+}
+
+/// A version's labels, from its file's header alone.
+pub(super) fn labels(path: &Path) -> Result<Vec<String>, HeadError> {
+    let file = open(path)?;
+    let Some(text) = file.metadata().get(LABELS) else {
+        return Ok(Vec::new());
+    };
+    serde_json::from_str(text).map_err(|error| HeadError::Labels {
+        reason: error.to_string(),
+    })
+}

@@ -1,0 +1,121 @@
+//! UploadHead: a file in pieces, to the disk and never whole in memory.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tonic::{Status, Streaming};
+
+use super::gate::Serving;
+use super::metrics::RpcMetrics;
+use super::pb::upload_head_request::Part;
+use super::pb::{UploadHeadHeader, UploadHeadRequest};
+use super::status::{self, invalid};
+use super::swap::{Source, Swap, Swapped};
+use crate::engine::Counted;
+use crate::heads::{Announced, HeadError, HeadName, UPLOADS_MAX, Upload};
+
+const CHUNK_BYTES_MAX: usize = 4 << 20;
+/// Chunks that wait for the disk.
+const CHUNKS_WAITING_MAX: usize = 2;
+/// A client that sends nothing for so long gives its place to another.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+
+/// From the first part to the live version. Dropping this drops the upload and its file; a swap that has begun ends.
+pub(super) async fn upload(
+    serving: Arc<Serving>,
+    metrics: RpcMetrics,
+    mut parts: Streaming<UploadHeadRequest>,
+) -> Result<Swapped, Status> {
+    let full = |_| {
+        status::exhausted(
+            UPLOADS_MAX,
+            "as many uploads as allowed are under way; retry later".into(),
+        )
+    };
+    let permit = Arc::clone(&serving.upload_permits).try_acquire_owned().map_err(full)?;
+    let counted = Counted::new(metrics.uploads_in_flight());
+    let header = header(&mut parts).await?;
+    let upload = receive(&serving, &header, &mut parts).await?;
+    let swap = Swap {
+        head: header.head,
+        labels: header.labels,
+        expected_version: header.expected_version,
+        dry_run: header.dry_run,
+        annotations: header.annotations,
+    };
+    Swap::detached(move || {
+        let _until_the_end = (permit, counted);
+        swap.run(Source::Upload(upload), &serving, &metrics)
+    })
+    .await
+}
+
+async fn header(parts: &mut Streaming<UploadHeadRequest>) -> Result<UploadHeadHeader, Status> {
+    let Some(Part::Header(header)) = next(parts).await? else {
+        return Err(invalid("header", "the first message must hold the header".into()));
+    };
+    // Before the bytes come, which may be many.
+    HeadName::parse(&header.head).map_err(status::of_head)?;
+    Ok(header)
+}
+
+/// The file on the disk. A thread of the blocking pool writes what comes; it ends when this does.
+async fn receive(
+    serving: &Arc<Serving>,
+    header: &UploadHeadHeader,
+    parts: &mut Streaming<UploadHeadRequest>,
+) -> Result<Upload, Status> {
+    let announced = Announced {
+        bytes: Some(header.size_bytes).filter(|bytes| *bytes > 0),
+        sha256: header.sha256.clone(),
+    };
+    let (chunks, mut waiting) = mpsc::channel::<Bytes>(CHUNKS_WAITING_MAX);
+    let uploads = Arc::clone(serving);
+    let written = tokio::task::spawn_blocking(move || -> Result<Upload, HeadError> {
+        let mut upload = uploads.uploads.begin(announced)?;
+        while let Some(chunk) = waiting.blocking_recv() {
+            upload.write(&chunk)?;
+        }
+        Ok(upload)
+    });
+    while let Some(part) = next(parts).await? {
+        // If the writer has failed, it says why below.
+        if chunks.send(chunk(part)?).await.is_err() {
+            break;
+        }
+    }
+    drop(chunks);
+    let written = written
+        .await
+        .map_err(|_| Status::internal("writing the upload panicked; nothing was changed"))?;
+    written.map_err(status::of_head)
+}
+
+fn chunk(part: Part) -> Result<Bytes, Status> {
+    match part {
+        Part::Chunk(chunk) if chunk.len() <= CHUNK_BYTES_MAX => Ok(chunk),
+        Part::Chunk(chunk) => {
+            let got = chunk.len();
+            Err(invalid(
+                "chunk",
+                format!("it has {got} bytes, {CHUNK_BYTES_MAX} are the most; send more of them"),
+            ))
+        }
+        Part::Header(_) => Err(invalid(
+            "header",
+            "there is a second one; only the first message may hold it".into(),
+        )),
+    }
+}
+
+/// The next part; none at the end of the stream.
+async fn next(parts: &mut Streaming<UploadHeadRequest>) -> Result<Option<Part>, Status> {
+    let silent = |_| Status::deadline_exceeded(format!("nothing came for {SILENCE_MAX:?}; send the file again"));
+    let message = tokio::time::timeout(SILENCE_MAX, parts.message())
+        .await
+        .map_err(silent)??;
+    let empty = || invalid("part", "a message holds neither a header nor a chunk".into());
+    message.map(|message| message.part.ok_or_else(empty)).transpose()
+}
