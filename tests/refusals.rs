@@ -401,6 +401,23 @@ async fn of_a_whole_checkpoint_only_what_differs_becomes_the_head() {
         overridden,
         ["classifier.6.bias", "classifier.6.weight", "features.28.bias"]
     );
+    let whole = dir.path().join("whole.safetensors");
+    std::fs::write(&whole, safetensors(&parameters, &[])).unwrap();
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_headswap"))
+        .args([
+            "head",
+            "replace",
+            "from-cli",
+            whole.to_str().unwrap(),
+            "--admin-address",
+            &server.admin,
+        ])
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("3 of 32 tensors differ from the backbone"), "{said}");
+
     let mut client = server.classifier().await;
     let results = client
         .classify(classify(&["default", "whole"]))

@@ -1,13 +1,14 @@
 //! `headswap head replace`.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
 use serde_json::json;
 
 use super::client::{Admin, AdminAddress};
+use super::differing::differing;
 use super::error::CliError;
 use super::head::head_json;
 use super::output::{ms, print_json, spinner};
@@ -19,6 +20,7 @@ pub(super) const EXAMPLES: &str = "\
 Examples:
   headswap head replace cats cats.safetensors --labels cats.txt
   headswap head replace cats cats.safetensors --expected-version 3   only if 3 is live
+  headswap head replace cats finetuned.pth                           a whole model: only what differs is sent
   headswap head replace cats cats.safetensors --dry-run              check it, change nothing
   headswap head replace cats file:///srv/heads/cats.safetensors      a file on the server";
 
@@ -29,7 +31,8 @@ const ONE_MESSAGE_BYTES_MAX: u64 = 4 << 20;
 pub(super) struct ReplaceArgs {
     /// The head; it may be new
     name: String,
-    /// A safetensors file with classifier.6.weight and .bias, of any size, or a file:// URI on the server
+    /// A file of weights, safetensors or PyTorch's .pth: the last Linear, more layers, or a whole fine-tuned VGG16, of
+    /// which only what differs from the backbone is sent; or a file:// URI on the server
     source: String,
     /// The class labels, one on a line
     #[arg(long, value_name = "FILE")]
@@ -94,11 +97,14 @@ async fn replace(args: &ReplaceArgs) -> Result<ReplaceHeadResponse, CliError> {
         return in_one_message(client, header, Source::Uri(args.source.clone())).await;
     }
     let unreadable = |error| unreadable(&args.source, error);
-    if std::fs::metadata(&args.source).map_err(unreadable)?.len() > ONE_MESSAGE_BYTES_MAX {
-        return upload(args.address.connect().await?, header, &args.source).await;
+    std::fs::metadata(&args.source).map_err(unreadable)?;
+    let mut client = args.address.connect().await?;
+    let differing = differing(&mut client, &args.source).await?;
+    let path = differing.as_ref().map_or(Path::new(&args.source), |file| file.path());
+    if std::fs::metadata(path).map_err(unreadable)?.len() > ONE_MESSAGE_BYTES_MAX {
+        return upload(client, header, &path.display().to_string()).await;
     }
-    let bytes = std::fs::read(&args.source).map_err(unreadable)?;
-    let client = args.address.connect().await?;
+    let bytes = std::fs::read(path).map_err(unreadable)?;
     in_one_message(client, header, Source::Safetensors(bytes.into())).await
 }
 

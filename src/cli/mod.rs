@@ -10,6 +10,7 @@ mod completions;
 mod demo;
 mod demo_heads;
 mod describe;
+mod differing;
 mod error;
 mod head;
 mod head_list;

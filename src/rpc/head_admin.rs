@@ -190,7 +190,7 @@ fn get(serving: &Serving, request: &GetHeadRequest) -> Result<GetHeadResponse, S
 fn describe(serving: &Serving, request: &DescribeModelRequest) -> Result<DescribeModelResponse, Status> {
     let name = HeadName::parse(&request.head).map_err(status::of_head)?;
     let version = serving.registry.table().resolve(&name, 0).map_err(status::of_head)?;
-    let (model, info) = (&serving.model, &version.info);
+    let (model, info, backbone) = (&serving.model, &version.info, &serving.head_limits.deeper);
     let parameters: Vec<Parameter> = model
         .architecture
         .parameters(info.classes)
@@ -199,6 +199,10 @@ fn describe(serving: &Serving, request: &DescribeModelRequest) -> Result<Describ
             count: shape.iter().product::<usize>() as u64,
             shape: shape.into_iter().map(|dimension| dimension as u64).collect(),
             overridden: info.parameters.contains(&name),
+            digest: backbone
+                .get(&name)
+                .map(|own| own.digest.to_string())
+                .unwrap_or_default(),
             name,
         })
         .collect();
