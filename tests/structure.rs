@@ -114,6 +114,7 @@ fn documented_flags_exist() {
         &["bench", "serve"],
         &["bench", "cache"],
         &["bench", "heads"],
+        &["bench", "upload"],
         &["demo"],
         &["completions"],
     ];

@@ -8,6 +8,7 @@ use serde_json::json;
 use super::bench_cache::{self, BenchCacheArgs};
 use super::bench_heads::{self, BenchHeadsArgs};
 use super::bench_server::{self, BenchServeArgs};
+use super::bench_upload::{self, BenchUploadArgs};
 use super::error::CliError;
 use super::output::{print_json, print_table, table};
 use crate::image::{self, ImageLimits, Pixels};
@@ -27,6 +28,8 @@ pub(super) enum BenchCommand {
     Cache(BenchCacheArgs),
     /// Many heads on one backbone, beside few
     Heads(BenchHeadsArgs),
+    /// A large head uploaded under load
+    Upload(BenchUploadArgs),
 }
 
 /// What computes.
@@ -91,6 +94,7 @@ pub(super) async fn run(command: BenchCommand) -> Result<(), CliError> {
         BenchCommand::Serve(args) => bench_server::run(args).await,
         BenchCommand::Cache(args) => bench_cache::run(args).await,
         BenchCommand::Heads(args) => bench_heads::run(args).await,
+        BenchCommand::Upload(args) => bench_upload::run(args).await,
     }
 }
 

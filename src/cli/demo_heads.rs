@@ -20,14 +20,9 @@ pub(super) struct DemoHead {
 }
 
 impl DemoHead {
+    /// A last Linear.
     pub fn new(architecture: Architecture, classes: usize, seed: u64) -> Self {
-        let parameters = demo_head(architecture, classes, seed);
-        let digest = Digest::of_parameters(&parameters, &[]).to_string();
-        Self {
-            digest,
-            classes,
-            parameters,
-        }
+        demo_head(architecture, classes, seed).into()
     }
 
     /// The file that ReplaceHead takes.
@@ -66,6 +61,16 @@ impl DemoHead {
             .zip(bias)
             .map(|(row, bias)| dot(row) + f64::from(*bias))
             .collect()
+    }
+}
+
+impl From<Parameters> for DemoHead {
+    fn from(parameters: Parameters) -> Self {
+        Self {
+            digest: Digest::of_parameters(&parameters, &[]).to_string(),
+            classes: parameters[LAST_BIAS].values.len(),
+            parameters,
+        }
     }
 }
 

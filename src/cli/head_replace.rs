@@ -102,7 +102,7 @@ async fn replace(args: &ReplaceArgs) -> Result<ReplaceHeadResponse, CliError> {
     let differing = differing(&mut client, &args.source).await?;
     let path = differing.as_ref().map_or(Path::new(&args.source), |file| file.path());
     if std::fs::metadata(path).map_err(unreadable)?.len() > ONE_MESSAGE_BYTES_MAX {
-        return upload(client, header, &path.display().to_string()).await;
+        return upload(client, header, path.display().to_string()).await;
     }
     let bytes = std::fs::read(path).map_err(unreadable)?;
     in_one_message(client, header, Source::Safetensors(bytes.into())).await

@@ -4,6 +4,7 @@ mod bench;
 mod bench_cache;
 mod bench_heads;
 mod bench_server;
+mod bench_upload;
 mod classify;
 mod client;
 mod completions;

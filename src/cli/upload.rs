@@ -23,11 +23,11 @@ const CHUNK_BYTES: usize = 1 << 20;
 pub(super) async fn upload(
     mut client: Admin,
     mut header: UploadHeadHeader,
-    path: &str,
+    path: String,
 ) -> Result<ReplaceHeadResponse, CliError> {
-    let failed = |error| unreadable(path, error);
+    let failed = |error| unreadable(&path, error);
     let mut hash = Sha256::new();
-    let mut chunks = Box::pin(chunks(File::open(path).await.map_err(failed)?));
+    let mut chunks = Box::pin(chunks(File::open(&path).await.map_err(failed)?));
     while let Some(chunk) = chunks.next().await {
         let chunk = chunk.map_err(failed)?;
         header.size_bytes += chunk.len() as u64;
@@ -37,7 +37,7 @@ pub(super) async fn upload(
 
     let bar = byte_progress(header.size_bytes, "uploading");
     let unread = Arc::new(Mutex::new(None));
-    let file = File::open(path).await.map_err(failed)?;
+    let file = File::open(&path).await.map_err(failed)?;
     let answer = client
         .upload_head(parts(header, file, bar.clone(), Arc::clone(&unread)))
         .await;
