@@ -115,7 +115,7 @@ fn store(dir: &Path) -> PathBuf {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn more_heads_than_fit_are_all_served() {
     const HEADS: usize = 24;
-    const ASKED: usize = 120;
+    const ASKED: usize = 60;
     let room = 8 * bytes(4);
     let limit = room.to_string();
     let args = ["--heads-resident-bytes-max", limit.as_str(), "--head-loads-max", "2"];

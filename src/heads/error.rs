@@ -44,8 +44,8 @@ pub enum HeadError {
         reason: String,
     },
     #[error(
-        "head `{name}` version {version} needs {bytes} bytes on the device, where heads in use leave no room of {most}; \
-         retry later or raise {setting}",
+        "head `{name}` version {version} needs {bytes} bytes on the device, and too many of the {most} for heads are in \
+         use; retry later or raise {setting}",
         setting = RESIDENT_BYTES_MAX
     )]
     NoRoom {

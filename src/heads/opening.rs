@@ -61,7 +61,7 @@ impl<R: Send + Sync> Opening<'_, R> {
                 continue;
             }
             let version = self.residency.tiers.version(info, None);
-            match self.warm_up(&version, kept.is_empty()) {
+            match self.bring(&version, kept.is_empty()) {
                 Ok(()) => kept.push(version),
                 Err(error) => {
                     let info = &version.info;
@@ -74,7 +74,7 @@ impl<R: Send + Sync> Opening<'_, R> {
         kept
     }
 
-    fn warm_up(&self, version: &Arc<HeadVersion<R>>, newest: bool) -> Result<(), HeadError> {
+    fn bring(&self, version: &Arc<HeadVersion<R>>, newest: bool) -> Result<(), HeadError> {
         if self.threads > 0 && newest {
             self.residency.load_early(version)?;
         }

@@ -168,10 +168,7 @@ impl<R: Send + Sync> HeadRegistry<R> {
         } = replacement;
         check_annotations(&annotations)?;
         let _swapping = self.swapping.lock().unwrap_or_else(PoisonError::into_inner);
-        let live = self.table.resolve(&name, 0).ok().map_or(0, |live| live.info.version);
-        if let Some(expected) = expected_version.filter(|expected| *expected != live) {
-            return Err(HeadError::VersionMismatch { live, expected });
-        }
+        let live = self.check_expected(&name, expected_version)?;
         self.check_room(live == 0, weights.bytes())?;
         // Above whatever was written before, damaged files included: a number never names two things.
         let highest = live.max(self.store.highest_version(&name)?);
@@ -199,6 +196,18 @@ impl<R: Send + Sync> HeadRegistry<R> {
             place,
             store,
         })
+    }
+
+    /// The live version, 0 if there is none, if it is the one that a caller expects.
+    ///
+    /// # Errors
+    /// [`HeadError::VersionMismatch`].
+    pub fn check_expected(&self, name: &HeadName, expected: Option<u64>) -> Result<u64, HeadError> {
+        let live = self.table.resolve(name, 0).ok().map_or(0, |live| live.info.version);
+        match expected.filter(|expected| *expected != live) {
+            Some(expected) => Err(HeadError::VersionMismatch { live, expected }),
+            None => Ok(live),
+        }
     }
 
     fn check_room(&self, is_new: bool, bytes: u64) -> Result<(), HeadError> {

@@ -55,18 +55,23 @@ pub(super) async fn lease(
 ) -> Result<Vec<Result<Held, Status>>, Status> {
     let found: Vec<Found> = names.iter().map(|name| find(serving, name, asked.version)).collect();
     let waits = found.iter().any(|found| matches!(found, Found::Loading(..)));
-    let _permit = match asked.patience {
-        _ if !waits => None,
-        Patience::Refused => Some(serving.load_waits.try_acquire().map_err(|_| status::overloaded())?),
-        // The semaphore is never closed.
-        Patience::Waits => serving.load_waits.acquire().await.ok(),
+    let all = async {
+        let _permit = match asked.patience {
+            _ if !waits => None,
+            Patience::Refused => Some(serving.load_waits.try_acquire().map_err(|_| status::overloaded())?),
+            // The semaphore is never closed.
+            Patience::Waits => serving.load_waits.acquire().await.ok(),
+        };
+        let settled = found.into_iter().map(|found| settled(serving, found, asked.version));
+        Ok(join_all(settled).await)
     };
-    let all = join_all(found.into_iter().map(|found| settled(serving, found, asked.version)));
     match asked.deadline.filter(|_| waits) {
-        None => Ok(all.await),
-        Some(deadline) => timeout_at(deadline, all)
-            .await
-            .map_err(|_| Status::deadline_exceeded("the deadline passed while a head was being loaded")),
+        None => all.await,
+        Some(deadline) => timeout_at(deadline, all).await.unwrap_or_else(|_| {
+            Err(Status::deadline_exceeded(
+                "the deadline passed while a head was being loaded",
+            ))
+        }),
     }
 }
 

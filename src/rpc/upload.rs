@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, spawn_blocking};
 use tonic::{Status, Streaming};
 
 use super::gate::Serving;
@@ -36,7 +37,7 @@ pub(super) async fn upload(
     };
     let permit = Arc::clone(&serving.upload_permits).try_acquire_owned().map_err(full)?;
     let counted = Counted::new(metrics.uploads_in_flight());
-    let header = header(&mut parts).await?;
+    let header = header(&serving, &mut parts).await?;
     let upload = receive(&serving, &header, &mut parts).await?;
     let swap = Swap {
         head: header.head,
@@ -52,12 +53,14 @@ pub(super) async fn upload(
     .await
 }
 
-async fn header(parts: &mut Streaming<UploadHeadRequest>) -> Result<UploadHeadHeader, Status> {
+/// The first part, refused before the bytes come, which may be many.
+async fn header(serving: &Serving, parts: &mut Streaming<UploadHeadRequest>) -> Result<UploadHeadHeader, Status> {
     let Some(Part::Header(header)) = next(parts).await? else {
         return Err(invalid("header", "the first message must hold the header".into()));
     };
-    // Before the bytes come, which may be many.
-    HeadName::parse(&header.head).map_err(status::of_head)?;
+    let name = HeadName::parse(&header.head).map_err(status::of_head)?;
+    let expected = serving.registry.check_expected(&name, header.expected_version);
+    expected.map_err(status::of_head)?;
     Ok(header)
 }
 
@@ -71,10 +74,10 @@ async fn receive(
         bytes: Some(header.size_bytes).filter(|bytes| *bytes > 0),
         sha256: header.sha256.clone(),
     };
-    let (chunks, mut waiting) = mpsc::channel::<Bytes>(CHUNKS_WAITING_MAX);
     let uploads = Arc::clone(serving);
-    let written = tokio::task::spawn_blocking(move || -> Result<Upload, HeadError> {
-        let mut upload = uploads.uploads.begin(announced)?;
+    let mut upload = on_disk(spawn_blocking(move || uploads.uploads.begin(announced))).await?;
+    let (chunks, mut waiting) = mpsc::channel::<Bytes>(CHUNKS_WAITING_MAX);
+    let written = spawn_blocking(move || {
         while let Some(chunk) = waiting.blocking_recv() {
             upload.write(&chunk)?;
         }
@@ -87,10 +90,12 @@ async fn receive(
         }
     }
     drop(chunks);
-    let written = written
-        .await
-        .map_err(|_| Status::internal("writing the upload panicked; nothing was changed"))?;
-    written.map_err(status::of_head)
+    on_disk(written).await
+}
+
+async fn on_disk(work: JoinHandle<Result<Upload, HeadError>>) -> Result<Upload, Status> {
+    let panicked = |_| Status::internal("writing the upload panicked; nothing was changed");
+    work.await.map_err(panicked)?.map_err(status::of_head)
 }
 
 fn chunk(part: Part) -> Result<Bytes, Status> {
