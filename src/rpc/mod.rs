@@ -2,6 +2,7 @@
 //!
 //! The room knows nothing of libtorch. What it serves arrives through a [`Gate`], closed until the model is ready.
 
+mod background;
 mod classifier;
 mod deadline;
 mod gate;

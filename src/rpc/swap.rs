@@ -97,9 +97,13 @@ impl Swap {
 
     /// The swap on the blocking pool. Detached: once begun, it ends, whether or not its caller still waits.
     pub async fn detached(work: impl FnOnce() -> Result<Swapped, Status> + Send + 'static) -> Result<Swapped, Status> {
-        let swap = tokio::task::spawn_blocking(work).await;
-        swap.map_err(|_| Status::internal("the swap panicked; the live head is unchanged"))?
+        tokio::task::spawn_blocking(work).await.map_err(panicked)?
     }
+}
+
+/// A swap's thread that ended early, or could not be had.
+pub(super) fn panicked(error: impl std::fmt::Display) -> Status {
+    Status::internal(format!("the swap failed ({error}); the live head is unchanged"))
 }
 
 impl From<Swapped> for ReplaceHeadResponse {

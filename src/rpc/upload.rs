@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
-use tokio::task::{JoinHandle, spawn_blocking};
 use tonic::{Status, Streaming};
 
+use super::background::gently;
 use super::gate::Serving;
 use super::metrics::RpcMetrics;
 use super::pb::upload_head_request::Part;
 use super::pb::{UploadHeadHeader, UploadHeadRequest};
 use super::status::{self, invalid};
-use super::swap::{Source, Swap, Swapped};
+use super::swap::{self, Source, Swap, Swapped};
 use crate::engine::Counted;
 use crate::heads::{Announced, HeadError, HeadName, UPLOADS_MAX, Upload};
 
@@ -46,11 +46,11 @@ pub(super) async fn upload(
         dry_run: header.dry_run,
         annotations: header.annotations,
     };
-    Swap::detached(move || {
+    let swapped = gently("upload-swap", move || {
         let _until_the_end = (permit, counted);
         swap.run(Source::Upload(upload), &serving, &metrics)
-    })
-    .await
+    });
+    swapped.await.map_err(swap::panicked)?
 }
 
 /// The first part, refused before the bytes come, which may be many.
@@ -64,7 +64,7 @@ async fn header(serving: &Serving, parts: &mut Streaming<UploadHeadRequest>) -> 
     Ok(header)
 }
 
-/// The file on the disk. A thread of the blocking pool writes what comes; it ends when this does.
+/// The file on the disk. A thread writes what comes; it ends when this does.
 async fn receive(
     serving: &Arc<Serving>,
     header: &UploadHeadHeader,
@@ -75,14 +75,14 @@ async fn receive(
         sha256: header.sha256.clone(),
     };
     let uploads = Arc::clone(serving);
-    let mut upload = on_disk(spawn_blocking(move || uploads.uploads.begin(announced))).await?;
+    let mut upload = on_disk(gently("upload-begin", move || uploads.uploads.begin(announced))).await?;
     let (chunks, mut waiting) = mpsc::channel::<Bytes>(CHUNKS_WAITING_MAX);
-    let written = spawn_blocking(move || {
+    let written = tokio::spawn(gently("upload-write", move || {
         while let Some(chunk) = waiting.blocking_recv() {
             upload.write(&chunk)?;
         }
         Ok(upload)
-    });
+    }));
     while let Some(part) = next(parts).await? {
         // If the writer has failed, it says why below.
         if chunks.send(chunk(part)?).await.is_err() {
@@ -90,12 +90,12 @@ async fn receive(
         }
     }
     drop(chunks);
-    on_disk(written).await
+    on_disk(async { written.await.map_err(std::io::Error::other)? }).await
 }
 
-async fn on_disk(work: JoinHandle<Result<Upload, HeadError>>) -> Result<Upload, Status> {
-    let panicked = |_| Status::internal("writing the upload panicked; nothing was changed");
-    work.await.map_err(panicked)?.map_err(status::of_head)
+async fn on_disk(work: impl Future<Output = std::io::Result<Result<Upload, HeadError>>>) -> Result<Upload, Status> {
+    let failed = |error| Status::internal(format!("writing the upload failed ({error}); nothing was changed"));
+    work.await.map_err(failed)?.map_err(status::of_head)
 }
 
 fn chunk(part: Part) -> Result<Bytes, Status> {

@@ -59,7 +59,7 @@ pub(super) fn last_linears(
     if features.device() == Device::Cpu {
         return last_linears_on_host(features, heads);
     }
-    let small = |head: &LastLinear| matches!(head, LastLinear::Device { bias, .. } if bias.lock().numel() <= GATHERED_CLASSES_MAX);
+    let small = |head: &LastLinear| matches!(head, LastLinear::Device { bias, .. } if bias.handle().numel() <= GATHERED_CLASSES_MAX);
     let (gathered, alone): (Vec<usize>, Vec<usize>) = (0..heads.len()).partition(|&head| small(heads[head].0));
     let mut logits = vec![Vec::new(); heads.len()];
     for head in alone {
@@ -68,7 +68,7 @@ pub(super) fn last_linears(
         let LastLinear::Device { weight, bias } = last else {
             return Err(NetworkError::ForeignHead);
         };
-        logits[head] = to_host(&rows.f_linear(&weight.lock(), Some(&*bias.lock()))?)?;
+        logits[head] = to_host(&rows.f_linear(&weight.handle(), Some(bias.handle()))?)?;
     }
     let gathered: Vec<(usize, &LastLinear, &[usize])> = gathered
         .into_iter()
@@ -89,8 +89,8 @@ fn gather(features: &Tensor, heads: &[(usize, &LastLinear, &[usize])]) -> Result
         let LastLinear::Device { weight, bias } = last else {
             return Err(NetworkError::ForeignHead);
         };
-        weights.push(weight.lock().shallow_clone());
-        biases.push(bias.lock().shallow_clone());
+        weights.push(weight.handle());
+        biases.push(bias.handle());
     }
     let product = features.f_linear(&Tensor::f_cat(&weights, 0)?, Some(Tensor::f_cat(&biases, 0)?))?;
     let columns = product.size()[1] as usize;

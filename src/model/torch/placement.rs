@@ -1,6 +1,6 @@
 //! Host parameters to device tensors.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tch::{Device, Kind, Tensor};
 
@@ -14,7 +14,8 @@ pub(super) struct Placement {
     pub kind: Kind,
 }
 
-/// A tensor on the device, for one user at a time: libtorch's are `Send` but not `Sync`.
+/// A tensor on the device. tch's handles are `Send` but not `Sync`, so each user takes one of its own; libtorch itself
+/// lets any number of threads read a tensor that nobody writes.
 pub(super) struct PlacedTensor {
     tensor: Mutex<Tensor>,
     bytes: usize,
@@ -31,8 +32,12 @@ impl PlacedTensor {
         }
     }
 
-    pub fn lock(&self) -> MutexGuard<'_, Tensor> {
-        self.tensor.lock().unwrap_or_else(PoisonError::into_inner)
+    /// A handle of one's own to the same memory, which lives as long as this does.
+    pub fn handle(&self) -> Tensor {
+        self.tensor
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .shallow_clone()
     }
 
     pub fn bytes(&self) -> usize {

@@ -110,12 +110,12 @@ impl TorchSteps {
     }
 
     fn step(&self, step: usize, input: &Tensor, parameters: &StepTensors) -> Result<Tensor, NetworkError> {
-        let (weight, bias) = (parameters.weight.lock(), parameters.bias.lock());
+        let (weight, bias) = (parameters.weight.handle(), parameters.bias.handle());
         let step = &self.steps[step];
         let mut output = if step.is_convolution() {
-            input.f_conv2d(&weight, Some(&*bias), [1, 1], [1, 1], [1, 1], 1)?
+            input.f_conv2d(&weight, Some(&bias), [1, 1], [1, 1], [1, 1], 1)?
         } else {
-            input.f_linear(&weight, Some(&*bias))?
+            input.f_linear(&weight, Some(&bias))?
         };
         if step.relu {
             output = output.f_relu_()?;
