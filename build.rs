@@ -17,17 +17,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     resolver.add(IncludeFileResolver::new("proto".into()));
     resolver.add(DescriptorSetFileResolver::new(google_rpc()?));
     resolver.add(GoogleFileResolver::new());
-    // The details of errors are named nowhere, but clients ask reflection what they are.
     let mut descriptors = Compiler::with_file_resolver(resolver)
         .include_imports(true)
         .include_source_info(true)
-        .open_files([
-            "headswap/v1/classifier.proto",
-            "headswap/v1/head_admin.proto",
-            ERROR_DETAILS,
-        ])?
+        .open_files(["headswap/v1/classifier.proto", "headswap/v1/head_admin.proto"])?
         .file_descriptor_set();
     std::fs::write(out_dir.join("headswap_descriptor.bin"), descriptors.encode_to_vec())?;
+    // No code for what tonic-types has.
     descriptors.file.retain(|file| file.name() != ERROR_DETAILS);
     tonic_prost_build::configure()
         .extern_path(".google.rpc.Status", "::tonic_types::Status")
