@@ -1,0 +1,8 @@
+//! The files under test, where they expect to be.
+
+#[path = "../../../src/model/checkpoint/mod.rs"]
+pub mod checkpoint;
+#[path = "../../../src/model/digest.rs"]
+pub mod digest;
+#[path = "../../../src/model/tensor.rs"]
+pub mod tensor;
