@@ -10,20 +10,11 @@ const BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Tensors that are read of one input: one that has thousands of the same would only be slow.
 const TENSORS_MAX: usize = 64;
 
-/// A safetensors header may be long for its labels, which are unescaped in a buffer that grows by doubling.
-fn header_bytes(bytes: &[u8]) -> usize {
-    match bytes.first_chunk() {
-        Some(length) if bytes.get(8) == Some(&b'{') => bytes.len().min(u64::from_le_bytes(*length) as usize),
-        _ => 0,
-    }
-}
-
 /// Opens the bytes and reads their tensors; whether they were a checkpoint.
 pub fn check(bytes: &[u8]) -> bool {
     let bytes = Bytes::copy_from_slice(bytes);
     let (peak, opened) = measure(|| Checkpoint::from_bytes(bytes.clone()));
-    let bound = BYTES_MAX + 4 * header_bytes(&bytes);
-    assert!(peak <= bound, "opening {} bytes took {peak}", bytes.len());
+    assert!(peak <= BYTES_MAX, "opening {} bytes took {peak}", bytes.len());
     let checkpoint = match opened {
         Ok(checkpoint) => checkpoint,
         Err(error) => {
@@ -111,7 +102,7 @@ mod tests {
         let entries = |count, name| (0..count).map(|index| entry(index, name)).collect::<Vec<_>>().join(",");
         assert!(safetensors(format!("{{{}}}", entries(4096, 500))));
         assert!(!safetensors(format!("{{{}}}", entries(4097, 5))));
-        let escaped = r"\n".repeat(10_000_000);
+        let escaped = r"\n".repeat(2_000_000);
         assert!(safetensors(format!(r#"{{"__metadata__":{{"labels":"{escaped}"}}}}"#)));
         let pairs = |count| {
             (0..count)

@@ -11,7 +11,8 @@ use super::store::StoreError;
 use crate::model::{Checkpoint, CheckpointError, Digest, LAST_BIAS, LAST_WEIGHT, Parameters, TensorEntry};
 
 const LABEL_BYTES_MAX: usize = 1024;
-const LABELS_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// A file's header has 4 MiB at most, and the annotations, the record and the tensors need some of them.
+const STORED_LABELS_BYTES_MAX: usize = 3 * 1024 * 1024;
 
 /// What a head may be.
 #[derive(Clone, Debug)]
@@ -220,6 +221,12 @@ fn labels_in(metadata: &HashMap<String, String>) -> Result<Vec<String>, HeadErro
     })
 }
 
+/// What labels take as a JSON text within a JSON text.
+fn stored_bytes(labels: &[String]) -> usize {
+    let twice = serde_json::to_string(labels).and_then(|text| serde_json::to_string(&text));
+    twice.map_or(usize::MAX, |text| text.len())
+}
+
 fn check_labels(labels: &[String], classes: usize) -> Result<(), HeadError> {
     let refused = |reason| Err(HeadError::Labels { reason });
     if !labels.is_empty() && labels.len() != classes {
@@ -228,9 +235,11 @@ fn check_labels(labels: &[String], classes: usize) -> Result<(), HeadError> {
             labels.len()
         ));
     }
-    let bytes: usize = labels.iter().map(String::len).sum();
-    if bytes > LABELS_BYTES_MAX {
-        return refused(format!("they have {bytes} bytes; {LABELS_BYTES_MAX} are the most"));
+    let bytes = stored_bytes(labels);
+    if bytes > STORED_LABELS_BYTES_MAX {
+        return refused(format!(
+            "they take {bytes} bytes of a file's header; {STORED_LABELS_BYTES_MAX} are the most"
+        ));
     }
     match labels.iter().position(|label| label.len() > LABEL_BYTES_MAX) {
         Some(index) => refused(format!(
@@ -455,7 +464,7 @@ mod tests {
         check(
             vec!["x".repeat(5 << 20); 2],
             "",
-            "they have 10485760 bytes; 8388608 are the most",
+            "they take 10485773 bytes of a file's header; 3145728 are the most",
         );
     }
 

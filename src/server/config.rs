@@ -65,7 +65,7 @@ pub struct ServeArgs {
     )]
     pub http_listen: SocketAddr,
 
-    /// The backbone: a safetensors file with torchvision's names, or `demo` for seeded, untrained numbers
+    /// The backbone: a file of weights, safetensors or PyTorch's .pth, or `demo` for seeded, untrained numbers
     #[arg(long, env = "HEADSWAP_WEIGHTS", value_name = "FILE|demo", help_heading = "Model")]
     pub weights: Option<WeightsSource>,
     /// The backbone's class labels, one on a line
@@ -245,7 +245,7 @@ impl ServeArgs {
         let mut mistakes = Vec::new();
         if self.weights.is_none() {
             mistakes.push(
-                "--weights is missing: give a safetensors file with a trained VGG16, or `--weights demo` for untrained \
+                "--weights is missing: give a file with a trained VGG16 (safetensors or .pth), or `--weights demo` for untrained \
                  numbers to try the server with"
                     .to_owned(),
             );

@@ -1,8 +1,7 @@
 //! Weights as people have them on disk: safetensors files and PyTorch's `.pth`, told apart by their content.
 //!
 //! Whatever a file claims is held against its length before memory is taken for it: opening one takes at most 16 MiB
-//! beyond what is read of it (of safetensors, and four times the header, which may hold labels), and reading a tensor
-//! takes the tensor and, of a file, one block. Nothing in a file is run.
+//! beyond what is read of it, and reading a tensor takes the tensor and, of a file, one block. Nothing in a file is run.
 
 mod cursor;
 mod entry;

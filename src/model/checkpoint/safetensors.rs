@@ -16,8 +16,8 @@ use super::error::{CheckpointError, shown};
 use super::source::Source;
 use super::{CheckpointFormat, Found};
 
-/// Bytes of a header at most. One of a VGG16 has 3 kB; labels may lie in it, too, twice escaped.
-const HEADER_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Bytes of a header at most. One of a VGG16 has 3 kB; labels may lie in it, too.
+const HEADER_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// Entries of free-form metadata at most.
 const METADATA_MAX: usize = 4096;
 
