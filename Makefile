@@ -22,13 +22,13 @@ run: build ## Serve the demo's untrained weights, or others: make run ARGS='--we
 	$(HEADSWAP) serve $(if $(findstring --weights,$(ARGS)),,--weights demo) $(ARGS)
 
 test: setup ## Run every test, then every RPC from Python by reflection
-	cargo test --locked
+	cargo test --locked --workspace
 	tests/clients/run target/debug/headswap
 
 check: setup ## Formatting, lints, rustdoc and licences
-	cargo fmt --check
-	cargo clippy --locked --all-targets -- -D warnings
-	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --locked --document-private-items
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locked --document-private-items
 	@if cargo deny --version >/dev/null 2>&1; then cargo deny --locked check bans licenses sources; else echo 'check: cargo-deny is missing; install it with: cargo install --locked cargo-deny'; fi
 
 bench: build ## Forward pass, served rate and the server alone

@@ -1,0 +1,96 @@
+//! What a forward pass needs beside weights and maps.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::buffer::{Buffer, Shared};
+use crate::pool::Pool;
+use crate::simd::Isa;
+
+/// Threads, an instruction set, and memory for intermediate results, sized by the first pass.
+#[derive(Debug)]
+pub struct Engine {
+    pub(crate) isa: Isa,
+    pub(crate) pool: Pool,
+    pub(crate) scratch: Scratch,
+}
+
+impl Engine {
+    /// An engine of `threads` threads, the caller's included, with the best instruction set of this CPU.
+    pub fn new(threads: usize) -> Self {
+        Self::with_isa(threads, Isa::best())
+    }
+
+    /// An engine with a given instruction set.
+    pub fn with_isa(threads: usize, isa: Isa) -> Self {
+        let pool = Pool::new(threads);
+        let workers = (0..pool.threads()).map(|_| Mutex::default()).collect();
+        Self {
+            isa,
+            pool,
+            scratch: Scratch {
+                workers,
+                common: Tables::default(),
+                rows: Buffer::default(),
+            },
+        }
+    }
+
+    /// Bytes of intermediate results held.
+    pub fn scratch_bytes(&self) -> usize {
+        let workers: usize = self.scratch.workers.iter().map(|tables| lock(tables).bytes()).sum();
+        workers + self.scratch.common.bytes() + self.scratch.rows.bytes()
+    }
+}
+
+/// Memory for intermediate results.
+#[derive(Debug)]
+pub(crate) struct Scratch {
+    /// One for each thread.
+    pub workers: Vec<Mutex<Tables>>,
+    /// One for all.
+    pub common: Tables,
+    /// A Linear's packed input.
+    pub rows: Buffer<f32>,
+}
+
+/// Winograd's intermediate results for some tiles.
+#[derive(Debug, Default)]
+pub(crate) struct Tables {
+    pub floats: Buffer<f32>,
+    pub integers: Buffer<i16>,
+    pub scales: Buffer<f32>,
+    pub products: Buffer<f32>,
+    pub strip: Buffer<f32>,
+}
+
+/// Access to [`Tables`] for several threads.
+#[derive(Clone, Copy)]
+pub(crate) struct TablesView<'a> {
+    pub floats: Shared<'a, f32>,
+    pub integers: Shared<'a, i16>,
+    pub scales: Shared<'a, f32>,
+    pub products: Shared<'a, f32>,
+    pub strip: Shared<'a, f32>,
+}
+
+impl Tables {
+    pub fn view(&mut self) -> TablesView<'_> {
+        TablesView {
+            floats: Shared::new(&mut self.floats),
+            integers: Shared::new(&mut self.integers),
+            scales: Shared::new(&mut self.scales),
+            products: Shared::new(&mut self.products),
+            strip: Shared::new(&mut self.strip),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        let floats = [&self.floats, &self.scales, &self.products, &self.strip];
+        self.integers.bytes() + floats.iter().map(|buffer| buffer.bytes()).sum::<usize>()
+    }
+}
+
+/// A thread's own tables; the lock is free but for a thread that panicked before.
+pub(crate) fn lock(tables: &Mutex<Tables>) -> MutexGuard<'_, Tables> {
+    tables.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,62 @@
+//! The rows of a product of matrices, in groups.
+
+use std::ops::Range;
+
+use crate::simd::LANES;
+
+/// Evaluates an expression with a constant for the number of rows, which is at most `S::ROWS`.
+macro_rules! by_rows {
+    ($simd:ident, $rows:expr, $constant:ident => $then:expr) => {
+        by_rows!(@ $simd, $rows, $constant, $then, 14 13 12 11 10 9 8 7 6 5 4 3 2 1)
+    };
+    (@ $simd:ident, $rows:expr, $constant:ident, $then:expr, $($n:literal)*) => {
+        match $rows {
+            // Numbers beyond the registers are no branch of this instruction set.
+            $($n if $n <= $simd::ROWS => { const $constant: usize = $n; $then })*
+            rows => unreachable!("{rows} rows in one tile"),
+        }
+    };
+}
+pub(crate) use by_rows;
+
+/// The rows of a product, divided into groups that fit in the registers.
+///
+/// Rows are stored as group, block of 16 columns ("depth"), row in the group, column in the block. So a step of the
+/// innermost loop finds its rows at constant distances.
+#[derive(Clone, Copy, Debug)]
+pub struct Groups {
+    rows: usize,
+    size: usize,
+}
+
+impl Groups {
+    /// `rows` rows in groups of at most `size_max`, about equal in size.
+    pub fn new(rows: usize, size_max: usize) -> Self {
+        let count = rows.div_ceil(size_max).max(1);
+        Self {
+            rows,
+            size: rows.div_ceil(count).max(1),
+        }
+    }
+
+    /// Rows of all groups.
+    pub fn rows(self) -> usize {
+        self.rows
+    }
+
+    /// How many groups.
+    pub fn count(self) -> usize {
+        self.rows.div_ceil(self.size)
+    }
+
+    /// The rows of a group.
+    pub fn range(self, group: usize) -> Range<usize> {
+        group * self.size..self.rows.min((group + 1) * self.size)
+    }
+
+    /// Where block `block` of `row` lies among rows of `blocks` blocks; counts numbers.
+    pub fn at(self, row: usize, block: usize, blocks: usize) -> usize {
+        let group = self.range(row / self.size);
+        (group.start * blocks + block * group.len() + row - group.start) * LANES
+    }
+}

@@ -1,0 +1,273 @@
+//! Activations between convolutions.
+
+use crate::buffer::Buffer;
+use crate::simd::LANES;
+use crate::tile::TILE;
+
+/// Feature maps of some images: count x channels x height x width f32.
+///
+/// Stored as image, block of 16 channels, row, column, channel in the block (nChw16c), with a border of zeros: one row
+/// and one column before, and enough after for whole Winograd tiles and their one row of overlap. Maps of three
+/// channels are pictures: their "block" is the three colours, so that they lie as their pixels did.
+///
+/// Invariant: the border, and the channels that fill up the last block, are zero.
+#[derive(Clone, Debug, Default)]
+pub struct Maps {
+    data: Buffer<f32>,
+    shape: Shape,
+    /// Images from the buffer's start on whose border is zero for the present shape.
+    clean: usize,
+}
+
+/// What `Maps` hold, and from that how they lie in memory. Lengths count f32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Shape {
+    pub count: usize,
+    pub channels: usize,
+    pub height: usize,
+    pub width: usize,
+}
+
+impl Shape {
+    /// Channels that lie side by side.
+    pub fn lanes(self) -> usize {
+        if self.channels == 3 { 3 } else { LANES }
+    }
+
+    /// Blocks of channels.
+    pub fn blocks(self) -> usize {
+        self.channels.div_ceil(self.lanes())
+    }
+
+    /// From a row of a block to the next.
+    pub fn row(self) -> usize {
+        with_border(self.width) * self.lanes()
+    }
+
+    /// From a block of an image to the next.
+    pub fn block(self) -> usize {
+        with_border(self.height) * self.row()
+    }
+
+    /// From an image to the next.
+    pub fn image(self) -> usize {
+        self.blocks() * self.block()
+    }
+
+    /// From an image's block's start to its first number, past one row and one column of border.
+    pub fn origin(self) -> usize {
+        self.row() + self.lanes()
+    }
+
+    fn one(self) -> Self {
+        Self { count: 1, ..self }
+    }
+}
+
+/// One before, and one after the last whole tile.
+fn with_border(side: usize) -> usize {
+    side.next_multiple_of(TILE) + 2
+}
+
+impl Maps {
+    /// `count` images' maps, all zero.
+    pub fn new(count: usize, channels: usize, height: usize, width: usize) -> Self {
+        let mut maps = Self::default();
+        maps.reset(count, channels, height, width);
+        maps
+    }
+
+    /// Takes on a shape, for a layer to fill; allocates only if it must grow. The contents are any, but for the border.
+    pub fn reset(&mut self, count: usize, channels: usize, height: usize, width: usize) {
+        let shape = Shape {
+            count,
+            channels,
+            height,
+            width,
+        };
+        if shape.one() != self.shape.one() {
+            self.clean = 0;
+        }
+        self.shape = shape;
+        if count * shape.image() > self.data.len() {
+            self.data = Buffer::zeroed(count * shape.image());
+            self.clean = count;
+        }
+        for image in self.clean..count {
+            self.clear_border(image);
+        }
+        self.clean = self.clean.max(count);
+    }
+
+    fn clear_border(&mut self, image: usize) {
+        let shape = self.shape;
+        let (row, lanes) = (shape.row(), shape.lanes());
+        let image = &mut self.data[image * shape.image()..][..shape.image()];
+        for block in image.chunks_exact_mut(shape.block()) {
+            let (before, rest) = block.split_at_mut(row);
+            let (rows, after) = rest.split_at_mut(shape.height * row);
+            before.fill(0.0);
+            after.fill(0.0);
+            for row in rows.chunks_exact_mut(row) {
+                row[..lanes].fill(0.0);
+                row[(1 + shape.width) * lanes..].fill(0.0);
+            }
+        }
+    }
+
+    /// Images.
+    pub fn count(&self) -> usize {
+        self.shape.count
+    }
+
+    /// Channels of an image.
+    pub fn channels(&self) -> usize {
+        self.shape.channels
+    }
+
+    /// Rows of a channel.
+    pub fn height(&self) -> usize {
+        self.shape.height
+    }
+
+    /// Columns of a channel.
+    pub fn width(&self) -> usize {
+        self.shape.width
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        self.data.bytes()
+    }
+
+    /// The maps of some of the images, in the order of `rows`; an image may be taken more than once.
+    ///
+    /// # Panics
+    /// If there is no such image.
+    pub fn select_rows(&self, rows: &[usize]) -> Self {
+        let Shape {
+            channels,
+            height,
+            width,
+            ..
+        } = self.shape;
+        let mut selected = Self::new(rows.len(), channels, height, width);
+        for (to, &from) in rows.iter().enumerate() {
+            selected.copy_image(to, self, from);
+        }
+        selected
+    }
+
+    /// Overwrites image `to` with image `from` of `source`.
+    ///
+    /// # Panics
+    /// If there is no such image, or the images' shapes differ.
+    pub fn copy_image(&mut self, to: usize, source: &Self, from: usize) {
+        assert_eq!(self.shape.one(), source.shape.one(), "images of one shape");
+        assert!(to < self.count() && from < source.count(), "an image that exists");
+        let len = self.shape.image();
+        self.data[to * len..][..len].copy_from_slice(&source.data[from * len..][..len]);
+    }
+
+    /// Maps of count x channels x height x width `values`, as PyTorch lays them out.
+    ///
+    /// # Panics
+    /// If `values` are not as many.
+    pub fn from_planes(values: &[f32], [count, channels, height, width]: [usize; 4]) -> Self {
+        assert_eq!(
+            values.len(),
+            count * channels * height * width,
+            "as many as the shape says"
+        );
+        let mut maps = Self::new(count, channels, height, width);
+        if !values.is_empty() {
+            for (index, row) in values.chunks_exact(width).enumerate() {
+                let at = maps.row_start(index);
+                let lanes = maps.shape.lanes();
+                for (x, &value) in row.iter().enumerate() {
+                    maps.data[at + x * lanes] = value;
+                }
+            }
+        }
+        maps
+    }
+
+    /// Writes count rows of channels x height x width numbers, as PyTorch flattens.
+    pub fn flatten(&self, rows: &mut Vec<f32>) {
+        let Shape {
+            count,
+            channels,
+            height,
+            width,
+        } = self.shape;
+        rows.clear();
+        rows.reserve(count * channels * height * width);
+        let lanes = self.shape.lanes();
+        for index in 0..count * channels * height {
+            let at = self.row_start(index);
+            rows.extend((0..width).map(|x| self.data[at + x * lanes]));
+        }
+    }
+
+    /// Where row `index` of all rows, counted by image, channel and row, starts.
+    fn row_start(&self, index: usize) -> usize {
+        let shape = self.shape;
+        let (plane, y) = (index / shape.height, index % shape.height);
+        let (image, channel) = (plane / shape.channels, plane % shape.channels);
+        let (block, lane) = (channel / shape.lanes(), channel % shape.lanes());
+        image * shape.image() + block * shape.block() + shape.origin() + y * shape.row() + lane
+    }
+
+    pub(crate) fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    pub(crate) fn data(&self) -> &[f32] {
+        &self.data
+    }
+
+    pub(crate) fn data_mut(&mut self) -> &mut [f32] {
+        &mut self.data
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(count: usize) -> Vec<f32> {
+        (1..=count).map(|i| i as f32).collect()
+    }
+
+    #[test]
+    fn planes_survive_the_layout() {
+        for shape in [[2, 3, 5, 7], [1, 2, 4, 4], [3, 40, 1, 2]] {
+            let values = numbers(shape.iter().product());
+            let mut rows = Vec::new();
+            Maps::from_planes(&values, shape).flatten(&mut rows);
+            assert_eq!(rows, values);
+        }
+    }
+
+    #[test]
+    fn rows_are_selected_in_any_order() {
+        let maps = Maps::from_planes(&numbers(3 * 20), [3, 20, 1, 1]);
+        let mut rows = Vec::new();
+        maps.select_rows(&[2, 0, 2]).flatten(&mut rows);
+        let want: Vec<f32> = [2, 0, 2]
+            .iter()
+            .flat_map(|&i| numbers(60)[i * 20..][..20].to_vec())
+            .collect();
+        assert_eq!(rows, want);
+    }
+
+    #[test]
+    fn a_new_shape_has_a_clean_border() {
+        let mut maps = Maps::new(2, 16, 8, 8);
+        maps.data_mut().fill(1.0);
+        maps.reset(2, 16, 5, 6);
+        let shape = maps.shape();
+        let sum: f32 = maps.data()[..shape.count * shape.image()].iter().sum();
+        assert_eq!(sum as usize, 2 * 16 * 5 * 6);
+    }
+}

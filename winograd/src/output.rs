@@ -1,0 +1,130 @@
+//! Winograd's last step: 36 products to a tile of output, with bias, ReLU and pooling.
+
+use std::ops::Range;
+
+use crate::buffer::Shared;
+use crate::grid::{Grid, Place};
+use crate::maps::Shape;
+use crate::simd::{Kernel, LANES, Simd};
+use crate::tile::{PRODUCTS, TILE, WINDOW, transform_output};
+
+/// Transforms some tiles' products.
+pub struct TransformOutput<'a> {
+    /// Product, row (a tile), channel: 36 x `rows` x 16 `panels.len()`, `stride` from a product to the next.
+    pub products: &'a [f32],
+    /// See `products`.
+    pub stride: usize,
+    /// Rows of a product.
+    pub rows: usize,
+    /// The rows to transform.
+    pub range: Range<usize>,
+    /// The tile that is row 0.
+    pub first: usize,
+    /// The blocks of channels that `products` holds.
+    pub panels: Range<usize>,
+    /// The convolution's bias, filled up to whole blocks.
+    pub bias: &'a [f32],
+    /// The tiles' maps, before pooling.
+    pub grid: Grid,
+    /// Where the results go.
+    pub maps: Shared<'a, f32>,
+    /// The shape of `maps`, after pooling.
+    pub shape: Shape,
+    /// Whether to keep the largest of 2 x 2.
+    pub pool: bool,
+}
+
+impl Kernel for TransformOutput<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        assert!(
+            self.stride >= self.rows * self.panels.len() * LANES && self.products.len() >= PRODUCTS * self.stride,
+            "all products"
+        );
+        assert!(self.range.end <= self.rows, "rows of the products");
+        for row in self.range.clone() {
+            let place = self.grid.place(self.first + row);
+            for panel in self.panels.clone() {
+                let tile = self.tile(s, row, panel);
+                if self.pool {
+                    self.write(s, place, panel, pooled(s, tile));
+                } else {
+                    self.write(s, place, panel, tile);
+                }
+            }
+        }
+    }
+}
+
+impl TransformOutput<'_> {
+    /// max(At m A + bias, 0) for sixteen channels.
+    #[inline(always)]
+    fn tile<S: Simd>(&self, s: S, row: usize, panel: usize) -> [[S::Floats; TILE]; TILE] {
+        let width = self.panels.len() * LANES;
+        let at = row * width + (panel - self.panels.start) * LANES;
+        let stride = self.stride;
+        let zero = s.splat(0.0);
+        let mut columns = [[zero; TILE]; WINDOW];
+        for (x, transformed) in columns.iter_mut().enumerate() {
+            let mut column = [zero; WINDOW];
+            for (y, value) in column.iter_mut().enumerate() {
+                // SAFETY: `run` checked that `products` holds 36 strides; row and panel are within one.
+                *value = unsafe { s.load(self.products.as_ptr().add(at + (y * WINDOW + x) * stride)) };
+            }
+            *transformed = transform_output(s, column);
+        }
+        let bias = &self.bias[panel * LANES..][..LANES];
+        // SAFETY: the slice has sixteen numbers.
+        let bias = unsafe { s.load(bias.as_ptr()) };
+        let mut tile = [[zero; TILE]; TILE];
+        for (y, transformed) in tile.iter_mut().enumerate() {
+            let mut row = [zero; WINDOW];
+            for (value, column) in row.iter_mut().zip(&columns) {
+                *value = column[y];
+            }
+            *transformed = transform_output(s, row);
+            for value in transformed {
+                // NaN passes `max` in this order.
+                *value = s.max(zero, s.add(*value, bias));
+            }
+        }
+        tile
+    }
+
+    /// Writes the part of a tile (`SIDE` x `SIDE` numbers of a channel) that lies within the maps.
+    #[inline(always)]
+    fn write<S: Simd, const SIDE: usize>(&self, s: S, place: Place, panel: usize, tile: [[S::Floats; SIDE]; SIDE]) {
+        let shape = self.shape;
+        let (top, left) = (place.row * SIDE, place.column * SIDE);
+        let height = shape.height.saturating_sub(top).min(SIDE);
+        let width = shape.width.saturating_sub(left).min(SIDE);
+        if height == 0 || width == 0 {
+            return;
+        }
+        let corner = shape.origin() + top * shape.row() + left * LANES;
+        let at = place.image * shape.image() + panel * shape.block() + corner;
+        let to = self.maps.pointer(at, (height - 1) * shape.row() + width * LANES);
+        for (y, row) in tile.iter().enumerate().take(height) {
+            for (x, &value) in row.iter().enumerate().take(width) {
+                // SAFETY: `pointer` checked room up to the last row's last number; each tile is one thread's.
+                unsafe { s.store(to.add(y * shape.row() + x * LANES), value) };
+            }
+        }
+    }
+}
+
+/// The largest of each 2 x 2.
+#[inline(always)]
+fn pooled<S: Simd>(s: S, tile: [[S::Floats; TILE]; TILE]) -> [[S::Floats; TILE / 2]; TILE / 2] {
+    let mut pooled = [[tile[0][0]; TILE / 2]; TILE / 2];
+    for (y, row) in pooled.iter_mut().enumerate() {
+        for (x, value) in row.iter_mut().enumerate() {
+            let (top, bottom) = (tile[2 * y], tile[2 * y + 1]);
+            *value = s.max(
+                s.max(top[2 * x], top[2 * x + 1]),
+                s.max(bottom[2 * x], bottom[2 * x + 1]),
+            );
+        }
+    }
+    pooled
+}

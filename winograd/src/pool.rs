@@ -1,0 +1,221 @@
+//! Threads that stay, and share the items of one piece of work at a time.
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+/// How often a thread looks for work before it sleeps: about 50 µs, longer than the pause between two layers.
+const SPINS_MAX: usize = 4_000;
+
+/// What all threads do, item by item: called with (item, thread).
+type Work<'a> = dyn Fn(usize, usize) + Sync + 'a;
+
+/// A fixed number of threads, of which the caller is number 0.
+pub struct Pool {
+    shared: Arc<Shared>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+struct Shared {
+    /// Counts the pieces of work; a worker takes part once in each.
+    epoch: AtomicUsize,
+    /// The next item that nobody took.
+    next: AtomicUsize,
+    /// Workers that have not finished the present piece.
+    busy: AtomicUsize,
+    panicked: AtomicBool,
+    board: Mutex<Board>,
+    posted: Condvar,
+}
+
+/// The piece of work on offer.
+struct Board {
+    work: Option<&'static Work<'static>>,
+    items: usize,
+    stop: bool,
+}
+
+impl Pool {
+    /// A pool of `threads` threads, the caller's included; 0 counts as 1.
+    pub fn new(threads: usize) -> Self {
+        let shared = Arc::new(Shared {
+            epoch: AtomicUsize::new(0),
+            next: AtomicUsize::new(0),
+            busy: AtomicUsize::new(0),
+            panicked: AtomicBool::new(false),
+            board: Mutex::new(Board {
+                work: None,
+                items: 0,
+                stop: false,
+            }),
+            posted: Condvar::new(),
+        });
+        let workers = (1..threads)
+            .map(|thread| {
+                let shared = Arc::clone(&shared);
+                std::thread::Builder::new()
+                    .name(format!("cpu-{thread}"))
+                    .spawn(move || shared.serve(thread))
+                    .expect("the system has room for one thread a core")
+            })
+            .collect();
+        Self { shared, workers }
+    }
+
+    /// How many threads share the work.
+    pub fn threads(&self) -> usize {
+        self.workers.len() + 1
+    }
+
+    /// Calls `work(item, thread)` once for each item below `items`, and returns when all calls have.
+    ///
+    /// # Panics
+    /// If a call panicked, after the others have returned.
+    pub fn run(&mut self, items: usize, work: impl Fn(usize, usize) + Sync) {
+        if self.workers.is_empty() || items <= 1 {
+            (0..items).for_each(|item| work(item, 0));
+            return;
+        }
+        let work: &Work<'_> = &work;
+        // SAFETY: only the lifetime changes. Workers touch `work` between the rise of `epoch` and their decrement of
+        // `busy`, and this function waits for `busy` to reach 0 on every path, also when its own share panics.
+        let work = unsafe { std::mem::transmute::<&Work<'_>, &'static Work<'static>>(work) };
+        self.shared.post(work, items, self.workers.len());
+        let own = catch_unwind(AssertUnwindSafe(|| self.shared.take_items(work, items, 0)));
+        let mut spins = 0;
+        while self.shared.busy.load(Ordering::Acquire) > 0 {
+            pause(&mut spins);
+        }
+        self.shared.board().work = None;
+        if let Err(panic) = own {
+            resume_unwind(panic);
+        }
+        assert!(
+            !self.shared.panicked.swap(false, Ordering::Relaxed),
+            "a thread of the pool panicked"
+        );
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        let mut board = self.shared.board();
+        board.stop = true;
+        self.shared.epoch.fetch_add(1, Ordering::Release);
+        drop(board);
+        self.shared.posted.notify_all();
+        for worker in self.workers.drain(..) {
+            // A worker catches the panics of its work, so that there is nothing to learn from the result.
+            let _ = worker.join();
+        }
+    }
+}
+
+impl Shared {
+    fn post(&self, work: &'static Work<'static>, items: usize, workers: usize) {
+        let mut board = self.board();
+        board.work = Some(work);
+        board.items = items;
+        self.next.store(0, Ordering::Relaxed);
+        self.busy.store(workers, Ordering::Relaxed);
+        // Release: a worker that sees the new epoch without the lock sees the counters, too.
+        self.epoch.fetch_add(1, Ordering::Release);
+        drop(board);
+        self.posted.notify_all();
+    }
+
+    fn serve(&self, thread: usize) {
+        let mut seen = 0;
+        loop {
+            let (work, items) = {
+                let board = self.wait_for_news(seen);
+                if board.stop {
+                    return;
+                }
+                seen = self.epoch.load(Ordering::Acquire);
+                (board.work, board.items)
+            };
+            if let Some(work) = work {
+                let share = catch_unwind(AssertUnwindSafe(|| self.take_items(work, items, thread)));
+                if share.is_err() {
+                    self.panicked.store(true, Ordering::Relaxed);
+                }
+                self.busy.fetch_sub(1, Ordering::Release);
+            }
+        }
+    }
+
+    /// Spins, then sleeps, until the epoch differs from `seen`.
+    fn wait_for_news(&self, seen: usize) -> MutexGuard<'_, Board> {
+        for _ in 0..SPINS_MAX {
+            if self.epoch.load(Ordering::Acquire) != seen {
+                return self.board();
+            }
+            std::hint::spin_loop();
+        }
+        let mut board = self.board();
+        while self.epoch.load(Ordering::Acquire) == seen {
+            board = self.posted.wait(board).unwrap_or_else(PoisonError::into_inner);
+        }
+        board
+    }
+
+    fn take_items(&self, work: &Work<'_>, items: usize, thread: usize) {
+        loop {
+            let item = self.next.fetch_add(1, Ordering::Relaxed);
+            if item >= items {
+                return;
+            }
+            work(item, thread);
+        }
+    }
+
+    fn board(&self) -> MutexGuard<'_, Board> {
+        self.board.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Spins for a while, then lets other threads of the machine run.
+fn pause(spins: &mut usize) {
+    *spins += 1;
+    if *spins < SPINS_MAX {
+        std::hint::spin_loop();
+    } else {
+        std::thread::yield_now();
+    }
+}
+
+impl std::fmt::Debug for Pool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Pool({} threads)", self.threads())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_item_is_done_once() {
+        for threads in [1, 2, 5] {
+            let mut pool = Pool::new(threads);
+            for items in [0, 1, 2, 7, 1000] {
+                let done: Vec<_> = (0..items).map(|_| AtomicUsize::new(0)).collect();
+                pool.run(items, |item, thread| {
+                    assert!(thread < threads);
+                    done[item].fetch_add(1, Ordering::Relaxed);
+                });
+                assert!(done.iter().all(|count| count.load(Ordering::Relaxed) == 1));
+            }
+        }
+    }
+
+    #[test]
+    fn a_panic_reaches_the_caller_and_the_pool_lives_on() {
+        let mut pool = Pool::new(3);
+        let panic = catch_unwind(AssertUnwindSafe(|| pool.run(10, |item, _| assert_ne!(item, 5))));
+        assert!(panic.is_err());
+        pool.run(10, |_, _| ());
+    }
+}

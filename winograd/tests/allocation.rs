@@ -1,0 +1,57 @@
+//! A second pass allocates nothing.
+#![allow(missing_docs)]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use winograd::{Engine, Maps, PackedConv, PackedLinear, Precision, normalise};
+
+/// Counts allocations.
+struct Counting;
+
+static COUNT: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: forwards to the system's allocator, and counting does not allocate.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        COUNT.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's promises are the system's demands.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(at, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+#[test]
+fn a_second_pass_allocates_nothing() {
+    // The second convolution goes by blocks, the third by stages.
+    let convs = [(3, 16), (16, 512), (512, 512)].map(|(inputs, outputs)| {
+        PackedConv::new(
+            &vec![0.01; inputs * outputs * 9],
+            &vec![0.0; outputs],
+            Precision::Integer,
+        )
+    });
+    let linear = PackedLinear::new(&vec![0.1; 7 * 512 * 56 * 56], &[0.0; 7], Precision::Float);
+    let pixels = vec![100; 224 * 224 * 3];
+    let mut engine = Engine::new(2);
+    let (mut a, mut b, mut rows, mut results) = (Maps::default(), Maps::default(), Vec::new(), Vec::new());
+    let mut pass = || {
+        normalise(&pixels, &mut a, &mut engine);
+        convs[0].forward(&a, false, &mut b, &mut engine);
+        convs[1].forward(&b, true, &mut a, &mut engine);
+        convs[2].forward(&a, true, &mut b, &mut engine);
+        b.flatten(&mut rows);
+        linear.forward(&rows, false, &mut results, &mut engine);
+    };
+    pass();
+    let before = COUNT.load(Ordering::Relaxed);
+    pass();
+    let after = COUNT.load(Ordering::Relaxed);
+    assert_eq!(after, before);
+}

@@ -1,0 +1,155 @@
+//! Convolutions against a plain reference, in all instruction sets of this CPU.
+#![allow(missing_docs)]
+
+mod common;
+
+use common::{numbers, relative_error};
+use winograd::{Engine, Isa, Maps, PackedConv, Precision};
+
+struct Case {
+    shape: [usize; 4],
+    outputs: usize,
+    pool: bool,
+}
+
+fn case(shape: [usize; 4], outputs: usize, pool: bool) -> Case {
+    Case { shape, outputs, pool }
+}
+
+fn check(case: &Case, precision: Precision, isa: Isa, threads: usize) {
+    let Case { shape, outputs, pool } = *case;
+    let inputs = shape[1];
+    let x: Vec<f32> = numbers(1, shape.iter().product(), 1.0);
+    let weight = numbers(2, outputs * inputs * 9, 1.0);
+    let bias = numbers(3, outputs, 0.5);
+    let conv = PackedConv::new(&weight, &bias, precision);
+    let mut engine = Engine::with_isa(threads, isa);
+    let mut output = Maps::default();
+    conv.forward(&Maps::from_planes(&x, shape), pool, &mut output, &mut engine);
+    let mut rows = Vec::new();
+    output.flatten(&mut rows);
+    let error = relative_error(&rows, &common::conv(&x, shape, &weight, &bias, pool));
+    let bound = match precision {
+        Precision::Float => 2e-6,
+        Precision::Integer => 1e-3,
+    };
+    assert!(
+        error < bound,
+        "{shape:?} -> {outputs}, pool {pool}, {precision:?}, {isa:?}, {threads} threads: {error:e}"
+    );
+}
+
+#[test]
+fn convolutions_are_right() {
+    let cases = [
+        case([1, 16, 4, 4], 16, false),
+        case([2, 16, 8, 8], 32, true),
+        case([1, 2, 7, 5], 2, false),
+        case([3, 4, 14, 14], 8, true),
+        case([2, 33, 5, 9], 49, true),
+        case([1, 64, 28, 28], 64, true),
+        case([1, 3, 9, 30], 64, false),
+        case([2, 3, 5, 7], 2, false),
+        case([1, 16, 1, 1], 17, false),
+    ];
+    for isa in Isa::all() {
+        for case in &cases {
+            for threads in [1, 3] {
+                check(case, Precision::Float, isa, threads);
+                check(case, Precision::Integer, isa, threads);
+            }
+        }
+    }
+}
+
+fn forward(conv: &PackedConv, maps: &Maps, engine: &mut Engine) -> Vec<f32> {
+    let (mut output, mut rows) = (Maps::default(), Vec::new());
+    conv.forward(maps, false, &mut output, engine);
+    output.flatten(&mut rows);
+    rows
+}
+
+#[test]
+fn an_image_is_the_same_in_every_batch() {
+    // By blocks, and by stages of several images.
+    for (inputs, outputs, side) in [(16, 32, 9), (256, 512, 14)] {
+        let (weight, bias) = (numbers(2, outputs * inputs * 9, 0.1), numbers(3, outputs, 0.5));
+        let shape = [9, inputs, side, side];
+        let maps = Maps::from_planes(&numbers(1, shape.iter().product(), 1.0), shape);
+        for precision in [Precision::Float, Precision::Integer] {
+            let conv = PackedConv::new(&weight, &bias, precision);
+            let mut engine = Engine::new(2);
+            let all = forward(&conv, &maps, &mut engine);
+            let len = outputs * side * side;
+            for image in [0, 4, 8] {
+                let alone = forward(&conv, &maps.select_rows(&[image]), &mut engine);
+                assert!(
+                    alone == all[image * len..][..len],
+                    "{inputs} -> {outputs}, {precision:?}, image {image}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_not_finite_reaches_the_result() {
+    let mut x = numbers(1, 16 * 64, 1.0);
+    let (weight, bias) = (numbers(2, 16 * 16 * 9, 1.0), [0.0; 16]);
+    for isa in Isa::all() {
+        for precision in [Precision::Float, Precision::Integer] {
+            for bad in [f32::NAN, f32::INFINITY] {
+                x[5] = bad;
+                let conv = PackedConv::new(&weight, &bias, precision);
+                let maps = Maps::from_planes(&x, [1, 16, 8, 8]);
+                for pool in [false, true] {
+                    let (mut output, mut rows) = (Maps::default(), Vec::new());
+                    conv.forward(&maps, pool, &mut output, &mut Engine::with_isa(1, isa));
+                    output.flatten(&mut rows);
+                    assert!(
+                        rows.iter().any(|value| !value.is_finite()),
+                        "{bad}, {precision:?}, pool {pool}, {isa:?}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn integer_sums_do_not_overflow() {
+    // Rows and filters that are parallel reach the bound by Cauchy and Schwarz: 512 equal numbers in each.
+    let shape = [1, 512, 12, 12];
+    let (x, weight) = (vec![3.0; 512 * 144], vec![2.0; 512 * 16 * 9]);
+    let expected = common::conv(&x, shape, &weight, &[0.0; 16], false);
+    for isa in Isa::all() {
+        let conv = PackedConv::new(&weight, &[0.0; 16], Precision::Integer);
+        let rows = forward(&conv, &Maps::from_planes(&x, shape), &mut Engine::with_isa(2, isa));
+        assert!(relative_error(&rows, &expected) < 1e-3, "{isa:?}");
+    }
+}
+
+#[test]
+fn tables_are_reused_between_layers_of_any_size() {
+    let mut engine = Engine::new(2);
+    let mut output = Maps::default();
+    for (inputs, outputs, side) in [(64, 64, 20), (16, 128, 9), (256, 512, 6), (32, 16, 33)] {
+        let (weight, bias) = (numbers(2, outputs * inputs * 9, 0.1), numbers(3, outputs, 0.5));
+        let shape = [2, inputs, side, side];
+        let x = numbers(1, shape.iter().product(), 1.0);
+        let conv = PackedConv::new(&weight, &bias, Precision::Integer);
+        conv.forward(&Maps::from_planes(&x, shape), true, &mut output, &mut engine);
+        let mut rows = Vec::new();
+        output.flatten(&mut rows);
+        assert!(relative_error(&rows, &common::conv(&x, shape, &weight, &bias, true)) < 1e-3);
+    }
+}
+
+#[test]
+fn large_filters_go_by_stages() {
+    for isa in Isa::all().into_iter().filter(|isa| !matches!(isa, Isa::Portable)) {
+        for precision in [Precision::Float, Precision::Integer] {
+            check(&case([2, 256, 14, 14], 512, true), precision, isa, 2);
+        }
+    }
+}
