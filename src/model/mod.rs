@@ -14,6 +14,7 @@ mod last_linear;
 mod memory;
 mod network;
 mod null;
+mod openmp;
 mod plan;
 mod prediction;
 mod step;
