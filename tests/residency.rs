@@ -585,15 +585,19 @@ fn refusals_say_what_to_raise() {
 #[test]
 fn threads_share_the_device() {
     const HEADS: u64 = 40;
+    const THREADS: u64 = 6;
+    const LOADS: u64 = 3;
     let limits = ResidencyLimits {
+        // What each thread has or waits for, and what each load has just handed over: a thread that is paused then
+        // leaves no others without room.
+        resident_bytes_max: (THREADS + LOADS) * UNIT,
         warm_bytes_max: 10 * UNIT,
-        loads_max: 3,
-        ..LIMITS
+        loads_max: LOADS as usize,
     };
     let bench = Bench::new(&vec![1; HEADS as usize], limits);
     let (answered, refused) = (AtomicU64::new(0), AtomicU64::new(0));
     std::thread::scope(|scope| {
-        for thread in 0..6u64 {
+        for thread in 0..THREADS {
             let (bench, answered, refused) = (&bench, &answered, &refused);
             scope.spawn(move || {
                 let mut random = thread + 1;
