@@ -1,10 +1,5 @@
 //! Seeded heads to swap in, and what each must answer.
 
-use std::collections::HashMap;
-
-use safetensors::Dtype;
-use safetensors::tensor::TensorView;
-
 use super::error::CliError;
 use crate::model::{Architecture, Digest, LAST_BIAS, LAST_WEIGHT, Parameters, demo_head};
 use crate::rpc::pb::HeadResult;
@@ -27,24 +22,8 @@ impl DemoHead {
 
     /// The file that ReplaceHead takes.
     pub fn safetensors(&self) -> Result<Vec<u8>, CliError> {
-        let failed = |error: safetensors::SafeTensorError| CliError::Failed(error.to_string());
-        let bytes: HashMap<&String, Vec<u8>> = self
-            .parameters
-            .iter()
-            .map(|(name, tensor)| {
-                (
-                    name,
-                    tensor.values.iter().flat_map(|value| value.to_le_bytes()).collect(),
-                )
-            })
-            .collect();
-        let views = self
-            .parameters
-            .iter()
-            .map(|(name, tensor)| Ok((name, TensorView::new(Dtype::F32, tensor.shape.clone(), &bytes[name])?)))
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(failed)?;
-        safetensors::serialize(views, None).map_err(failed)
+        let tensors = self.parameters.iter().map(|(name, tensor)| (name, &**tensor));
+        safetensors::serialize(tensors, None).map_err(|error| CliError::Failed(error.to_string()))
     }
 
     /// The logits of a row of features, in f64.

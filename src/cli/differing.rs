@@ -12,8 +12,8 @@ use super::output::{bytes, progress};
 use crate::model::{Checkpoint, CheckpointError, ConvertError, StoredDtype, safetensors_bytes, write_safetensors};
 use crate::rpc::pb::DescribeModelRequest;
 
-/// A file with the last Linear and the tensors that differ from the backbone's; none if `path` should be sent as it is,
-/// as a head of the last Linear alone.
+/// A file with the last Linear and the tensors that differ from the backbone's; none if all of `path` is
+/// to be sent.
 pub(super) async fn differing(client: &mut Admin, path: &str) -> Result<Option<NamedTempFile>, CliError> {
     let opened = Checkpoint::open(Path::new(path));
     let mut checkpoint = match opened {
@@ -47,6 +47,9 @@ pub(super) async fn differing(client: &mut Admin, path: &str) -> Result<Option<N
         bar.inc(1);
     }
     bar.finish_and_clear();
+    if same.is_empty() {
+        return Ok(None);
+    }
     checkpoint.leave_out(&same);
 
     let mut file = NamedTempFile::new()?;

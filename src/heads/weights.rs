@@ -48,19 +48,6 @@ pub struct HeadWeights {
     pub classes: usize,
 }
 
-impl HeadLimits {
-    /// The bytes of the tensors of a head that overrides everything, in f32.
-    pub fn bytes_max(&self) -> u64 {
-        let last = self.classes_max * (self.features + 1);
-        let deeper: usize = self
-            .deeper
-            .values()
-            .map(|parameter| parameter.shape.iter().product::<usize>())
-            .sum();
-        ((last + deeper) * size_of::<f32>()) as u64
-    }
-}
-
 impl HeadWeights {
     /// Wraps parameters that are known to be right, as the backbone's own: both are there, and their shapes agree.
     pub fn new(parameters: Parameters, labels: Vec<String>) -> Self {

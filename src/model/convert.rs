@@ -1,12 +1,14 @@
 //! Writing a checkpoint as safetensors, with torchvision's names and shapes.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 
 use half::{bf16, f16};
-use safetensors::Dtype;
+use safetensors::{Dtype, View};
 use serde_json::{Map, json};
 
 use super::checkpoint::{Checkpoint, CheckpointError, shown};
+use super::tensor::HostTensor;
 
 /// The element type to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -17,6 +19,25 @@ pub enum StoredDtype {
     F16,
     /// Half of that, with 8 significant bits and f32's range.
     Bf16,
+}
+
+/// A tensor as the safetensors crate writes it, from where it lies.
+impl View for &HostTensor {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        bytemuck::cast_slice(&self.values).into()
+    }
+
+    fn data_len(&self) -> usize {
+        self.bytes()
+    }
 }
 
 /// Why a checkpoint could not be written.

@@ -14,7 +14,6 @@ mod last_linear;
 mod memory;
 mod network;
 mod null;
-mod openmp;
 mod plan;
 mod prediction;
 mod step;
@@ -34,7 +33,7 @@ pub use network::{HeadRows, Network, NetworkError, Outputs, PlacedHead, Placer, 
 pub use null::null_network;
 pub use prediction::{Prediction, top_k};
 pub use step::Step;
-pub use tensor::{HostTensor, Parameters, UnsupportedDtype};
+pub use tensor::{HostTensor, Parameters};
 pub use torch::{DeviceChoice, Precision, TorchSettings, torch_network};
 pub use weights::{Backbone, WeightsError, WeightsSource};
 

@@ -3,9 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
-use half::{bf16, f16};
-use safetensors::Dtype;
-
 use super::digest::Digest;
 
 /// A model's or head's parameters by name, in the order of their names. Each may be shared with a device that computes
@@ -28,11 +25,6 @@ impl PartialEq for HostTensor {
     }
 }
 
-/// The element type is none that a weight may have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("has dtype {0:?}; F32, F16 and BF16 are accepted")]
-pub struct UnsupportedDtype(pub Dtype);
-
 impl HostTensor {
     /// Wraps as many values as the product of `shape`.
     pub fn new(shape: Vec<usize>, values: Vec<f32>) -> Self {
@@ -47,30 +39,6 @@ impl HostTensor {
     /// has not been asked.
     pub fn digest(&self) -> Digest {
         *self.digest.get_or_init(|| Digest::of_tensor(self))
-    }
-
-    /// Reads little-endian `bytes` of the given element type, as safetensors stores them, and widens them to f32.
-    ///
-    /// # Errors
-    /// [`UnsupportedDtype`] unless `dtype` is F32, F16 or BF16.
-    pub fn from_le_bytes(dtype: Dtype, shape: Vec<usize>, bytes: &[u8]) -> Result<Self, UnsupportedDtype> {
-        let values = match dtype {
-            Dtype::F32 => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-            Dtype::F16 => bytes
-                .as_chunks()
-                .0
-                .iter()
-                .map(|b| f16::from_le_bytes(*b).to_f32())
-                .collect(),
-            Dtype::BF16 => bytes
-                .as_chunks()
-                .0
-                .iter()
-                .map(|b| bf16::from_le_bytes(*b).to_f32())
-                .collect(),
-            other => return Err(UnsupportedDtype(other)),
-        };
-        Ok(Self::new(shape, values))
     }
 
     /// Its size as f32, in bytes.

@@ -245,8 +245,8 @@ impl ServeArgs {
         let mut mistakes = Vec::new();
         if self.weights.is_none() {
             mistakes.push(
-                "--weights is missing: give a file with a trained VGG16 (safetensors or .pth), or `--weights demo` for untrained \
-                 numbers to try the server with"
+                "--weights is missing: give a file with a trained VGG16 (safetensors or .pth), or `--weights demo` for \
+                 untrained numbers to try the server with"
                     .to_owned(),
             );
         }

@@ -12,8 +12,6 @@ use headswap::rpc::pb::classify_request::Input;
 use headswap::rpc::pb::head_admin_service_client::HeadAdminServiceClient;
 use headswap::rpc::pb::replace_head_request::Source;
 use headswap::rpc::pb::{ClassifyRequest, ReplaceHeadRequest};
-use safetensors::Dtype;
-use safetensors::tensor::TensorView;
 use tonic::transport::Channel;
 
 pub const NARROW: Architecture = Architecture::Vgg16Narrow;
@@ -161,23 +159,12 @@ impl Drop for Server {
 
 /// The safetensors file of parameters.
 pub fn safetensors(parameters: &Parameters, metadata: &[(&str, &str)]) -> Vec<u8> {
-    let bytes: Vec<Vec<u8>> = parameters
-        .values()
-        .map(|tensor| tensor.values.iter().flat_map(|v| v.to_le_bytes()).collect())
-        .collect();
-    let view = |((name, tensor), bytes)| -> (String, TensorView<'_>) {
-        let (name, tensor): (&String, &std::sync::Arc<headswap::model::HostTensor>) = (name, tensor);
-        let bytes: &Vec<u8> = bytes;
-        (
-            name.clone(),
-            TensorView::new(Dtype::F32, tensor.shape.clone(), bytes).unwrap(),
-        )
-    };
     let metadata = metadata
         .iter()
         .map(|(key, value)| (key.to_string(), value.to_string()))
         .collect();
-    safetensors::serialize(parameters.iter().zip(&bytes).map(view), Some(metadata)).unwrap()
+    let tensors = parameters.iter().map(|(name, tensor)| (name, &**tensor));
+    safetensors::serialize(tensors, Some(metadata)).unwrap()
 }
 
 /// A seeded head as ReplaceHead takes it.

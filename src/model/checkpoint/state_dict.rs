@@ -1,5 +1,6 @@
 //! The dictionary of tensors in what a training script saved.
 
+use super::Found;
 use super::entry::{Storage, TENSORS_MAX, TensorEntry, item_bytes};
 use super::error::{CheckpointError, shown};
 use super::pickle::{Objects, PickledStorage, PickledTensor, Ref, Value};
@@ -103,8 +104,30 @@ fn named<'a>(objects: &'a Objects<'a>, place: Ref) -> impl Iterator<Item = (&'a 
         .filter_map(|(key, value)| Some((objects.text(*key)?, *value)))
 }
 
+/// Puts every tensor on its place in the file, where `locate` finds each storage by its key.
+pub(super) fn place(
+    state: StateDict<'_>,
+    objects: &Objects<'_>,
+    locate: impl Fn(&str) -> Result<Option<Storage>, CheckpointError>,
+) -> Result<Found, CheckpointError> {
+    let mut entries = Vec::with_capacity(state.tensors.len());
+    for (name, tensor) in state.tensors {
+        let key = objects.text(tensor.storage.key).unwrap_or_default();
+        let storage = locate(key)?.ok_or_else(|| CheckpointError::Tensor {
+            name: shown(name),
+            reason: format!("lies in the storage {}, which the file lacks", shown(key)),
+        })?;
+        entries.push(entry(name, tensor, storage)?);
+    }
+    Ok(Found {
+        container: state.container,
+        entries,
+        ..Found::default()
+    })
+}
+
 /// Puts a pickled tensor on the part of the file that `storage` is.
-pub(super) fn entry(name: &str, tensor: &PickledTensor, storage: Storage) -> Result<TensorEntry, CheckpointError> {
+fn entry(name: &str, tensor: &PickledTensor, storage: Storage) -> Result<TensorEntry, CheckpointError> {
     let part = part(&tensor.storage, storage).ok_or_else(|| CheckpointError::Tensor {
         name: shown(name),
         reason: "lies in a storage that the file cuts short".into(),

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use super::entry::{Storage, TensorEntry};
+use super::entry::Storage;
 use super::error::{CheckpointError, shown};
 use super::pickle::{self, Objects, PICKLE_BYTES_MAX, Ref, Value};
 use super::source::Source;
@@ -28,21 +28,7 @@ pub(super) fn open(source: &Source) -> Result<Found, CheckpointError> {
     let (keys, list, end) = pickle::read(&window, end)?;
     let state = state_dict::find(&objects, result)?;
     let storages = walk(source, &objects, (&keys, list), end as u64)?;
-
-    let mut entries: Vec<TensorEntry> = Vec::with_capacity(state.tensors.len());
-    for (name, tensor) in state.tensors {
-        let key = objects.text(tensor.storage.key).unwrap_or_default();
-        let storage = *storages.get(key).ok_or_else(|| CheckpointError::Tensor {
-            name: shown(name),
-            reason: format!("lies in the storage {}, which the file lacks", shown(key)),
-        })?;
-        entries.push(state_dict::entry(name, tensor, storage)?);
-    }
-    Ok(Found {
-        container: state.container,
-        entries,
-        ..Found::default()
-    })
+    state_dict::place(state, &objects, |key| Ok(storages.get(key).copied()))
 }
 
 /// Finds where each storage lies, by adding up the lengths before it.

@@ -1,8 +1,7 @@
 //! torch.save's format since PyTorch 1.6: a zip archive of one pickle, `NAME/data.pkl`, and each storage's bytes,
 //! `NAME/data/KEY`.
 
-use super::entry::TensorEntry;
-use super::error::{CheckpointError, shown};
+use super::error::CheckpointError;
 use super::pickle::{self, PICKLE_BYTES_MAX};
 use super::source::Source;
 use super::state_dict;
@@ -27,21 +26,8 @@ pub(super) fn open(source: &Source) -> Result<Found, CheckpointError> {
     let bytes = source.read(place.start, place.bytes)?;
     let (objects, result, _) = pickle::read(&bytes, 0)?;
     let state = state_dict::find(&objects, result)?;
-
-    let mut entries: Vec<TensorEntry> = Vec::with_capacity(state.tensors.len());
-    for (name, tensor) in state.tensors {
-        let key = objects.text(tensor.storage.key).unwrap_or_default();
-        let storage = archive.locate(source, &format!("{folder}/data/{key}"))?;
-        let storage = storage.ok_or_else(|| CheckpointError::Tensor {
-            name: shown(name),
-            reason: format!("lies in the storage {}, which the file lacks", shown(key)),
-        })?;
-        entries.push(state_dict::entry(name, tensor, storage)?);
-    }
-    Ok(Found {
-        container: state.container,
-        entries,
-        ..Found::default()
+    state_dict::place(state, &objects, |key| {
+        archive.locate(source, &format!("{folder}/data/{key}"))
     })
 }
 
