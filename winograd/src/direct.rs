@@ -1,123 +1,151 @@
-//! The convolution of pictures: three channels are too few for Winograd's transforms to pay.
+//! Convolutions without transforms: three channels are too few for Winograd's to pay, and its filters take four times the
+//! memory of the weight.
 
+use std::ops::Range;
+
+use crate::bias::Bias;
 use crate::buffer::{Buffer, Shared};
 use crate::engine::Engine;
 use crate::groups::{Groups, by_rows};
-use crate::maps::{Maps, Shape};
-use crate::simd::{Kernel, LANES, Simd};
+use crate::maps::{COLOURS, Maps, Shape};
+use crate::simd::{Isa, Kernel, LANES, Simd};
 
-/// The channels of a picture.
-const COLOURS: usize = 3;
-/// Filter numbers of an output channel, 3 x 3 x 3, and those of one row of the filter.
-const DEPTH: usize = 3 * ROW;
-const ROW: usize = 3 * COLOURS;
+/// Rows of an output that are one thread's at a time.
+const BAND: usize = 8;
 
-/// A packed 3x3 convolution of three channels.
+/// A packed 3x3 convolution, as large as its weight where channels come in whole blocks.
 #[derive(Debug)]
 pub struct Direct {
-    /// Block of output channels, filter row, filter column, colour, channel in the block.
+    /// Block of output channels, block of input channels, filter row, filter column, channel in, channel out.
     filters: Buffer<f32>,
-    bias: Buffer<f32>,
+    /// Input channels that lie side by side.
+    lanes: usize,
+    /// Blocks of input channels.
+    blocks: usize,
 }
 
 impl Direct {
-    /// Packs a weight of O x 3 x 3 x 3 and a bias that is filled up to whole blocks.
-    pub fn new(weight: &[f32], bias: Buffer<f32>) -> Self {
-        let mut filters = Buffer::zeroed(bias.len() * DEPTH);
-        for (output, weight) in weight.chunks_exact(DEPTH).enumerate() {
-            let (panel, lane) = (output / LANES, output % LANES);
-            for (i, &value) in weight.iter().enumerate() {
-                let (colour, place) = (i / 9, i % 9);
-                filters[(panel * DEPTH + place * COLOURS + colour) * LANES + lane] = value;
+    /// Packs a weight of O x `inputs` x 3 x 3.
+    pub fn new(weight: &[f32], inputs: usize) -> Self {
+        let lanes = if inputs == COLOURS { COLOURS } else { LANES };
+        let outputs = weight.len() / (inputs * 9);
+        let blocks = inputs.div_ceil(lanes);
+        let mut filters = Buffer::zeroed(outputs.next_multiple_of(LANES) * blocks * lanes * 9);
+        for (index, filter) in weight.chunks_exact(9).enumerate() {
+            let (output, input) = (index / inputs, index % inputs);
+            let at = ((output / LANES * blocks + input / lanes) * 9 * lanes + input % lanes) * LANES + output % LANES;
+            for (place, &value) in filter.iter().enumerate() {
+                filters[at + place * lanes * LANES] = value;
             }
         }
-        Self { filters, bias }
+        Self { filters, lanes, blocks }
     }
 
     /// Bytes held.
     pub fn bytes(&self) -> usize {
-        self.filters.bytes() + self.bias.bytes()
+        self.filters.bytes()
     }
 
-    /// max(conv(input) + bias, 0)
-    pub fn forward(&self, input: &Maps, output: &mut Maps, engine: &mut Engine) {
+    /// max(conv(input) + bias, 0); `output` has its shape.
+    pub fn forward(&self, input: &Maps, bias: &Bias, output: &mut Maps, engine: &mut Engine) {
         let shape = output.shape();
         let isa = engine.isa;
         let to = Shared::new(output.data_mut());
-        engine.pool.run(shape.count * shape.height, |item, _| {
-            isa.run(Row {
+        // Images and bands innermost, so that some panels' filters stay in L2 while all of them need these.
+        let bands = shape.height.div_ceil(BAND);
+        let share = isa.panels();
+        let shares = shape.blocks().div_ceil(share);
+        engine.pool.run(shares * shape.count * bands, |item, _| {
+            let (panel, image) = (item / (shape.count * bands) * share, item / bands % shape.count);
+            let top = item % bands * BAND;
+            let band = Band {
                 direct: self,
                 input,
-                image: item / shape.height,
-                y: item % shape.height,
+                bias,
+                image,
+                rows: top..shape.height.min(top + BAND),
+                panels: panel..shape.blocks().min(panel + share),
                 output: to,
                 shape,
-            });
+            };
+            match self.lanes {
+                COLOURS => isa.run(Lanes::<COLOURS>(band)),
+                _ => isa.run(Lanes::<LANES>(band)),
+            }
         });
     }
 }
 
-/// Computes one row of an image's output.
-struct Row<'a> {
+/// Computes some rows and channels of an image's output.
+struct Band<'a> {
     direct: &'a Direct,
     input: &'a Maps,
+    bias: &'a Bias,
     image: usize,
-    y: usize,
+    rows: Range<usize>,
+    /// At most as many as fit in the registers.
+    panels: Range<usize>,
     output: Shared<'a, f32>,
     shape: Shape,
 }
 
-impl Kernel for Row<'_> {
+/// A band of maps of whose channels `COLUMN` lie side by side.
+struct Lanes<'a, const COLUMN: usize>(Band<'a>);
+
+impl<const COLUMN: usize> Kernel for Lanes<'_, COLUMN> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let groups = Groups::new(self.shape.width, S::ROWS);
-        let panels = self.shape.blocks();
-        for group in 0..groups.count() {
-            let range = groups.range(group);
-            let mut panel = 0;
-            while panel + S::PANELS <= panels {
-                if S::PANELS == 2 {
-                    by_rows!(S, range.len(), ROWS => self.tile::<S, ROWS, 2>(s, range.start, panel));
+        let groups = Groups::new(self.0.shape.width, S::ROWS);
+        for y in self.0.rows.clone() {
+            for group in 0..groups.count() {
+                let range = groups.range(group);
+                if self.0.panels.len() == 2 && S::PANELS == 2 {
+                    by_rows!(S, range.len(), ROWS => self.tile::<S, ROWS, 2>(s, y, range.start, self.0.panels.start));
                 } else {
-                    by_rows!(S, range.len(), ROWS => self.tile::<S, ROWS, 1>(s, range.start, panel));
+                    for panel in self.0.panels.clone() {
+                        by_rows!(S, range.len(), ROWS => self.tile::<S, ROWS, 1>(s, y, range.start, panel));
+                    }
                 }
-                panel += S::PANELS;
-            }
-            for panel in panel..panels {
-                by_rows!(S, range.len(), ROWS => self.tile::<S, ROWS, 1>(s, range.start, panel));
             }
         }
     }
 }
 
-impl Row<'_> {
-    /// `PIXELS` pixels from column `x`, `PANELS` blocks of channels from `panel`.
+impl<const COLUMN: usize> Lanes<'_, COLUMN> {
+    /// `PIXELS` pixels from column `x` of row `y`, `PANELS` blocks of channels from `panel`.
     #[inline(always)]
-    fn tile<S: Simd, const PIXELS: usize, const PANELS: usize>(&self, s: S, x: usize, panel: usize) {
-        let from = self.input.shape();
-        let at = self.image * from.image() + self.y * from.row() + x * COLOURS;
-        let window = &self.input.data()[at..at + 2 * from.row() + (PIXELS - 1) * COLOURS + ROW];
-        let filters = &self.direct.filters[panel * DEPTH * LANES..][..PANELS * DEPTH * LANES];
-        let bias = &self.direct.bias[panel * LANES..][..PANELS * LANES];
-        let corner = self.shape.origin() + self.y * self.shape.row() + x * LANES;
-        let at = self.image * self.shape.image() + panel * self.shape.block() + corner;
-        let to = self
+    fn tile<S: Simd, const PIXELS: usize, const PANELS: usize>(&self, s: S, y: usize, x: usize, panel: usize) {
+        let band = &self.0;
+        let (from, blocks) = (band.input.shape(), band.direct.blocks);
+        let at = band.image * from.image() + y * from.row() + x * COLUMN;
+        let window = (blocks - 1) * from.block() + 2 * from.row() + (PIXELS + 2) * COLUMN;
+        let window = &band.input.data()[at..at + window];
+        let depth = blocks * 9 * COLUMN;
+        let filters = &band.direct.filters[panel * depth * LANES..][..PANELS * depth * LANES];
+        let bias = &band.bias[panel * LANES..][..PANELS * LANES];
+        let corner = band.shape.origin() + y * band.shape.row() + x * LANES;
+        let at = band.image * band.shape.image() + panel * band.shape.block() + corner;
+        let to = band
             .output
-            .pointer(at, (PANELS - 1) * self.shape.block() + PIXELS * LANES);
+            .pointer(at, (PANELS - 1) * band.shape.block() + PIXELS * LANES);
         let zero = s.splat(0.0);
         let mut sums = [[zero; PANELS]; PIXELS];
-        // SAFETY: the slices and `pointer` checked the largest index of each loop; a row is one thread's.
+        // SAFETY: the slices and `pointer` checked the largest index of each loop; a band is one thread's.
         unsafe {
-            for y in 0..3 {
-                for k in 0..ROW {
-                    let mut right = [zero; PANELS];
-                    for (p, right) in right.iter_mut().enumerate() {
-                        *right = s.load(filters.as_ptr().add((p * DEPTH + y * ROW + k) * LANES));
-                    }
-                    for (pixel, sums) in sums.iter_mut().enumerate() {
-                        let left = s.splat(*window.as_ptr().add(y * from.row() + pixel * COLOURS + k));
-                        for p in 0..PANELS {
-                            sums[p] = s.mul_add(left, right[p], sums[p]);
+            for block in 0..blocks {
+                for y in 0..3 {
+                    let window = window.as_ptr().add(block * from.block() + y * from.row());
+                    let filters = filters.as_ptr().add((block * 3 + y) * 3 * COLUMN * LANES);
+                    for k in 0..3 * COLUMN {
+                        let mut right = [zero; PANELS];
+                        for (p, right) in right.iter_mut().enumerate() {
+                            *right = s.load(filters.add((p * depth + k) * LANES));
+                        }
+                        for (pixel, sums) in sums.iter_mut().enumerate() {
+                            let left = s.splat(*window.add(pixel * COLUMN + k));
+                            for p in 0..PANELS {
+                                sums[p] = s.mul_add(left, right[p], sums[p]);
+                            }
                         }
                     }
                 }
@@ -127,9 +155,58 @@ impl Row<'_> {
                 for (pixel, sums) in sums.iter().enumerate() {
                     // NaN passes `max` in this order.
                     let value = s.max(zero, s.add(sums[p], bias));
-                    s.store(to.add(p * self.shape.block() + pixel * LANES), value);
+                    s.store(to.add(p * band.shape.block() + pixel * LANES), value);
                 }
             }
+        }
+    }
+}
+
+/// `output` = of `input` the largest of each 2 x 2; `output` has its shape.
+pub fn pool(input: &Maps, output: &mut Maps, engine: &mut Engine) {
+    let shape = output.shape();
+    let isa: Isa = engine.isa;
+    let to = Shared::new(output.data_mut());
+    engine.pool.run(shape.count * shape.blocks() * shape.height, |item, _| {
+        let (plane, y) = (item / shape.height, item % shape.height);
+        let from = input.shape();
+        let at = plane * from.block() + from.origin() + 2 * y * from.row();
+        isa.run(PoolRow {
+            from: &input.data()[at..at + from.row() + 2 * shape.width * LANES],
+            below: from.row(),
+            to: to.pointer(
+                plane * shape.block() + shape.origin() + y * shape.row(),
+                shape.width * LANES,
+            ),
+            width: shape.width,
+        });
+    });
+}
+
+/// One row of a block, pooled.
+struct PoolRow<'a> {
+    /// Two rows.
+    from: &'a [f32],
+    /// From a row to the next.
+    below: usize,
+    to: *mut f32,
+    width: usize,
+}
+
+impl Kernel for PoolRow<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let at = |x: usize| {
+            let numbers = &self.from[x..][..LANES];
+            // SAFETY: the slice has sixteen numbers.
+            unsafe { s.load(numbers.as_ptr()) }
+        };
+        for x in 0..self.width {
+            let left = 2 * x * LANES;
+            let top = s.max(at(left), at(left + LANES));
+            let bottom = s.max(at(left + self.below), at(left + self.below + LANES));
+            // SAFETY: `pool` made room for `width` blocks; a row is one thread's.
+            unsafe { s.store(self.to.add(x * LANES), s.max(top, bottom)) };
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::buffer::{Buffer, Shared};
+use crate::maps::Maps;
 use crate::pool::Pool;
 use crate::simd::Isa;
 
@@ -31,6 +32,7 @@ impl Engine {
                 workers,
                 common: Tables::default(),
                 rows: Buffer::default(),
+                whole: Maps::default(),
             },
         }
     }
@@ -38,7 +40,7 @@ impl Engine {
     /// Bytes of intermediate results held.
     pub fn scratch_bytes(&self) -> usize {
         let workers: usize = self.scratch.workers.iter().map(|tables| lock(tables).bytes()).sum();
-        workers + self.scratch.common.bytes() + self.scratch.rows.bytes()
+        workers + self.scratch.common.bytes() + self.scratch.rows.bytes() + self.scratch.whole.bytes()
     }
 }
 
@@ -51,6 +53,8 @@ pub(crate) struct Scratch {
     pub common: Tables,
     /// A Linear's packed input.
     pub rows: Buffer<f32>,
+    /// What is yet to be pooled.
+    pub whole: Maps,
 }
 
 /// Winograd's intermediate results for some tiles.

@@ -1,24 +1,26 @@
 //! VGG16's forward pass on a CPU, layer by layer, without a deep-learning library.
 //!
 //! 3x3 convolutions run by Winograd's minimal filtering F(4x4, 3x3), a quarter of the products, with bias, ReLU and 2x2 max
-//! pooling fused; Linears with bias and ReLU fused. Weights are transformed and packed once and are then the only copy.
+//! pooling fused; Linears with bias and ReLU fused. Weights are transformed and packed once and are then the only copy;
+//! what a layer adds is a [`Bias`] of its own, so that layers may share a weight.
 //! Products are f32, or 16-bit integers with scales ([`Precision`]).
 //!
 //! ```
-//! use winograd::{Engine, Maps, PackedConv, PackedLinear, Precision, normalise};
+//! use winograd::{Bias, Engine, Maps, PackedConv, PackedLinear, Precision, normalise};
 //!
 //! let mut engine = Engine::new(2);
-//! let conv1 = PackedConv::new(&[0.1; 16 * 3 * 9], &[0.0; 16], Precision::Integer);
-//! let conv2 = PackedConv::new(&[0.1; 16 * 16 * 9], &[0.0; 16], Precision::Integer);
-//! let linear = PackedLinear::new(&vec![0.1; 5 * 16 * 112 * 112], &[0.0; 5], Precision::Integer);
+//! let conv1 = PackedConv::new(&[0.1; 16 * 3 * 9], 16, Precision::Integer);
+//! let conv2 = PackedConv::new(&[0.1; 16 * 16 * 9], 16, Precision::Integer);
+//! let linear = PackedLinear::new(&vec![0.1; 5 * 16 * 112 * 112], 5, Precision::Integer);
+//! let (bias, last_bias) = (Bias::new(&[0.0; 16]), Bias::new(&[0.0; 5]));
 //!
 //! let (mut a, mut b) = (Maps::default(), Maps::default());
 //! normalise(&vec![128; 2 * 224 * 224 * 3], &mut a, &mut engine);
-//! conv1.forward(&a, false, &mut b, &mut engine);
-//! conv2.forward(&b, true, &mut a, &mut engine);
+//! conv1.forward(&a, &bias, false, &mut b, &mut engine);
+//! conv2.forward(&b, &bias, true, &mut a, &mut engine);
 //! let (mut rows, mut results) = (Vec::new(), Vec::new());
 //! a.select_rows(&[1]).flatten(&mut rows);
-//! linear.forward(&rows, false, &mut results, &mut engine);
+//! linear.forward(&rows, &last_bias, false, &mut results, &mut engine);
 //! assert_eq!(results.len(), 5);
 //! ```
 //!
@@ -37,6 +39,7 @@
 //! `product` and `output` are the three steps; `plan` decides in which order `winograd` runs them. `buffer`, `pool` and
 //! `maps` know none of these.
 
+mod bias;
 mod buffer;
 mod conv;
 mod direct;
@@ -57,6 +60,7 @@ mod simd;
 mod tile;
 mod winograd;
 
+pub use bias::Bias;
 pub use conv::{PackedConv, Precision};
 pub use engine::Engine;
 pub use linear::PackedLinear;

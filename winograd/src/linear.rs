@@ -1,5 +1,6 @@
 //! The fully connected layer.
 
+use crate::bias::Bias;
 use crate::buffer::{Buffer, Shared};
 use crate::conv::Precision;
 use crate::engine::Engine;
@@ -8,12 +9,11 @@ use crate::multiply::{Float, Mixed};
 use crate::product::{Product, Store};
 use crate::simd::{LANES, Simd};
 
-/// A Linear with its bias.
+/// The weight of a Linear.
 #[derive(Debug)]
 pub struct PackedLinear {
     inputs: usize,
     outputs: usize,
-    bias: Buffer<f32>,
     weights: Weights,
 }
 
@@ -29,18 +29,15 @@ enum Weights {
 }
 
 impl PackedLinear {
-    /// Packs a `weight` of O x I and a `bias` of O.
+    /// Packs a `weight` of `outputs` x I.
     ///
     /// # Panics
-    /// If the lengths do not fit together.
-    pub fn new(weight: &[f32], bias: &[f32], precision: Precision) -> Self {
-        let outputs = bias.len();
+    /// If the length does not fit.
+    pub fn new(weight: &[f32], outputs: usize, precision: Precision) -> Self {
         let inputs = weight.len() / outputs;
         assert_eq!(weight.len(), outputs * inputs, "O x I weights");
         let columns = outputs.next_multiple_of(LANES);
         let depth = inputs.next_multiple_of(LANES);
-        let mut padded = Buffer::zeroed(columns);
-        padded[..outputs].copy_from_slice(bias);
         let at = |output: usize, input: usize| (output / LANES * depth + input) * LANES + output % LANES;
         let weights = match precision {
             Precision::Float => {
@@ -64,32 +61,33 @@ impl PackedLinear {
         Self {
             inputs,
             outputs,
-            bias: padded,
             weights,
         }
     }
 
-    /// `output` = `rows` (N x I) times the weight, plus the bias, and of that max(_, 0) if `relu`: N x O. A row's results
+    /// `output` = `rows` (N x I) times the weight, plus `bias`, and of that max(_, 0) if `relu`: N x O. A row's results
     /// are the same to the bit whatever rows are beside it.
     ///
     /// # Panics
-    /// If `rows` are not whole rows.
-    pub fn forward(&self, rows: &[f32], relu: bool, output: &mut Vec<f32>, engine: &mut Engine) {
+    /// If `rows` are not whole rows, or `bias` has not O numbers.
+    pub fn forward(&self, rows: &[f32], bias: &Bias, relu: bool, output: &mut Vec<f32>, engine: &mut Engine) {
         let count = rows.len() / self.inputs;
         assert_eq!(rows.len(), count * self.inputs, "whole rows");
+        assert_eq!(bias.values().len(), self.outputs, "a bias for each output");
         output.resize(count * self.outputs, 0.0);
         let groups = Groups::new(count, engine.isa.rows());
         self.pack_rows(rows, groups, &mut engine.scratch.rows);
         let packed = &engine.scratch.rows[..];
         let output = Shared::new(output);
         let isa = engine.isa;
-        let panels = self.bias.len() / LANES;
+        let panels = bias.len() / LANES;
         let share = isa.panels();
         engine.pool.run(panels.div_ceil(share), |item, _| {
             let panels = item * share..panels.min((item + 1) * share);
             let store = Outputs {
                 to: output.pointer(0, count * self.outputs),
                 linear: self,
+                bias,
                 relu,
             };
             let blocks = self.blocks();
@@ -126,11 +124,10 @@ impl PackedLinear {
 
     /// Bytes of packed weights held.
     pub fn bytes(&self) -> usize {
-        let weights = match &self.weights {
+        match &self.weights {
             Weights::Float(values) => values.bytes(),
             Weights::Integer { values, scales } => values.bytes() + scales.bytes(),
-        };
-        weights + self.bias.bytes()
+        }
     }
 
     fn blocks(&self) -> usize {
@@ -165,6 +162,7 @@ fn pack(weight: &[f32], inputs: usize, mut to: impl FnMut(usize, usize, f32)) {
 struct Outputs<'a> {
     to: *mut f32,
     linear: &'a PackedLinear,
+    bias: &'a Bias,
     relu: bool,
 }
 
@@ -175,7 +173,7 @@ impl Store for Outputs<'_> {
         let linear = self.linear;
         // SAFETY: bias and scales are filled up to whole panels, and the caller vouches for the panel.
         let mut value = unsafe {
-            let bias = s.load(linear.bias.as_ptr().add(at));
+            let bias = s.load(self.bias.as_ptr().add(at));
             match &linear.weights {
                 Weights::Float(_) => s.add(value, bias),
                 Weights::Integer { scales, .. } => s.mul_add(value, s.load(scales.as_ptr().add(at)), bias),

@@ -4,6 +4,9 @@ use crate::buffer::Buffer;
 use crate::simd::LANES;
 use crate::tile::TILE;
 
+/// The channels of a picture.
+pub(crate) const COLOURS: usize = 3;
+
 /// Feature maps of some images: count x channels x height x width f32.
 ///
 /// Stored as image, block of 16 channels, row, column, channel in the block (nChw16c), with a border of zeros: one row
@@ -31,7 +34,7 @@ pub(crate) struct Shape {
 impl Shape {
     /// Channels that lie side by side.
     pub fn lanes(self) -> usize {
-        if self.channels == 3 { 3 } else { LANES }
+        if self.channels == COLOURS { COLOURS } else { LANES }
     }
 
     /// Blocks of channels.

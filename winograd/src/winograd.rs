@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use crate::buffer::{Buffer, Shared};
+use crate::bias::Bias;
+use crate::buffer::Shared;
 use crate::conv::Precision;
 use crate::engine::{Engine, Tables, TablesView, lock};
 use crate::filters::Filters;
@@ -21,30 +22,33 @@ use crate::tile::PRODUCTS;
 #[derive(Debug)]
 pub struct Winograd {
     filters: Filters,
-    bias: Buffer<f32>,
+    /// Blocks of input channels.
     blocks: usize,
+    /// Blocks of output channels.
+    panels: usize,
 }
 
 impl Winograd {
-    /// Transforms and packs a weight of O x `inputs` x 3 x 3; the bias is filled up to whole blocks.
-    pub fn new(weight: &[f32], inputs: usize, bias: Buffer<f32>, precision: Precision) -> Self {
+    /// Transforms and packs a weight of O x `inputs` x 3 x 3, O at most `panels` x 16.
+    pub fn new(weight: &[f32], inputs: usize, panels: usize, precision: Precision) -> Self {
         Self {
-            filters: Filters::new(weight, inputs, bias.len() / LANES, precision),
+            filters: Filters::new(weight, inputs, panels, precision),
             blocks: inputs.div_ceil(LANES),
-            bias,
+            panels,
         }
     }
 
     /// Bytes held.
     pub fn bytes(&self) -> usize {
-        self.filters.bytes() + self.bias.bytes()
+        self.filters.bytes()
     }
 
     /// max(conv(input) + bias, 0), pooled if `pool`; `output` has its shape.
-    pub fn forward(&self, input: &Maps, pool: bool, output: &mut Maps, engine: &mut Engine) {
+    pub fn forward(&self, input: &Maps, bias: &Bias, pool: bool, output: &mut Maps, engine: &mut Engine) {
         let shape = output.shape();
         let pass = Pass {
             winograd: self,
+            bias,
             isa: engine.isa,
             input,
             grid: Grid::new(input.shape()),
@@ -55,17 +59,13 @@ impl Winograd {
         let work = Work {
             tiles: pass.grid.tiles(),
             blocks: self.blocks,
-            panels: self.panels(),
+            panels: self.panels,
             bytes: self.filters.number_bytes(),
         };
         match Plan::new(work, engine.pool.threads(), engine.isa.rows()) {
             Plan::Blocks { tiles, panels } => pass.blocks(engine, tiles, panels),
             Plan::Stages { tiles } => pass.stages(engine, tiles),
         }
-    }
-
-    fn panels(&self) -> usize {
-        self.bias.len() / LANES
     }
 
     /// Makes room for the intermediate results of `tiles` tiles and `panels` blocks of output channels.
@@ -94,6 +94,7 @@ fn stride<T>(len: usize) -> usize {
 /// One call of [`Winograd::forward`].
 struct Pass<'a> {
     winograd: &'a Winograd,
+    bias: &'a Bias,
     isa: Isa,
     input: &'a Maps,
     grid: Grid,
@@ -126,8 +127,8 @@ impl Pass<'_> {
                 tables: tables.view(),
             };
             self.transform_input(block, 0..block.groups.rows(), block.tables.strip);
-            for start in (0..self.winograd.panels()).step_by(panels) {
-                let panels = start..self.winograd.panels().min(start + panels);
+            for start in (0..self.winograd.panels).step_by(panels) {
+                let panels = start..self.winograd.panels.min(start + panels);
                 for product in 0..PRODUCTS {
                     self.multiply(block, product, panels.clone(), panels.clone());
                 }
@@ -138,7 +139,7 @@ impl Pass<'_> {
 
     fn stages(&self, engine: &mut Engine, tiles: usize) {
         let total = self.grid.tiles();
-        let panels = self.winograd.panels();
+        let panels = self.winograd.panels;
         let Engine { pool, scratch, .. } = engine;
         self.winograd.reserve(&mut scratch.common, tiles, panels);
         // Of their own tables threads use the strip alone here.
@@ -243,7 +244,7 @@ impl Pass<'_> {
             range,
             first: block.first,
             panels,
-            bias: &self.winograd.bias,
+            bias: self.bias,
             grid: self.grid,
             maps: self.output,
             shape: self.shape,

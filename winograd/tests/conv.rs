@@ -4,7 +4,7 @@
 mod common;
 
 use common::{numbers, relative_error};
-use winograd::{Engine, Isa, Maps, PackedConv, Precision};
+use winograd::{Bias, Engine, Isa, Maps, PackedConv, Precision};
 
 struct Case {
     shape: [usize; 4],
@@ -16,26 +16,55 @@ fn case(shape: [usize; 4], outputs: usize, pool: bool) -> Case {
     Case { shape, outputs, pool }
 }
 
-fn check(case: &Case, precision: Precision, isa: Isa, threads: usize) {
+/// How a convolution is packed, and how far its results may be off.
+#[derive(Clone, Copy, Debug)]
+enum Packing {
+    Float,
+    Integer,
+    Direct,
+}
+
+const PACKINGS: [Packing; 3] = [Packing::Float, Packing::Integer, Packing::Direct];
+
+impl Packing {
+    fn pack(self, weight: &[f32], outputs: usize) -> PackedConv {
+        match self {
+            Self::Float => PackedConv::new(weight, outputs, Precision::Float),
+            Self::Integer => PackedConv::new(weight, outputs, Precision::Integer),
+            Self::Direct => PackedConv::direct(weight, outputs),
+        }
+    }
+
+    fn bound(self) -> f64 {
+        match self {
+            Self::Float | Self::Direct => 2e-6,
+            Self::Integer => 1e-3,
+        }
+    }
+}
+
+fn check(case: &Case, packing: Packing, isa: Isa, threads: usize) {
     let Case { shape, outputs, pool } = *case;
     let inputs = shape[1];
     let x: Vec<f32> = numbers(1, shape.iter().product(), 1.0);
     let weight = numbers(2, outputs * inputs * 9, 1.0);
     let bias = numbers(3, outputs, 0.5);
-    let conv = PackedConv::new(&weight, &bias, precision);
+    let conv = packing.pack(&weight, outputs);
     let mut engine = Engine::with_isa(threads, isa);
     let mut output = Maps::default();
-    conv.forward(&Maps::from_planes(&x, shape), pool, &mut output, &mut engine);
+    conv.forward(
+        &Maps::from_planes(&x, shape),
+        &Bias::new(&bias),
+        pool,
+        &mut output,
+        &mut engine,
+    );
     let mut rows = Vec::new();
     output.flatten(&mut rows);
     let error = relative_error(&rows, &common::conv(&x, shape, &weight, &bias, pool));
-    let bound = match precision {
-        Precision::Float => 2e-6,
-        Precision::Integer => 1e-3,
-    };
     assert!(
-        error < bound,
-        "{shape:?} -> {outputs}, pool {pool}, {precision:?}, {isa:?}, {threads} threads: {error:e}"
+        error < packing.bound(),
+        "{shape:?} -> {outputs}, pool {pool}, {packing:?}, {isa:?}, {threads} threads: {error:e}"
     );
 }
 
@@ -49,22 +78,22 @@ fn convolutions_are_right() {
         case([2, 33, 5, 9], 49, true),
         case([1, 64, 28, 28], 64, true),
         case([1, 3, 9, 30], 64, false),
+        case([2, 3, 10, 6], 48, true),
         case([2, 3, 5, 7], 2, false),
         case([1, 16, 1, 1], 17, false),
     ];
     for isa in Isa::all() {
         for case in &cases {
             for threads in [1, 3] {
-                check(case, Precision::Float, isa, threads);
-                check(case, Precision::Integer, isa, threads);
+                PACKINGS.iter().for_each(|&packing| check(case, packing, isa, threads));
             }
         }
     }
 }
 
-fn forward(conv: &PackedConv, maps: &Maps, engine: &mut Engine) -> Vec<f32> {
+fn forward(conv: &PackedConv, bias: &[f32], maps: &Maps, engine: &mut Engine) -> Vec<f32> {
     let (mut output, mut rows) = (Maps::default(), Vec::new());
-    conv.forward(maps, false, &mut output, engine);
+    conv.forward(maps, &Bias::new(bias), false, &mut output, engine);
     output.flatten(&mut rows);
     rows
 }
@@ -76,16 +105,16 @@ fn an_image_is_the_same_in_every_batch() {
         let (weight, bias) = (numbers(2, outputs * inputs * 9, 0.1), numbers(3, outputs, 0.5));
         let shape = [9, inputs, side, side];
         let maps = Maps::from_planes(&numbers(1, shape.iter().product(), 1.0), shape);
-        for precision in [Precision::Float, Precision::Integer] {
-            let conv = PackedConv::new(&weight, &bias, precision);
+        for packing in PACKINGS {
+            let conv = packing.pack(&weight, outputs);
             let mut engine = Engine::new(2);
-            let all = forward(&conv, &maps, &mut engine);
+            let all = forward(&conv, &bias, &maps, &mut engine);
             let len = outputs * side * side;
             for image in [0, 4, 8] {
-                let alone = forward(&conv, &maps.select_rows(&[image]), &mut engine);
+                let alone = forward(&conv, &bias, &maps.select_rows(&[image]), &mut engine);
                 assert!(
                     alone == all[image * len..][..len],
-                    "{inputs} -> {outputs}, {precision:?}, image {image}"
+                    "{inputs} -> {outputs}, {packing:?}, image {image}"
                 );
             }
         }
@@ -95,20 +124,20 @@ fn an_image_is_the_same_in_every_batch() {
 #[test]
 fn what_is_not_finite_reaches_the_result() {
     let mut x = numbers(1, 16 * 64, 1.0);
-    let (weight, bias) = (numbers(2, 16 * 16 * 9, 1.0), [0.0; 16]);
+    let (weight, bias) = (numbers(2, 16 * 16 * 9, 1.0), Bias::new(&[0.0; 16]));
     for isa in Isa::all() {
-        for precision in [Precision::Float, Precision::Integer] {
+        for packing in PACKINGS {
             for bad in [f32::NAN, f32::INFINITY] {
                 x[5] = bad;
-                let conv = PackedConv::new(&weight, &bias, precision);
+                let conv = packing.pack(&weight, 16);
                 let maps = Maps::from_planes(&x, [1, 16, 8, 8]);
                 for pool in [false, true] {
                     let (mut output, mut rows) = (Maps::default(), Vec::new());
-                    conv.forward(&maps, pool, &mut output, &mut Engine::with_isa(1, isa));
+                    conv.forward(&maps, &bias, pool, &mut output, &mut Engine::with_isa(1, isa));
                     output.flatten(&mut rows);
                     assert!(
                         rows.iter().any(|value| !value.is_finite()),
-                        "{bad}, {precision:?}, pool {pool}, {isa:?}"
+                        "{bad}, {packing:?}, pool {pool}, {isa:?}"
                     );
                 }
             }
@@ -123,8 +152,13 @@ fn integer_sums_do_not_overflow() {
     let (x, weight) = (vec![3.0; 512 * 144], vec![2.0; 512 * 16 * 9]);
     let expected = common::conv(&x, shape, &weight, &[0.0; 16], false);
     for isa in Isa::all() {
-        let conv = PackedConv::new(&weight, &[0.0; 16], Precision::Integer);
-        let rows = forward(&conv, &Maps::from_planes(&x, shape), &mut Engine::with_isa(2, isa));
+        let conv = PackedConv::new(&weight, 16, Precision::Integer);
+        let rows = forward(
+            &conv,
+            &[0.0; 16],
+            &Maps::from_planes(&x, shape),
+            &mut Engine::with_isa(2, isa),
+        );
         assert!(relative_error(&rows, &expected) < 1e-3, "{isa:?}");
     }
 }
@@ -137,19 +171,34 @@ fn tables_are_reused_between_layers_of_any_size() {
         let (weight, bias) = (numbers(2, outputs * inputs * 9, 0.1), numbers(3, outputs, 0.5));
         let shape = [2, inputs, side, side];
         let x = numbers(1, shape.iter().product(), 1.0);
-        let conv = PackedConv::new(&weight, &bias, Precision::Integer);
-        conv.forward(&Maps::from_planes(&x, shape), true, &mut output, &mut engine);
-        let mut rows = Vec::new();
-        output.flatten(&mut rows);
-        assert!(relative_error(&rows, &common::conv(&x, shape, &weight, &bias, true)) < 1e-3);
+        let expected = common::conv(&x, shape, &weight, &bias, true);
+        for packing in PACKINGS {
+            let conv = packing.pack(&weight, outputs);
+            conv.forward(
+                &Maps::from_planes(&x, shape),
+                &Bias::new(&bias),
+                true,
+                &mut output,
+                &mut engine,
+            );
+            let mut rows = Vec::new();
+            output.flatten(&mut rows);
+            assert!(relative_error(&rows, &expected) < packing.bound());
+        }
     }
 }
 
 #[test]
 fn large_filters_go_by_stages() {
     for isa in Isa::all().into_iter().filter(|isa| !matches!(isa, Isa::Portable)) {
-        for precision in [Precision::Float, Precision::Integer] {
-            check(&case([2, 256, 14, 14], 512, true), precision, isa, 2);
+        for packing in [Packing::Float, Packing::Integer] {
+            check(&case([2, 256, 14, 14], 512, true), packing, isa, 2);
         }
     }
+}
+
+#[test]
+fn a_direct_convolution_is_as_large_as_its_weight() {
+    let weight = numbers(1, 64 * 128 * 9, 1.0);
+    assert_eq!(PackedConv::direct(&weight, 64).bytes(), weight.len() * 4);
 }

@@ -4,14 +4,14 @@
 mod common;
 
 use common::{numbers, relative_error};
-use winograd::{Engine, Isa, PackedLinear, Precision};
+use winograd::{Bias, Engine, Isa, PackedLinear, Precision};
 
 fn check(rows: usize, (inputs, outputs): (usize, usize), relu: bool, precision: Precision, isa: Isa) {
     let x = numbers(1, rows * inputs, 1.0);
     let (weight, bias) = (numbers(2, outputs * inputs, 1.0), numbers(3, outputs, 0.5));
-    let linear = PackedLinear::new(&weight, &bias, precision);
+    let linear = PackedLinear::new(&weight, outputs, precision);
     let mut got = Vec::new();
-    linear.forward(&x, relu, &mut got, &mut Engine::with_isa(2, isa));
+    linear.forward(&x, &Bias::new(&bias), relu, &mut got, &mut Engine::with_isa(2, isa));
     let error = relative_error(&got, &common::linear(&x, &weight, &bias, relu));
     let bound = match precision {
         Precision::Float => 2e-6,
@@ -40,18 +40,18 @@ fn linears_are_right() {
 fn a_row_is_the_same_in_every_batch() {
     let (inputs, outputs) = (300, 50);
     let x = numbers(1, 40 * inputs, 1.0);
-    let (weight, bias) = (numbers(2, outputs * inputs, 1.0), numbers(3, outputs, 0.5));
+    let (weight, bias) = (numbers(2, outputs * inputs, 1.0), Bias::new(&numbers(3, outputs, 0.5)));
     for isa in Isa::all() {
         for precision in [Precision::Float, Precision::Integer] {
-            let linear = PackedLinear::new(&weight, &bias, precision);
+            let linear = PackedLinear::new(&weight, outputs, precision);
             let mut engine = Engine::with_isa(3, isa);
             let (mut alone, mut together) = (Vec::new(), Vec::new());
-            linear.forward(&x[..inputs], true, &mut alone, &mut engine);
+            linear.forward(&x[..inputs], &bias, true, &mut alone, &mut engine);
             for rows in 1..=40 {
                 // The row comes last, so that it meets every place in a group.
                 let mut batch = x[inputs..][..(rows - 1) * inputs].to_vec();
                 batch.extend(&x[..inputs]);
-                linear.forward(&batch, true, &mut together, &mut engine);
+                linear.forward(&batch, &bias, true, &mut together, &mut engine);
                 assert_eq!(
                     together[(rows - 1) * outputs..],
                     alone[..],
@@ -64,8 +64,8 @@ fn a_row_is_the_same_in_every_batch() {
 
 #[test]
 fn no_rows_give_no_results() {
-    let linear = PackedLinear::new(&[1.0; 32], &[0.0; 2], Precision::Float);
+    let linear = PackedLinear::new(&[1.0; 32], 2, Precision::Float);
     let mut got = vec![1.0];
-    linear.forward(&[], false, &mut got, &mut Engine::new(2));
+    linear.forward(&[], &Bias::new(&[0.0; 2]), false, &mut got, &mut Engine::new(2));
     assert!(got.is_empty());
 }

@@ -4,7 +4,7 @@
 mod common;
 
 use common::{numbers, relative_error};
-use winograd::{Engine, Isa, Maps, PackedConv, PackedLinear, Precision, normalise};
+use winograd::{Bias, Engine, Isa, Maps, PackedConv, PackedLinear, Precision, normalise};
 
 const CHANNELS: [usize; 18] = [2, 2, 0, 4, 4, 0, 8, 8, 8, 0, 16, 16, 16, 0, 16, 16, 16, 0];
 const LINEARS: [(usize, usize); 3] = [(784, 128), (128, 128), (128, 10)];
@@ -65,13 +65,15 @@ fn computed(pixels: &[u8], precision: Precision, isa: Isa) -> Vec<f32> {
     let (mut maps, mut next) = (Maps::default(), Maps::default());
     normalise(pixels, &mut maps, &mut engine);
     for Layer { weight, bias, pool } in convs() {
-        PackedConv::new(&weight, &bias, precision).forward(&maps, pool, &mut next, &mut engine);
+        let conv = PackedConv::new(&weight, bias.len(), precision);
+        conv.forward(&maps, &Bias::new(&bias), pool, &mut next, &mut engine);
         std::mem::swap(&mut maps, &mut next);
     }
     let (mut rows, mut results) = (Vec::new(), Vec::new());
     maps.flatten(&mut rows);
     for (i, Layer { weight, bias, .. }) in linears().into_iter().enumerate() {
-        PackedLinear::new(&weight, &bias, precision).forward(&rows, i < 2, &mut results, &mut engine);
+        let linear = PackedLinear::new(&weight, bias.len(), precision);
+        linear.forward(&rows, &Bias::new(&bias), i < 2, &mut results, &mut engine);
         std::mem::swap(&mut rows, &mut results);
     }
     rows

@@ -2,7 +2,7 @@
 
 use crate::PICTURE;
 use crate::clock::Clock;
-use winograd::{Engine, Maps, PackedConv, PackedLinear, Precision, normalise};
+use winograd::{Bias, Engine, Maps, PackedConv, PackedLinear, Precision, normalise};
 
 /// Output channels of the convolutions; 0 is a max pooling.
 const CHANNELS: [usize; 18] = [
@@ -27,8 +27,8 @@ pub fn lap_name(lap: usize) -> String {
 }
 
 pub struct Network {
-    convs: Vec<(PackedConv, bool)>,
-    linears: Vec<PackedLinear>,
+    convs: Vec<(PackedConv, Bias, bool)>,
+    linears: Vec<(PackedLinear, Bias)>,
     maps: [Maps; 3],
     pub features: Vec<f32>,
     pub logits: Vec<f32>,
@@ -48,12 +48,13 @@ impl Network {
         for (i, &outputs) in CHANNELS.iter().enumerate() {
             if outputs > 0 {
                 let (weight, bias) = (take(outputs * inputs * 9), take(outputs));
-                convs.push((PackedConv::new(weight, bias, precision), CHANNELS[i + 1] == 0));
+                let conv = PackedConv::new(weight, outputs, precision);
+                convs.push((conv, Bias::new(bias), CHANNELS[i + 1] == 0));
                 inputs = outputs;
             }
         }
         let linears = LINEARS
-            .map(|(i, o)| PackedLinear::new(take(i * o), take(o), precision))
+            .map(|(i, o)| (PackedLinear::new(take(i * o), o, precision), Bias::new(take(o))))
             .into();
         Self {
             convs,
@@ -77,8 +78,8 @@ impl Network {
         for (image, picture) in pixels.chunks_exact(PICTURE).enumerate() {
             normalise(picture, a, engine);
             lap(0);
-            for (i, (conv, pool)) in first.iter().enumerate() {
-                conv.forward(a, *pool, b, engine);
+            for (i, (conv, bias, pool)) in first.iter().enumerate() {
+                conv.forward(a, bias, *pool, b, engine);
                 std::mem::swap(a, b);
                 lap(1 + i);
             }
@@ -88,24 +89,24 @@ impl Network {
             joint.copy_image(image, a, 0);
         }
         std::mem::swap(a, joint);
-        for (i, (conv, pool)) in others.iter().enumerate() {
-            conv.forward(a, *pool, b, engine);
+        for (i, (conv, bias, pool)) in others.iter().enumerate() {
+            conv.forward(a, bias, *pool, b, engine);
             std::mem::swap(a, b);
             lap(1 + IMAGE_BY_IMAGE + i);
         }
         a.flatten(&mut self.logits);
         lap(14);
-        for (i, linear) in self.linears.iter().enumerate() {
+        for (i, (linear, bias)) in self.linears.iter().enumerate() {
             std::mem::swap(&mut self.features, &mut self.logits);
-            linear.forward(&self.features, i < 2, &mut self.logits, engine);
+            linear.forward(&self.features, bias, i < 2, &mut self.logits, engine);
             lap(15 + i);
         }
         laps
     }
 
     pub fn weight_bytes(&self) -> usize {
-        let convs: usize = self.convs.iter().map(|(conv, _)| conv.bytes()).sum();
-        convs + self.linears.iter().map(PackedLinear::bytes).sum::<usize>()
+        let convs: usize = self.convs.iter().map(|(conv, ..)| conv.bytes()).sum();
+        convs + self.linears.iter().map(|(linear, _)| linear.bytes()).sum::<usize>()
     }
 
     pub fn map_bytes(&self) -> usize {
