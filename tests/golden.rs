@@ -5,8 +5,8 @@
 use clap::ValueEnum as _;
 use headswap::image::{ImageLimits, Pixels, decode};
 use headswap::model::{
-    Architecture, Backbone, DeviceChoice, HeadRows, Network, Parameters, PlacedHead, Precision, TorchSettings,
-    WeightsSource, demo_head_from, top_k, torch_network,
+    Architecture, Backbone, DeviceChoice, EngineChoice, HeadRows, Network, NetworkSettings, Parameters, PlacedHead,
+    Precision, WeightsSource, demo_head_from, network, top_k,
 };
 use serde::Deserialize;
 
@@ -34,25 +34,35 @@ fn pixels(picture: &str) -> Pixels {
     Pixels::from_bytes(&(16..240).flat_map(row).collect::<Vec<u8>>()).unwrap()
 }
 
+/// An engine, and how much its logits may differ from torchvision's.
+type Engine = (EngineChoice, Precision, f32);
+
+const ENGINES: [Engine; 3] = [
+    (EngineChoice::Torch, Precision::F32, 1e-4),
+    (EngineChoice::Native, Precision::F32, 1e-4),
+    (EngineChoice::Native, Precision::Int16, 1e-2),
+];
+
 /// The demo's backbone and its last Linear.
-fn network(architecture: Architecture) -> (Box<dyn Network>, Parameters) {
+fn load(architecture: Architecture, (engine, precision, _): Engine) -> (Box<dyn Network>, Parameters) {
     let mut backbone = Backbone::load(&WeightsSource::Demo, architecture).unwrap();
     let last = backbone.take_last_linear();
-    let settings = TorchSettings {
+    let settings = NetworkSettings {
+        engine,
         device: DeviceChoice::Cpu,
-        precision: Precision::F32,
+        precision,
         threads: 0,
     };
-    (torch_network(backbone, settings).unwrap(), last)
+    (network(backbone, settings).unwrap(), last)
 }
 
-fn check(arch: &str) {
+fn check(arch: &str, engine: Engine) {
     let golden = std::fs::read_to_string("tests/fixtures/golden_logits.json").unwrap();
     let golden: Vec<Golden> = serde_json::from_str(&golden).unwrap();
     let golden: Vec<Golden> = golden.into_iter().filter(|golden| golden.arch == arch).collect();
     assert_eq!(golden.len(), 6);
 
-    let (mut network, last) = network(Architecture::from_str(arch, true).unwrap());
+    let (mut network, last) = load(Architecture::from_str(arch, true).unwrap(), engine);
     let head = network.placer().place(&last).unwrap();
     for golden in golden {
         let groups = [HeadRows {
@@ -64,9 +74,9 @@ fn check(arch: &str) {
             .unwrap();
         let logits = &outputs.logits[0];
         let top5: Vec<usize> = top_k(logits, 5).iter().map(|prediction| prediction.index).collect();
-        assert_eq!(top5, golden.top5, "{}", golden.picture);
+        assert_eq!(top5, golden.top5, "{}, {engine:?}", golden.picture);
         // A photograph's pixels may differ by a rounding of the resizing; the synthetic pictures are not resized.
-        let tolerance = if golden.picture.contains("mod") { 1e-4 } else { 1e-2 };
+        let tolerance = if golden.picture.contains("mod") { engine.2 } else { 1e-2 };
         for (got, want) in logits.iter().step_by(50).zip(&golden.every_50th) {
             assert!(
                 (got - want).abs() <= tolerance * golden.scale,
@@ -87,17 +97,22 @@ struct GoldenHead {
 }
 
 /// Each head alone, then all of them in one batch with every row asked of all.
-fn check_heads(arch: &str) {
+fn check_heads(arch: &str, engine: Engine) {
     let golden = std::fs::read_to_string("tests/fixtures/golden_heads.json").unwrap();
     let golden: Vec<GoldenHead> = serde_json::from_str(&golden).unwrap();
     let golden: Vec<GoldenHead> = golden.into_iter().filter(|golden| golden.arch == arch).collect();
     assert_eq!(golden.len(), 6);
 
     let architecture = Architecture::from_str(arch, true).unwrap();
-    let mut network = network(architecture).0;
+    let mut network = load(architecture, engine).0;
     let place = |golden: &GoldenHead| {
         let head = demo_head_from(architecture, &golden.split, 10, golden.seed);
-        network.placer().place(&head).unwrap()
+        let placed = network.placer().place(&head).unwrap();
+        if architecture == Architecture::Vgg16 {
+            let bytes: usize = head.values().map(|tensor| tensor.bytes()).sum();
+            assert_eq!(placed.device_bytes, bytes, "{}", golden.split);
+        }
+        placed
     };
     let heads: Vec<PlacedHead> = golden.iter().map(place).collect();
     let near = |got: &[f32], golden: &GoldenHead| {
@@ -106,7 +121,8 @@ fn check_heads(arch: &str) {
             .iter()
             .fold(0f32, |largest, logit| largest.max(logit.abs()));
         for (got, want) in got.iter().zip(&golden.logits) {
-            assert!((got - want).abs() <= 1e-4 * scale, "{}: {got} {want}", golden.split);
+            let near = (got - want).abs() <= engine.2 * scale;
+            assert!(near, "{}, {engine:?}: {got} {want}", golden.split);
         }
     };
     let picture = pixels("31mod251.png");
@@ -133,20 +149,20 @@ fn check_heads(arch: &str) {
 
 #[test]
 fn narrow_heads_of_any_depth_equal_torchvisions() {
-    check_heads("vgg16-narrow");
+    ENGINES.iter().for_each(|&engine| check_heads("vgg16-narrow", engine));
 }
 
 #[test]
 fn full_heads_of_any_depth_equal_torchvisions() {
-    check_heads("vgg16");
+    ENGINES.iter().for_each(|&engine| check_heads("vgg16", engine));
 }
 
 #[test]
 fn narrow_logits_equal_torchvisions() {
-    check("vgg16-narrow");
+    ENGINES.iter().for_each(|&engine| check("vgg16-narrow", engine));
 }
 
 #[test]
 fn full_logits_equal_torchvisions() {
-    check("vgg16");
+    ENGINES.iter().for_each(|&engine| check("vgg16", engine));
 }

@@ -1,13 +1,13 @@
-//! The forward pass: batches equal single pictures, whatever the mix of heads.
+//! The forward pass, of every engine: batches equal single pictures, whatever the mix of heads.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-use std::sync::{Mutex, OnceLock};
+use std::sync::{LazyLock, Mutex};
 
 use headswap::image::Pixels;
 use headswap::model::{
-    Architecture, Backbone, DeviceChoice, HeadRows, Network, Outputs, PlacedHead, Precision, TorchSettings,
-    WeightsSource, demo_head_from, torch_network,
+    Architecture, Backbone, DeviceChoice, EngineChoice, HeadRows, Network, NetworkSettings, Outputs, PlacedHead,
+    Precision, WeightsSource, demo_head_from, network,
 };
 use proptest::prelude::*;
 
@@ -29,18 +29,28 @@ struct Fixture {
     heads: Vec<PlacedHead>,
 }
 
-fn fixture() -> &'static Mutex<Fixture> {
-    static FIXTURE: OnceLock<Mutex<Fixture>> = OnceLock::new();
-    FIXTURE.get_or_init(|| {
+/// libtorch, and our own in both of its precisions.
+static FIXTURES: LazyLock<[Mutex<Fixture>; 3]> = LazyLock::new(|| {
+    [
+        (EngineChoice::Torch, Precision::F32),
+        (EngineChoice::Native, Precision::F32),
+        (EngineChoice::Native, Precision::Int16),
+    ]
+    .map(|(engine, precision)| Mutex::new(Fixture::new(engine, precision)))
+});
+
+impl Fixture {
+    fn new(engine: EngineChoice, precision: Precision) -> Self {
         let narrow = Architecture::Vgg16Narrow;
         let mut backbone = Backbone::load(&WeightsSource::Demo, narrow).unwrap();
         backbone.take_last_linear();
-        let settings = TorchSettings {
+        let settings = NetworkSettings {
+            engine,
             device: DeviceChoice::Cpu,
-            precision: Precision::F32,
-            threads: 1,
+            precision,
+            threads: 2,
         };
-        let network = torch_network(backbone, settings).unwrap();
+        let network = network(backbone, settings).unwrap();
         let placer = network.placer();
         let place = |(index, &(split, classes)): (usize, &(&str, usize))| {
             let mut parameters = demo_head_from(narrow, split, classes, index as u64);
@@ -52,8 +62,8 @@ fn fixture() -> &'static Mutex<Fixture> {
             placer.place(&parameters).unwrap()
         };
         let heads = HEADS.iter().enumerate().map(place).collect();
-        Mutex::new(Fixture { network, heads })
-    })
+        Self { network, heads }
+    }
 }
 
 fn picture(seed: u8) -> Vec<u8> {
@@ -66,7 +76,8 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
     fn batched_equals_single(rows in prop::collection::vec((any::<u8>(), 0usize..HEADS.len()), 1..12)) {
-        let mut fixture = fixture().lock().unwrap();
+        for fixture in FIXTURES.iter() {
+        let mut fixture = fixture.lock().unwrap();
         let Fixture { network, heads } = &mut *fixture;
         let pixels: Vec<u8> = rows.iter().flat_map(|(seed, _)| picture(*seed)).collect();
         let groups: Vec<HeadRows<'_>> = (0..HEADS.len())
@@ -91,12 +102,12 @@ proptest! {
                 }
             }
         }
+        }
     }
 }
 
-fn forward(rows: &[usize]) -> Outputs {
-    let mut fixture = fixture().lock().unwrap();
-    let Fixture { network, heads } = &mut *fixture;
+fn forward(fixture: &mut Fixture, rows: &[usize]) -> Outputs {
+    let Fixture { network, heads } = fixture;
     let groups: Vec<HeadRows<'_>> = (0..HEADS.len())
         .map(|head| HeadRows {
             head: &heads[head],
@@ -109,41 +120,70 @@ fn forward(rows: &[usize]) -> Outputs {
 }
 
 /// The 15 steps: 13 convolutions, classifier.0 and classifier.3.
-fn passes(rows: &[usize]) -> (Vec<usize>, Vec<usize>) {
-    let outputs = forward(rows);
+fn passes(fixture: &mut Fixture, rows: &[usize]) -> (Vec<usize>, Vec<usize>) {
+    let outputs = forward(fixture, rows);
     let steps = outputs.steps.iter();
     steps.map(|count| (count.passes, count.rows)).unzip()
 }
 
 #[test]
 fn the_shared_prefix_is_computed_once() {
-    // Heads of the last Linear alone: everything is shared.
-    assert_eq!(passes(&[0, 1, 0, 1]), (vec![1; 15], vec![4; 15]));
-    // One splits at classifier.3, one at features.28 (step 12): each layer before is passed by all rows at once.
-    let (count, rows) = passes(&[0, 2, 4, 1, 2]);
-    assert_eq!(count, [[1; 12].as_slice(), &[2, 2, 3]].concat());
-    assert_eq!(rows, vec![5; 15]);
-    // Two heads with the same overrides stay together to the end; a full override shares nothing.
-    assert_eq!(passes(&[5, 8]).0, vec![1; 15]);
-    assert_eq!(passes(&[5, 8, 6]).0, vec![2; 15]);
+    for fixture in FIXTURES.iter() {
+        let mut fixture = fixture.lock().unwrap();
+        let mut passes = |rows: &[usize]| passes(&mut fixture, rows);
+        // Heads of the last Linear alone: everything is shared.
+        assert_eq!(passes(&[0, 1, 0, 1]), (vec![1; 15], vec![4; 15]));
+        // One splits at classifier.3, one at features.28 (step 12): each layer before is passed by all rows at once.
+        let (count, rows) = passes(&[0, 2, 4, 1, 2]);
+        assert_eq!(count, [[1; 12].as_slice(), &[2, 2, 3]].concat());
+        assert_eq!(rows, vec![5; 15]);
+        // Two heads with the same overrides stay together to the end; a full override shares nothing.
+        assert_eq!(passes(&[5, 8]).0, vec![1; 15]);
+        assert_eq!(passes(&[5, 8, 6]).0, vec![2; 15]);
+    }
 }
 
 #[test]
 fn a_row_asked_of_many_heads_passes_the_backbone_once() {
-    let mut fixture = fixture().lock().unwrap();
-    let Fixture { network, heads } = &mut *fixture;
-    let groups: Vec<HeadRows<'_>> = heads[..2].iter().map(|head| HeadRows { head, rows: vec![0] }).collect();
-    let outputs = network.forward(&picture(0), &groups, &[0]).unwrap();
-    assert!(outputs.steps.iter().all(|count| (count.passes, count.rows) == (1, 1)));
-    assert_eq!((outputs.logits[1].len(), outputs.features.len()), (100, 128));
+    for fixture in FIXTURES.iter() {
+        let mut fixture = fixture.lock().unwrap();
+        let Fixture { network, heads } = &mut *fixture;
+        let groups: Vec<HeadRows<'_>> = heads[..2].iter().map(|head| HeadRows { head, rows: vec![0] }).collect();
+        let outputs = network.forward(&picture(0), &groups, &[0]).unwrap();
+        assert!(outputs.steps.iter().all(|count| (count.passes, count.rows) == (1, 1)));
+        assert_eq!((outputs.logits[1].len(), outputs.features.len()), (100, 128));
+    }
 }
 
+/// With libtorch to the byte; our own packs whole blocks of 16 channels, which narrow layers do not fill
+/// (`tests/golden.rs` has the wide ones).
 #[test]
 fn a_head_takes_the_bytes_of_what_it_overrides() {
-    let fixture = fixture().lock().unwrap();
+    let fixture = FIXTURES[0].lock().unwrap();
     for (&(split, classes), head) in HEADS.iter().zip(&fixture.heads) {
         let parameters = demo_head_from(Architecture::Vgg16Narrow, split, classes, 0);
         let bytes: usize = parameters.values().map(|tensor| tensor.bytes()).sum();
         assert_eq!(head.device_bytes, bytes, "{split}");
+    }
+}
+
+/// On the CPU, our own engine gives the same bits in any batch, so that features may be kept and asked again.
+#[test]
+fn our_own_results_are_the_same_in_any_batch() {
+    for fixture in &FIXTURES[1..] {
+        let mut fixture = fixture.lock().unwrap();
+        let together = forward(&mut fixture, &[0, 2, 4, 5, 3, 1, 6]);
+        let Fixture { network, heads } = &mut *fixture;
+        for (group, (row, head)) in [(0, 0), (5, 1), (1, 2), (4, 3), (2, 4), (3, 5), (6, 6)]
+            .into_iter()
+            .enumerate()
+        {
+            let groups = [HeadRows {
+                head: &heads[head],
+                rows: vec![0],
+            }];
+            let alone = network.forward(&picture(row), &groups, &[]).unwrap();
+            assert_eq!(alone.logits[0], together.logits[group], "{}", HEADS[head].0);
+        }
     }
 }

@@ -13,8 +13,8 @@ use super::error::CliError;
 use super::output::{print_json, print_table, table};
 use crate::image::{self, ImageLimits, Pixels};
 use crate::model::{
-    Architecture, Backbone, DeviceChoice, HeadRows, Network, PlacedHead, Precision, TorchSettings, WeightsSource,
-    torch_network,
+    Architecture, Backbone, DeviceChoice, EngineChoice, HeadRows, Network, NetworkSettings, PlacedHead, Precision,
+    WeightsSource, network,
 };
 use crate::rpc::pb::classify_request::Input;
 
@@ -38,6 +38,9 @@ pub(super) struct ModelArgs {
     /// A safetensors file, or `demo`
     #[arg(long, default_value = "demo")]
     pub weights: WeightsSource,
+    /// What computes; `null` computes nothing: the server alone
+    #[arg(long, value_enum, default_value = "auto")]
+    pub engine: EngineChoice,
     /// auto, cpu, cuda or cuda:N
     #[arg(long, default_value = "auto")]
     pub device: DeviceChoice,
@@ -58,6 +61,7 @@ impl ModelArgs {
         };
         let flags = [
             ("--weights", weights),
+            ("--engine", name_of(&self.engine)),
             ("--device", self.device.to_string()),
             ("--precision", name_of(&self.precision)),
             ("--threads", self.threads.to_string()),
@@ -135,12 +139,13 @@ impl BareForward {
         let failed = |error: &dyn std::error::Error| CliError::Failed(error.to_string());
         let mut backbone = Backbone::load(&args.weights, Architecture::Vgg16).map_err(|error| failed(&error))?;
         let last = backbone.take_last_linear();
-        let settings = TorchSettings {
+        let settings = NetworkSettings {
+            engine: args.engine,
             device: args.device,
             precision: args.precision,
             threads: args.threads,
         };
-        let network = torch_network(backbone, settings).map_err(|error| failed(&error))?;
+        let network = network(backbone, settings).map_err(|error| failed(&error))?;
         let head = network.placer().place(&last).map_err(|error| failed(&error))?;
         Ok(Self { network, head })
     }

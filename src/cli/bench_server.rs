@@ -8,24 +8,21 @@ use clap::Args;
 use serde_json::json;
 use tonic::Status;
 
-use super::bench::{BareForward, ModelArgs, name_of};
+use super::bench::{BareForward, ModelArgs};
 use super::demo::PHOTOGRAPHS;
 use super::error::{CliError, describe};
 use super::load::{self, LoadSummary, Workload};
 use super::output::{bytes, ms, print_json, print_table, spinner, table};
 use super::server_process::ServerProcess;
 use crate::image::{self, ImageLimits};
+use crate::model::EngineChoice;
 use crate::rpc::pb::classify_request::Input;
 use crate::rpc::pb::{ClassifyRequest, ClassifyResponse, DescribeModelRequest};
-use crate::server::EngineChoice;
 
 #[derive(Args, Clone, Debug)]
 pub(super) struct BenchServeArgs {
     #[command(flatten)]
     model: ModelArgs,
-    /// `null` computes nothing: the server alone, with raw pixels
-    #[arg(long, value_enum, default_value = "torch")]
-    engine: EngineChoice,
     /// Clients at the same time
     #[arg(long, value_delimiter = ',', default_value = "1,32")]
     concurrency: Vec<usize>,
@@ -55,7 +52,7 @@ pub(super) async fn run(args: BenchServeArgs) -> Result<(), CliError> {
         .describe_model(DescribeModelRequest::default())
         .await?
         .into_inner();
-    let null = args.engine == EngineChoice::Null;
+    let null = args.model.engine == EngineChoice::Null;
     let mut bare = if null {
         None
     } else {
@@ -102,11 +99,7 @@ pub(super) async fn run(args: BenchServeArgs) -> Result<(), CliError> {
 impl BenchServeArgs {
     fn server_flags(&self) -> Vec<String> {
         let mut flags = self.model.server_flags();
-        let own = [
-            ("--engine", name_of(&self.engine)),
-            ("--max-batch", self.max_batch.to_string()),
-        ];
-        flags.extend(own.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]));
+        flags.extend(["--max-batch".to_owned(), self.max_batch.to_string()]);
         flags
     }
 

@@ -10,3 +10,9 @@ pub fn keep_freed_memory() {
         libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX);
     }
 }
+
+/// Gives the system what was freed, which otherwise stays with the process after [`keep_freed_memory`].
+pub(super) fn give_back_freed_memory() {
+    // SAFETY: it touches free memory alone.
+    unsafe { libc::malloc_trim(0) };
+}

@@ -10,15 +10,19 @@ mod demo;
 mod describe;
 mod digest;
 mod fit;
-mod last_linear;
+mod host_linear;
 mod memory;
+mod native;
 mod network;
 mod null;
 mod plan;
 mod prediction;
+mod settings;
+mod stack;
 mod step;
 mod tensor;
 mod torch;
+mod walk;
 mod weights;
 
 pub use architecture::{Architecture, Layer, LayerKind};
@@ -30,11 +34,10 @@ pub use digest::Digest;
 pub use fit::{Misfit, fit_backbone, fit_head};
 pub use memory::keep_freed_memory;
 pub use network::{HeadRows, Network, NetworkError, Outputs, PlacedHead, Placer, StepCount};
-pub use null::null_network;
 pub use prediction::{Prediction, top_k};
+pub use settings::{DeviceChoice, EngineChoice, NetworkSettings, Precision, network};
 pub use step::Step;
 pub use tensor::{HostTensor, Parameters};
-pub use torch::{DeviceChoice, Precision, TorchSettings, torch_network};
 pub use weights::{Backbone, WeightsError, WeightsSource};
 
 /// The parameters that every head overrides: the last Linear's.

@@ -123,6 +123,17 @@ impl PlacedHead {
     }
 }
 
+/// What a network's own placer put into placed heads.
+pub(super) fn downcast<'a, T: 'static>(
+    locked: &'a [MutexGuard<'_, Box<dyn Any + Send>>],
+) -> Result<Vec<&'a T>, NetworkError> {
+    let own = |tensors: &'a MutexGuard<'_, Box<dyn Any + Send>>| tensors.downcast_ref();
+    locked
+        .iter()
+        .map(|tensors| own(tensors).ok_or(NetworkError::ForeignHead))
+        .collect()
+}
+
 impl fmt::Debug for PlacedHead {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "PlacedHead {{ classes: {} }}", self.classes)
@@ -132,6 +143,9 @@ impl fmt::Debug for PlacedHead {
 /// A forward pass or a placement that failed.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum NetworkError {
+    /// Choices that do not fit together, or a device that is not there.
+    #[error("{0}")]
+    Settings(String),
     /// libtorch or the device refused; the text is libtorch's first line.
     #[error("the device failed: {0}")]
     Device(String),

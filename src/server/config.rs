@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 
 use super::ServerError;
 use crate::heads::ResidencyLimits;
-use crate::model::{Architecture, DeviceChoice, Precision, TorchSettings, WeightsSource};
+use crate::model::{Architecture, DeviceChoice, EngineChoice, NetworkSettings, Precision, WeightsSource};
 use crate::rpc::AdminSettings;
 
 /// How logs are written to standard error.
@@ -17,15 +17,6 @@ pub enum LogFormat {
     Human,
     /// One JSON object a line.
     Json,
-}
-
-/// What computes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum EngineChoice {
-    /// libtorch.
-    Torch,
-    /// Zeros, to measure the server alone.
-    Null,
 }
 
 /// When heads of the store are brought to the device.
@@ -83,7 +74,7 @@ pub struct ServeArgs {
     /// auto, cpu, cuda or cuda:N
     #[arg(long, env = "HEADSWAP_DEVICE", default_value = "auto", help_heading = "Model")]
     pub device: DeviceChoice,
-    /// Element type of the forward pass; auto is f32 on the CPU and bf16 on a GPU
+    /// Numbers that the forward pass multiplies; auto is f32 on the CPU, where int16 is faster, and bf16 on a GPU
     #[arg(
         long,
         env = "HEADSWAP_PRECISION",
@@ -95,8 +86,14 @@ pub struct ServeArgs {
     /// Threads of the forward pass on the CPU; 0 takes one for each core
     #[arg(long, env = "HEADSWAP_THREADS", default_value_t = 0, help_heading = "Model")]
     pub threads: usize,
-    /// What computes; `null` answers zeros, for benchmarks of the server alone
-    #[arg(long, env = "HEADSWAP_ENGINE", value_enum, default_value = "torch", hide = true)]
+    /// What computes: our own forward pass for CPUs, or libtorch
+    #[arg(
+        long,
+        env = "HEADSWAP_ENGINE",
+        value_enum,
+        default_value = "auto",
+        help_heading = "Model"
+    )]
     pub engine: EngineChoice,
 
     /// Pictures in a batch at most; 0 measures at start where larger batches stop paying
@@ -305,8 +302,9 @@ impl ServeArgs {
     }
 
     /// What the forward pass needs to know.
-    pub(super) fn torch(&self) -> TorchSettings {
-        TorchSettings {
+    pub(super) fn network(&self) -> NetworkSettings {
+        NetworkSettings {
+            engine: self.engine,
             device: self.device,
             precision: self.precision,
             threads: self.threads,

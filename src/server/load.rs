@@ -8,7 +8,7 @@ use prometheus_client::registry::Registry;
 use tokio::sync::Semaphore;
 
 use super::ServerError;
-use super::config::{EngineChoice, HeadsLoad, ServeArgs};
+use super::config::{HeadsLoad, ServeArgs};
 use super::feature_cache::{CacheMetrics, FeatureCache};
 use super::pipeline::{self, PipelineLimits, PipelineMetrics};
 use crate::engine::{self, BatchLimits, EngineMetrics, EngineThreads, calibrate};
@@ -17,9 +17,7 @@ use crate::heads::{
     RegistryParts, Reservation, UploadDir,
 };
 use crate::image::ImageLimits;
-use crate::model::{
-    Backbone, Digest, HostTensor, Network, Parameters, PlacedHead, Placer, WeightsSource, null_network, torch_network,
-};
+use crate::model::{Backbone, Digest, HostTensor, Network, Parameters, PlacedHead, Placer, WeightsSource, network};
 use crate::rpc::{ModelInfo, RpcMetrics, Serving};
 
 /// The largest batch that the warm-up tries.
@@ -125,10 +123,7 @@ impl Loaded {
         };
         tracing::info!(digest = digest.short(), classes, elapsed = ?started.elapsed(), "weights read");
 
-        let mut network = match args.engine {
-            EngineChoice::Torch => torch_network(backbone, args.torch())?,
-            EngineChoice::Null => null_network(args.arch.features()),
-        };
+        let mut network = network(backbone, args.network())?;
         let max_batch = warm_up(network.as_mut(), args.max_batch)?;
         let (device, precision) = network.device();
         let heads = Heads {

@@ -14,7 +14,7 @@ mod telemetry;
 
 use std::time::Duration;
 
-pub use config::{EngineChoice, LogFormat, ServeArgs};
+pub use config::{LogFormat, ServeArgs};
 use prometheus_client::registry::Registry;
 
 use crate::rpc::{ClassifierRpc, Gate, HeadAdminRpc};

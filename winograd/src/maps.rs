@@ -195,7 +195,7 @@ impl Maps {
         maps
     }
 
-    /// Writes count rows of channels x height x width numbers, as PyTorch flattens.
+    /// Appends count rows of channels x height x width numbers, as PyTorch flattens.
     pub fn flatten(&self, rows: &mut Vec<f32>) {
         let Shape {
             count,
@@ -203,7 +203,6 @@ impl Maps {
             height,
             width,
         } = self.shape;
-        rows.clear();
         rows.reserve(count * channels * height * width);
         let lanes = self.shape.lanes();
         for index in 0..count * channels * height {

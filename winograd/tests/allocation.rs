@@ -49,6 +49,7 @@ fn a_second_pass_allocates_nothing() {
         convs[1].forward(&b, &biases[1], true, &mut a, &mut engine);
         convs[2].forward(&a, &biases[2], false, &mut b, &mut engine);
         convs[3].forward(&b, &biases[3], true, &mut a, &mut engine);
+        rows.clear();
         a.flatten(&mut rows);
         linear.forward(&rows, &last_bias, false, &mut results, &mut engine);
     };

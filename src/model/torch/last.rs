@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
 
 use super::placement::{PlacedTensor, Placement};
-use crate::model::last_linear::{HeadProduct, last_linear};
+use crate::model::host_linear::{HeadProduct, host_linear};
 use crate::model::network::NetworkError;
 use crate::model::tensor::HostTensor;
 
@@ -54,7 +54,7 @@ impl LastLinear {
 /// For each head, the logits of its rows of `features`, one after the other: rows x classes.
 pub(super) fn last_linears(
     features: &Tensor,
-    heads: &[(&LastLinear, Vec<usize>)],
+    heads: &[(&LastLinear, &[usize])],
 ) -> Result<Vec<Vec<f32>>, NetworkError> {
     if features.device() == Device::Cpu {
         return last_linears_on_host(features, heads);
@@ -72,7 +72,7 @@ pub(super) fn last_linears(
     }
     let gathered: Vec<(usize, &LastLinear, &[usize])> = gathered
         .into_iter()
-        .map(|head| (head, heads[head].0, &heads[head].1[..]))
+        .map(|head| (head, heads[head].0, heads[head].1))
         .collect();
     if !gathered.is_empty() {
         for (head, found) in gather(features, &gathered)? {
@@ -106,7 +106,7 @@ fn gather(features: &Tensor, heads: &[(usize, &LastLinear, &[usize])]) -> Result
     Ok(found)
 }
 
-fn last_linears_on_host(features: &Tensor, heads: &[(&LastLinear, Vec<usize>)]) -> Result<Vec<Vec<f32>>, NetworkError> {
+fn last_linears_on_host(features: &Tensor, heads: &[(&LastLinear, &[usize])]) -> Result<Vec<Vec<f32>>, NetworkError> {
     let width = features.size()[1] as usize;
     let features = to_host(features)?;
     let mut products = Vec::with_capacity(heads.len());
@@ -118,9 +118,10 @@ fn last_linears_on_host(features: &Tensor, heads: &[(&LastLinear, Vec<usize>)]) 
             .iter()
             .map(|row| &features[row * width..(row + 1) * width])
             .collect();
+        let bias = &bias.values;
         products.push(HeadProduct { weight, bias, rows });
     }
-    Ok(last_linear(&products))
+    Ok(host_linear(&products))
 }
 
 /// Some rows of a tensor, or all of it if that is what they are.

@@ -7,8 +7,8 @@ mod network;
 mod placement;
 mod steps;
 
-pub use device::{DeviceChoice, Precision};
-pub use network::{TorchSettings, torch_network};
+pub(super) use device::find_device;
+pub(super) use network::torch_network;
 
 use super::network::NetworkError;
 

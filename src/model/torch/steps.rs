@@ -8,6 +8,7 @@ use tch::{Device, Tensor};
 use super::placement::{PlacedTensor, Placement};
 use crate::model::architecture::LayerKind;
 use crate::model::network::NetworkError;
+use crate::model::stack::{Overrides, Stack, StepParameters};
 use crate::model::step::Step;
 use crate::model::tensor::{HostTensor, Parameters};
 
@@ -17,77 +18,63 @@ const CPU_GROUP: i64 = 2;
 
 const PICTURE_SIDE: i64 = 224;
 
-/// The parameters of one step.
-#[derive(Clone)]
-pub(super) struct StepTensors {
-    pub weight: Arc<PlacedTensor>,
-    pub bias: Arc<PlacedTensor>,
-}
+/// The steps' parameters on the device.
+pub(super) type TorchStack = Stack<PlacedTensor, PlacedTensor>;
+/// A head's.
+pub(super) type TorchOverrides = Overrides<PlacedTensor, PlacedTensor>;
 
-/// The backbone without its last Linear. Shared by the device thread and by those who place heads.
+/// The backbone, and how it computes.
 pub(super) struct TorchSteps {
     pub placement: Placement,
-    pub steps: Vec<Step>,
-    backbone: Vec<StepTensors>,
+    pub stack: TorchStack,
 }
 
 impl TorchSteps {
     /// Places the backbone's parameters.
     pub fn place(placement: Placement, steps: Vec<Step>, parameters: &Parameters) -> Result<Self, NetworkError> {
-        let place = |step: &Step| -> Result<StepTensors, NetworkError> {
-            Ok(StepTensors {
+        let place = |step: &Step| -> Result<_, NetworkError> {
+            Ok(StepParameters {
                 weight: Arc::new(place_weight(placement, step, &parameters[&step.weight()])?),
                 bias: Arc::new(placement.place(&parameters[&step.bias()])?),
             })
         };
         let backbone = steps.iter().map(place).collect::<Result<_, _>>()?;
-        Ok(Self {
-            placement,
-            steps,
-            backbone,
-        })
-    }
-
-    pub fn backbone(&self, step: usize) -> &StepTensors {
-        &self.backbone[step]
+        let stack = Stack::new(steps, backbone);
+        Ok(Self { placement, stack })
     }
 
     /// The shape of one row that enters a step.
     pub fn input_shape(&self, step: usize) -> Vec<i64> {
-        let side = |step: usize| PICTURE_SIDE >> self.steps[..step].iter().filter(|step| step.pool).count();
-        match self.steps.get(step).map(|step| step.kind) {
+        let side = |step: usize| PICTURE_SIDE >> self.stack.steps[..step].iter().filter(|step| step.pool).count();
+        match self.stack.steps.get(step).map(|step| step.kind) {
             Some(LayerKind::Conv { input, .. }) => vec![1, input as i64, side(step), side(step)],
             Some(LayerKind::Linear { input, .. }) => vec![1, input as i64],
-            _ => match self.steps.last().map(|step| step.kind) {
+            _ => match self.stack.steps.last().map(|step| step.kind) {
                 Some(LayerKind::Linear { output, .. }) => vec![1, output as i64],
                 _ => vec![1],
             },
         }
     }
 
-    /// How many of the steps are convolutions; they come first.
-    pub fn convolutions(&self) -> usize {
-        self.steps.iter().take_while(|step| step.is_convolution()).count()
-    }
-
-    /// Drives rows through `steps`, each with the tensors that `parameters` gives for it. `prepare` is what a group of
-    /// rows goes through before its first convolution.
-    pub fn run<'a>(
+    /// Drives rows through `steps`, each with the head's parameters or the backbone's. `prepare` is what a group of rows
+    /// goes through before its first convolution.
+    pub fn run(
         &self,
         steps: Range<usize>,
         input: &Tensor,
         prepare: impl Fn(Tensor) -> Result<Tensor, NetworkError>,
-        parameters: impl Fn(usize) -> &'a StepTensors,
+        head: Option<&TorchOverrides>,
     ) -> Result<Tensor, NetworkError> {
-        let convolutions = steps.start..steps.end.min(self.convolutions());
+        let all = self.stack.convolutions();
+        let convolutions = steps.start..steps.end.min(all);
         let mut rows = input.shallow_clone();
         if !convolutions.is_empty() {
             let convolve = |rows: Tensor| -> Result<Tensor, NetworkError> {
                 let mut maps = prepare(rows)?;
                 for step in convolutions.clone() {
-                    maps = self.step(step, &maps, parameters(step))?;
+                    maps = self.step(step, &maps, head)?;
                 }
-                if convolutions.end < self.convolutions() {
+                if convolutions.end < all {
                     return Ok(maps);
                 }
                 // Channels first, as the Linears were trained.
@@ -103,15 +90,16 @@ impl TorchSteps {
                 _ => Tensor::f_cat(&convolved, 0)?,
             };
         }
-        for step in steps.start.max(self.convolutions())..steps.end {
-            rows = self.step(step, &rows, parameters(step))?;
+        for step in steps.start.max(all)..steps.end {
+            rows = self.step(step, &rows, head)?;
         }
         Ok(rows)
     }
 
-    fn step(&self, step: usize, input: &Tensor, parameters: &StepTensors) -> Result<Tensor, NetworkError> {
+    fn step(&self, step: usize, input: &Tensor, head: Option<&TorchOverrides>) -> Result<Tensor, NetworkError> {
+        let parameters = self.stack.parameters(step, head);
         let (weight, bias) = (parameters.weight.handle(), parameters.bias.handle());
-        let step = &self.steps[step];
+        let step = &self.stack.steps[step];
         let mut output = if step.is_convolution() {
             input.f_conv2d(&weight, Some(&bias), [1, 1], [1, 1], [1, 1], 1)?
         } else {

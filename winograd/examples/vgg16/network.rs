@@ -94,6 +94,7 @@ impl Network {
             std::mem::swap(a, b);
             lap(1 + IMAGE_BY_IMAGE + i);
         }
+        self.logits.clear();
         a.flatten(&mut self.logits);
         lap(14);
         for (i, (linear, bias)) in self.linears.iter().enumerate() {
@@ -141,14 +142,4 @@ pub fn generated_weights() -> Vec<f32> {
     }
     LINEARS.into_iter().for_each(|(i, o)| layer(i, o));
     weights
-}
-
-pub fn read_f32(path: &str) -> Vec<f32> {
-    let bytes = std::fs::read(path).expect("the file can be read");
-    bytes
-        .as_chunks()
-        .0
-        .iter()
-        .map(|bytes| f32::from_le_bytes(*bytes))
-        .collect()
 }

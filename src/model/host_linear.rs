@@ -1,6 +1,6 @@
-//! The last Linear of many heads on the CPU: one pass over each head's weights, whatever the mix.
+//! Linears of heads on the CPU, with weights as they were read: one pass over each head's weights, whatever the mix.
 //!
-//! A logit is a sum of products in one fixed order, so it has the same bits whichever rows and heads it is computed
+//! A result is a sum of products in one fixed order, so it has the same bits whichever rows and heads it is computed
 //! beside. That is what lets features be kept and asked again.
 
 use super::tensor::HostTensor;
@@ -16,14 +16,14 @@ pub(super) struct HeadProduct<'a> {
     /// `[K, width]`.
     pub weight: &'a HostTensor,
     /// `[K]`.
-    pub bias: &'a HostTensor,
+    pub bias: &'a [f32],
     /// Rows of features, each of `width` numbers.
     pub rows: Vec<&'a [f32]>,
 }
 
 impl HeadProduct<'_> {
     fn classes(&self) -> usize {
-        self.bias.values.len()
+        self.bias.len()
     }
 
     fn multiplications(&self) -> usize {
@@ -33,12 +33,7 @@ impl HeadProduct<'_> {
     /// The logits of some classes, from `first` on: for each class, every row's.
     fn compute(&self, first: usize, logits: &mut [f32], dot: Dot) {
         let width = self.weight.values.len() / self.classes();
-        let weights = self
-            .weight
-            .values
-            .chunks_exact(width)
-            .zip(&self.bias.values)
-            .skip(first);
+        let weights = self.weight.values.chunks_exact(width).zip(self.bias).skip(first);
         for ((weight, bias), logits) in weights.zip(logits.chunks_exact_mut(self.rows.len())) {
             for (row, logit) in self.rows.iter().zip(logits) {
                 *logit = dot(weight, row) + bias;
@@ -47,8 +42,8 @@ impl HeadProduct<'_> {
     }
 }
 
-/// For each product, its rows' logits one after the other: rows x K.
-pub(super) fn last_linear(products: &[HeadProduct<'_>]) -> Vec<Vec<f32>> {
+/// For each product, its rows' results one after the other: rows x K.
+pub(super) fn host_linear(products: &[HeadProduct<'_>]) -> Vec<Vec<f32>> {
     let work: usize = products.iter().map(HeadProduct::multiplications).sum();
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
     let threads = (work / PRODUCTS_PER_THREAD_MIN).clamp(1, cores);
@@ -170,16 +165,16 @@ mod tests {
                 .enumerate()
                 .map(|(seed, (classes, _))| (tensor(vec![*classes, width], seed), tensor(vec![*classes], seed + 50)))
                 .collect();
-            let product = |head: usize, rows| HeadProduct { weight: &heads[head].0, bias: &heads[head].1, rows };
+            let product = |head: usize, rows| HeadProduct { weight: &heads[head].0, bias: &heads[head].1.values, rows };
             let together: Vec<HeadProduct<'_>> = asked
                 .iter()
                 .enumerate()
                 .map(|(head, (_, asked))| product(head, asked.iter().map(|&row| rows[row]).collect()))
                 .collect();
-            let logits = last_linear(&together);
+            let logits = host_linear(&together);
             for (head, (classes, asked)) in asked.iter().enumerate() {
                 for (position, &row) in asked.iter().enumerate() {
-                    let alone = last_linear(&[product(head, vec![rows[row]])]);
+                    let alone = host_linear(&[product(head, vec![rows[row]])]);
                     let got = &logits[head][position * classes..(position + 1) * classes];
                     prop_assert_eq!(got, &alone[0][..]);
                     for (class, logit) in got.iter().enumerate() {

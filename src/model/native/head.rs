@@ -1,0 +1,110 @@
+//! A head's parameters in memory.
+
+use std::sync::Arc;
+
+use winograd::{Bias, Maps};
+
+use super::steps::{NativeOverrides, NativePass, NativeStack, Rows, Vectors, Weight, Workspace};
+use crate::model::architecture::LayerKind;
+use crate::model::host_linear::HeadProduct;
+use crate::model::network::{NetworkError, PlacedHead, Placer};
+use crate::model::stack::Overriding;
+use crate::model::tensor::{HostTensor, Parameters};
+use crate::model::walk::Stepper as _;
+use crate::model::{LAST_BIAS, LAST_WEIGHT, host_linear};
+
+const PICTURE_SIDE: usize = 224;
+
+/// The steps that a head overrides, and its last Linear as it was read.
+pub(super) struct NativeHead {
+    pub overrides: NativeOverrides,
+    /// `[K, width]`.
+    weight: Arc<HostTensor>,
+    /// `[K]`.
+    bias: Arc<HostTensor>,
+}
+
+impl NativeHead {
+    /// Its last Linear, of these rows of features.
+    pub fn last<'a>(&'a self, rows: Vec<&'a [f32]>) -> HeadProduct<'a> {
+        let (weight, bias) = (&*self.weight, &self.bias.values[..]);
+        HeadProduct { weight, bias, rows }
+    }
+}
+
+/// Places heads.
+pub(super) struct NativePlacer {
+    stack: Arc<NativeStack>,
+    overriding: Overriding<Weight, Bias>,
+}
+
+impl NativePlacer {
+    pub fn new(stack: Arc<NativeStack>) -> Self {
+        Self {
+            stack,
+            overriding: Overriding::default(),
+        }
+    }
+
+    /// One row of ones that may enter a step.
+    fn ones(&self, step: usize) -> Rows {
+        let vectors = |width| {
+            let numbers = vec![1.0; width];
+            Rows::Vectors(Vectors { numbers, width })
+        };
+        match self.stack.steps.get(step).map(|step| step.kind) {
+            Some(LayerKind::Conv { input, .. }) => {
+                let pools = self.stack.steps[..step].iter().filter(|step| step.pool).count();
+                let side = PICTURE_SIDE >> pools;
+                Rows::Maps(Maps::from_planes(
+                    &vec![1.0; input * side * side],
+                    [1, input, side, side],
+                ))
+            }
+            Some(LayerKind::Linear { input, .. }) => vectors(input),
+            _ => vectors(0),
+        }
+    }
+
+    /// Runs one row of ones from the first step that the head overrides to its logits.
+    fn try_out(&self, head: &NativeHead) -> Result<(), NetworkError> {
+        let mut pass = NativePass {
+            stack: &self.stack,
+            workspace: &mut Workspace::new(1),
+            pixels: &[],
+        };
+        let width = head.weight.shape[1];
+        let (ones, end) = (vec![1.0; width], self.stack.steps.len());
+        let features = match head.overrides.first() {
+            Some(first) => pass.run(first..end, &self.ones(first), Some(&head.overrides))?,
+            None => Rows::Vectors(Vectors { numbers: ones, width }),
+        };
+        let logits = host_linear::host_linear(&[head.last(features.vectors().collect())]);
+        if logits.iter().flatten().all(|logit| logit.is_finite()) {
+            Ok(())
+        } else {
+            Err(NetworkError::NotFinite("f32".into()))
+        }
+    }
+}
+
+impl Placer for NativePlacer {
+    fn place(&self, parameters: &Parameters) -> Result<PlacedHead, NetworkError> {
+        let head = NativeHead {
+            overrides: self.overriding.place(
+                &self.stack,
+                parameters,
+                |step, weight| Ok(Weight::small(step, weight)),
+                |bias| Ok(Bias::new(&bias.values)),
+            )?,
+            weight: Arc::clone(&parameters[LAST_WEIGHT]),
+            bias: Arc::clone(&parameters[LAST_BIAS]),
+        };
+        self.try_out(&head)?;
+
+        let own = head.overrides.bytes(Weight::bytes, |bias| size_of_val(bias.values()));
+        let device_bytes = own + head.weight.bytes() + head.bias.bytes();
+        let (classes, keys) = (head.bias.values.len(), head.overrides.keys.clone());
+        Ok(PlacedHead::new(classes, device_bytes, Box::new(head)).with_keys(keys))
+    }
+}

@@ -1,0 +1,130 @@
+//! What computes, where and in which numbers.
+
+use std::fmt;
+use std::str::FromStr;
+
+use tch::Device;
+
+use super::native::native_network;
+use super::network::{Network, NetworkError};
+use super::null::null_network;
+use super::torch::{find_device, torch_network};
+use super::weights::Backbone;
+
+/// What `--engine` takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum EngineChoice {
+    /// Native on a CPU with AVX2 or AVX-512, in f32 or int16; else libtorch.
+    Auto,
+    /// Our own forward pass, for CPUs.
+    Native,
+    /// libtorch: the reference, for CPUs and GPUs.
+    Torch,
+    /// Zeros, to measure the server alone.
+    #[value(hide = true)]
+    Null,
+}
+
+/// What `--device` takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// The first GPU if there is one, else the CPU.
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// This GPU.
+    Cuda(usize),
+}
+
+/// The device was spelled wrong.
+#[derive(Debug, thiserror::Error)]
+#[error("`{0}` is no device; use auto, cpu, cuda or cuda:N")]
+pub struct ParseDeviceError(String);
+
+impl FromStr for DeviceChoice {
+    type Err = ParseDeviceError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let error = || ParseDeviceError(text.to_owned());
+        match text.split_once(':') {
+            None if text == "auto" => Ok(Self::Auto),
+            None if text == "cpu" => Ok(Self::Cpu),
+            None if text == "cuda" => Ok(Self::Cuda(0)),
+            Some(("cuda", index)) => index.parse().map(Self::Cuda).map_err(|_| error()),
+            _ => Err(error()),
+        }
+    }
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(index) => write!(f, "cuda:{index}"),
+        }
+    }
+}
+
+/// The element type that the backbone computes in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Precision {
+    /// f32 on the CPU, bf16 on a GPU.
+    Auto,
+    /// 32-bit.
+    F32,
+    /// 16-bit with f32's range.
+    Bf16,
+    /// 16-bit with more digits and less range.
+    F16,
+    /// Products of 16-bit integers with scales, summed exactly; on the CPU.
+    Int16,
+}
+
+/// How to compute.
+#[derive(Clone, Copy, Debug)]
+pub struct NetworkSettings {
+    /// What computes.
+    pub engine: EngineChoice,
+    /// Which device.
+    pub device: DeviceChoice,
+    /// Which element type.
+    pub precision: Precision,
+    /// Threads of one operation on the CPU; 0 takes one for each core.
+    pub threads: usize,
+}
+
+/// Places `backbone`, without its last Linear, on the device.
+///
+/// # Errors
+/// [`NetworkError::Settings`] if the choices do not fit together or the device is not there, [`NetworkError::Device`] if it
+/// has no room.
+pub fn network(backbone: Backbone, settings: NetworkSettings) -> Result<Box<dyn Network>, NetworkError> {
+    let NetworkSettings { engine, precision, .. } = settings;
+    if engine == EngineChoice::Null {
+        return Ok(null_network(backbone.architecture.features()));
+    }
+    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+    let threads = if settings.threads == 0 { cores } else { settings.threads };
+    let device = find_device(settings.device)?;
+    let numbers = matches!(precision, Precision::Auto | Precision::F32 | Precision::Int16);
+    let native = match engine {
+        EngineChoice::Native if device != Device::Cpu => {
+            return Err(unfit("computes on the CPU; add --device cpu"));
+        }
+        EngineChoice::Native if !numbers => return Err(unfit("computes in f32 or int16; change --precision")),
+        EngineChoice::Native => true,
+        EngineChoice::Auto => {
+            device == Device::Cpu && numbers && !matches!(winograd::Isa::best(), winograd::Isa::Portable)
+        }
+        EngineChoice::Torch | EngineChoice::Null => false,
+    };
+    if native {
+        return Ok(native_network(backbone, precision, threads));
+    }
+    torch_network(&backbone, device, precision, threads)
+}
+
+fn unfit(reason: &str) -> NetworkError {
+    NetworkError::Settings(format!("--engine native {reason}, or choose --engine torch"))
+}

@@ -1,0 +1,155 @@
+//! The steps and their parameters: the backbone's, and in their place those that a head overrides.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use super::digest::Digest;
+use super::network::NetworkError;
+use super::plan::StepKey;
+use super::step::Step;
+use super::tensor::{HostTensor, Parameters};
+
+/// The parameters of one step as a device has them: a weight of type `W`, a bias of type `B`.
+pub(super) struct StepParameters<W, B> {
+    pub weight: Arc<W>,
+    pub bias: Arc<B>,
+}
+
+impl<W, B> Clone for StepParameters<W, B> {
+    fn clone(&self) -> Self {
+        Self {
+            weight: Arc::clone(&self.weight),
+            bias: Arc::clone(&self.bias),
+        }
+    }
+}
+
+/// The backbone without its last Linear. Shared by the device's thread and by those who place heads.
+pub(super) struct Stack<W, B> {
+    pub steps: Vec<Step>,
+    backbone: Vec<StepParameters<W, B>>,
+}
+
+impl<W, B> Stack<W, B> {
+    /// As many parameters as steps.
+    pub fn new(steps: Vec<Step>, backbone: Vec<StepParameters<W, B>>) -> Self {
+        assert_eq!(steps.len(), backbone.len(), "each step has parameters");
+        Self { steps, backbone }
+    }
+
+    /// What a step uses for a head, or for the backbone itself.
+    pub fn parameters<'a>(&'a self, step: usize, head: Option<&'a Overrides<W, B>>) -> &'a StepParameters<W, B> {
+        head.and_then(|head| head.steps.get(&step))
+            .unwrap_or(&self.backbone[step])
+    }
+
+    /// How many of the steps are convolutions; they come first.
+    pub fn convolutions(&self) -> usize {
+        self.steps.iter().take_while(|step| step.is_convolution()).count()
+    }
+}
+
+/// The steps that a head overrides. For each, both parameters: one of them may be the backbone's.
+pub(super) struct Overrides<W, B> {
+    steps: BTreeMap<usize, StepParameters<W, B>>,
+    /// Which parameters each step uses, up to the last overridden one.
+    pub keys: Vec<StepKey>,
+}
+
+impl<W, B> Overrides<W, B> {
+    /// The first step with a parameter of the head's.
+    pub fn first(&self) -> Option<usize> {
+        self.steps.keys().next().copied()
+    }
+
+    /// The sizes of the head's own parameters, summed.
+    pub fn bytes(&self, weight: impl Fn(&W) -> usize, bias: impl Fn(&B) -> usize) -> usize {
+        let one = |(&step, parameters): (&usize, &StepParameters<W, B>)| {
+            let key = self.keys[step];
+            let weight = if key.weight == 0 { 0 } else { weight(&parameters.weight) };
+            weight + if key.bias == 0 { 0 } else { bias(&parameters.bias) }
+        };
+        self.steps.iter().map(one).sum()
+    }
+}
+
+/// Places what heads override, and lets them share what they have in common.
+pub(super) struct Overriding<W, B> {
+    weights: Sharing<W>,
+    biases: Sharing<B>,
+}
+
+impl<W, B> Default for Overriding<W, B> {
+    fn default() -> Self {
+        Self {
+            weights: Sharing::default(),
+            biases: Sharing::default(),
+        }
+    }
+}
+
+impl<W, B> Overriding<W, B> {
+    /// Places those of `parameters` that belong to steps.
+    pub fn place(
+        &self,
+        stack: &Stack<W, B>,
+        parameters: &Parameters,
+        weight: impl Fn(&Step, &Arc<HostTensor>) -> Result<W, NetworkError>,
+        bias: impl Fn(&Arc<HostTensor>) -> Result<B, NetworkError>,
+    ) -> Result<Overrides<W, B>, NetworkError> {
+        let (mut steps, mut keys) = (BTreeMap::new(), Vec::new());
+        for (index, step) in stack.steps.iter().enumerate() {
+            let (own_weight, own_bias) = (parameters.get(&step.weight()), parameters.get(&step.bias()));
+            if own_weight.is_none() && own_bias.is_none() {
+                continue;
+            }
+            let mut placed = stack.parameters(index, None).clone();
+            let mut key = StepKey::default();
+            // The parameters live as long as the head, and so do their addresses, by which steps are told apart.
+            if let Some(own) = own_weight {
+                placed.weight = self.weights.get(index, own, || weight(step, own))?;
+                key.weight = Arc::as_ptr(&placed.weight).addr();
+            }
+            if let Some(own) = own_bias {
+                placed.bias = self.biases.get(index, own, || bias(own))?;
+                key.bias = Arc::as_ptr(&placed.bias).addr();
+            }
+            steps.insert(index, placed);
+            keys.resize(index, StepKey::default());
+            keys.push(key);
+        }
+        Ok(Overrides { steps, keys })
+    }
+}
+
+/// Parameters by step and digest, for as long as a head has them.
+struct Sharing<T>(Mutex<HashMap<(usize, Digest), Weak<T>>>);
+
+impl<T> Default for Sharing<T> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<T> Sharing<T> {
+    /// As another head placed it, or new.
+    fn get(
+        &self,
+        step: usize,
+        host: &HostTensor,
+        place: impl FnOnce() -> Result<T, NetworkError>,
+    ) -> Result<Arc<T>, NetworkError> {
+        let key = (step, host.digest());
+        let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = lock().get(&key).and_then(Weak::upgrade);
+        if let Some(found) = found {
+            return Ok(found);
+        }
+        // Without the lock: placing may take a while, and at worst two place the same.
+        let new = Arc::new(place()?);
+        let mut placed = lock();
+        placed.retain(|_, placed| placed.strong_count() > 0);
+        placed.insert(key, Arc::downgrade(&new));
+        Ok(new)
+    }
+}
