@@ -31,7 +31,7 @@ fn pixels(picture: &str) -> Pixels {
         }
     };
     let row = |y: usize| (0..224 * 3).map(move |x| value((y * 256 + 16) * 3 + x) as u8);
-    Pixels::from_bytes(&(16..240).flat_map(row).collect::<Vec<u8>>()).unwrap()
+    Pixels::from_bytes((16..240).flat_map(row).collect()).unwrap()
 }
 
 /// An engine, and how much its logits may differ from torchvision's.
@@ -70,7 +70,7 @@ fn check(arch: &str, engine: Engine) {
             rows: vec![0],
         }];
         let outputs = network
-            .forward(pixels(&golden.picture).as_bytes(), &groups, &[])
+            .forward(&[pixels(&golden.picture).as_bytes()], &groups, &[])
             .unwrap();
         let logits = &outputs.logits[0];
         let top5: Vec<usize> = top_k(logits, 5).iter().map(|prediction| prediction.index).collect();
@@ -128,16 +128,12 @@ fn check_heads(arch: &str, engine: Engine) {
     let picture = pixels("31mod251.png");
     for (golden, head) in golden.iter().zip(&heads) {
         let groups = [HeadRows { head, rows: vec![0] }];
-        let outputs = network.forward(picture.as_bytes(), &groups, &[]).unwrap();
+        let outputs = network.forward(&[picture.as_bytes()], &groups, &[]).unwrap();
         assert_eq!(outputs.logits[0].len(), 10);
         near(&outputs.logits[0], golden);
     }
-    let batch = [
-        picture.as_bytes(),
-        pixels("7919mod256.png").as_bytes(),
-        picture.as_bytes(),
-    ]
-    .concat();
+    let other = pixels("7919mod256.png");
+    let batch = [picture.as_bytes(), other.as_bytes(), picture.as_bytes()];
     let rows = || vec![0, 1, 2];
     let groups: Vec<HeadRows<'_>> = heads.iter().map(|head| HeadRows { head, rows: rows() }).collect();
     let outputs = network.forward(&batch, &groups, &[]).unwrap();

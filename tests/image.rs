@@ -72,9 +72,9 @@ fn pixels_equal_those_of_pillow_and_torchvision() {
 #[test]
 fn raw_pixels_are_taken_at_their_exact_length_alone() {
     let bytes: Vec<u8> = (0..Pixels::BYTES).map(|index| (index % 251) as u8).collect();
-    assert_eq!(Pixels::from_bytes(&bytes).unwrap().as_bytes(), bytes);
+    assert_eq!(Pixels::from_bytes(bytes.clone().into()).unwrap().as_bytes(), bytes);
     for got in [0, 1, Pixels::BYTES - 1, Pixels::BYTES + 1] {
-        let error = Pixels::from_bytes(&vec![0; got]).unwrap_err();
+        let error = Pixels::from_bytes(vec![0; got].into()).unwrap_err();
         let expected = Pixels::BYTES;
         assert_eq!(error, ImageError::PixelsLength { got, expected });
     }

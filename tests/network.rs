@@ -72,6 +72,10 @@ fn picture(seed: u8) -> Vec<u8> {
         .collect()
 }
 
+fn slices(pictures: &[Vec<u8>]) -> Vec<&[u8]> {
+    pictures.iter().map(Vec::as_slice).collect()
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
@@ -79,7 +83,7 @@ proptest! {
         for fixture in FIXTURES.iter() {
         let mut fixture = fixture.lock().unwrap();
         let Fixture { network, heads } = &mut *fixture;
-        let pixels: Vec<u8> = rows.iter().flat_map(|(seed, _)| picture(*seed)).collect();
+        let pictures: Vec<_> = rows.iter().map(|(seed, _)| picture(*seed)).collect();
         let groups: Vec<HeadRows<'_>> = (0..HEADS.len())
             .map(|head| HeadRows {
                 head: &heads[head],
@@ -87,14 +91,14 @@ proptest! {
             })
             .filter(|group| !group.rows.is_empty())
             .collect();
-        let batched = network.forward(&pixels, &groups, &(0..rows.len()).collect::<Vec<_>>()).unwrap();
+        let batched = network.forward(&slices(&pictures), &groups, &(0..rows.len()).collect::<Vec<_>>()).unwrap();
         let features = &batched.features;
         prop_assert_eq!(features.len(), rows.len() * 128);
 
         for (group, logits) in groups.iter().zip(&batched.logits) {
             for (position, &row) in group.rows.iter().enumerate() {
                 let alone = [HeadRows { head: group.head, rows: vec![0] }];
-                let single = network.forward(&picture(rows[row].0), &alone, &[]).unwrap();
+                let single = network.forward(&[&picture(rows[row].0)], &alone, &[]).unwrap();
                 let batched = &logits[position * group.head.classes..(position + 1) * group.head.classes];
                 let scale = single.logits[0].iter().fold(1e-6f32, |largest, logit| largest.max(logit.abs()));
                 for (got, want) in batched.iter().zip(&single.logits[0]) {
@@ -115,8 +119,8 @@ fn forward(fixture: &mut Fixture, rows: &[usize]) -> Outputs {
         })
         .filter(|group| !group.rows.is_empty())
         .collect();
-    let pixels: Vec<u8> = (0..rows.len()).flat_map(|row| picture(row as u8)).collect();
-    network.forward(&pixels, &groups, &[]).unwrap()
+    let pictures: Vec<_> = (0..rows.len()).map(|row| picture(row as u8)).collect();
+    network.forward(&slices(&pictures), &groups, &[]).unwrap()
 }
 
 /// The 15 steps: 13 convolutions, classifier.0 and classifier.3.
@@ -149,7 +153,7 @@ fn a_row_asked_of_many_heads_passes_the_backbone_once() {
         let mut fixture = fixture.lock().unwrap();
         let Fixture { network, heads } = &mut *fixture;
         let groups: Vec<HeadRows<'_>> = heads[..2].iter().map(|head| HeadRows { head, rows: vec![0] }).collect();
-        let outputs = network.forward(&picture(0), &groups, &[0]).unwrap();
+        let outputs = network.forward(&[&picture(0)], &groups, &[0]).unwrap();
         assert!(outputs.steps.iter().all(|count| (count.passes, count.rows) == (1, 1)));
         assert_eq!((outputs.logits[1].len(), outputs.features.len()), (100, 128));
     }
@@ -182,7 +186,7 @@ fn our_own_results_are_the_same_in_any_batch() {
                 head: &heads[head],
                 rows: vec![0],
             }];
-            let alone = network.forward(&picture(row), &groups, &[]).unwrap();
+            let alone = network.forward(&[&picture(row)], &groups, &[]).unwrap();
             assert_eq!(alone.logits[0], together.logits[group], "{}", HEADS[head].0);
         }
     }

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::bench_cache::{self, BenchCacheArgs};
 use super::bench_heads::{self, BenchHeadsArgs};
+use super::bench_image::{self, BenchImageArgs};
 use super::bench_server::{self, BenchServeArgs};
 use super::bench_upload::{self, BenchUploadArgs};
 use super::error::CliError;
@@ -22,6 +23,8 @@ use crate::rpc::pb::classify_request::Input;
 pub(super) enum BenchCommand {
     /// The forward pass alone, by batch size
     Forward(BenchForwardArgs),
+    /// From a picture's bytes to pixels, on one core
+    Image(BenchImageArgs),
     /// A server under load, beside the bare forward pass in the same run
     Serve(BenchServeArgs),
     /// Pictures asked for the first and for the second time
@@ -52,7 +55,27 @@ pub(super) struct ModelArgs {
     pub threads: usize,
 }
 
+impl BenchCommand {
+    /// Suits the C allocator to what this process itself will compute, before any thread is started.
+    pub fn prepare_memory(&self) {
+        match self {
+            Self::Forward(args) => args.model.network().prepare_memory(),
+            Self::Serve(args) => args.model.network().prepare_memory(),
+            Self::Cache(_) | Self::Heads(_) | Self::Image(_) | Self::Upload(_) => {}
+        }
+    }
+}
+
 impl ModelArgs {
+    fn network(&self) -> NetworkSettings {
+        NetworkSettings {
+            engine: self.engine,
+            device: self.device,
+            precision: self.precision,
+            threads: self.threads,
+        }
+    }
+
     /// The same choices for a server.
     pub fn server_flags(&self) -> Vec<String> {
         let weights = match &self.weights {
@@ -95,6 +118,7 @@ pub(super) struct BenchForwardArgs {
 pub(super) async fn run(command: BenchCommand) -> Result<(), CliError> {
     match command {
         BenchCommand::Forward(args) => forward(&args),
+        BenchCommand::Image(args) => bench_image::run(&args),
         BenchCommand::Serve(args) => bench_server::run(args).await,
         BenchCommand::Cache(args) => bench_cache::run(args).await,
         BenchCommand::Heads(args) => bench_heads::run(args).await,
@@ -109,6 +133,7 @@ fn forward(args: &BenchForwardArgs) -> Result<(), CliError> {
     for &batch in &args.batch {
         let per_image = bare
             .measure(batch.max(1), Duration::from_secs_f64(args.seconds))?
+            .median()
             .as_secs_f64();
         if args.json {
             print_json(
@@ -139,59 +164,67 @@ impl BareForward {
         let failed = |error: &dyn std::error::Error| CliError::Failed(error.to_string());
         let mut backbone = Backbone::load(&args.weights, Architecture::Vgg16).map_err(|error| failed(&error))?;
         let last = backbone.take_last_linear();
-        let settings = NetworkSettings {
-            engine: args.engine,
-            device: args.device,
-            precision: args.precision,
-            threads: args.threads,
-        };
-        let network = network(backbone, settings).map_err(|error| failed(&error))?;
+        let network = network(backbone, args.network()).map_err(|error| failed(&error))?;
         let head = network.placer().place(&last).map_err(|error| failed(&error))?;
         Ok(Self { network, head })
     }
 
-    /// The median time of a batch, for one image of it, after one run to warm up.
-    pub fn measure(&mut self, batch: usize, length: Duration) -> Result<Duration, CliError> {
-        let pixels: Vec<u8> = (0..batch * Pixels::BYTES)
-            .map(|index| (index * 31 % 251) as u8)
-            .collect();
-        let batch_time = median_time(length, || self.forward(&pixels))?;
-        Ok(batch_time / batch as u32)
+    /// The times of batches, for one image of each, after one run to warm up.
+    pub fn measure(&mut self, batch: usize, length: Duration) -> Result<Times, CliError> {
+        let picture: Vec<u8> = (0..Pixels::BYTES).map(|index| (index * 31 % 251) as u8).collect();
+        let mut times = Times::of(length, || self.forward(&vec![&picture[..]; batch]))?;
+        times.0.iter_mut().for_each(|time| *time /= batch as u32);
+        Ok(times)
     }
 
-    /// The median time from a picture's bytes to its numbers, one after the other and with no server between.
-    pub fn measure_pictures(&mut self, pictures: &[Input], length: Duration) -> Result<Duration, CliError> {
+    /// The times from a picture's bytes to its numbers, one after the other and with no server between.
+    pub fn measure_pictures(&mut self, pictures: &[Input], length: Duration) -> Result<Times, CliError> {
         let mut pictures = pictures.iter().cycle();
-        median_time(length, || match pictures.next() {
+        Times::of(length, || match pictures.next() {
             Some(Input::Image(bytes)) => {
                 let pixels = image::decode(bytes, ImageLimits::default());
                 let pixels = pixels.map_err(|error| CliError::Failed(error.to_string()))?;
-                self.forward(pixels.as_bytes())
+                self.forward(&[pixels.as_bytes()])
             }
-            Some(Input::Pixels(pixels)) => self.forward(pixels),
+            Some(Input::Pixels(pixels)) => self.forward(&[pixels]),
             None => Ok(()),
         })
     }
 
-    fn forward(&mut self, pixels: &[u8]) -> Result<(), CliError> {
+    fn forward(&mut self, pictures: &[&[u8]]) -> Result<(), CliError> {
         let groups = [HeadRows {
             head: &self.head,
-            rows: (0..pixels.len() / Pixels::BYTES).collect(),
+            rows: (0..pictures.len()).collect(),
         }];
-        let outputs = self.network.forward(pixels, &groups, &[]);
+        let outputs = self.network.forward(pictures, &groups, &[]);
         outputs.map(drop).map_err(|error| CliError::Failed(error.to_string()))
     }
 }
 
-/// The median time of what is done over and over, after once to warm up.
-fn median_time(length: Duration, mut once: impl FnMut() -> Result<(), CliError>) -> Result<Duration, CliError> {
-    let (began, mut times) = (Instant::now(), Vec::new());
-    while times.len() < 4 || began.elapsed() < length {
-        let started = Instant::now();
-        once()?;
-        times.push(started.elapsed());
+/// How long each of many repetitions took, ascending; never none.
+pub(super) struct Times(Vec<Duration>);
+
+impl Times {
+    /// Of what is done over and over, after once to warm up.
+    pub fn of(length: Duration, mut once: impl FnMut() -> Result<(), CliError>) -> Result<Self, CliError> {
+        let (began, mut times) = (Instant::now(), Vec::new());
+        while times.len() < 4 || began.elapsed() < length {
+            let started = Instant::now();
+            once()?;
+            times.push(started.elapsed());
+        }
+        times.remove(0);
+        times.sort_unstable();
+        Ok(Self(times))
     }
-    times.remove(0);
-    times.sort_unstable();
-    Ok(times[times.len() / 2])
+
+    /// What a single one takes, whatever disturbed a few.
+    pub fn median(&self) -> Duration {
+        self.0[self.0.len() / 2]
+    }
+
+    /// What one takes of all the time, to compare with a rate.
+    pub fn mean(&self) -> Duration {
+        self.0.iter().sum::<Duration>() / self.0.len() as u32
+    }
 }

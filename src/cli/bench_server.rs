@@ -22,7 +22,7 @@ use crate::rpc::pb::{ClassifyRequest, ClassifyResponse, DescribeModelRequest};
 #[derive(Args, Clone, Debug)]
 pub(super) struct BenchServeArgs {
     #[command(flatten)]
-    model: ModelArgs,
+    pub model: ModelArgs,
     /// Clients at the same time
     #[arg(long, value_delimiter = ',', default_value = "1,32")]
     concurrency: Vec<usize>,
@@ -72,9 +72,9 @@ pub(super) async fn run(args: BenchServeArgs) -> Result<(), CliError> {
             // Before and after, so that a drifting machine's mean is compared.
             let mut without_server = || -> Result<_, CliError> {
                 let Some(bare) = &mut bare else { return Ok(None) };
-                let forward = bare.measure(batch, length / 4)?;
+                let forward = bare.measure(batch, length / 4)?.mean();
                 let local = match concurrency {
-                    1 => Some(bare.measure_pictures(&pictures, length / 4)?),
+                    1 => Some(bare.measure_pictures(&pictures, length / 4)?.median()),
                     _ => None,
                 };
                 Ok(Some((forward, local)))

@@ -3,6 +3,7 @@
 mod bench;
 mod bench_cache;
 mod bench_heads;
+mod bench_image;
 mod bench_server;
 mod bench_upload;
 mod classify;
@@ -73,7 +74,6 @@ enum Command {
 
 /// Parses the command line and runs it.
 pub fn run() -> ExitCode {
-    crate::model::keep_freed_memory();
     let command = match Cli::parse().command {
         Command::Serve(args) => return serve::run(*args),
         Command::Weights(command) => {
@@ -82,6 +82,9 @@ pub fn run() -> ExitCode {
         }
         command => command,
     };
+    if let Command::Bench(command) = &command {
+        command.prepare_memory();
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return CliError::from(error).report(),

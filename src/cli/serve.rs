@@ -6,6 +6,7 @@ use crate::server::{ServeArgs, serve};
 
 /// Serves until a signal comes; exit code 0 if everything accepted was answered, else 1.
 pub(super) fn run(args: ServeArgs) -> ExitCode {
+    args.network().prepare_memory();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let result = runtime.map_err(Into::into).and_then(|runtime| {
         let served = runtime.block_on(serve(args));

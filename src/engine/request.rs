@@ -21,6 +21,14 @@ pub enum Row {
 }
 
 impl Row {
+    /// The picture, if that is what it is.
+    pub fn pixels(&self) -> Option<Pixels> {
+        match self {
+            Self::Pixels(pixels) => Some(pixels.clone()),
+            Self::Features(_) => None,
+        }
+    }
+
     /// The features, if that is what it is.
     pub fn features(&self) -> Option<Arc<[f32]>> {
         match self {

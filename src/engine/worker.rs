@@ -24,32 +24,33 @@ pub(super) struct Worker {
 impl Worker {
     /// Runs until the batcher has gone and every batch is answered.
     pub fn run(mut self) {
-        let mut pixels = Vec::new();
         while let Some(batch) = self.batches.blocking_recv() {
             // What has its features needs little, and does not wait for the pictures of its batch.
             let (known, pictures): (Batch, Batch) = batch
                 .into_iter()
                 .partition(|entry| matches!(entry.request.input, Row::Features(_)));
             self.answer_features(known);
-            self.answer_pictures(pictures, &mut pixels);
+            self.answer_pictures(pictures);
             // The channel has room for every batch the batcher may have out; if the batcher has gone, nobody counts.
             let _ = self.finished.try_send(());
         }
     }
 
-    fn answer_pictures(&mut self, batch: Batch, pixels: &mut Vec<u8>) {
-        let batch = self.prepare(batch, pixels);
+    fn answer_pictures(&mut self, batch: Batch) {
+        let batch = self.prepare(batch);
         if batch.is_empty() {
             return;
         }
         let asked: Vec<usize> = (0..batch.len()).filter(|&row| batch[row].request.features).collect();
+        let pixels: Vec<_> = batch.iter().filter_map(|entry| entry.request.input.pixels()).collect();
         self.answer(batch, asked, |network, grouping, asked| {
-            network.forward(pixels, &grouping.heads(), asked)
+            let pictures: Vec<&[u8]> = pixels.iter().map(Pixels::as_bytes).collect();
+            network.forward(&pictures, &grouping.heads(), asked)
         });
     }
 
     fn answer_features(&mut self, batch: Batch) {
-        let batch = self.prepare(batch, &mut Vec::new());
+        let batch = self.prepare(batch);
         if batch.is_empty() {
             return;
         }
@@ -106,26 +107,13 @@ impl Worker {
         }
     }
 
-    /// Leaves out whoever has gone or run out of time, up to the moment before the forward pass, and gathers the rest's
-    /// pixels.
-    fn prepare(&self, mut batch: Batch, pixels: &mut Vec<u8>) -> Batch {
-        loop {
-            let now = Instant::now();
-            let alive = |entry| self.metrics.alive(entry, now);
-            batch = batch.into_iter().filter_map(alive).collect();
-            pixels.clear();
-            pixels.reserve(batch.len() * Pixels::BYTES);
-            for entry in &batch {
-                if let Row::Pixels(picture) = &entry.request.input {
-                    pixels.extend_from_slice(picture.as_bytes());
-                }
-            }
-            let now = Instant::now();
-            if !batch.iter().any(|entry| entry.request.expired(now)) {
-                batch.iter_mut().for_each(|entry| entry.in_queue = None);
-                return batch;
-            }
-        }
+    /// Leaves out whoever has gone or run out of time, up to the moment before the forward pass.
+    fn prepare(&self, batch: Batch) -> Batch {
+        let now = Instant::now();
+        let alive = |entry| self.metrics.alive(entry, now);
+        let mut batch: Batch = batch.into_iter().filter_map(alive).collect();
+        batch.iter_mut().for_each(|entry| entry.in_queue = None);
+        batch
     }
 
     /// A panic in the network costs its batch an error, not the server its life.

@@ -2,38 +2,29 @@
 
 use std::fmt;
 
+use bytes::Bytes;
+
 use super::error::ImageError;
 
 /// The side of a picture that enters the network, in pixels.
 pub const SIDE: usize = 224;
 
-/// 224 x 224 x 3 u8: rows from the top, pixels from the left, red, green, blue.
+/// 224 x 224 x 3 u8: rows from the top, pixels from the left, red, green, blue. Clones share the bytes.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Pixels(Box<[u8]>);
+pub struct Pixels(Bytes);
 
 impl Pixels {
     /// How many bytes a picture has.
     pub const BYTES: usize = SIDE * SIDE * 3;
 
-    /// Takes raw pixels as they are.
+    /// Takes raw pixels as they are, without a copy.
     ///
     /// # Errors
     /// [`ImageError::PixelsLength`] unless there are exactly [`Pixels::BYTES`].
-    pub fn from_bytes(bytes: &[u8]) -> Result<Self, ImageError> {
-        Self::check(bytes.len())?;
-        Ok(Self(bytes.into()))
-    }
-
-    /// As [`Pixels::from_bytes`], without a copy.
-    pub(super) fn from_vec(bytes: Vec<u8>) -> Result<Self, ImageError> {
-        Self::check(bytes.len())?;
-        Ok(Self(bytes.into()))
-    }
-
-    fn check(got: usize) -> Result<(), ImageError> {
-        let expected = Self::BYTES;
+    pub fn from_bytes(bytes: Bytes) -> Result<Self, ImageError> {
+        let (got, expected) = (bytes.len(), Self::BYTES);
         if got == expected {
-            Ok(())
+            Ok(Self(bytes))
         } else {
             Err(ImageError::PixelsLength { got, expected })
         }

@@ -19,7 +19,7 @@ pub(super) fn to_pixels(samples: Samples) -> Result<Pixels, ImageError> {
         format: "decoded",
         reason: error.to_string(),
     })?;
-    Pixels::from_vec(channels.into_rgb(resized))
+    Pixels::from_bytes(channels.into_rgb(resized).into())
 }
 
 /// Bilinear with antialiasing when shrinking, columns first and bytes in between: Pillow's order. In one call the library

@@ -2,17 +2,11 @@
 
 /// Makes glibc keep that memory between batches instead of returning it and faulting it in again, and keep it in one
 /// place: a thread's own arena holds no block above 64 MiB. To be called before any thread is started.
-pub fn keep_freed_memory() {
+pub(super) fn keep_freed_memory() {
     // SAFETY: mallopt only changes the allocator's settings.
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, 1);
         libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 30);
         libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX);
     }
-}
-
-/// Gives the system what was freed, which otherwise stays with the process after [`keep_freed_memory`].
-pub(super) fn give_back_freed_memory() {
-    // SAFETY: it touches free memory alone.
-    unsafe { libc::malloc_trim(0) };
 }

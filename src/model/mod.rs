@@ -32,7 +32,6 @@ pub use demo::{demo_head, demo_head_from, demo_parameters};
 pub use describe::describe_layers;
 pub use digest::Digest;
 pub use fit::{Misfit, fit_backbone, fit_head};
-pub use memory::keep_freed_memory;
 pub use network::{HeadRows, Network, NetworkError, Outputs, PlacedHead, Placer, StepCount};
 pub use prediction::{Prediction, top_k};
 pub use settings::{DeviceChoice, EngineChoice, NetworkSettings, Precision, network};

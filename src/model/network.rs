@@ -12,12 +12,17 @@ pub trait Network: Send {
     /// Runs pictures through the backbone and the heads' own layers, each step once for all rows whose heads agree up to
     /// it, then each group of rows through its head's last Linear.
     ///
-    /// `pixels` holds 224x224x3 u8 for each row of the batch, RGB interleaved; `features` names the rows whose features,
-    /// of the backbone alone, are wanted, ascending.
+    /// `pictures` has 224x224x3 u8 for each row of the batch, RGB interleaved; `features` names the rows whose features, of
+    /// the backbone alone, are wanted, ascending.
     ///
     /// # Errors
     /// [`NetworkError`] if the device failed; the network stays usable.
-    fn forward(&mut self, pixels: &[u8], groups: &[HeadRows<'_>], features: &[usize]) -> Result<Outputs, NetworkError>;
+    fn forward(
+        &mut self,
+        pictures: &[&[u8]],
+        groups: &[HeadRows<'_>],
+        features: &[usize],
+    ) -> Result<Outputs, NetworkError>;
 
     /// Runs rows of the backbone's features through the last Linear of heads that override nothing else. On the CPU the
     /// logits have the same bits as those that [`Network::forward`] gave with these features.

@@ -20,7 +20,7 @@ struct NullPlacer;
 impl Network for NullNetwork {
     fn forward(
         &mut self,
-        _pixels: &[u8],
+        _pictures: &[&[u8]],
         groups: &[HeadRows<'_>],
         features: &[usize],
     ) -> Result<Outputs, NetworkError> {

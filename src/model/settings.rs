@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use tch::Device;
 
+use super::memory::keep_freed_memory;
 use super::native::native_network;
 use super::network::{Network, NetworkError};
 use super::null::null_network;
@@ -94,6 +95,28 @@ pub struct NetworkSettings {
     pub threads: usize,
 }
 
+impl NetworkSettings {
+    /// Suits the C allocator to what will compute. To be called before any thread is started.
+    pub fn prepare_memory(&self) {
+        if self.needs_libtorch() {
+            keep_freed_memory();
+        }
+    }
+
+    /// Whether libtorch computes if there is no GPU.
+    fn needs_libtorch(&self) -> bool {
+        match self.engine {
+            EngineChoice::Native | EngineChoice::Null => false,
+            EngineChoice::Torch => true,
+            EngineChoice::Auto => !self.native_numbers() || matches!(winograd::Isa::best(), winograd::Isa::Portable),
+        }
+    }
+
+    fn native_numbers(&self) -> bool {
+        matches!(self.precision, Precision::Auto | Precision::F32 | Precision::Int16)
+    }
+}
+
 /// Places `backbone`, without its last Linear, on the device.
 ///
 /// # Errors
@@ -107,22 +130,18 @@ pub fn network(backbone: Backbone, settings: NetworkSettings) -> Result<Box<dyn 
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
     let threads = if settings.threads == 0 { cores } else { settings.threads };
     let device = find_device(settings.device)?;
-    let numbers = matches!(precision, Precision::Auto | Precision::F32 | Precision::Int16);
-    let native = match engine {
-        EngineChoice::Native if device != Device::Cpu => {
+    if engine == EngineChoice::Native {
+        if device != Device::Cpu {
             return Err(unfit("computes on the CPU; add --device cpu"));
         }
-        EngineChoice::Native if !numbers => return Err(unfit("computes in f32 or int16; change --precision")),
-        EngineChoice::Native => true,
-        EngineChoice::Auto => {
-            device == Device::Cpu && numbers && !matches!(winograd::Isa::best(), winograd::Isa::Portable)
+        if !settings.native_numbers() {
+            return Err(unfit("computes in f32 or int16; change --precision"));
         }
-        EngineChoice::Torch | EngineChoice::Null => false,
-    };
-    if native {
-        return Ok(native_network(backbone, precision, threads));
     }
-    torch_network(&backbone, device, precision, threads)
+    if device != Device::Cpu || settings.needs_libtorch() {
+        return torch_network(&backbone, device, precision, threads);
+    }
+    Ok(native_network(backbone, precision, threads))
 }
 
 fn unfit(reason: &str) -> NetworkError {

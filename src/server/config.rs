@@ -302,7 +302,7 @@ impl ServeArgs {
     }
 
     /// What the forward pass needs to know.
-    pub(super) fn network(&self) -> NetworkSettings {
+    pub(crate) fn network(&self) -> NetworkSettings {
         NetworkSettings {
             engine: self.engine,
             device: self.device,

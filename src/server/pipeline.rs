@@ -170,7 +170,7 @@ where
         Box::pin(async move {
             let started = Instant::now();
             let (input, encoded) = match request.input.clone() {
-                Input::Pixels(bytes) => (Pixels::from_bytes(&bytes)?, false),
+                Input::Pixels(bytes) => (Pixels::from_bytes(bytes)?, false),
                 Input::Image(bytes) => (decoders.decode(bytes).await?, true),
             };
             let mut answer = engine.oneshot(request.with_input(Row::Pixels(input))).await?;

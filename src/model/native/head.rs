@@ -71,7 +71,7 @@ impl NativePlacer {
         let mut pass = NativePass {
             stack: &self.stack,
             workspace: &mut Workspace::new(1),
-            pixels: &[],
+            pictures: &[],
         };
         let width = head.weight.shape[1];
         let (ones, end) = (vec![1.0; width], self.stack.steps.len());

@@ -5,13 +5,10 @@ use std::sync::Arc;
 use super::head::{NativeHead, NativePlacer};
 use super::steps::{NativePass, NativeStack, Rows, Workspace, pack};
 use crate::model::host_linear::host_linear;
-use crate::model::memory::give_back_freed_memory;
 use crate::model::network::{HeadRows, Network, NetworkError, Outputs, Placer, downcast};
 use crate::model::settings::Precision;
 use crate::model::walk::{Stepper as _, walk};
 use crate::model::weights::Backbone;
-
-const PICTURE_BYTES: usize = 224 * 224 * 3;
 
 /// Packs `backbone`, without its last Linear, for `threads` threads; int16 or else f32.
 pub fn native_network(backbone: Backbone, precision: Precision, threads: usize) -> Box<dyn Network> {
@@ -20,7 +17,6 @@ pub fn native_network(backbone: Backbone, precision: Precision, threads: usize) 
         _ => (winograd::Precision::Float, "f32"),
     };
     let stack = Arc::new(pack(backbone.architecture.steps(), backbone.parameters, numbers));
-    give_back_freed_memory();
     Box::new(NativeNetwork {
         placer: Arc::new(NativePlacer::new(Arc::clone(&stack))),
         stack,
@@ -37,7 +33,12 @@ struct NativeNetwork {
 }
 
 impl Network for NativeNetwork {
-    fn forward(&mut self, pixels: &[u8], groups: &[HeadRows<'_>], features: &[usize]) -> Result<Outputs, NetworkError> {
+    fn forward(
+        &mut self,
+        pictures: &[&[u8]],
+        groups: &[HeadRows<'_>],
+        features: &[usize],
+    ) -> Result<Outputs, NetworkError> {
         if groups.is_empty() && features.is_empty() {
             return Ok(Outputs::default());
         }
@@ -47,10 +48,10 @@ impl Network for NativeNetwork {
         let mut pass = NativePass {
             stack: &self.stack,
             workspace: &mut self.workspace,
-            pixels,
+            pictures,
         };
-        let pictures = Rows::Pictures((0..pixels.len() / PICTURE_BYTES).collect());
-        let leaves = walk(&mut pass, &pictures, groups, &overrides, features)?;
+        let all = Rows::Pictures((0..pictures.len()).collect());
+        let leaves = walk(&mut pass, &all, groups, &overrides, features)?;
 
         let rows: Vec<&[f32]> = leaves.features.iter().flat_map(Rows::vectors).collect();
         let last = heads.iter().zip(&leaves.groups);

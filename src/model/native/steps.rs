@@ -19,9 +19,6 @@ const GROUP: usize = 8;
 /// are small.
 const LARGE_SIDE: usize = 56;
 
-const PICTURE_SIDE: usize = 224;
-const PICTURE_BYTES: usize = PICTURE_SIDE * PICTURE_SIDE * 3;
-
 /// The steps' parameters in memory.
 pub(super) type NativeStack = Stack<Weight, Bias>;
 /// A head's.
@@ -165,7 +162,7 @@ pub(super) struct NativePass<'a> {
     pub stack: &'a NativeStack,
     pub workspace: &'a mut Workspace,
     /// The batch's pictures: 224 x 224 x 3 u8 each, RGB interleaved.
-    pub pixels: &'a [u8],
+    pub pictures: &'a [&'a [u8]],
 }
 
 impl NativePass<'_> {
@@ -223,8 +220,7 @@ impl NativePass<'_> {
         for (place, row) in group.enumerate() {
             match rows {
                 Rows::Pictures(pictures) => {
-                    let picture = &self.pixels[pictures[row] * PICTURE_BYTES..][..PICTURE_BYTES];
-                    normalise(picture, image, engine);
+                    normalise(self.pictures[pictures[row]], image, engine);
                 }
                 Rows::Maps(maps) => {
                     image.reset(1, maps.channels(), maps.height(), maps.width());

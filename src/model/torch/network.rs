@@ -93,14 +93,19 @@ impl Stepper for TorchNetwork {
 }
 
 impl Network for TorchNetwork {
-    fn forward(&mut self, pixels: &[u8], groups: &[HeadRows<'_>], features: &[usize]) -> Result<Outputs, NetworkError> {
+    fn forward(
+        &mut self,
+        pictures: &[&[u8]],
+        groups: &[HeadRows<'_>],
+        features: &[usize],
+    ) -> Result<Outputs, NetworkError> {
         if groups.is_empty() && features.is_empty() {
             return Ok(Outputs::default());
         }
         let _no_gradients = tch::no_grad_guard();
         let [height, width, channels] = PICTURE;
-        let count = pixels.len() as i64 / (height * width * channels);
-        let pixels = Tensor::f_from_data_size(pixels, &[count, height, width, channels], Kind::Uint8)?;
+        let shape = [pictures.len() as i64, height, width, channels];
+        let pixels = Tensor::f_from_data_size(&pictures.concat(), &shape, Kind::Uint8)?;
         let pixels = pixels.f_to_device(self.steps.placement.device)?;
 
         let locked: Vec<_> = groups.iter().map(|group| group.head.tensors()).collect();
