@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::thread::{JoinHandle, Thread};
 
 /// How often a thread looks for work before it sleeps: about 50 µs, longer than the pause between two layers.
 const SPINS_MAX: usize = 4_000;
@@ -33,6 +33,8 @@ struct Shared {
 struct Board {
     work: Option<&'static Work<'static>>,
     items: usize,
+    /// Who waits for the piece to be finished.
+    caller: Option<Thread>,
     stop: bool,
 }
 
@@ -47,6 +49,7 @@ impl Pool {
             board: Mutex::new(Board {
                 work: None,
                 items: 0,
+                caller: None,
                 stop: false,
             }),
             posted: Condvar::new(),
@@ -83,10 +86,7 @@ impl Pool {
         let work = unsafe { std::mem::transmute::<&Work<'_>, &'static Work<'static>>(work) };
         self.shared.post(work, items, self.workers.len());
         let own = catch_unwind(AssertUnwindSafe(|| self.shared.take_items(work, items, 0)));
-        let mut spins = 0;
-        while self.shared.busy.load(Ordering::Acquire) > 0 {
-            pause(&mut spins);
-        }
+        self.shared.wait_for_workers();
         self.shared.board().work = None;
         if let Err(panic) = own {
             resume_unwind(panic);
@@ -117,6 +117,7 @@ impl Shared {
         let mut board = self.board();
         board.work = Some(work);
         board.items = items;
+        board.caller = Some(std::thread::current());
         self.next.store(0, Ordering::Relaxed);
         self.busy.store(workers, Ordering::Relaxed);
         // Release: a worker that sees the new epoch without the lock sees the counters, too.
@@ -128,20 +129,24 @@ impl Shared {
     fn serve(&self, thread: usize) {
         let mut seen = 0;
         loop {
-            let (work, items) = {
+            let (work, items, caller) = {
                 let board = self.wait_for_news(seen);
                 if board.stop {
                     return;
                 }
                 seen = self.epoch.load(Ordering::Acquire);
-                (board.work, board.items)
+                (board.work, board.items, board.caller.clone())
             };
             if let Some(work) = work {
                 let share = catch_unwind(AssertUnwindSafe(|| self.take_items(work, items, thread)));
                 if share.is_err() {
                     self.panicked.store(true, Ordering::Relaxed);
                 }
-                self.busy.fetch_sub(1, Ordering::Release);
+                if self.busy.fetch_sub(1, Ordering::Release) == 1
+                    && let Some(caller) = caller
+                {
+                    caller.unpark();
+                }
             }
         }
     }
@@ -161,6 +166,20 @@ impl Shared {
         board
     }
 
+    /// Spins, then sleeps, until the workers have finished. A thread that yielded instead would, on a busy machine, wait for
+    /// its turn long after they have.
+    fn wait_for_workers(&self) {
+        let mut spins = 0;
+        while self.busy.load(Ordering::Acquire) > 0 {
+            if spins < SPINS_MAX {
+                spins += 1;
+                std::hint::spin_loop();
+            } else {
+                std::thread::park();
+            }
+        }
+    }
+
     fn take_items(&self, work: &Work<'_>, items: usize, thread: usize) {
         loop {
             let item = self.next.fetch_add(1, Ordering::Relaxed);
@@ -173,16 +192,6 @@ impl Shared {
 
     fn board(&self) -> MutexGuard<'_, Board> {
         self.board.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Spins for a while, then lets other threads of the machine run.
-fn pause(spins: &mut usize) {
-    *spins += 1;
-    if *spins < SPINS_MAX {
-        std::hint::spin_loop();
-    } else {
-        std::thread::yield_now();
     }
 }
 
