@@ -10,13 +10,16 @@ use std::path::Path;
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 
-use crate::model::Parameters;
+use crate::model::{Parameters, breathe};
 
 #[cfg(target_endian = "big")]
 compile_error!("safetensors files are little-endian, and their bytes are used as they lie in memory");
 
 /// The data begin at a multiple of this.
 const ALIGNMENT: usize = 8;
+
+/// Numbers that are written at a time.
+const WRITE_BLOCK: usize = 64 << 10;
 
 /// Free-form text that the header holds.
 pub(super) type Texts = HashMap<String, String>;
@@ -42,7 +45,10 @@ pub(super) fn write_durably(path: &Path, texts: Texts, parameters: &Parameters) 
     file.write_all(&(header.len() as u64).to_le_bytes())?;
     file.write_all(&header)?;
     for tensor in parameters.values() {
-        file.write_all(bytemuck::cast_slice(&tensor.values))?;
+        for block in tensor.values.chunks(WRITE_BLOCK) {
+            file.write_all(bytemuck::cast_slice(block))?;
+            breathe();
+        }
     }
     file.sync_all()
 }

@@ -9,6 +9,10 @@ use sha2::{Digest as _, Sha256};
 
 use super::error::HeadError;
 use super::store::StoreError;
+use crate::model::breathe;
+
+/// Bytes that are hashed and written at a time.
+const WRITE_BLOCK: usize = 256 << 10;
 
 /// The setting that bounds an upload.
 pub const UPLOAD_BYTES_MAX: &str = "--upload-bytes-max";
@@ -100,8 +104,11 @@ impl Upload {
                 format!("more than the announced {announced} bytes came"),
             ));
         }
-        self.hash.update(chunk);
-        self.file.write_all(chunk).map_err(failed("write", &self.path))?;
+        for block in chunk.chunks(WRITE_BLOCK) {
+            self.hash.update(block);
+            self.file.write_all(block).map_err(failed("write", &self.path))?;
+            breathe();
+        }
         Ok(())
     }
 

@@ -4,6 +4,7 @@ use std::fmt;
 
 use sha2::{Digest as _, Sha256};
 
+use super::pace::breathe;
 use super::tensor::{HostTensor, Parameters};
 
 /// A SHA-256, printed as 64 lower-case hexadecimal digits.
@@ -23,6 +24,7 @@ impl Digest {
             block.clear();
             block.extend(values.iter().flat_map(|value| value.to_le_bytes()));
             hash.update(&block);
+            breathe();
         }
         Self(hash.finalize().into())
     }

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{Semaphore, watch};
 use tonic::Status;
 
@@ -16,6 +17,8 @@ pub struct Serving {
     pub pipeline: Pipeline,
     /// Waits for its turn: for streams, which have flow control.
     pub patient_pipeline: Pipeline,
+    /// Requests admitted and not yet answered.
+    pub in_flight: Gauge,
     /// The heads.
     pub registry: HeadRegistry<PlacedHead>,
     /// How many more requests may wait for heads to be loaded.
@@ -28,6 +31,13 @@ pub struct Serving {
     pub head_limits: HeadLimits,
     /// What DescribeModel tells.
     pub model: ModelInfo,
+}
+
+impl Serving {
+    /// Whether somebody waits for an answer.
+    pub(super) fn busy(&self) -> bool {
+        self.in_flight.get() > 0
+    }
 }
 
 /// What is known of the backbone once it is loaded.

@@ -84,6 +84,7 @@ pub(super) async fn load(args: &ServeArgs, metrics: &Metrics) -> Result<(Arc<Ser
     let serving = Serving {
         pipeline,
         patient_pipeline,
+        in_flight: metrics.pipeline.in_flight.clone(),
         registry: loaded.registry,
         load_waits: Semaphore::new(args.in_flight_max),
         uploads: loaded.uploads,

@@ -30,7 +30,8 @@ pub(super) struct PipelineLimits {
 /// What the pipeline measures.
 #[derive(Clone, Debug)]
 pub(super) struct PipelineMetrics {
-    in_flight: Gauge,
+    /// Requests admitted and not yet answered.
+    pub in_flight: Gauge,
     decode: Histogram,
 }
 

@@ -5,7 +5,11 @@ use safetensors::Dtype;
 
 use super::error::{CheckpointError, shown};
 use super::source::Source;
+use crate::model::pace::breathe;
 use crate::model::tensor::HostTensor;
+
+/// Numbers that are looked at between two breaths.
+const FINITE_BLOCK: usize = 64 << 10;
 
 /// Tensors in a checkpoint at most: a VGG16 has 32, and thrice that with its optimiser's.
 pub(super) const TENSORS_MAX: usize = 4096;
@@ -104,7 +108,11 @@ impl TensorEntry {
             None => self.read_row_by_row(source, item, widen)?,
             Some(strides) => self.gather(source, item, widen, strides)?,
         };
-        if let Some(index) = values.iter().position(|value| !value.is_finite()) {
+        let finite = values.chunks(FINITE_BLOCK).all(|block| {
+            breathe();
+            block.iter().all(|value| value.is_finite())
+        });
+        if !finite && let Some(index) = values.iter().position(|value| !value.is_finite()) {
             return Err(CheckpointError::NotFinite {
                 name: shown(&self.name),
                 value: values[index],
@@ -119,6 +127,7 @@ impl TensorEntry {
         let mut values = Vec::with_capacity(count);
         source.read_blocks(self.layout.start, (count * item) as u64, |block| {
             widen(block, &mut values);
+            breathe();
         })?;
         Ok(values)
     }
