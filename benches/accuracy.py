@@ -15,24 +15,14 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from torchvision.models import vgg16
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts/parity"))
+from engines import seeded  # noqa: E402
 from logits import PHOTOGRAPHS, ask, serve  # noqa: E402
 
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
 BATCH = 20
-
-
-def seeded():
-    """torchvision's VGG16 with He's uniform bounds in every layer, so that activations keep their size, and small biases."""
-    torch.manual_seed(0)
-    net = vgg16(weights=None, init_weights=False).eval()
-    with torch.no_grad():
-        for p in net.parameters():
-            p.uniform_(-1, 1).mul_((6 / p[0].numel()) ** 0.5 if p.dim() > 1 else 0.05)
-    return net
 
 
 def pictures(count):

@@ -22,7 +22,7 @@ from torchvision.models import vgg16
 
 
 def seeded():
-    """torchvision's VGG16 with He's uniform bounds in every layer and biases up to 0.05."""
+    """torchvision's VGG16 with He's uniform bounds in every layer, so that activations keep their size, and small biases."""
     torch.manual_seed(0)
     net = vgg16(weights=None, init_weights=False).eval()
     with torch.no_grad():
@@ -165,10 +165,11 @@ class Bench:
                 print(f"| {name} | {ms:.1f} | {ms / peer:.2f} |")
 
 
-parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-parser.add_argument("headswap", help="the release binary")
-parser.add_argument("--rounds", type=int, default=5)
-parser.add_argument("--threads", type=int, default=2)
-parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
-parser.add_argument("--dir", default=f"{tempfile.gettempdir()}/headswap-engines", help="where exported models are kept")
-Bench(parser.parse_args()).run()
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("headswap", help="the release binary")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--dir", default=f"{tempfile.gettempdir()}/headswap-engines", help="where exported models are kept")
+    Bench(parser.parse_args()).run()

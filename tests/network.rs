@@ -191,3 +191,31 @@ fn our_own_results_are_the_same_in_any_batch() {
         }
     }
 }
+
+#[test]
+fn choices_that_do_not_fit_are_refused() {
+    let named = |engine, device, precision| {
+        let mut backbone = Backbone::load(&WeightsSource::Demo, Architecture::Vgg16Narrow).unwrap();
+        backbone.take_last_linear();
+        let settings = NetworkSettings {
+            engine,
+            device,
+            precision,
+            threads: 1,
+        };
+        network(backbone, settings)
+            .map(|network| network.device().1)
+            .map_err(|error| error.to_string())
+    };
+    use EngineChoice::{Auto, Native, Torch};
+    let cpu = DeviceChoice::Cpu;
+    assert_eq!(named(Native, cpu, Precision::Auto).unwrap(), "f32");
+    assert_eq!(named(Native, cpu, Precision::Int16).unwrap(), "int16");
+    assert_eq!(named(Auto, cpu, Precision::Bf16).unwrap(), "bf16");
+    let refused = named(Native, cpu, Precision::Bf16).unwrap_err();
+    assert!(refused.contains("change --precision"), "{refused}");
+    let refused = named(Torch, cpu, Precision::Int16).unwrap_err();
+    assert!(refused.contains("--engine native"), "{refused}");
+    let refused = named(Auto, DeviceChoice::Cuda(99), Precision::Auto).unwrap_err();
+    assert!(refused.contains("--device cuda:99"), "{refused}");
+}

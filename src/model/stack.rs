@@ -3,11 +3,14 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use super::architecture::LayerKind;
 use super::digest::Digest;
 use super::network::NetworkError;
 use super::plan::StepKey;
 use super::step::Step;
 use super::tensor::{HostTensor, Parameters};
+
+const PICTURE_SIDE: usize = 224;
 
 /// The parameters of one step as a device has them: a weight of type `W`, a bias of type `B`.
 pub(super) struct StepParameters<W, B> {
@@ -41,6 +44,25 @@ impl<W, B> Stack<W, B> {
     pub fn parameters<'a>(&'a self, step: usize, head: Option<&'a Overrides<W, B>>) -> &'a StepParameters<W, B> {
         head.and_then(|head| head.steps.get(&step))
             .unwrap_or(&self.backbone[step])
+    }
+
+    /// The shape of one row that enters a step, or that leaves the last one: channels, side and side, or a length.
+    pub fn input_shape(&self, step: usize) -> Vec<usize> {
+        match (self.steps.get(step), self.steps.last()) {
+            (Some(next), _) => match next.kind {
+                LayerKind::Conv { input, .. } => {
+                    let pools = self.steps[..step].iter().filter(|step| step.pool).count();
+                    vec![input, PICTURE_SIDE >> pools, PICTURE_SIDE >> pools]
+                }
+                LayerKind::Linear { input, .. } => vec![input],
+                _ => unreachable!("only layers with parameters are steps"),
+            },
+            (None, Some(last)) => match last.kind {
+                LayerKind::Conv { output, .. } | LayerKind::Linear { output, .. } => vec![output],
+                _ => unreachable!("only layers with parameters are steps"),
+            },
+            (None, None) => Vec::new(),
+        }
     }
 
     /// How many of the steps are convolutions; they come first.

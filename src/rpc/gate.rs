@@ -34,9 +34,10 @@ pub struct Serving {
 }
 
 impl Serving {
-    /// Whether somebody waits for an answer.
-    pub(super) fn busy(&self) -> bool {
-        self.in_flight.get() > 0
+    /// Whether somebody waits for an answer, whenever that is asked.
+    pub(super) fn busy(&self) -> impl Fn() -> bool + Send + 'static {
+        let in_flight = self.in_flight.clone();
+        move || in_flight.get() > 0
     }
 }
 

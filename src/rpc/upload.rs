@@ -46,7 +46,7 @@ pub(super) async fn upload(
         dry_run: header.dry_run,
         annotations: header.annotations,
     };
-    let swapped = gently("upload-swap", Arc::clone(&serving), move || {
+    let swapped = gently("upload-swap", serving.busy(), move || {
         let _until_the_end = (permit, counted);
         swap.run(Source::Upload(upload), &serving, &metrics)
     });
@@ -75,12 +75,12 @@ async fn receive(
         sha256: header.sha256.clone(),
     };
     let uploads = Arc::clone(serving);
-    let mut upload = on_disk(gently("upload-begin", Arc::clone(serving), move || {
+    let mut upload = on_disk(gently("upload-begin", serving.busy(), move || {
         uploads.uploads.begin(announced)
     }))
     .await?;
     let (chunks, mut waiting) = mpsc::channel::<Bytes>(CHUNKS_WAITING_MAX);
-    let written = tokio::spawn(gently("upload-write", Arc::clone(serving), move || {
+    let written = tokio::spawn(gently("upload-write", serving.busy(), move || {
         while let Some(chunk) = waiting.blocking_recv() {
             upload.write(&chunk)?;
         }

@@ -5,15 +5,12 @@ use std::sync::Arc;
 use winograd::{Bias, Maps};
 
 use super::steps::{NativeOverrides, NativePass, NativeStack, Rows, Vectors, Weight, Workspace};
-use crate::model::architecture::LayerKind;
-use crate::model::host_linear::HeadProduct;
+use crate::model::host_linear::{HeadProduct, host_linear};
 use crate::model::network::{NetworkError, PlacedHead, Placer};
 use crate::model::stack::Overriding;
 use crate::model::tensor::{HostTensor, Parameters};
 use crate::model::walk::Stepper as _;
-use crate::model::{LAST_BIAS, LAST_WEIGHT, host_linear};
-
-const PICTURE_SIDE: usize = 224;
+use crate::model::{LAST_BIAS, LAST_WEIGHT};
 
 /// The steps that a head overrides, and its last Linear as it was read.
 pub(super) struct NativeHead {
@@ -48,21 +45,14 @@ impl NativePlacer {
 
     /// One row of ones that may enter a step.
     fn ones(&self, step: usize) -> Rows {
-        let vectors = |width| {
-            let numbers = vec![1.0; width];
-            Rows::Vectors(Vectors { numbers, width })
-        };
-        match self.stack.steps.get(step).map(|step| step.kind) {
-            Some(LayerKind::Conv { input, .. }) => {
-                let pools = self.stack.steps[..step].iter().filter(|step| step.pool).count();
-                let side = PICTURE_SIDE >> pools;
-                Rows::Maps(Maps::from_planes(
-                    &vec![1.0; input * side * side],
-                    [1, input, side, side],
-                ))
-            }
-            Some(LayerKind::Linear { input, .. }) => vectors(input),
-            _ => vectors(0),
+        let shape = self.stack.input_shape(step);
+        let numbers = vec![1.0; shape.iter().product()];
+        match shape[..] {
+            [channels, height, width] => Rows::Maps(Maps::from_planes(&numbers, [1, channels, height, width])),
+            _ => Rows::Vectors(Vectors {
+                width: numbers.len(),
+                numbers,
+            }),
         }
     }
 
@@ -73,13 +63,10 @@ impl NativePlacer {
             workspace: &mut Workspace::new(1),
             pictures: &[],
         };
-        let width = head.weight.shape[1];
-        let (ones, end) = (vec![1.0; width], self.stack.steps.len());
-        let features = match head.overrides.first() {
-            Some(first) => pass.run(first..end, &self.ones(first), Some(&head.overrides))?,
-            None => Rows::Vectors(Vectors { numbers: ones, width }),
-        };
-        let logits = host_linear::host_linear(&[head.last(features.vectors().collect())]);
+        let end = self.stack.steps.len();
+        let start = head.overrides.first().unwrap_or(end);
+        let features = pass.run(start..end, &self.ones(start), Some(&head.overrides))?;
+        let logits = host_linear(&[head.last(features.vectors().collect())]);
         if logits.iter().flatten().all(|logit| logit.is_finite()) {
             Ok(())
         } else {

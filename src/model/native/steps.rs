@@ -92,7 +92,6 @@ pub(super) enum Rows {
 }
 
 /// Rows of `width` numbers each, one after the other.
-#[derive(Clone, Default)]
 pub(super) struct Vectors {
     pub numbers: Vec<f32>,
     pub width: usize,
@@ -219,9 +218,7 @@ impl NativePass<'_> {
         let mut together = steps.start;
         for (place, row) in group.enumerate() {
             match rows {
-                Rows::Pictures(pictures) => {
-                    normalise(self.pictures[pictures[row]], image, engine);
-                }
+                Rows::Pictures(pictures) => normalise(self.pictures[pictures[row]], image, engine),
                 Rows::Maps(maps) => {
                     image.reset(1, maps.channels(), maps.height(), maps.width());
                     image.copy_image(0, maps, row);
@@ -288,12 +285,9 @@ impl Stepper for NativePass<'_> {
                 self.recycle(input);
             }
         }
-        match (done, rows) {
-            (Some(done), _) => Ok(done),
-            // Rows that part before the first step.
-            (None, Rows::Pictures(pictures)) => Ok(Rows::Pictures(pictures.clone())),
-            (None, Rows::Maps(maps)) => Ok(Rows::Maps(maps.clone())),
-            (None, Rows::Vectors(vectors)) => Ok(Rows::Vectors(vectors.clone())),
+        match done {
+            Some(done) => Ok(done),
+            None => self.select(rows, &(0..rows.count()).collect::<Vec<_>>()),
         }
     }
 

@@ -38,10 +38,9 @@ impl TorchPlacer {
         let backbone = &self.backbone;
         let end = backbone.stack.steps.len();
         let start = head.overrides.first().unwrap_or(end);
-        let ones = Tensor::f_ones(
-            backbone.input_shape(start),
-            (backbone.placement.kind, backbone.placement.device),
-        )?;
+        let row = backbone.stack.input_shape(start).into_iter();
+        let shape: Vec<i64> = [1].into_iter().chain(row.map(|size| size as i64)).collect();
+        let ones = Tensor::f_ones(shape, (backbone.placement.kind, backbone.placement.device))?;
         let features = backbone.run(start..end, &ones, Ok, Some(&head.overrides))?;
         let logits = last_linears(&features, &[(&head.last, &[0])])?;
         if logits.iter().flatten().all(|logit| logit.is_finite()) {

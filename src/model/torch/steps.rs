@@ -6,7 +6,6 @@ use std::sync::Arc;
 use tch::{Device, Tensor};
 
 use super::placement::{PlacedTensor, Placement};
-use crate::model::architecture::LayerKind;
 use crate::model::network::NetworkError;
 use crate::model::stack::{Overrides, Stack, StepParameters};
 use crate::model::step::Step;
@@ -15,8 +14,6 @@ use crate::model::tensor::{HostTensor, Parameters};
 /// Pictures that pass the convolutions together on the CPU. Their activations are the largest memory there is, 26 MB a
 /// picture in the first block; larger groups take more of it and are hardly faster (`benches/README.md`).
 const CPU_GROUP: i64 = 2;
-
-const PICTURE_SIDE: i64 = 224;
 
 /// The steps' parameters on the device.
 pub(super) type TorchStack = Stack<PlacedTensor, PlacedTensor>;
@@ -41,19 +38,6 @@ impl TorchSteps {
         let backbone = steps.iter().map(place).collect::<Result<_, _>>()?;
         let stack = Stack::new(steps, backbone);
         Ok(Self { placement, stack })
-    }
-
-    /// The shape of one row that enters a step.
-    pub fn input_shape(&self, step: usize) -> Vec<i64> {
-        let side = |step: usize| PICTURE_SIDE >> self.stack.steps[..step].iter().filter(|step| step.pool).count();
-        match self.stack.steps.get(step).map(|step| step.kind) {
-            Some(LayerKind::Conv { input, .. }) => vec![1, input as i64, side(step), side(step)],
-            Some(LayerKind::Linear { input, .. }) => vec![1, input as i64],
-            _ => match self.stack.steps.last().map(|step| step.kind) {
-                Some(LayerKind::Linear { output, .. }) => vec![1, output as i64],
-                _ => vec![1],
-            },
-        }
     }
 
     /// Drives rows through `steps`, each with the head's parameters or the backbone's. `prepare` is what a group of rows
