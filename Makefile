@@ -2,9 +2,11 @@
 SHELL := /bin/bash
 HEADSWAP := target/release/headswap
 ARGS ?=
+# A Python with a CUDA PyTorch 2.11.0, for gpu-check.
+PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo run test check bench parity readme-check deploy-check
+.PHONY: help setup build demo run test check bench parity readme-check gpu-check deploy-check
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 14
@@ -42,6 +44,9 @@ parity: build ## Compare pixels and logits with real torchvision, live
 readme-check: build ## Run the README's lines as printed
 	scripts/parity/setup
 	.venv/bin/python scripts/readme-check
+
+gpu-check: build ## On a machine with a GPU: logits, speed beside PyTorch, the served rate, swaps
+	$(PYTHON) benches/gpu.py $(HEADSWAP) $(ARGS)
 
 deploy-check: ## Build the Kubernetes manifests and validate them
 	scripts/deploy-check

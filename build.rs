@@ -1,6 +1,8 @@
-//! Compiles the proto files with a pure-Rust compiler and tells the binary where libtorch lies.
+//! Compiles the proto files with a pure-Rust compiler and the shim for CUDA with the C++ compiler, and tells the binary where
+//! libtorch lies.
 
-use std::path::PathBuf;
+use std::error::Error;
+use std::path::{Path, PathBuf};
 
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
@@ -9,7 +11,7 @@ use protox::file::{ChainFileResolver, DescriptorSetFileResolver, GoogleFileResol
 
 const ERROR_DETAILS: &str = "google/rpc/error_details.proto";
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+fn main() -> Result<(), Box<dyn Error>> {
     let out_dir = PathBuf::from(std::env::var("OUT_DIR")?);
     println!("cargo:rerun-if-changed=proto");
 
@@ -40,6 +42,43 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             "cargo:rustc-link-arg=-Wl,-rpath,{}",
             std::fs::canonicalize(library_dir)?.display()
         );
+    }
+    cuda_shim(&out_dir.join("libheadswap_cuda.so"))
+}
+
+/// Compiles the shim into a shared library, which the binary carries as data: whoever has no GPU never opens it. CUDA's
+/// compiler is not needed, only its headers, which `scripts/setup` puts beside libtorch's.
+fn cuda_shim(library: &Path) -> Result<(), Box<dyn Error>> {
+    const SOURCE: &str = "src/model/torch/cuda/shim.cpp";
+    println!("cargo:rerun-if-changed={SOURCE}");
+    let torch =
+        PathBuf::from(std::env::var("LIBTORCH_INCLUDE").map_err(|_| "LIBTORCH_INCLUDE is not set; run scripts/setup")?);
+    let cuda = torch.join("../nvidia/cu13");
+    let status = cc::Build::new()
+        .cpp(true)
+        .std("c++17")
+        .opt_level(2)
+        .include(torch.join("include"))
+        .include(cuda.join("include"))
+        .cargo_metadata(false)
+        .get_compiler()
+        .to_command()
+        .args(["-shared", "-fPIC", "-Wl,-z,defs", "-Wl,-s", "-o"])
+        .args([library, Path::new(SOURCE)])
+        .args([
+            format!("-L{}", torch.join("lib").display()),
+            format!("-L{}", cuda.join("lib").display()),
+        ])
+        .args([
+            "-ltorch_cuda",
+            "-lc10_cuda",
+            "-ltorch_cpu",
+            "-lc10",
+            "-l:libcudart.so.13",
+        ])
+        .status()?;
+    if !status.success() {
+        return Err(format!("{SOURCE} does not compile; run scripts/setup, which brings the headers").into());
     }
     Ok(())
 }

@@ -216,6 +216,6 @@ fn choices_that_do_not_fit_are_refused() {
     assert!(refused.contains("change --precision"), "{refused}");
     let refused = named(Torch, cpu, Precision::Int16).unwrap_err();
     assert!(refused.contains("--engine native"), "{refused}");
-    let refused = named(Auto, DeviceChoice::Cuda(99), Precision::Auto).unwrap_err();
+    let refused = named(Auto, DeviceChoice::Cuda(Some(99)), Precision::Auto).unwrap_err();
     assert!(refused.contains("--device cuda:99"), "{refused}");
 }

@@ -1,10 +1,11 @@
 //! `headswap bench`, and of its sub-commands `forward`: the network alone.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
+use super::bare_forward::BareForward;
 use super::bench_cache::{self, BenchCacheArgs};
 use super::bench_heads::{self, BenchHeadsArgs};
 use super::bench_image::{self, BenchImageArgs};
@@ -12,12 +13,7 @@ use super::bench_server::{self, BenchServeArgs};
 use super::bench_upload::{self, BenchUploadArgs};
 use super::error::CliError;
 use super::output::{print_json, print_table, table};
-use crate::image::{self, ImageLimits, Pixels};
-use crate::model::{
-    Architecture, Backbone, DeviceChoice, EngineChoice, HeadRows, Network, NetworkSettings, PlacedHead, Precision,
-    WeightsSource, network,
-};
-use crate::rpc::pb::classify_request::Input;
+use crate::model::{DeviceChoice, EngineChoice, NetworkSettings, Precision, WeightsSource};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum BenchCommand {
@@ -44,7 +40,7 @@ pub(super) struct ModelArgs {
     /// What computes; `null` computes nothing: the server alone
     #[arg(long, value_enum, default_value = "auto")]
     pub engine: EngineChoice,
-    /// auto, cpu, cuda or cuda:N
+    /// auto, cpu, cuda (every GPU) or cuda:N
     #[arg(long, default_value = "auto")]
     pub device: DeviceChoice,
     /// Element type
@@ -67,7 +63,7 @@ impl BenchCommand {
 }
 
 impl ModelArgs {
-    fn network(&self) -> NetworkSettings {
+    pub fn network(&self) -> NetworkSettings {
         NetworkSettings {
             engine: self.engine,
             device: self.device,
@@ -127,23 +123,25 @@ pub(super) async fn run(command: BenchCommand) -> Result<(), CliError> {
 }
 
 fn forward(args: &BenchForwardArgs) -> Result<(), CliError> {
-    let mut bare = BareForward::load(&args.model)?;
-    let (device, precision) = bare.network.device();
-    let mut rows = table(&["batch", "ms/image (median)", "images/s"]);
+    let bare = BareForward::load(&args.model)?;
+    let (device, precision) = &bare.device;
+    let length = Duration::from_secs_f64(args.seconds / 2.0);
+    let mut rows = table(&["batch", "ms/image (median)", "images/s", "ms for one batch alone"]);
     for &batch in &args.batch {
-        let per_image = bare
-            .measure(batch.max(1), Duration::from_secs_f64(args.seconds))?
-            .median()
-            .as_secs_f64();
+        let batch = batch.max(1);
+        let per_image = bare.measure(batch, length)?.median().as_secs_f64();
+        let alone = bare.measure_alone(batch, length)?.median().as_secs_f64();
         if args.json {
-            print_json(
-                &json!({ "batch": batch, "ms_per_image": per_image * 1e3, "device": device, "precision": precision }),
-            );
+            print_json(&json!({
+                "batch": batch, "ms_per_image": per_image * 1e3, "ms_alone": alone * 1e3,
+                "device": device, "precision": precision,
+            }));
         }
         rows.add_row([
             batch.to_string(),
             format!("{:.2}", per_image * 1e3),
             format!("{:.1}", 1.0 / per_image),
+            format!("{:.2}", alone * 1e3),
         ]);
     }
     if !args.json {
@@ -151,80 +149,4 @@ fn forward(args: &BenchForwardArgs) -> Result<(), CliError> {
         print_table(&rows);
     }
     Ok(())
-}
-
-/// A network with its default head, driven without a server.
-pub(super) struct BareForward {
-    network: Box<dyn Network>,
-    head: PlacedHead,
-}
-
-impl BareForward {
-    pub fn load(args: &ModelArgs) -> Result<Self, CliError> {
-        let failed = |error: &dyn std::error::Error| CliError::Failed(error.to_string());
-        let mut backbone = Backbone::load(&args.weights, Architecture::Vgg16).map_err(|error| failed(&error))?;
-        let last = backbone.take_last_linear();
-        let network = network(backbone, args.network()).map_err(|error| failed(&error))?;
-        let head = network.placer().place(&last).map_err(|error| failed(&error))?;
-        Ok(Self { network, head })
-    }
-
-    /// The times of batches, for one image of each, after one run to warm up.
-    pub fn measure(&mut self, batch: usize, length: Duration) -> Result<Times, CliError> {
-        let picture: Vec<u8> = (0..Pixels::BYTES).map(|index| (index * 31 % 251) as u8).collect();
-        let mut times = Times::of(length, || self.forward(&vec![&picture[..]; batch]))?;
-        times.0.iter_mut().for_each(|time| *time /= batch as u32);
-        Ok(times)
-    }
-
-    /// The times from a picture's bytes to its numbers, one after the other and with no server between.
-    pub fn measure_pictures(&mut self, pictures: &[Input], length: Duration) -> Result<Times, CliError> {
-        let mut pictures = pictures.iter().cycle();
-        Times::of(length, || match pictures.next() {
-            Some(Input::Image(bytes)) => {
-                let pixels = image::decode(bytes, ImageLimits::default());
-                let pixels = pixels.map_err(|error| CliError::Failed(error.to_string()))?;
-                self.forward(&[pixels.as_bytes()])
-            }
-            Some(Input::Pixels(pixels)) => self.forward(&[pixels]),
-            None => Ok(()),
-        })
-    }
-
-    fn forward(&mut self, pictures: &[&[u8]]) -> Result<(), CliError> {
-        let groups = [HeadRows {
-            head: &self.head,
-            rows: (0..pictures.len()).collect(),
-        }];
-        let outputs = self.network.forward(pictures, &groups, &[]);
-        outputs.map(drop).map_err(|error| CliError::Failed(error.to_string()))
-    }
-}
-
-/// How long each of many repetitions took, ascending; never none.
-pub(super) struct Times(Vec<Duration>);
-
-impl Times {
-    /// Of what is done over and over, after once to warm up.
-    pub fn of(length: Duration, mut once: impl FnMut() -> Result<(), CliError>) -> Result<Self, CliError> {
-        let (began, mut times) = (Instant::now(), Vec::new());
-        while times.len() < 4 || began.elapsed() < length {
-            let started = Instant::now();
-            once()?;
-            times.push(started.elapsed());
-        }
-        times.remove(0);
-        times.sort_unstable();
-        Ok(Self(times))
-    }
-
-    /// What a single one takes, whatever disturbed a few.
-    pub fn median(&self) -> Duration {
-        self.0[self.0.len() / 2]
-    }
-
-    /// What one takes of all the time, to compare with a rate.
-    pub fn mean(&self) -> Duration {
-        self.0.iter().sum::<Duration>() / self.0.len() as u32
-    }
 }

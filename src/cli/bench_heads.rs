@@ -11,7 +11,7 @@ use tonic::Status;
 use super::bench::ModelArgs;
 use super::client::Admin;
 use super::demo::PHOTOGRAPHS;
-use super::demo_heads::{DemoHead, difference};
+use super::demo_heads::{DemoHead, difference, tolerance};
 use super::error::{CliError, describe};
 use super::load::{self, LoadSummary, Workload};
 use super::output::{bytes, ms, print_json, print_table, progress, spinner, table};
@@ -106,12 +106,17 @@ pub(super) async fn run(args: BenchHeadsArgs) -> Result<(), CliError> {
     }
 }
 
-/// The JPEG photographs and their features.
-type Photographs = Arc<Vec<(bytes::Bytes, Vec<f32>)>>;
+/// What is sent, and what answers are compared with.
+struct Photographs {
+    /// JPEG files and their features.
+    files: Vec<(bytes::Bytes, Vec<f32>)>,
+    /// How far logits may be off, of the largest.
+    tolerance: f64,
+}
 
-async fn photographs(server: &ServerProcess) -> Result<Photographs, CliError> {
+async fn photographs(server: &ServerProcess) -> Result<Arc<Photographs>, CliError> {
     let mut client = server.classifier().await?;
-    let mut found = Vec::new();
+    let mut files = Vec::new();
     for (_, jpeg) in PHOTOGRAPHS.iter().filter(|(name, _)| name.ends_with(".jpg")) {
         let jpeg = bytes::Bytes::from_static(jpeg);
         let input = Some(embed_request::Input::Image(jpeg.clone()));
@@ -119,9 +124,17 @@ async fn photographs(server: &ServerProcess) -> Result<Photographs, CliError> {
             input,
             ..EmbedRequest::default()
         };
-        found.push((jpeg, client.embed(request).await?.into_inner().features));
+        files.push((jpeg, client.embed(request).await?.into_inner().features));
     }
-    Ok(Arc::new(found))
+    let tolerance = tolerance(server).await?;
+    Ok(Arc::new(Photographs { files, tolerance }))
+}
+
+impl Photographs {
+    /// The file of request number `index`, and its features.
+    fn at(&self, index: u64) -> &(bytes::Bytes, Vec<f32>) {
+        &self.files[index as usize % self.files.len()]
+    }
 }
 
 fn name(head: usize) -> String {
@@ -179,7 +192,7 @@ impl BenchHeadsArgs {
     async fn load(
         &self,
         server: &ServerProcess,
-        photographs: &Photographs,
+        photographs: &Arc<Photographs>,
         kind: &'static str,
         heads: usize,
     ) -> Result<Measured, CliError> {
@@ -287,7 +300,7 @@ struct Traffic {
     classes: usize,
     /// Of the heads' shares of the traffic.
     cumulated: Vec<f64>,
-    photographs: Photographs,
+    photographs: Arc<Photographs>,
     end: Instant,
     hot: Mutex<Vec<Duration>>,
     failed: AtomicU64,
@@ -313,10 +326,7 @@ impl Traffic {
         let [result] = &response.results[..] else {
             return Some(format!("{} results", response.results.len()));
         };
-        let (head, features) = (
-            self.head(index),
-            &self.photographs[index as usize % self.photographs.len()].1,
-        );
+        let (head, features) = (self.head(index), &self.photographs.at(index).1);
         if result.head != name(head) {
             return Some(format!("it is of {}, not of {}", result.head, name(head)));
         }
@@ -325,7 +335,7 @@ impl Traffic {
         if numbers.digest != result.digest {
             return Some(format!("version {} has the digest {}", result.version, result.digest));
         }
-        difference(result, &numbers.logits(features))
+        difference(result, &numbers.logits(features), self.photographs.tolerance)
     }
 }
 
@@ -335,7 +345,7 @@ impl Workload for Traffic {
             "warm-up" => Vec::new(),
             _ => vec![name(self.head(index))],
         };
-        let picture = self.photographs[index as usize % self.photographs.len()].0.clone();
+        let picture = self.photographs.at(index).0.clone();
         (Instant::now() < self.end).then(|| ClassifyRequest {
             input: Some(Input::Image(picture)),
             heads,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::json;
 
-use super::bench::Times;
+use super::bare_forward::Times;
 use super::demo::PHOTOGRAPHS;
 use super::error::CliError;
 use super::output::{print_json, print_table, table};

@@ -8,7 +8,8 @@ use clap::Args;
 use serde_json::json;
 use tonic::Status;
 
-use super::bench::{BareForward, ModelArgs};
+use super::bare_forward::BareForward;
+use super::bench::ModelArgs;
 use super::demo::PHOTOGRAPHS;
 use super::error::{CliError, describe};
 use super::load::{self, LoadSummary, Workload};
@@ -53,7 +54,7 @@ pub(super) async fn run(args: BenchServeArgs) -> Result<(), CliError> {
         .await?
         .into_inner();
     let null = args.model.engine == EngineChoice::Null;
-    let mut bare = if null {
+    let bare = if null {
         None
     } else {
         Some(BareForward::load(&args.model)?)
@@ -70,8 +71,8 @@ pub(super) async fn run(args: BenchServeArgs) -> Result<(), CliError> {
         let mut runs = Vec::new();
         for _ in 0..args.repetitions.max(1) {
             // Before and after, so that a drifting machine's mean is compared.
-            let mut without_server = || -> Result<_, CliError> {
-                let Some(bare) = &mut bare else { return Ok(None) };
+            let without_server = || -> Result<_, CliError> {
+                let Some(bare) = &bare else { return Ok(None) };
                 let forward = bare.measure(batch, length / 4)?.mean();
                 let local = match concurrency {
                     1 => Some(bare.measure_pictures(&pictures, length / 4)?.median()),
@@ -100,6 +101,9 @@ impl BenchServeArgs {
     fn server_flags(&self) -> Vec<String> {
         let mut flags = self.model.server_flags();
         flags.extend(["--max-batch".to_owned(), self.max_batch.to_string()]);
+        // The load is to be served, not refused.
+        let in_flight = self.concurrency.iter().copied().max().unwrap_or(1).max(256);
+        flags.extend(["--in-flight-max".to_owned(), in_flight.to_string()]);
         flags
     }
 

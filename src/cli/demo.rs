@@ -12,7 +12,7 @@ use tonic::Status;
 
 use super::classify::class;
 use super::client::Admin;
-use super::demo_heads::{DemoHead, difference};
+use super::demo_heads::{DemoHead, difference, tolerance};
 use super::error::{CliError, describe};
 use super::load::{self, LoadSummary, Workload};
 use super::output::{ms, print_json, print_table, progress, spinner, table};
@@ -121,6 +121,8 @@ type Expected = HashMap<(String, usize), Arc<Vec<f64>>>;
 /// Knows what every version must answer to every photograph.
 struct Checker {
     architecture: Architecture,
+    /// How far logits may be off, of the largest.
+    tolerance: f64,
     photographs: Vec<(String, bytes::Bytes, Vec<f32>)>,
     heads: Mutex<HashMap<String, Arc<DemoHead>>>,
     expected: Mutex<Expected>,
@@ -147,6 +149,7 @@ impl Demo {
         }
         let checker = Arc::new(Checker {
             architecture: args.arch,
+            tolerance: tolerance(server).await?,
             photographs,
             heads: Mutex::default(),
             expected: Mutex::default(),
@@ -332,7 +335,7 @@ impl Checker {
             expected
         });
         debug_assert_eq!(expected.len(), head.classes);
-        difference(result, &expected)
+        difference(result, &expected, self.tolerance)
     }
 
     fn report(&self, args: &DemoArgs, quiet: &LoadSummary, swapping: &LoadSummary, swaps: &[Duration], resident: u64) {

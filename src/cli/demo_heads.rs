@@ -1,11 +1,24 @@
 //! Seeded heads to swap in, and what each must answer.
 
 use super::error::CliError;
+use super::server_process::ServerProcess;
 use crate::model::{Architecture, Digest, LAST_BIAS, LAST_WEIGHT, Parameters, demo_head};
-use crate::rpc::pb::HeadResult;
+use crate::rpc::pb::{DescribeModelRequest, HeadResult};
 
-/// Largest difference to a recomputed logit, relative to the largest logit.
-const TOLERANCE: f64 = 1e-4;
+/// The largest difference to a recomputed logit, relative to the largest logit, that rounding explains: in 16-bit floats
+/// the features, the head and the logits are all rounded, and batches of different sizes round differently.
+pub(super) async fn tolerance(server: &ServerProcess) -> Result<f64, CliError> {
+    let model = server
+        .admin()
+        .await?
+        .describe_model(DescribeModelRequest::default())
+        .await?;
+    Ok(match model.into_inner().precision.as_str() {
+        "bf16" => 0.05,
+        "f16" => 0.01,
+        _ => 1e-4,
+    })
+}
 
 /// A head that this program made and can recompute.
 pub(super) struct DemoHead {
@@ -54,7 +67,7 @@ impl From<Parameters> for DemoHead {
 }
 
 /// What is wrong with a result that should hold these logits, if anything.
-pub(super) fn difference(result: &HeadResult, expected: &[f64]) -> Option<String> {
+pub(super) fn difference(result: &HeadResult, expected: &[f64], tolerance: f64) -> Option<String> {
     if result.logits.len() != expected.len() {
         return Some(format!(
             "{} logits, {} are expected",
@@ -71,6 +84,6 @@ pub(super) fn difference(result: &HeadResult, expected: &[f64]) -> Option<String
         .zip(expected)
         .map(|(got, want)| (f64::from(*got) - want).abs())
         .fold(0.0, f64::max);
-    let wrong = worst.is_nan() || worst > TOLERANCE * scale;
+    let wrong = worst.is_nan() || worst > tolerance * scale;
     wrong.then(|| format!("a logit is off by {:.1e} of the largest", worst / scale))
 }

@@ -1,5 +1,6 @@
 //! The command line: one file for each sub-command.
 
+mod bare_forward;
 mod bench;
 mod bench_cache;
 mod bench_heads;

@@ -17,17 +17,33 @@ pub(super) type Batch = Vec<Entry>;
 pub(super) struct Batcher {
     pub limits: BatchLimits,
     pub entries: mpsc::Receiver<Entry>,
-    pub batches: mpsc::Sender<Batch>,
-    /// The device thread says each time that it has finished a batch.
-    pub finished: mpsc::Receiver<()>,
+    /// At least one.
+    pub devices: Vec<Device>,
+    /// A device's index each time that it has finished a batch.
+    pub finished: mpsc::Receiver<usize>,
     pub metrics: EngineMetrics,
+}
+
+/// A device as the batcher knows it.
+pub(super) struct Device {
+    batches: mpsc::Sender<Batch>,
+    /// Batches that it has been given and has not finished.
+    outstanding: usize,
+}
+
+impl Device {
+    pub fn new(batches: mpsc::Sender<Batch>) -> Self {
+        Self {
+            batches,
+            outstanding: 0,
+        }
+    }
 }
 
 impl Batcher {
     /// Runs until every sender of entries is gone and every entry has been handed on.
     pub async fn run(mut self) {
         let mut waiting: VecDeque<Entry> = VecDeque::with_capacity(self.limits.max_batch);
-        let mut outstanding = 0;
         let mut open = true;
         while open || !waiting.is_empty() {
             self.drop_dead(&mut waiting);
@@ -36,9 +52,12 @@ impl Batcher {
                 .map_or(Duration::ZERO, |entry| entry.queued_at.elapsed());
             // Nobody can come any more: company need not be waited for.
             let wait_max = if open { self.limits.wait_max } else { Duration::ZERO };
+            let Some(device) = self.devices.iter_mut().min_by_key(|device| device.outstanding) else {
+                return;
+            };
             let decision = decide(
                 waiting.len(),
-                outstanding,
+                device.outstanding,
                 oldest_wait,
                 BatchLimits {
                     wait_max,
@@ -46,10 +65,10 @@ impl Batcher {
                 },
             );
             if let Decision::Dispatch(count) = decision {
-                if self.batches.send(waiting.drain(..count).collect()).await.is_err() {
-                    return; // The device thread has gone; the entries' callers see their oneshot close.
+                if device.batches.send(waiting.drain(..count).collect()).await.is_err() {
+                    return; // The device threads have gone; the entries' callers see their oneshot close.
                 }
-                outstanding += 1;
+                device.outstanding += 1;
                 continue;
             }
 
@@ -63,7 +82,7 @@ impl Batcher {
                 // What has ended is counted first: a free device beats a fuller batch.
                 biased;
                 finished = self.finished.recv() => match finished {
-                    Some(()) => outstanding -= 1,
+                    Some(device) => self.devices[device].outstanding -= 1,
                     None => return,
                 },
                 entry = self.entries.recv(), if open && waiting.len() < self.limits.max_batch => match entry {

@@ -1,4 +1,4 @@
-//! Why a request got no logits.
+//! Why a request got no logits, or why there is no engine.
 
 use crate::model::NetworkError;
 
@@ -14,4 +14,15 @@ pub enum EngineError {
     /// The engine has been shut down.
     #[error("the server is shutting down")]
     Stopped,
+}
+
+/// The engine did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The network could not be prepared.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    /// The operating system gives no thread.
+    #[error("no thread for the device could be started: {0}")]
+    Thread(#[from] std::io::Error),
 }

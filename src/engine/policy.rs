@@ -1,11 +1,11 @@
 //! When a batch leaves, as a pure function: no clock, no tokio.
 //!
-//! The device holds at most two batches: one that runs and one prepared behind it. An idle device takes whatever waits.
+//! A device holds at most two batches: one that runs and one prepared behind it. An idle device takes whatever waits.
 //! A busy one is given a second batch only when that is full: until then the batch stays open for those who come.
 
 use std::time::Duration;
 
-/// Batches that the device thread may hold: one runs, one is ready.
+/// Batches that a device may hold: one runs, one is ready.
 pub const OUTSTANDING_MAX: usize = 2;
 
 /// How large batches grow and how long an idle device waits for company.
@@ -28,8 +28,8 @@ pub enum Decision {
     Wait,
 }
 
-/// Decides for `queued` entries, the oldest of which has waited for `oldest_wait`, while the device holds `outstanding`
-/// batches.
+/// Decides for `queued` entries, the oldest of which has waited for `oldest_wait`, while the least busy device holds
+/// `outstanding` batches.
 pub fn decide(queued: usize, outstanding: usize, oldest_wait: Duration, limits: BatchLimits) -> Decision {
     if queued == 0 || outstanding >= OUTSTANDING_MAX {
         return Decision::Wait;

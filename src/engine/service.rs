@@ -1,6 +1,6 @@
 //! The engine's handle: a row and heads in, logits out.
 
-use std::io;
+use std::sync::{Arc, Barrier, Mutex};
 use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 
@@ -10,8 +10,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tower::Service;
 
-use super::batcher::Batcher;
-use super::error::EngineError;
+use super::batcher::{Batcher, Device};
+use super::error::{EngineError, StartError};
 use super::metrics::{Counted, EngineMetrics};
 use super::policy::{BatchLimits, OUTSTANDING_MAX};
 use super::request::{Answer, Entry, Request, Row};
@@ -25,56 +25,81 @@ pub struct Engine {
     queue_length: Gauge,
 }
 
-/// The engine's task and thread.
+/// The engine's task and threads.
 #[derive(Debug)]
 pub struct EngineThreads {
     batcher: tokio::task::JoinHandle<()>,
-    worker: JoinHandle<()>,
+    workers: Vec<JoinHandle<()>>,
 }
 
-/// Starts the batcher on the current runtime and the device thread; at most `queue_max` entries wait.
+/// Starts a thread for each of the network's lanes, and when all of them are prepared the batcher on the current runtime;
+/// at most `queue_max` entries wait.
 ///
 /// # Errors
-/// If the operating system gives no thread.
-pub fn start(
+/// If the operating system gives no thread, or [`Network::prepare`] failed.
+pub async fn start(
     network: Box<dyn Network>,
     limits: BatchLimits,
     queue_max: usize,
     metrics: EngineMetrics,
-) -> io::Result<(Engine, EngineThreads)> {
+) -> Result<(Engine, EngineThreads), StartError> {
     let (entries_in, entries) = mpsc::channel(queue_max);
-    let (batches_in, batches) = mpsc::channel(OUTSTANDING_MAX);
-    let (finished_in, finished) = mpsc::channel(OUTSTANDING_MAX);
     let engine = Engine {
         entries: entries_in,
         queue_length: metrics.queue_length.clone(),
     };
-    let worker = Worker {
-        steps: network.steps(),
-        network,
-        batches,
-        finished: finished_in,
-        metrics: metrics.clone(),
-    };
-    let worker = std::thread::Builder::new()
-        .name("device".into())
-        .spawn(move || worker.run())?;
+
+    let steps = network.steps();
+    let devices = network.into_lanes();
+    let lanes = devices.iter().map(Vec::len).sum();
+    let (finished_in, finished) = mpsc::channel(devices.len() * OUTSTANDING_MAX);
+    let end = Arc::new(Barrier::new(lanes));
+    let (mut batches_in, mut workers, mut prepared) = (Vec::new(), Vec::new(), Vec::new());
+    for (device, lanes) in devices.into_iter().enumerate() {
+        let (sender, batches) = mpsc::channel(OUTSTANDING_MAX);
+        batches_in.push(sender);
+        let batches = Arc::new(Mutex::new(batches));
+        for network in lanes {
+            let worker = Worker {
+                steps: steps.clone(),
+                network,
+                batches: Arc::clone(&batches),
+                finished: finished_in.clone(),
+                device,
+                metrics: metrics.clone(),
+            };
+            let (ready, when_ready) = oneshot::channel();
+            let end = Arc::clone(&end);
+            let thread = std::thread::Builder::new().name(format!("device-{device}"));
+            workers.push(thread.spawn(move || worker.run(limits.max_batch, ready, &end))?);
+            prepared.push(when_ready);
+        }
+    }
+    for ready in prepared {
+        ready.await.map_err(std::io::Error::other)??;
+    }
+
     let batcher = Batcher {
         limits,
         entries,
-        batches: batches_in,
+        devices: batches_in.into_iter().map(Device::new).collect(),
         finished,
         metrics,
     };
     let batcher = tokio::spawn(batcher.run());
-    Ok((engine, EngineThreads { batcher, worker }))
+    Ok((engine, EngineThreads { batcher, workers }))
 }
 
 impl EngineThreads {
-    /// Waits until everything accepted is answered and the device is free; every [`Engine`] must have been dropped.
+    /// Waits until everything accepted is answered and the devices are free; every [`Engine`] must have been dropped.
     pub async fn join(self) {
         let _ = self.batcher.await;
-        let _ = tokio::task::spawn_blocking(move || self.worker.join()).await;
+        let join = move || {
+            for worker in self.workers {
+                let _ = worker.join();
+            }
+        };
+        let _ = tokio::task::spawn_blocking(join).await;
     }
 }
 

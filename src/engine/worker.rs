@@ -1,8 +1,9 @@
-//! The OS thread that owns the network.
+//! The OS thread that drives the network, or one of its lanes.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Barrier, Mutex, PoisonError};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::batch::Grouping;
@@ -16,15 +17,22 @@ pub(super) struct Worker {
     pub network: Box<dyn Network>,
     /// The names of the network's steps.
     pub steps: Vec<String>,
-    pub batches: mpsc::Receiver<Batch>,
-    pub finished: mpsc::Sender<()>,
+    /// The device's workers take its batches in turn.
+    pub batches: Arc<Mutex<mpsc::Receiver<Batch>>>,
+    pub finished: mpsc::Sender<usize>,
+    /// The index of the lane's device.
+    pub device: usize,
     pub metrics: EngineMetrics,
 }
 
 impl Worker {
-    /// Runs until the batcher has gone and every batch is answered.
-    pub fn run(mut self) {
-        while let Some(batch) = self.batches.blocking_recv() {
+    /// Prepares the network and says so, then runs until the batcher has gone and every batch is answered. Workers end
+    /// together: what one of them prepared, others may use.
+    pub fn run(mut self, max_batch: usize, ready: oneshot::Sender<Result<(), NetworkError>>, end: &Barrier) {
+        let prepared = self.guarded(max_batch, |network| network.prepare(max_batch));
+        let failed = prepared.is_err();
+        let _ = ready.send(prepared);
+        while !failed && let Some(batch) = self.next() {
             // What has its features needs little, and does not wait for the pictures of its batch.
             let (known, pictures): (Batch, Batch) = batch
                 .into_iter()
@@ -32,8 +40,14 @@ impl Worker {
             self.answer_features(known);
             self.answer_pictures(pictures);
             // The channel has room for every batch the batcher may have out; if the batcher has gone, nobody counts.
-            let _ = self.finished.try_send(());
+            let _ = self.finished.try_send(self.device);
         }
+        end.wait();
+    }
+
+    fn next(&self) -> Option<Batch> {
+        let mut batches = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
+        batches.blocking_recv()
     }
 
     fn answer_pictures(&mut self, batch: Batch) {
@@ -117,11 +131,11 @@ impl Worker {
     }
 
     /// A panic in the network costs its batch an error, not the server its life.
-    fn guarded(
+    fn guarded<T>(
         &mut self,
         batch_size: usize,
-        compute: impl FnOnce(&mut dyn Network) -> Result<Outputs, NetworkError>,
-    ) -> Result<Outputs, NetworkError> {
+        compute: impl FnOnce(&mut dyn Network) -> Result<T, NetworkError>,
+    ) -> Result<T, NetworkError> {
         let compute = AssertUnwindSafe(|| compute(self.network.as_mut()));
         let outputs =
             catch_unwind(compute).unwrap_or_else(|_| Err(NetworkError::Device("the forward pass panicked".into())));

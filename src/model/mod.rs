@@ -18,6 +18,7 @@ mod null;
 mod pace;
 mod plan;
 mod prediction;
+mod replicas;
 mod settings;
 mod stack;
 mod step;

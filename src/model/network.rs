@@ -2,13 +2,28 @@
 
 use std::any::Any;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use super::plan::StepKey;
 use super::tensor::Parameters;
 
-/// A backbone ready to compute on one device, owned by one thread.
+/// A backbone ready to compute, driven by one thread.
 pub trait Network: Send {
+    /// Does what is slow the first time, for batches of up to this many rows. To be called by the thread that will call
+    /// [`Network::forward`]: what it makes ready may end with that thread.
+    ///
+    /// # Errors
+    /// As [`Network::forward`].
+    fn prepare(&mut self, max_batch: usize) -> Result<(), NetworkError> {
+        let _ = max_batch;
+        Ok(())
+    }
+
+    /// This network as several, with the same parameters, that as many threads drive at the same time: for each device
+    /// one, or on a GPU two, so that one batch's pictures are copied there while the other's are computed. All take the
+    /// same heads.
+    fn into_lanes(self: Box<Self>) -> Vec<Vec<Box<dyn Network>>>;
+
     /// Runs pictures through the backbone and the heads' own layers, each step once for all rows whose heads agree up to
     /// it, then each group of rows through its head's last Linear.
     ///
@@ -87,18 +102,18 @@ pub struct PlacedHead {
     pub device_bytes: usize,
     /// Which parameters each step uses, from the first on; empty if only the last Linear is the head's own.
     pub(super) keys: Vec<StepKey>,
-    tensors: Mutex<Box<dyn Any + Send>>,
+    placed: Box<dyn Any + Send + Sync>,
     _kept: Option<Box<dyn Any + Send + Sync>>,
 }
 
 impl PlacedHead {
     /// Wraps what the network keeps for a head of `classes` outputs, which shares all steps with the backbone.
-    pub fn new(classes: usize, device_bytes: usize, tensors: Box<dyn Any + Send>) -> Self {
+    pub fn new(classes: usize, device_bytes: usize, placed: Box<dyn Any + Send + Sync>) -> Self {
         Self {
             classes,
             device_bytes,
             keys: Vec::new(),
-            tensors: Mutex::new(tensors),
+            placed,
             _kept: None,
         }
     }
@@ -122,21 +137,15 @@ impl PlacedHead {
         Self { keys, ..self }
     }
 
-    /// The tensors, for one user at a time: libtorch's are `Send` but not `Sync`.
-    pub fn tensors(&self) -> MutexGuard<'_, Box<dyn Any + Send>> {
-        self.tensors.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What the network's own placer put into it.
+    pub(super) fn placed<T: 'static>(&self) -> Result<&T, NetworkError> {
+        self.placed.downcast_ref().ok_or(NetworkError::ForeignHead)
     }
 }
 
-/// What a network's own placer put into placed heads.
-pub(super) fn downcast<'a, T: 'static>(
-    locked: &'a [MutexGuard<'_, Box<dyn Any + Send>>],
-) -> Result<Vec<&'a T>, NetworkError> {
-    let own = |tensors: &'a MutexGuard<'_, Box<dyn Any + Send>>| tensors.downcast_ref();
-    locked
-        .iter()
-        .map(|tensors| own(tensors).ok_or(NetworkError::ForeignHead))
-        .collect()
+/// What a network's own placer put into the heads of a batch.
+pub(super) fn placed<'a, T: 'static>(groups: &[HeadRows<'a>]) -> Result<Vec<&'a T>, NetworkError> {
+    groups.iter().map(|group| group.head.placed()).collect()
 }
 
 impl fmt::Debug for PlacedHead {

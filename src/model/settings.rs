@@ -9,7 +9,8 @@ use super::memory::keep_freed_memory;
 use super::native::native_network;
 use super::network::{Network, NetworkError};
 use super::null::null_network;
-use super::torch::{find_device, torch_network};
+use super::replicas::replicas;
+use super::torch::{find_devices, torch_network};
 use super::weights::Backbone;
 
 /// What `--engine` takes.
@@ -29,12 +30,12 @@ pub enum EngineChoice {
 /// What `--device` takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceChoice {
-    /// The first GPU if there is one, else the CPU.
+    /// Every GPU there is, else the CPU.
     Auto,
     /// The CPU.
     Cpu,
-    /// This GPU.
-    Cuda(usize),
+    /// Every GPU, or this one.
+    Cuda(Option<usize>),
 }
 
 /// The device was spelled wrong.
@@ -50,8 +51,8 @@ impl FromStr for DeviceChoice {
         match text.split_once(':') {
             None if text == "auto" => Ok(Self::Auto),
             None if text == "cpu" => Ok(Self::Cpu),
-            None if text == "cuda" => Ok(Self::Cuda(0)),
-            Some(("cuda", index)) => index.parse().map(Self::Cuda).map_err(|_| error()),
+            None if text == "cuda" => Ok(Self::Cuda(None)),
+            Some(("cuda", index)) => index.parse().map(|index| Self::Cuda(Some(index))).map_err(|_| error()),
             _ => Err(error()),
         }
     }
@@ -62,7 +63,8 @@ impl fmt::Display for DeviceChoice {
         match self {
             Self::Auto => f.write_str("auto"),
             Self::Cpu => f.write_str("cpu"),
-            Self::Cuda(index) => write!(f, "cuda:{index}"),
+            Self::Cuda(None) => f.write_str("cuda"),
+            Self::Cuda(Some(index)) => write!(f, "cuda:{index}"),
         }
     }
 }
@@ -117,7 +119,7 @@ impl NetworkSettings {
     }
 }
 
-/// Places `backbone`, without its last Linear, on the device.
+/// Places `backbone`, without its last Linear, on the device, or on each of several.
 ///
 /// # Errors
 /// [`NetworkError::Settings`] if the choices do not fit together or the device is not there, [`NetworkError::Device`] if it
@@ -129,19 +131,27 @@ pub fn network(backbone: Backbone, settings: NetworkSettings) -> Result<Box<dyn 
     }
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
     let threads = if settings.threads == 0 { cores } else { settings.threads };
-    let device = find_device(settings.device)?;
+    let devices = find_devices(settings.device)?;
+    let on_cpu = devices == [Device::Cpu];
     if engine == EngineChoice::Native {
-        if device != Device::Cpu {
+        if !on_cpu {
             return Err(unfit("computes on the CPU; add --device cpu"));
         }
         if !settings.native_numbers() {
             return Err(unfit("computes in f32 or int16; change --precision"));
         }
     }
-    if device != Device::Cpu || settings.needs_libtorch() {
-        return torch_network(&backbone, device, precision, threads);
+    if on_cpu && !settings.needs_libtorch() {
+        return Ok(native_network(backbone, precision, threads));
     }
-    Ok(native_network(backbone, precision, threads))
+    let mut networks = Vec::new();
+    for device in devices {
+        networks.push(torch_network(&backbone, device, precision, threads)?);
+    }
+    match networks.len() {
+        1 => Ok(networks.remove(0)),
+        _ => Ok(replicas(networks)),
+    }
 }
 
 fn unfit(reason: &str) -> NetworkError {

@@ -71,7 +71,7 @@ pub struct ServeArgs {
         help_heading = "Model"
     )]
     pub arch: Architecture,
-    /// auto, cpu, cuda or cuda:N
+    /// auto, cpu, cuda (every GPU) or cuda:N
     #[arg(long, env = "HEADSWAP_DEVICE", default_value = "auto", help_heading = "Model")]
     pub device: DeviceChoice,
     /// Numbers that the forward pass multiplies; auto is f32 on the CPU, where int16 is faster, and bf16 on a GPU

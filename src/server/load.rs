@@ -60,7 +60,8 @@ pub(super) async fn load(args: &ServeArgs, metrics: &Metrics) -> Result<(Arc<Ser
         max_batch: loaded.model.max_batch,
         wait_max,
     };
-    let (engine, threads) = engine::start(loaded.network, limits, args.in_flight_max, metrics.engine.clone())?;
+    let engine = engine::start(loaded.network, limits, args.in_flight_max, metrics.engine.clone());
+    let (engine, threads) = engine.await?;
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
     let limits = PipelineLimits {
         in_flight_max: args.in_flight_max,

@@ -45,6 +45,9 @@ pub enum ServerError {
     /// The device could not be used.
     #[error(transparent)]
     Network(#[from] crate::model::NetworkError),
+    /// The engine did not start.
+    #[error(transparent)]
+    Engine(#[from] crate::engine::StartError),
     /// The heads could not be loaded.
     #[error(transparent)]
     Heads(#[from] crate::heads::HeadError),

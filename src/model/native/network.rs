@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::head::{NativeHead, NativePlacer};
 use super::steps::{NativePass, NativeStack, Rows, Workspace, pack};
 use crate::model::host_linear::host_linear;
-use crate::model::network::{HeadRows, Network, NetworkError, Outputs, Placer, downcast};
+use crate::model::network::{HeadRows, Network, NetworkError, Outputs, Placer, placed};
 use crate::model::settings::Precision;
 use crate::model::walk::{Stepper as _, walk};
 use crate::model::weights::Backbone;
@@ -33,6 +33,10 @@ struct NativeNetwork {
 }
 
 impl Network for NativeNetwork {
+    fn into_lanes(self: Box<Self>) -> Vec<Vec<Box<dyn Network>>> {
+        vec![vec![self]]
+    }
+
     fn forward(
         &mut self,
         pictures: &[&[u8]],
@@ -42,8 +46,7 @@ impl Network for NativeNetwork {
         if groups.is_empty() && features.is_empty() {
             return Ok(Outputs::default());
         }
-        let locked: Vec<_> = groups.iter().map(|group| group.head.tensors()).collect();
-        let heads: Vec<&NativeHead> = downcast(&locked)?;
+        let heads: Vec<&NativeHead> = placed(groups)?;
         let overrides: Vec<_> = heads.iter().map(|head| &head.overrides).collect();
         let mut pass = NativePass {
             stack: &self.stack,
@@ -68,8 +71,7 @@ impl Network for NativeNetwork {
     }
 
     fn logits(&mut self, features: &[&[f32]], groups: &[HeadRows<'_>]) -> Result<Vec<Vec<f32>>, NetworkError> {
-        let locked: Vec<_> = groups.iter().map(|group| group.head.tensors()).collect();
-        let heads: Vec<&NativeHead> = downcast(&locked)?;
+        let heads: Vec<&NativeHead> = placed(groups)?;
         let products: Vec<_> = heads
             .iter()
             .zip(groups)

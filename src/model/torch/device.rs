@@ -6,40 +6,37 @@ use tch::{Cuda, Device, Kind};
 use crate::model::network::NetworkError;
 use crate::model::settings::{DeviceChoice, Precision};
 
-/// Finds the device, loading libtorch's CUDA half first if a GPU may be meant.
+/// Finds the devices, at least one, loading libtorch's CUDA half first if GPUs may be meant.
 ///
 /// # Errors
 /// [`NetworkError::Settings`] says what a GPU that was asked for by name lacks.
-pub fn find_device(choice: DeviceChoice) -> Result<Device, NetworkError> {
-    let unavailable = |reason: String| {
-        NetworkError::Settings(format!(
-            "--device {choice}: {reason}; use --device cpu to serve without a GPU"
-        ))
-    };
+pub fn find_devices(choice: DeviceChoice) -> Result<Vec<Device>, NetworkError> {
     if choice == DeviceChoice::Cpu {
-        return Ok(Device::Cpu);
+        return Ok(vec![Device::Cpu]);
     }
     // libtorch remembers its first answer about CUDA, so this comes before any question.
-    let loaded = load_cuda_library();
-    let devices = if loaded.is_ok() {
-        Cuda::device_count().max(0) as usize
-    } else {
-        0
+    let found = load_cuda_library()
+        .map_err(|error| format!("libtorch_cuda.so cannot be loaded ({error})"))
+        .and_then(|()| match Cuda::device_count().max(0) as usize {
+            0 => Err("no GPU was found".to_owned()),
+            count => Ok(count),
+        });
+    let named = match (choice, &found) {
+        (DeviceChoice::Cuda(Some(index)), Ok(count)) if index >= *count => Err(format!("{count} GPUs were found")),
+        (DeviceChoice::Cuda(Some(index)), Ok(_)) => Ok(vec![Device::Cuda(index)]),
+        (_, Ok(count)) => Ok((0..*count).map(Device::Cuda).collect()),
+        (_, Err(reason)) => Err(reason.clone()),
     };
-    match (choice, loaded) {
-        (DeviceChoice::Cuda(_), Err(error)) => Err(unavailable(format!("libtorch_cuda.so cannot be loaded ({error})"))),
-        (DeviceChoice::Cuda(index), Ok(())) if index >= devices => {
-            Err(unavailable(format!("{devices} GPUs were found")))
+    match (choice, named) {
+        (DeviceChoice::Auto, Err(reason)) => {
+            tracing::info!(reason, "computing on the CPU");
+            Ok(vec![Device::Cpu])
         }
-        (DeviceChoice::Cuda(index), Ok(())) => Ok(Device::Cuda(index)),
-        (_, Ok(())) if devices > 0 => Ok(Device::Cuda(0)),
-        (_, loaded) => {
-            tracing::info!(
-                reason = loaded.err().map(|e| e.to_string()),
-                "no GPU found, computing on the CPU"
-            );
-            Ok(Device::Cpu)
-        }
+        (_, named) => named.map_err(|reason| {
+            NetworkError::Settings(format!(
+                "--device {choice}: {reason}; use --device cpu to serve without a GPU"
+            ))
+        }),
     }
 }
 

@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use tch::Tensor;
-
-use super::last::{LastLinear, last_linears};
+use super::last::{LastLinear, LastProducts};
 use super::placement::PlacedTensor;
 use super::steps::{TorchOverrides, TorchSteps, place_weight};
 use crate::model::network::{NetworkError, PlacedHead, Placer};
@@ -38,11 +36,8 @@ impl TorchPlacer {
         let backbone = &self.backbone;
         let end = backbone.stack.steps.len();
         let start = head.overrides.first().unwrap_or(end);
-        let row = backbone.stack.input_shape(start).into_iter();
-        let shape: Vec<i64> = [1].into_iter().chain(row.map(|size| size as i64)).collect();
-        let ones = Tensor::f_ones(shape, (backbone.placement.kind, backbone.placement.device))?;
-        let features = backbone.run(start..end, &ones, Ok, Some(&head.overrides))?;
-        let logits = last_linears(&features, &[(&head.last, &[0])])?;
+        let features = backbone.run(start..end, &backbone.ones(start)?, Some(&head.overrides))?;
+        let logits = LastProducts::of(&features, &[(&head.last, &[0])])?.read()?;
         if logits.iter().flatten().all(|logit| logit.is_finite()) {
             Ok(())
         } else {

@@ -1,5 +1,6 @@
 //! The last Linear of the heads of a batch, in few products however many heads there are.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use tch::{Device, Kind, Tensor};
@@ -51,59 +52,96 @@ impl LastLinear {
     }
 }
 
-/// For each head, the logits of its rows of `features`, one after the other: rows x classes.
-pub(super) fn last_linears(
-    features: &Tensor,
-    heads: &[(&LastLinear, &[usize])],
-) -> Result<Vec<Vec<f32>>, NetworkError> {
-    if features.device() == Device::Cpu {
-        return last_linears_on_host(features, heads);
-    }
-    let small = |head: &LastLinear| matches!(head, LastLinear::Device { bias, .. } if bias.handle().numel() <= GATHERED_CLASSES_MAX);
-    let (gathered, alone): (Vec<usize>, Vec<usize>) = (0..heads.len()).partition(|&head| small(heads[head].0));
-    let mut logits = vec![Vec::new(); heads.len()];
-    for head in alone {
-        let (last, rows) = &heads[head];
-        let rows = select(features, rows)?;
-        let LastLinear::Device { weight, bias } = last else {
-            return Err(NetworkError::ForeignHead);
-        };
-        logits[head] = to_host(&rows.f_linear(&weight.handle(), Some(bias.handle()))?)?;
-    }
-    let gathered: Vec<(usize, &LastLinear, &[usize])> = gathered
-        .into_iter()
-        .map(|head| (head, heads[head].0, heads[head].1))
-        .collect();
-    if !gathered.is_empty() {
-        for (head, found) in gather(features, &gathered)? {
-            logits[head] = found;
-        }
-    }
-    Ok(logits)
+/// The logits of a batch's heads, perhaps still being computed.
+pub(super) enum LastProducts {
+    /// For each head, rows x classes.
+    Host(Vec<Vec<f32>>),
+    /// On a GPU: of how many heads, and products in f32.
+    Device(usize, Vec<Product>),
 }
 
-/// One product of all rows with all of these heads' weights, of which each head takes its rows and columns.
-fn gather(features: &Tensor, heads: &[(usize, &LastLinear, &[usize])]) -> Result<Vec<(usize, Vec<f32>)>, NetworkError> {
-    let (mut weights, mut biases) = (Vec::new(), Vec::new());
-    for (_, last, _) in heads {
-        let LastLinear::Device { weight, bias } = last else {
-            return Err(NetworkError::ForeignHead);
+/// Rows x columns, and what of it belongs to which head.
+pub(super) struct Product {
+    product: Tensor,
+    parts: Vec<Part>,
+}
+
+struct Part {
+    head: usize,
+    rows: Vec<usize>,
+    classes: Range<usize>,
+}
+
+impl LastProducts {
+    /// For each head, of its rows of `features`.
+    pub fn of(features: &Tensor, heads: &[(&LastLinear, &[usize])]) -> Result<Self, NetworkError> {
+        if features.device() == Device::Cpu {
+            return Ok(Self::Host(last_linears_on_host(features, heads)?));
+        }
+        Self::on_device(features, heads)
+    }
+
+    fn on_device(features: &Tensor, heads: &[(&LastLinear, &[usize])]) -> Result<Self, NetworkError> {
+        let device = |(last, _): &(&LastLinear, _)| match last {
+            LastLinear::Device { weight, bias } => Ok((weight.handle(), bias.handle())),
+            LastLinear::Host { .. } => Err(NetworkError::ForeignHead),
         };
-        weights.push(weight.handle());
-        biases.push(bias.handle());
+        let placed: Vec<(Tensor, Tensor)> = heads.iter().map(device).collect::<Result<_, _>>()?;
+        let small = |head: &usize| placed[*head].1.numel() <= GATHERED_CLASSES_MAX;
+        let (gathered, alone): (Vec<usize>, Vec<usize>) = (0..heads.len()).partition(small);
+
+        let mut products = Vec::new();
+        for head in alone {
+            let ((weight, bias), rows) = (&placed[head], heads[head].1);
+            let part = Part {
+                head,
+                rows: (0..rows.len()).collect(),
+                classes: 0..bias.numel(),
+            };
+            products.push(Product::new(&select(features, rows)?, weight, bias, vec![part])?);
+        }
+        if !gathered.is_empty() {
+            // All rows by all of these heads' weights, of which each head takes its own.
+            let (mut weights, mut biases, mut parts, mut first) = (Vec::new(), Vec::new(), Vec::new(), 0);
+            for head in gathered {
+                let (weight, bias) = &placed[head];
+                let classes = first..first + bias.numel();
+                first = classes.end;
+                let rows = heads[head].1.to_vec();
+                parts.push(Part { head, rows, classes });
+                weights.push(weight);
+                biases.push(bias);
+            }
+            let (weights, biases) = (Tensor::f_cat(&weights, 0)?, Tensor::f_cat(&biases, 0)?);
+            products.push(Product::new(features, &weights, &biases, parts)?);
+        }
+        Ok(Self::Device(heads.len(), products))
     }
-    let product = features.f_linear(&Tensor::f_cat(&weights, 0)?, Some(Tensor::f_cat(&biases, 0)?))?;
-    let columns = product.size()[1] as usize;
-    let product = to_host(&product)?;
-    let mut first = 0;
-    let mut found = Vec::with_capacity(heads.len());
-    for ((head, _, rows), bias) in heads.iter().zip(&biases) {
-        let classes = first..first + bias.numel();
-        first = classes.end;
-        let row = |&row: &usize| &product[row * columns + classes.start..row * columns + classes.end];
-        found.push((*head, rows.iter().flat_map(row).copied().collect()));
+
+    /// For each head, the logits of its rows one after the other, once they are there.
+    pub fn read(self) -> Result<Vec<Vec<f32>>, NetworkError> {
+        let (heads, products) = match self {
+            Self::Host(logits) => return Ok(logits),
+            Self::Device(heads, products) => (heads, products),
+        };
+        let mut logits = vec![Vec::new(); heads];
+        for Product { product, parts } in products {
+            let columns = product.size()[1] as usize;
+            let product = to_host(&product)?;
+            for Part { head, rows, classes } in parts {
+                let row = |row: usize| &product[row * columns + classes.start..row * columns + classes.end];
+                logits[head] = rows.into_iter().flat_map(row).copied().collect();
+            }
+        }
+        Ok(logits)
     }
-    Ok(found)
+}
+
+impl Product {
+    fn new(rows: &Tensor, weight: &Tensor, bias: &Tensor, parts: Vec<Part>) -> Result<Self, NetworkError> {
+        let product = rows.f_linear(weight, Some(bias))?.f_to_kind(Kind::Float)?;
+        Ok(Self { product, parts })
+    }
 }
 
 fn last_linears_on_host(features: &Tensor, heads: &[(&LastLinear, &[usize])]) -> Result<Vec<Vec<f32>>, NetworkError> {
@@ -143,4 +181,65 @@ pub(super) fn to_host(tensor: &Tensor) -> Result<Vec<f32>, NetworkError> {
     let mut values = vec![0f32; tensor.numel()];
     tensor.f_copy_data(&mut values, tensor.numel())?;
     Ok(values)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::host_linear::HeadProduct;
+
+    fn host(shape: &[usize], seed: usize) -> Arc<HostTensor> {
+        let count = shape.iter().product();
+        let value = |index: usize| ((index * 7919 + seed * 104_729) % 2003) as f32 / 1001.0 - 1.0;
+        Arc::new(HostTensor::new(shape.to_vec(), (0..count).map(value).collect()))
+    }
+
+    /// Small heads in one product and large ones alone, over rows that overlap: each gets what it would get by itself.
+    #[test]
+    fn gathered_products_are_those_of_each_head() {
+        let (rows, width) = (5, 96);
+        let features = host(&[rows, width], 1);
+        let device = Placement {
+            device: Device::Cpu,
+            kind: Kind::Float,
+            folded: true,
+        };
+        let asked: [(usize, &[usize]); 5] = [
+            (3, &[0, 4]),
+            (64, &[1, 2, 3]),
+            (65, &[0, 1, 2, 3, 4]),
+            (200, &[2]),
+            (1, &[2, 3]),
+        ];
+        let heads: Vec<_> = asked
+            .iter()
+            .enumerate()
+            .map(|(seed, (classes, _))| (host(&[*classes, width], seed + 2), host(&[*classes], seed + 20)))
+            .collect();
+        let placed: Vec<LastLinear> = heads
+            .iter()
+            .map(|(weight, bias)| LastLinear::Device {
+                weight: device.place(weight).unwrap(),
+                bias: device.place(bias).unwrap(),
+            })
+            .collect();
+        let batch: Vec<_> = placed.iter().zip(asked).map(|(head, (_, rows))| (head, rows)).collect();
+        let tensor = Tensor::from_slice(&features.values).reshape([rows as i64, width as i64]);
+        let logits = LastProducts::on_device(&tensor, &batch).unwrap().read().unwrap();
+        for (((weight, bias), (_, rows)), logits) in heads.iter().zip(asked).zip(logits) {
+            let rows = rows
+                .iter()
+                .map(|row| &features.values[row * width..(row + 1) * width])
+                .collect();
+            let alone = host_linear(&[HeadProduct {
+                weight,
+                bias: &bias.values,
+                rows,
+            }]);
+            assert_eq!(alone[0].len(), logits.len());
+            for (got, want) in logits.iter().zip(&alone[0]) {
+                assert!((got - want).abs() < 1e-4, "{got} {want}");
+            }
+        }
+    }
 }

@@ -1,23 +1,23 @@
 //! The forward pass of a batch on libtorch: its trie walked, its features gathered, its heads' last Linears.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use tch::{Device, Kind, Tensor};
 
+use super::accelerator::{Accelerator, LANES};
+use super::cuda::CudaDevice;
 use super::device::kind;
+use super::graphs::Graphs;
 use super::head::{TorchHead, TorchPlacer};
-use super::last::{last_linears, select, to_host};
+use super::lane::{Lane, Shared};
+use super::last::{LastProducts, select, to_host};
 use super::placement::Placement;
 use super::steps::{TorchOverrides, TorchSteps};
-use crate::model::network::{HeadRows, Network, NetworkError, Outputs, Placer, downcast};
+use crate::model::network::{HeadRows, Network, NetworkError, Outputs, Placer, StepCount, placed};
 use crate::model::settings::Precision;
 use crate::model::walk::{Stepper, walk};
 use crate::model::weights::Backbone;
-
-/// ImageNet's channel means and deviations of pixels in 0..=1, as torchvision's `VGG16_Weights.IMAGENET1K_V1` has them.
-const MEAN: [f32; 3] = [0.485, 0.456, 0.406];
-const DEVIATION: [f32; 3] = [0.229, 0.224, 0.225];
 
 /// The side and channels of a picture.
 const PICTURE: [i64; 3] = [224, 224, 3];
@@ -25,48 +25,111 @@ const PICTURE: [i64; 3] = [224, 224, 3];
 /// Places `backbone`, without its last Linear, on the device.
 ///
 /// # Errors
-/// [`NetworkError::Device`] if the device has no room.
+/// [`NetworkError::Device`] if the device has no room, [`NetworkError::Settings`] if libtorch is another version.
 pub fn torch_network(
     backbone: &Backbone,
     device: Device,
     precision: Precision,
     threads: usize,
 ) -> Result<Box<dyn Network>, NetworkError> {
+    let accelerator = match device {
+        Device::Cuda(index) => Some(Box::new(CudaDevice::new(index)?) as Box<dyn Accelerator>),
+        _ => None,
+    };
     let placement = Placement {
         device,
         kind: kind(precision, device)?,
+        folded: accelerator.is_some(),
     };
     tch::set_num_threads(threads as i32);
-
-    let steps = TorchSteps::place(placement, backbone.architecture.steps(), &backbone.parameters)?;
-    let channel = |values: [f32; 3]| Tensor::f_from_slice(&values)?.f_to_device(device);
-    let steps = Arc::new(steps);
-    Ok(Box::new(TorchNetwork {
-        placer: Arc::new(TorchPlacer::new(Arc::clone(&steps))),
-        steps,
-        mean: channel(MEAN)?,
-        deviation: channel(DEVIATION)?,
-    }))
+    Ok(Box::new(TorchNetwork::new(backbone, placement, accelerator)?))
 }
 
+/// The network, or one lane of it.
 struct TorchNetwork {
     steps: Arc<TorchSteps>,
     placer: Arc<TorchPlacer>,
-    mean: Tensor,
-    deviation: Tensor,
+    /// None where the processor computes by itself.
+    lane: Option<Lane>,
 }
 
-impl TorchNetwork {
-    /// u8 rows of RGB to normalised N x 3 x 224 x 224, whose memory stays in the order of the input (channels last).
-    fn normalise(&self, pixels: &Tensor) -> Result<Tensor, NetworkError> {
-        let scaled = pixels.f_to_kind(Kind::Float)?.f_div_scalar(255.0)?;
-        let normal = scaled.f_sub(&self.mean)?.f_div(&self.deviation)?;
-        let placement = self.steps.placement;
-        Ok(normal.f_to_kind(placement.kind)?.f_permute([0, 3, 1, 2])?)
+/// A batch's results, perhaps still being computed.
+struct Pending {
+    logits: LastProducts,
+    /// The features that were asked for, in f32.
+    features: Option<Tensor>,
+    steps: Vec<StepCount>,
+}
+
+impl Pending {
+    /// The results, once they are there.
+    fn read(self) -> Result<Outputs, NetworkError> {
+        let features = self.features.as_ref().map(to_host).transpose()?;
+        Ok(Outputs {
+            logits: self.logits.read()?,
+            features: features.unwrap_or_default(),
+            steps: self.steps,
+        })
     }
 }
 
-impl Stepper for TorchNetwork {
+impl TorchNetwork {
+    fn new(
+        backbone: &Backbone,
+        placement: Placement,
+        accelerator: Option<Box<dyn Accelerator>>,
+    ) -> Result<Self, NetworkError> {
+        let steps = TorchSteps::place(placement, backbone.architecture.steps(), &backbone.parameters)?;
+        let steps = Arc::new(steps);
+        let lane = accelerator.map(|accelerator| {
+            let graphs = Mutex::new(Graphs::default());
+            Lane::new(Arc::new(Shared { accelerator, graphs }), 1, placement.device)
+        });
+        Ok(Self {
+            placer: Arc::new(TorchPlacer::new(Arc::clone(&steps))),
+            steps,
+            lane,
+        })
+    }
+}
+
+/// Asks the device for a batch: `pixels` are its pictures there.
+fn launch(
+    steps: &TorchSteps,
+    graphs: Option<&Graphs>,
+    pixels: &Tensor,
+    groups: &[HeadRows<'_>],
+    wanted: &[usize],
+) -> Result<Pending, NetworkError> {
+    let heads: Vec<&TorchHead> = placed(groups)?;
+    let overrides: Vec<_> = heads.iter().map(|head| &head.overrides).collect();
+    let leaves = walk(&mut TorchPass { steps, graphs }, pixels, groups, &overrides, wanted)?;
+
+    let rows = match &leaves.features[..] {
+        [one] => one.shallow_clone(),
+        many => Tensor::f_cat(many, 0)?,
+    };
+    let last = heads.iter().map(|head| &head.last);
+    let asked: Vec<_> = last.zip(leaves.groups.iter().map(Vec::as_slice)).collect();
+    let features = match wanted {
+        [] => None,
+        // A copy: the rows may lie where the next batch's will.
+        _ => Some(select(&rows, &leaves.wanted)?.f_to_device_(rows.device(), Kind::Float, false, true)?),
+    };
+    Ok(Pending {
+        logits: LastProducts::of(&rows, &asked)?,
+        features,
+        steps: leaves.steps,
+    })
+}
+
+/// A batch on its way through the steps.
+struct TorchPass<'a> {
+    steps: &'a TorchSteps,
+    graphs: Option<&'a Graphs>,
+}
+
+impl Stepper for TorchPass<'_> {
     type Rows = Tensor;
     type Head = TorchOverrides;
 
@@ -80,11 +143,13 @@ impl Stepper for TorchNetwork {
         rows: &Tensor,
         head: Option<&TorchOverrides>,
     ) -> Result<Tensor, NetworkError> {
-        let prepare = |rows: Tensor| match steps.start {
-            0 => self.normalise(&rows),
-            _ => Ok(rows),
-        };
-        self.steps.run(steps.clone(), rows, prepare, head)
+        let backbone_alone = steps == (0..self.steps()) && head.is_none_or(|head| head.keys.is_empty());
+        if let Some(graphs) = self.graphs.filter(|_| backbone_alone)
+            && let Some(features) = graphs.run(rows)?
+        {
+            return Ok(features);
+        }
+        self.steps.run(steps, rows, head)
     }
 
     fn select(&mut self, rows: &Tensor, positions: &[usize]) -> Result<Tensor, NetworkError> {
@@ -93,6 +158,37 @@ impl Stepper for TorchNetwork {
 }
 
 impl Network for TorchNetwork {
+    fn prepare(&mut self, max_batch: usize) -> Result<(), NetworkError> {
+        let _no_gradients = tch::no_grad_guard();
+        let Some(lane) = &mut self.lane else {
+            return Ok(());
+        };
+        let grey = [127; (PICTURE[0] * PICTURE[1] * PICTURE[2]) as usize];
+        let picture = lane.upload(&[&grey])?;
+        let steps = Arc::clone(&self.steps);
+        let all = 0..steps.stack.steps.len();
+        let mut turn = lane.turn()?;
+        turn.record(max_batch, &picture, move |pictures| {
+            steps.run(all.clone(), pictures, None)
+        });
+        turn.end()
+    }
+
+    fn into_lanes(mut self: Box<Self>) -> Vec<Vec<Box<dyn Network>>> {
+        let device = self.steps.placement.device;
+        let Some(first) = self.lane.take() else {
+            return vec![vec![self]];
+        };
+        let lane = |stream| {
+            Box::new(Self {
+                steps: Arc::clone(&self.steps),
+                placer: Arc::clone(&self.placer),
+                lane: Some(Lane::new(Arc::clone(&first.shared), stream, device)),
+            }) as Box<dyn Network>
+        };
+        vec![(1..=LANES).map(lane).collect()]
+    }
+
     fn forward(
         &mut self,
         pictures: &[&[u8]],
@@ -103,31 +199,17 @@ impl Network for TorchNetwork {
             return Ok(Outputs::default());
         }
         let _no_gradients = tch::no_grad_guard();
-        let [height, width, channels] = PICTURE;
-        let shape = [pictures.len() as i64, height, width, channels];
-        let pixels = Tensor::f_from_data_size(&pictures.concat(), &shape, Kind::Uint8)?;
-        let pixels = pixels.f_to_device(self.steps.placement.device)?;
-
-        let locked: Vec<_> = groups.iter().map(|group| group.head.tensors()).collect();
-        let heads: Vec<&TorchHead> = downcast(&locked)?;
-        let overrides: Vec<_> = heads.iter().map(|head| &head.overrides).collect();
-        let leaves = walk(self, &pixels, groups, &overrides, features)?;
-
-        let rows = match &leaves.features[..] {
-            [one] => one.shallow_clone(),
-            many => Tensor::f_cat(many, 0)?,
+        let Some(lane) = &mut self.lane else {
+            let [height, width, channels] = PICTURE;
+            let shape = [pictures.len() as i64, height, width, channels];
+            let pixels = Tensor::f_from_data_size(&pictures.concat(), &shape, Kind::Uint8)?;
+            return launch(&self.steps, None, &pixels, groups, features)?.read();
         };
-        let last = heads.iter().map(|head| &head.last);
-        let asked: Vec<_> = last.zip(leaves.groups.iter().map(Vec::as_slice)).collect();
-        let features = match features {
-            [] => Vec::new(),
-            _ => to_host(&select(&rows, &leaves.wanted)?)?,
-        };
-        Ok(Outputs {
-            logits: last_linears(&rows, &asked)?,
-            features,
-            steps: leaves.steps,
-        })
+        let pixels = lane.upload(pictures)?;
+        let turn = lane.turn()?;
+        let pending = launch(&self.steps, Some(&turn.graphs), &pixels, groups, features)?;
+        turn.end()?;
+        pending.read()
     }
 
     fn logits(&mut self, features: &[&[f32]], groups: &[HeadRows<'_>]) -> Result<Vec<Vec<f32>>, NetworkError> {
@@ -136,14 +218,13 @@ impl Network for TorchNetwork {
         let width = features.first().map_or(0, |row| row.len());
         let rows = Tensor::f_from_slice(&features.concat())?.f_reshape([features.len() as i64, width as i64])?;
         let rows = rows.f_to_device(placement.device)?.f_to_kind(placement.kind)?;
-        let locked: Vec<_> = groups.iter().map(|group| group.head.tensors()).collect();
-        let heads: Vec<&TorchHead> = downcast(&locked)?;
+        let heads: Vec<&TorchHead> = placed(groups)?;
         let asked: Vec<_> = heads
             .iter()
             .zip(groups)
             .map(|(head, group)| (&head.last, group.rows.as_slice()))
             .collect();
-        last_linears(&rows, &asked)
+        LastProducts::of(&rows, &asked)?.read()
     }
 
     fn placer(&self) -> Arc<dyn Placer> {
@@ -161,5 +242,147 @@ impl Network for TorchNetwork {
             _ => "cpu".into(),
         };
         (device, placement.precision().into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::model::network::PlacedHead;
+    use crate::model::torch::accelerator::{COMPUTE, Recorded, STREAMS, Work};
+    use crate::model::{Architecture, WeightsSource, demo_head_from};
+
+    thread_local! {
+        static ENTERED: Cell<usize> = const { Cell::new(COMPUTE) };
+    }
+
+    /// The processor as an accelerator: what is recorded is done again.
+    #[derive(Default)]
+    struct Emulated {
+        replays: Arc<AtomicUsize>,
+    }
+
+    impl Accelerator for Emulated {
+        fn enter(&self, stream: usize) -> Result<(), NetworkError> {
+            assert!(stream < STREAMS);
+            ENTERED.set(stream);
+            Ok(())
+        }
+
+        fn wait(&self, stream: usize, other: usize) -> Result<(), NetworkError> {
+            assert!(stream < STREAMS && other == COMPUTE && stream != other);
+            Ok(())
+        }
+
+        fn record(&self, work: Work) -> Result<Recorded, NetworkError> {
+            let output = work()?;
+            let (mut place, replays) = (Mutex::new(output.shallow_clone()), Arc::clone(&self.replays));
+            let replay = move || {
+                assert_eq!(ENTERED.get(), COMPUTE, "passes run in the stream that computes");
+                replays.fetch_add(1, Ordering::Relaxed);
+                Ok(place.get_mut().unwrap().f_copy_(&work()?)?)
+            };
+            let replay = Mutex::new(replay);
+            Ok(Recorded {
+                output,
+                replay: Box::new(move || (replay.lock().unwrap())()),
+            })
+        }
+    }
+
+    const HEADS: [(&str, usize); 4] = [
+        ("classifier.6", 10),
+        ("classifier.6", 3),
+        ("classifier.3", 5),
+        ("features.0", 7),
+    ];
+
+    fn network_of(folded: bool, accelerator: Option<Box<dyn Accelerator>>) -> (Box<TorchNetwork>, Vec<PlacedHead>) {
+        let narrow = Architecture::Vgg16Narrow;
+        let backbone = Backbone::load(&WeightsSource::Demo, narrow).unwrap();
+        let placement = Placement {
+            device: Device::Cpu,
+            kind: Kind::Float,
+            folded,
+        };
+        let network = TorchNetwork::new(&backbone, placement, accelerator).unwrap();
+        let placer = network.placer();
+        let place = |(seed, &(split, classes)): (usize, &(&str, usize))| {
+            placer
+                .place(&demo_head_from(narrow, split, classes, seed as u64))
+                .unwrap()
+        };
+        let heads = HEADS.iter().enumerate().map(place).collect();
+        (Box::new(network), heads)
+    }
+
+    /// Heads and their rows.
+    type Asked = Vec<(usize, Vec<usize>)>;
+
+    /// Batches of sizes that are recorded, that are padded to one, and that are too large; of heads that share the pass
+    /// and of heads that leave it.
+    #[test]
+    fn lanes_compute_what_the_plain_network_does() {
+        let (mut plain, plain_heads) = network_of(false, None);
+        let replays = Arc::new(AtomicUsize::new(0));
+        let emulated = Emulated {
+            replays: Arc::clone(&replays),
+        };
+        let (network, heads) = network_of(true, Some(Box::new(emulated)));
+
+        let picture =
+            |seed: usize| -> Vec<u8> { (0..224 * 224 * 3).map(|at| (at * (seed + 31) % 251) as u8).collect() };
+        let batches: [(Vec<Vec<u8>>, Asked); 4] = [
+            (vec![picture(1)], vec![(0, vec![0])]),
+            ((2..5).map(picture).collect(), vec![(0, vec![0, 2]), (1, vec![1, 2])]),
+            (
+                (5..8).map(picture).collect(),
+                vec![(0, vec![0]), (2, vec![1]), (3, vec![2])],
+            ),
+            ((8..13).map(picture).collect(), vec![(1, (0..5).collect())]),
+        ];
+        let run = |network: &mut dyn Network, heads: &[PlacedHead], batch: usize| {
+            let (pictures, asked) = &batches[batch];
+            let pictures: Vec<&[u8]> = pictures.iter().map(Vec::as_slice).collect();
+            let group = |(head, rows): &(usize, Vec<usize>)| HeadRows {
+                head: &heads[*head],
+                rows: rows.clone(),
+            };
+            let groups: Vec<_> = asked.iter().map(group).collect();
+            network.forward(&pictures, &groups, &[0]).unwrap()
+        };
+        let wanted: Vec<Outputs> = (0..batches.len())
+            .map(|batch| run(&mut *plain, &plain_heads, batch))
+            .collect();
+
+        let (run, wanted, heads) = (&run, &wanted, &heads);
+        std::thread::scope(|scope| {
+            for mut lane in network.into_lanes().into_iter().flatten() {
+                scope.spawn(move || {
+                    lane.prepare(3).unwrap();
+                    for batch in (0..wanted.len()).chain((0..wanted.len()).rev()) {
+                        let got = run(&mut *lane, heads, batch);
+                        let close = |got: &[f32], want: &[f32]| {
+                            let largest = want.iter().fold(0f32, |most, value| most.max(value.abs()));
+                            got.len() == want.len()
+                                && got
+                                    .iter()
+                                    .zip(want)
+                                    .all(|(got, want)| (got - want).abs() <= 1e-4 * largest)
+                        };
+                        for (got, want) in got.logits.iter().zip(&wanted[batch].logits) {
+                            assert!(close(got, want), "batch {batch}: {got:?} {want:?}");
+                        }
+                        assert!(close(&got.features, &wanted[batch].features), "batch {batch}");
+                        assert_eq!(got.steps, wanted[batch].steps);
+                    }
+                });
+            }
+        });
+        // The first two batches of each lane, each twice; the others' passes were not recorded.
+        assert_eq!(replays.load(Ordering::Relaxed), 2 * 2 * 2);
     }
 }

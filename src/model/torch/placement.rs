@@ -12,6 +12,8 @@ use crate::model::tensor::HostTensor;
 pub(super) struct Placement {
     pub device: Device,
     pub kind: Kind,
+    /// Whether the first convolution's weight also normalises pictures (`input.rs`).
+    pub folded: bool,
 }
 
 /// A tensor on the device. tch's handles are `Send` but not `Sync`, so each user takes one of its own; libtorch itself
@@ -56,12 +58,20 @@ impl Placement {
     }
 
     /// Places a convolution's weight with the channels innermost in memory, which is what the input has.
-    pub fn place_channels_last(&self, host: &Arc<HostTensor>) -> Result<PlacedTensor, NetworkError> {
+    pub fn place_channels_last(&self, host: &HostTensor) -> Result<PlacedTensor, NetworkError> {
         let inner = view(host)?.f_permute([0, 2, 3, 1])?.f_contiguous()?;
         Ok(PlacedTensor::new(
             self.to_device(&inner)?.f_permute([0, 3, 1, 2])?,
             None,
         ))
+    }
+
+    /// Places a few numbers, in this element type.
+    pub fn place_numbers(&self, numbers: &[f32], kind: Kind) -> Result<PlacedTensor, NetworkError> {
+        let placed = Tensor::f_from_slice(numbers)?
+            .f_to_device(self.device)?
+            .f_to_kind(kind)?;
+        Ok(PlacedTensor::new(placed, None))
     }
 
     pub fn computes_in_host_memory(&self) -> bool {
