@@ -1,90 +1,81 @@
-//! Linears of heads on the CPU, with weights as they were read: one pass over each head's weights, whatever the mix.
+//! Linears of heads on the CPU, with weights as they were read: one pass over a head's weights, whatever rows it is asked
+//! for.
 //!
 //! A result is a sum of products in one fixed order, so it has the same bits whichever rows and heads it is computed
-//! beside. That is what lets features be kept and asked again.
+//! beside, by any number of threads. That is what lets features be kept and asked again.
+
+use winograd::Pool;
 
 use super::tensor::HostTensor;
 
-/// Products of one thread below which starting another costs more than it saves: about 100 µs of work.
-const PRODUCTS_PER_THREAD_MIN: usize = 1 << 20;
+/// Products that a thread takes at a time: about 20 µs of work, beside which taking it is nothing.
+const PRODUCTS_AT_A_TIME: usize = 1 << 18;
 
 /// Sums that run side by side: four registers of 16, so that additions need not wait for one another.
 const LANES: usize = 64;
 
 /// One head's Linear and the rows it is asked for.
-pub(super) struct HeadProduct<'a> {
+pub(super) struct HeadProduct<'a, R> {
     /// `[K, width]`.
     pub weight: &'a HostTensor,
     /// `[K]`.
     pub bias: &'a [f32],
-    /// Rows of features, each of `width` numbers.
-    pub rows: Vec<&'a [f32]>,
+    /// How many rows.
+    pub rows: usize,
+    /// The features of each of them, `width` numbers.
+    pub row: R,
 }
 
-impl HeadProduct<'_> {
-    fn classes(&self) -> usize {
-        self.bias.len()
-    }
-
-    fn multiplications(&self) -> usize {
-        self.weight.values.len() * self.rows.len()
+impl<'a, R: Fn(usize) -> &'a [f32] + Sync> HeadProduct<'_, R> {
+    fn width(&self) -> usize {
+        self.weight.values.len() / self.bias.len()
     }
 
     /// The logits of some classes, from `first` on: for each class, every row's.
     fn compute(&self, first: usize, logits: &mut [f32], dot: Dot) {
-        let width = self.weight.values.len() / self.classes();
-        let weights = self.weight.values.chunks_exact(width).zip(self.bias).skip(first);
-        for ((weight, bias), logits) in weights.zip(logits.chunks_exact_mut(self.rows.len())) {
-            for (row, logit) in self.rows.iter().zip(logits) {
-                *logit = dot(weight, row) + bias;
+        let weights = self.weight.values.chunks_exact(self.width());
+        let weights = weights.zip(self.bias).skip(first);
+        for ((weight, bias), logits) in weights.zip(logits.chunks_exact_mut(self.rows)) {
+            for (row, logit) in logits.iter_mut().enumerate() {
+                *logit = dot(weight, (self.row)(row)) + bias;
             }
         }
     }
 }
 
-/// For each product, its rows' results one after the other: rows x K.
-pub(super) fn host_linear(products: &[HeadProduct<'_>]) -> Vec<Vec<f32>> {
-    let work: usize = products.iter().map(HeadProduct::multiplications).sum();
-    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
-    let threads = (work / PRODUCTS_PER_THREAD_MIN).clamp(1, cores);
-
-    let mut by_class: Vec<Vec<f32>> = products
-        .iter()
-        .map(|product| vec![0.0; product.classes() * product.rows.len()])
-        .collect();
-    let mut shares: Vec<Vec<_>> = (0..threads).map(|_| Vec::new()).collect();
-    for (product, logits) in products.iter().zip(&mut by_class) {
-        let part = product.classes().div_ceil(threads);
-        let chunks = logits.chunks_mut((part * product.rows.len()).max(1));
-        for (index, (chunk, share)) in chunks.zip(&mut shares).enumerate() {
-            share.push((product, index * part, chunk));
-        }
-    }
-    let dot = fastest_dot();
-    let run = |share: Vec<(&HeadProduct<'_>, usize, &mut [f32])>| {
-        for (product, first, logits) in share {
-            product.compute(first, logits, dot);
-        }
-    };
-    std::thread::scope(|scope| {
-        let own = shares.pop();
-        for share in shares {
-            scope.spawn(|| run(share));
-        }
-        own.map(run);
-    });
-    let transposed = products.iter().zip(by_class);
-    transposed
-        .map(|(product, logits)| by_row(&logits, product.rows.len()))
-        .collect()
+/// Computes Linears, in memory that it keeps.
+#[derive(Default)]
+pub(super) struct HostLinear {
+    by_class: Vec<f32>,
 }
 
-/// From each class's rows to each row's classes.
-fn by_row(by_class: &[f32], rows: usize) -> Vec<f32> {
-    (0..rows)
-        .flat_map(|row| by_class.iter().skip(row).step_by(rows.max(1)))
-        .copied()
-        .collect()
+impl HostLinear {
+    /// Appends the rows' results to `results`, one row's after the other: rows x K.
+    pub fn compute<'a, R: Fn(usize) -> &'a [f32] + Sync>(
+        &mut self,
+        product: &HeadProduct<'_, R>,
+        results: &mut Vec<f32>,
+        pool: &mut Pool,
+    ) {
+        let (rows, count) = (product.rows, product.rows * product.bias.len());
+        if count == 0 {
+            return;
+        }
+        self.by_class.clear();
+        self.by_class.resize(count, 0.0);
+        let classes = (PRODUCTS_AT_A_TIME / (product.width() * rows)).max(1);
+        let dot = fastest_dot();
+        pool.each(
+            self.by_class.chunks_mut(classes * rows).enumerate(),
+            |(part, logits)| {
+                product.compute(part * classes, logits, dot);
+            },
+        );
+        results.reserve_exact(count);
+        for row in 0..rows {
+            results.extend(self.by_class.iter().skip(row).step_by(rows));
+        }
+    }
 }
 
 type Dot = fn(&[f32], &[f32]) -> f32;
@@ -152,11 +143,11 @@ mod tests {
     }
 
     proptest! {
-        /// The sums are right, and bit for bit the same alone and in any company.
+        /// The sums are right, and bit for bit the same alone and in any company, by one thread and by three.
         #[test]
         fn a_logit_does_not_depend_on_its_company(
             width in prop::sample::select(vec![1usize, 63, 64, 128, 4096]),
-            asked in prop::collection::vec((1usize..40, prop::collection::vec(0usize..6, 1..5)), 1..6),
+            asked in prop::collection::vec((1usize..140, prop::collection::vec(0usize..6, 1..5)), 1..6),
         ) {
             let features = tensor(vec![6, width], 99);
             let rows: Vec<&[f32]> = features.values.chunks_exact(width).collect();
@@ -165,18 +156,21 @@ mod tests {
                 .enumerate()
                 .map(|(seed, (classes, _))| (tensor(vec![*classes, width], seed), tensor(vec![*classes], seed + 50)))
                 .collect();
-            let product = |head: usize, rows| HeadProduct { weight: &heads[head].0, bias: &heads[head].1.values, rows };
-            let together: Vec<HeadProduct<'_>> = asked
-                .iter()
-                .enumerate()
-                .map(|(head, (_, asked))| product(head, asked.iter().map(|&row| rows[row]).collect()))
-                .collect();
-            let logits = host_linear(&together);
+            let compute = |head: usize, asked: &[usize], linear: &mut HostLinear, pool: &mut Pool| {
+                let (weight, bias) = (&heads[head].0, &heads[head].1.values[..]);
+                let mut results = vec![0.5];
+                let product = HeadProduct { weight, bias, rows: asked.len(), row: |row| rows[asked[row]] };
+                linear.compute(&product, &mut results, pool);
+                prop_assert_eq!(results.remove(0), 0.5, "what was there stays");
+                Ok(results)
+            };
+            let (mut linear, mut pool) = (HostLinear::default(), Pool::new(3));
             for (head, (classes, asked)) in asked.iter().enumerate() {
-                for (position, &row) in asked.iter().enumerate() {
-                    let alone = host_linear(&[product(head, vec![rows[row]])]);
-                    let got = &logits[head][position * classes..(position + 1) * classes];
-                    prop_assert_eq!(got, &alone[0][..]);
+                let logits = compute(head, asked, &mut linear, &mut pool)?;
+                prop_assert_eq!(logits.len(), classes * asked.len());
+                for (&row, got) in asked.iter().zip(logits.chunks_exact(*classes)) {
+                    let alone = compute(head, &[row], &mut HostLinear::default(), &mut Pool::new(1))?;
+                    prop_assert_eq!(got, &alone[..]);
                     for (class, logit) in got.iter().enumerate() {
                         let weight = &heads[head].0.values[class * width..(class + 1) * width];
                         let exact: f64 = weight.iter().zip(rows[row]).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();

@@ -145,7 +145,11 @@ impl PlacedHead {
 
 /// What a network's own placer put into the heads of a batch.
 pub(super) fn placed<'a, T: 'static>(groups: &[HeadRows<'a>]) -> Result<Vec<&'a T>, NetworkError> {
-    groups.iter().map(|group| group.head.placed()).collect()
+    let mut own = Vec::with_capacity(groups.len());
+    for group in groups {
+        own.push(group.head.placed()?);
+    }
+    Ok(own)
 }
 
 impl fmt::Debug for PlacedHead {

@@ -3,11 +3,10 @@
 //! Pure: it knows of a head only which parameters each step uses, as a key. Rows whose heads use the same parameters up
 //! to a step have passed that step together, once.
 
-use std::collections::HashMap;
 use std::ops::Range;
 
 /// What tells the parameters of one step apart: equal keys, equal parameters. The backbone's are [`StepKey::default`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StepKey {
     /// Of the weight; 0 is the backbone's.
     pub weight: usize,
@@ -24,64 +23,109 @@ pub struct Wish<'a> {
     pub rows: &'a [usize],
 }
 
-/// Steps that the same rows pass with the same parameters, and where they go from there.
+impl Wish<'_> {
+    fn key(&self, step: usize) -> StepKey {
+        self.keys.get(step).copied().unwrap_or_default()
+    }
+}
+
+/// The trie of a batch's wishes. Made anew for each batch, in the memory of the one before.
+#[derive(Debug, Default)]
+pub struct Plan {
+    /// The wishes in the order of their keys, so that those of one pass lie side by side.
+    wishes: Vec<usize>,
+    /// The rows of all passes, one pass after the other.
+    rows: Vec<usize>,
+    /// Each before its branches.
+    passes: Vec<Pass>,
+}
+
+/// Steps that the same rows pass with the same parameters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pass {
     /// The steps; empty if the rows part before the first one.
     pub steps: Range<usize>,
-    /// The wish whose parameters the steps use; all wishes that pass here agree.
-    pub wish: usize,
-    /// Indices into the batch, ascending, each once.
-    pub rows: Vec<usize>,
-    /// Where the rows part; empty at the end of the network.
-    pub branches: Vec<Pass>,
-    /// The wishes that pass here.
-    pub wishes: Vec<usize>,
+    /// Its part of [`Plan::wishes`].
+    wishes: Range<usize>,
+    /// Its part of [`Plan::rows`].
+    rows: Range<usize>,
+    /// The first pass that is neither this one nor one of its branches'.
+    after: usize,
 }
 
-impl Pass {
-    /// The trie of `wishes` over `steps` steps.
-    pub fn plan(wishes: &[Wish<'_>], steps: usize) -> Self {
-        Self::from_step(wishes, (0..wishes.len()).collect(), 0, steps)
+impl Plan {
+    /// Makes the trie of wishes 0 to `count` over `steps` steps. Its root is pass 0.
+    pub fn make<'a>(&mut self, count: usize, steps: usize, wish: impl Fn(usize) -> Wish<'a>) {
+        let wish = &wish;
+        let keys = |index: usize| (0..steps).map(move |step| wish(index).key(step));
+        self.wishes.clear();
+        self.wishes.extend(0..count);
+        self.wishes
+            .sort_unstable_by(|&a, &b| keys(a).cmp(keys(b)).then(a.cmp(&b)));
+        self.rows.clear();
+        self.passes.clear();
+        self.add(0..count, 0, steps, wish);
     }
 
-    fn from_step(wishes: &[Wish<'_>], members: Vec<usize>, start: usize, steps: usize) -> Self {
-        let key = |wish: usize, step: usize| wishes[wish].keys.get(step).copied().unwrap_or_default();
-        let first = members.first().copied().unwrap_or_default();
-        let agree = |step: usize| members.iter().all(|&wish| key(wish, step) == key(first, step));
+    /// Adds the pass of some wishes from a step on, and its branches.
+    fn add<'a>(&mut self, wishes: Range<usize>, start: usize, steps: usize, wish: &impl Fn(usize) -> Wish<'a>) {
+        let key = |plan: &Self, place: usize, step: usize| wish(plan.wishes[place]).key(step);
+        // In order, and of one mind before `start`: all agree on a step if the first and the last do.
+        let agree = |step: usize| wishes.is_empty() || key(self, wishes.start, step) == key(self, wishes.end - 1, step);
         let end = (start..steps).find(|&step| !agree(step)).unwrap_or(steps);
 
-        let mut branches: Vec<Vec<usize>> = Vec::new();
-        if end < steps {
-            let mut by_key = HashMap::new();
-            for &wish in &members {
-                let branch = *by_key.entry(key(wish, end)).or_insert_with(|| {
-                    branches.push(Vec::new());
-                    branches.len() - 1
-                });
-                branches[branch].push(wish);
+        let first_row = self.rows.len();
+        for place in wishes.clone() {
+            for row in wish(self.wishes[place]).rows {
+                if let Err(place) = self.rows[first_row..].binary_search(row) {
+                    self.rows.insert(first_row + place, *row);
+                }
             }
         }
-        let mut rows: Vec<usize> = members.iter().flat_map(|&wish| wishes[wish].rows).copied().collect();
-        rows.sort_unstable();
-        rows.dedup();
-        Self {
+        let index = self.passes.len();
+        self.passes.push(Pass {
             steps: start..end,
-            wish: first,
-            rows,
-            branches: branches
-                .into_iter()
-                .map(|members| Self::from_step(wishes, members, end, steps))
-                .collect(),
-            wishes: members,
+            wishes: wishes.clone(),
+            rows: first_row..self.rows.len(),
+            after: 0,
+        });
+        let mut branch = wishes.start;
+        while end < steps && branch < wishes.end {
+            let own = key(self, branch, end);
+            let others = (branch..wishes.end).find(|&place| key(self, place, end) != own);
+            let next = others.unwrap_or(wishes.end);
+            self.add(branch..next, end, steps, wish);
+            branch = next;
         }
+        self.passes[index].after = self.passes.len();
     }
 
-    /// Where these rows, all of which pass here, lie among this pass's rows.
-    pub fn positions(&self, rows: &[usize]) -> Vec<usize> {
-        rows.iter()
-            .filter_map(|row| self.rows.binary_search(row).ok())
-            .collect()
+    /// A pass.
+    pub fn pass(&self, pass: usize) -> &Pass {
+        &self.passes[pass]
+    }
+
+    /// The wishes that go this way, all with the same parameters.
+    pub fn wishes(&self, pass: usize) -> &[usize] {
+        &self.wishes[self.passes[pass].wishes.clone()]
+    }
+
+    /// The rows that go this way: indices into the batch, ascending, each once.
+    pub fn rows(&self, pass: usize) -> &[usize] {
+        &self.rows[self.passes[pass].rows.clone()]
+    }
+
+    /// Where the rows part; none at the end of the network.
+    pub fn branches(&self, pass: usize) -> impl Iterator<Item = usize> {
+        let end = self.passes[pass].after;
+        let next = move |branch: usize| Some(branch).filter(|&branch| branch < end);
+        std::iter::successors(next(pass + 1), move |&branch| next(self.passes[branch].after))
+    }
+
+    /// Where these rows, all of which go this way, lie among the pass's.
+    pub fn positions(&self, pass: usize, rows: &[usize]) -> impl Iterator<Item = usize> {
+        let own = self.rows(pass);
+        rows.iter().filter_map(|row| own.binary_search(row).ok())
     }
 }
 
@@ -101,13 +145,18 @@ mod tests {
         }
     }
 
-    /// Every pass from the root to a leaf, each step with the rows that pass it.
-    fn walk(pass: &Pass, path: &mut Vec<(usize, usize)>, visit: &mut impl FnMut(&Pass, &[(usize, usize)])) {
+    /// Every pass from the root to a leaf, each step with the wish whose parameters it uses.
+    fn walk(
+        plan: &Plan,
+        pass: usize,
+        path: &mut Vec<(usize, usize)>,
+        visit: &mut impl FnMut(usize, &[(usize, usize)]),
+    ) {
         let before = path.len();
-        path.extend(pass.steps.clone().map(|step| (step, pass.wish)));
+        path.extend(plan.pass(pass).steps.clone().map(|step| (step, plan.wishes(pass)[0])));
         visit(pass, path);
-        for branch in &pass.branches {
-            walk(branch, path, visit);
+        for branch in plan.branches(pass) {
+            walk(plan, branch, path, visit);
         }
         path.truncate(before);
     }
@@ -126,30 +175,34 @@ mod tests {
             let rows: Vec<Vec<usize>> = wishes.iter().map(|(_, rows)| rows.iter().copied().collect()).collect();
             let asked: Vec<Wish<'_>> =
                 keys.iter().zip(&rows).map(|(keys, rows)| Wish { keys, rows }).collect();
-            let trie = Pass::plan(&asked, STEPS);
+            // In the memory of another batch.
+            let mut plan = Plan::default();
+            plan.make(1, STEPS, |_| Wish { keys: &[], rows: &[7] });
+            plan.make(asked.len(), STEPS, |wish| asked[wish]);
 
             let full = |wish: usize| -> Vec<StepKey> {
                 (0..STEPS).map(|step| keys[wish].get(step).copied().unwrap_or_default()).collect()
             };
             let (mut reached, mut prefixes) = (vec![0; asked.len()], HashSet::new());
-            walk(&trie, &mut Vec::new(), &mut |pass, path| {
+            walk(&plan, 0, &mut Vec::new(), &mut |pass, path| {
                 let used: Vec<StepKey> = path.iter().map(|&(step, wish)| full(wish)[step]).collect();
                 assert_eq!(path.iter().map(|&(step, _)| step).collect::<Vec<_>>(), (0..path.len()).collect::<Vec<_>>());
-                for length in pass.steps.clone() {
+                for length in plan.pass(pass).steps.clone() {
                     assert!(prefixes.insert(used[..=length].to_vec()), "a prefix is computed twice");
                 }
                 let expected: std::collections::BTreeSet<usize> =
-                    pass.wishes.iter().flat_map(|&wish| rows[wish].clone()).collect();
-                assert_eq!(pass.rows, expected.into_iter().collect::<Vec<_>>());
-                for &wish in &pass.wishes {
+                    plan.wishes(pass).iter().flat_map(|&wish| rows[wish].clone()).collect();
+                assert_eq!(plan.rows(pass), expected.into_iter().collect::<Vec<_>>());
+                let branches = plan.branches(pass).count();
+                for &wish in plan.wishes(pass) {
                     assert_eq!(full(wish)[..used.len()], used[..]);
-                    assert_eq!(pass.positions(&rows[wish]).len(), rows[wish].len());
-                    if pass.branches.is_empty() {
+                    assert_eq!(plan.positions(pass, &rows[wish]).count(), rows[wish].len());
+                    if branches == 0 {
                         assert_eq!(used.len(), STEPS);
                         reached[wish] += 1;
                     }
                 }
-                assert!(pass.branches.is_empty() || pass.branches.len() > 1);
+                assert_ne!(branches, 1);
             });
             prop_assert!(reached.iter().all(|&times| times == 1));
             let distinct: HashSet<Vec<StepKey>> =
@@ -162,10 +215,9 @@ mod tests {
     fn heads_of_the_last_linear_alone_share_everything() {
         let rows: Vec<Vec<usize>> = (0..4).map(|row| vec![row]).collect();
         let wishes: Vec<Wish<'_>> = rows.iter().map(|rows| Wish { keys: &[], rows }).collect();
-        let trie = Pass::plan(&wishes, STEPS);
-        assert_eq!(
-            (trie.steps.clone(), trie.rows.len(), trie.branches.len()),
-            (0..STEPS, 4, 0)
-        );
+        let mut plan = Plan::default();
+        plan.make(wishes.len(), STEPS, |wish| wishes[wish]);
+        assert_eq!((plan.pass(0).steps.clone(), plan.rows(0).len()), (0..STEPS, 4));
+        assert_eq!(plan.branches(0).count(), 0);
     }
 }

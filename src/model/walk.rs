@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::network::{HeadRows, NetworkError, StepCount};
-use super::plan::{Pass, Wish};
+use super::plan::{Plan, Wish};
 
 /// What computes steps.
 pub(super) trait Stepper {
@@ -36,7 +36,7 @@ pub(super) trait Stepper {
 pub(super) struct Leaves<R> {
     /// Features, leaf by leaf.
     pub features: Vec<R>,
-    /// Where each group's rows are among those of all leaves.
+    /// Where each group's rows are among those of all leaves; beyond the groups, what an earlier batch left.
     pub groups: Vec<Vec<usize>>,
     /// Where the rows are whose backbone features are wanted.
     pub wanted: Vec<usize>,
@@ -44,8 +44,29 @@ pub(super) struct Leaves<R> {
     pub steps: Vec<StepCount>,
 }
 
-/// Walks the trie of the groups, whose heads are `heads`, and of the rows `wanted` whose backbone features are wanted as
-/// one more wish.
+/// The lists of a walk. Kept, they spare the next batch all memory but the rows', which are the stepper's.
+pub(super) struct Trail<R> {
+    plan: Plan,
+    positions: Vec<usize>,
+    leaves: Leaves<R>,
+}
+
+impl<R> Default for Trail<R> {
+    fn default() -> Self {
+        Self {
+            plan: Plan::default(),
+            positions: Vec::new(),
+            leaves: Leaves {
+                features: Vec::new(),
+                groups: Vec::new(),
+                wanted: Vec::new(),
+                steps: Vec::new(),
+            },
+        }
+    }
+}
+
+/// Walks once. `heads` are the groups'.
 pub(super) fn walk<S: Stepper>(
     stepper: &mut S,
     pictures: &S::Rows,
@@ -53,75 +74,125 @@ pub(super) fn walk<S: Stepper>(
     heads: &[&S::Head],
     wanted: &[usize],
 ) -> Result<Leaves<S::Rows>, NetworkError> {
-    let wishes = groups.iter().map(|group| Wish {
-        keys: &group.head.keys,
-        rows: &group.rows,
-    });
-    let backbone = Wish {
-        keys: &[],
-        rows: wanted,
-    };
-    let wishes: Vec<Wish<'_>> = wishes.chain((!wanted.is_empty()).then_some(backbone)).collect();
-    let steps = stepper.steps();
-    let trie = Pass::plan(&wishes, steps);
-    let mut walk = Walk {
-        stepper,
-        heads: heads.iter().map(|head| Some(*head)).chain([None]).collect(),
-        rows: vec![Vec::new(); groups.len() + 1],
-        wishes,
-        counts: vec![StepCount::default(); steps],
-        features: Vec::new(),
-        count: 0,
-    };
-    let rows = walk.stepper.select(pictures, &trie.rows)?;
-    walk.pass(&trie, &rows)?;
-    walk.stepper.recycle(rows);
-    let wanted = walk.rows.pop().unwrap_or_default();
-    Ok(Leaves {
-        features: walk.features,
-        groups: walk.rows,
-        wanted,
-        steps: walk.counts,
-    })
+    let mut trail = Trail::default();
+    trail.walk(stepper, pictures, groups, |group| heads[group], wanted)?;
+    Ok(trail.leaves)
+}
+
+impl<R> Trail<R> {
+    /// Walks the trie of the groups, whose heads are `heads`, and of the rows `wanted` whose backbone features are wanted
+    /// as one more wish.
+    pub fn walk<'a, S: Stepper<Rows = R>>(
+        &mut self,
+        stepper: &mut S,
+        pictures: &R,
+        groups: &[HeadRows<'_>],
+        heads: impl Fn(usize) -> &'a S::Head,
+        wanted: &[usize],
+    ) -> Result<&mut Leaves<R>, NetworkError>
+    where
+        S::Head: 'a,
+    {
+        let wish = |index: usize| match groups.get(index) {
+            Some(group) => Wish {
+                keys: &group.head.keys,
+                rows: &group.rows,
+            },
+            None => Wish {
+                keys: &[],
+                rows: wanted,
+            },
+        };
+        let Self {
+            plan,
+            positions,
+            leaves,
+        } = self;
+        plan.make(groups.len() + usize::from(!wanted.is_empty()), stepper.steps(), wish);
+        leaves.clear(groups.len(), stepper.steps());
+        let rows = stepper.select(pictures, plan.rows(0))?;
+        let mut walk = Walk {
+            stepper,
+            plan,
+            wish,
+            // The backbone alone has none.
+            head: |wish| (wish < groups.len()).then(|| heads(wish)),
+            positions,
+            leaves,
+            count: 0,
+        };
+        walk.pass(0, &rows)?;
+        walk.stepper.recycle(rows);
+        Ok(&mut self.leaves)
+    }
+}
+
+impl<R> Leaves<R> {
+    fn clear(&mut self, groups: usize, steps: usize) {
+        self.features.clear();
+        // Never shorter, since the lists of a batch with more groups are kept.
+        self.groups.resize_with(groups.max(self.groups.len()), Vec::new);
+        self.wanted.clear();
+        self.steps.clear();
+        self.steps.resize(steps, StepCount::default());
+    }
 }
 
 /// One batch on its way.
-struct Walk<'a, S: Stepper> {
+struct Walk<'a, S: Stepper, W, H> {
     stepper: &'a mut S,
-    /// The head of each wish; none for the backbone alone.
-    heads: Vec<Option<&'a S::Head>>,
-    wishes: Vec<Wish<'a>>,
-    counts: Vec<StepCount>,
-    features: Vec<S::Rows>,
-    /// Rows of `features`.
+    plan: &'a Plan,
+    wish: W,
+    head: H,
+    positions: &'a mut Vec<usize>,
+    leaves: &'a mut Leaves<S::Rows>,
+    /// Rows of the leaves.
     count: usize,
-    /// Where each wish's are among them.
-    rows: Vec<Vec<usize>>,
 }
 
-impl<S: Stepper> Walk<'_, S> {
+impl<'a, 'h, S, W, H> Walk<'a, S, W, H>
+where
+    S: Stepper<Head: 'h>,
+    W: Fn(usize) -> Wish<'a>,
+    H: Fn(usize) -> Option<&'h S::Head>,
+{
     /// Drives a pass's rows through its steps and on into its branches.
-    fn pass(&mut self, pass: &Pass, rows: &S::Rows) -> Result<(), NetworkError> {
-        for count in &mut self.counts[pass.steps.clone()] {
+    fn pass(&mut self, pass: usize, rows: &S::Rows) -> Result<(), NetworkError> {
+        let plan = self.plan;
+        let steps = &plan.pass(pass).steps;
+        for count in &mut self.leaves.steps[steps.clone()] {
             count.passes += 1;
-            count.rows += pass.rows.len();
+            count.rows += plan.rows(pass).len();
         }
-        let output = self.stepper.run(pass.steps.clone(), rows, self.heads[pass.wish])?;
-        if pass.branches.is_empty() {
-            for &wish in &pass.wishes {
-                let positions = pass.positions(self.wishes[wish].rows);
-                self.rows[wish] = positions.into_iter().map(|position| self.count + position).collect();
-            }
-            self.count += pass.rows.len();
-            self.features.push(output);
+        // All who go this way agree.
+        let head = plan.wishes(pass).first().and_then(|&wish| (self.head)(wish));
+        let output = self.stepper.run(steps.clone(), rows, head)?;
+        if plan.branches(pass).next().is_none() {
+            self.arrive(pass, output);
             return Ok(());
         }
-        for branch in &pass.branches {
-            let rows = self.stepper.select(&output, &pass.positions(&branch.rows))?;
+        for branch in plan.branches(pass) {
+            self.positions.clear();
+            self.positions.extend(plan.positions(pass, plan.rows(branch)));
+            let rows = self.stepper.select(&output, self.positions)?;
             self.pass(branch, &rows)?;
             self.stepper.recycle(rows);
         }
         self.stepper.recycle(output);
         Ok(())
+    }
+
+    fn arrive(&mut self, pass: usize, output: S::Rows) {
+        for &wish in self.plan.wishes(pass) {
+            let places = match (self.head)(wish) {
+                Some(_) => &mut self.leaves.groups[wish],
+                None => &mut self.leaves.wanted,
+            };
+            let positions = self.plan.positions(pass, (self.wish)(wish).rows);
+            places.clear();
+            places.extend(positions.map(|position| self.count + position));
+        }
+        self.count += self.plan.rows(pass).len();
+        self.leaves.features.push(output);
     }
 }

@@ -37,6 +37,11 @@ impl Engine {
         }
     }
 
+    /// Its threads, for what belongs to the pass and is no layer of this crate.
+    pub fn pool(&mut self) -> &mut Pool {
+        &mut self.pool
+    }
+
     /// Bytes of intermediate results held.
     pub fn scratch_bytes(&self) -> usize {
         let workers: usize = self.scratch.workers.iter().map(|tables| lock(tables).bytes()).sum();

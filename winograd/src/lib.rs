@@ -66,4 +66,5 @@ pub use engine::Engine;
 pub use linear::PackedLinear;
 pub use maps::Maps;
 pub use pixels::normalise;
+pub use pool::Pool;
 pub use simd::Isa;

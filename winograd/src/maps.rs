@@ -143,6 +143,11 @@ impl Maps {
         self.data.bytes()
     }
 
+    /// Bytes that `count` images of this size take.
+    pub fn bytes_of(&self, count: usize) -> usize {
+        count * self.shape.image() * size_of::<f32>()
+    }
+
     /// The maps of some of the images, in the order of `rows`; an image may be taken more than once.
     ///
     /// # Panics

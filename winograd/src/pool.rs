@@ -71,6 +71,22 @@ impl Pool {
         self.workers.len() + 1
     }
 
+    /// Calls `work` once for each of `items`, and returns when all calls have.
+    ///
+    /// # Panics
+    /// As [`Pool::run`].
+    pub fn each<I>(&mut self, items: I, work: impl Fn(I::Item) + Sync)
+    where
+        I: ExactSizeIterator + Send,
+    {
+        let count = items.len();
+        let items = Mutex::new(items);
+        self.run(count, |_, _| {
+            let item = items.lock().unwrap_or_else(PoisonError::into_inner).next();
+            item.into_iter().for_each(&work);
+        });
+    }
+
     /// Calls `work(item, thread)` once for each item below `items`, and returns when all calls have.
     ///
     /// # Panics
@@ -218,6 +234,16 @@ mod tests {
                 assert!(done.iter().all(|count| count.load(Ordering::Relaxed) == 1));
             }
         }
+    }
+
+    #[test]
+    fn each_chunk_of_a_slice_is_written_once() {
+        let mut pool = Pool::new(3);
+        let mut numbers = vec![0; 1000];
+        pool.each(numbers.chunks_mut(7).enumerate(), |(index, chunk)| {
+            chunk.iter_mut().for_each(|number| *number += index + 1);
+        });
+        assert!((0..1000).all(|at| numbers[at] == at / 7 + 1));
     }
 
     #[test]

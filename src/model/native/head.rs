@@ -5,7 +5,7 @@ use std::sync::Arc;
 use winograd::{Bias, Maps};
 
 use super::steps::{NativeOverrides, NativePass, NativeStack, Rows, Vectors, Weight, Workspace};
-use crate::model::host_linear::{HeadProduct, host_linear};
+use crate::model::host_linear::HeadProduct;
 use crate::model::network::{NetworkError, PlacedHead, Placer};
 use crate::model::stack::Overriding;
 use crate::model::tensor::{HostTensor, Parameters};
@@ -22,10 +22,21 @@ pub(super) struct NativeHead {
 }
 
 impl NativeHead {
-    /// Its last Linear, of these rows of features.
-    pub fn last<'a>(&'a self, rows: Vec<&'a [f32]>) -> HeadProduct<'a> {
+    /// The logits of some rows of features, one row's after the other.
+    pub fn last<'a, R>(&self, rows: usize, row: R, workspace: &mut Workspace) -> Vec<f32>
+    where
+        R: Fn(usize) -> &'a [f32] + Sync,
+    {
         let (weight, bias) = (&*self.weight, &self.bias.values[..]);
-        HeadProduct { weight, bias, rows }
+        let mut logits = Vec::new();
+        let product = HeadProduct {
+            weight,
+            bias,
+            rows,
+            row,
+        };
+        workspace.host_linear(&product, &mut logits);
+        logits
     }
 }
 
@@ -58,16 +69,17 @@ impl NativePlacer {
 
     /// Runs one row of ones from the first step that the head overrides to its logits.
     fn try_out(&self, head: &NativeHead) -> Result<(), NetworkError> {
+        let mut workspace = Workspace::new(1);
         let mut pass = NativePass {
             stack: &self.stack,
-            workspace: &mut Workspace::new(1),
+            workspace: &mut workspace,
             pictures: &[],
         };
         let end = self.stack.steps.len();
         let start = head.overrides.first().unwrap_or(end);
         let features = pass.run(start..end, &self.ones(start), Some(&head.overrides))?;
-        let logits = host_linear(&[head.last(features.vectors().collect())]);
-        if logits.iter().flatten().all(|logit| logit.is_finite()) {
+        let logits = head.last(1, |_| features.as_vectors().row(0), &mut workspace);
+        if logits.iter().all(|logit| logit.is_finite()) {
             Ok(())
         } else {
             Err(NetworkError::NotFinite("f32".into()))

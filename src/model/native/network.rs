@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use super::head::{NativeHead, NativePlacer};
 use super::steps::{NativePass, NativeStack, Rows, Workspace, pack};
-use crate::model::host_linear::host_linear;
 use crate::model::network::{HeadRows, Network, NetworkError, Outputs, Placer, placed};
 use crate::model::settings::Precision;
-use crate::model::walk::{Stepper as _, walk};
+use crate::model::walk::Trail;
 use crate::model::weights::Backbone;
 
 /// Packs `backbone`, without its last Linear, for `threads` threads; int16 or else f32.
@@ -21,6 +20,7 @@ pub fn native_network(backbone: Backbone, precision: Precision, threads: usize) 
         placer: Arc::new(NativePlacer::new(Arc::clone(&stack))),
         stack,
         workspace: Workspace::new(threads),
+        trail: Trail::default(),
         precision,
     })
 }
@@ -29,6 +29,7 @@ struct NativeNetwork {
     stack: Arc<NativeStack>,
     placer: Arc<NativePlacer>,
     workspace: Workspace,
+    trail: Trail<Rows>,
     precision: &'static str,
 }
 
@@ -47,37 +48,37 @@ impl Network for NativeNetwork {
             return Ok(Outputs::default());
         }
         let heads: Vec<&NativeHead> = placed(groups)?;
-        let overrides: Vec<_> = heads.iter().map(|head| &head.overrides).collect();
         let mut pass = NativePass {
             stack: &self.stack,
             workspace: &mut self.workspace,
             pictures,
         };
-        let all = Rows::Pictures((0..pictures.len()).collect());
-        let leaves = walk(&mut pass, &all, groups, &overrides, features)?;
+        let all = pass.workspace.pictures(0..pictures.len());
+        let own = |group: usize| &heads[group].overrides;
+        let leaves = self.trail.walk(&mut pass, &all, groups, own, features)?;
+        self.workspace.recycle(all);
 
-        let rows: Vec<&[f32]> = leaves.features.iter().flat_map(Rows::vectors).collect();
-        let last = heads.iter().zip(&leaves.groups);
-        let products: Vec<_> = last
-            .map(|(head, own)| head.last(own.iter().map(|&row| rows[row]).collect()))
-            .collect();
-        let outputs = Outputs {
-            logits: host_linear(&products),
-            features: leaves.wanted.iter().flat_map(|&row| rows[row]).copied().collect(),
-            steps: leaves.steps,
+        let rows = self.workspace.join(&mut leaves.features);
+        let own = |(head, places): (&&NativeHead, &Vec<usize>)| {
+            let row = |index: usize| rows.row(places[index]);
+            head.last(places.len(), row, &mut self.workspace)
         };
-        leaves.features.into_iter().for_each(|rows| pass.recycle(rows));
+        let outputs = Outputs {
+            logits: heads.iter().zip(&leaves.groups).map(own).collect(),
+            features: rows.copy(&leaves.wanted),
+            steps: leaves.steps.clone(),
+        };
+        self.workspace.recycle(Rows::Vectors(rows));
         Ok(outputs)
     }
 
     fn logits(&mut self, features: &[&[f32]], groups: &[HeadRows<'_>]) -> Result<Vec<Vec<f32>>, NetworkError> {
         let heads: Vec<&NativeHead> = placed(groups)?;
-        let products: Vec<_> = heads
-            .iter()
-            .zip(groups)
-            .map(|(head, group)| head.last(group.rows.iter().map(|&row| features[row]).collect()))
-            .collect();
-        Ok(host_linear(&products))
+        let own = |(head, group): (&&NativeHead, &HeadRows<'_>)| {
+            let row = |index: usize| features[group.rows[index]];
+            head.last(group.rows.len(), row, &mut self.workspace)
+        };
+        Ok(heads.iter().zip(groups).map(own).collect())
     }
 
     fn placer(&self) -> Arc<dyn Placer> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use winograd::{Bias, Engine, Maps, PackedConv, PackedLinear, normalise};
 
-use crate::model::host_linear::{HeadProduct, host_linear};
+use crate::model::host_linear::{HeadProduct, HostLinear};
 use crate::model::network::NetworkError;
 use crate::model::stack::{Overrides, Stack, StepParameters};
 use crate::model::step::Step;
@@ -92,14 +92,26 @@ pub(super) enum Rows {
 }
 
 /// Rows of `width` numbers each, one after the other.
+#[derive(Default)]
 pub(super) struct Vectors {
     pub numbers: Vec<f32>,
     pub width: usize,
 }
 
 impl Vectors {
-    pub fn rows(&self) -> impl Iterator<Item = &[f32]> {
+    pub fn rows(&self) -> impl ExactSizeIterator<Item = &[f32]> {
         self.numbers.chunks_exact(self.width.max(1))
+    }
+
+    pub fn row(&self, index: usize) -> &[f32] {
+        &self.numbers[index * self.width..][..self.width]
+    }
+
+    /// Some of the rows, one after the other.
+    pub fn copy(&self, rows: &[usize]) -> Vec<f32> {
+        let mut numbers = Vec::with_capacity(rows.len() * self.width);
+        rows.iter().for_each(|&row| numbers.extend_from_slice(self.row(row)));
+        numbers
     }
 }
 
@@ -108,25 +120,26 @@ impl Rows {
         match self {
             Self::Pictures(pictures) => pictures.len(),
             Self::Maps(maps) => maps.count(),
-            Self::Vectors(vectors) => vectors.rows().count(),
+            Self::Vectors(vectors) => vectors.rows().len(),
         }
     }
 
-    /// The rows that have come to the Linears.
-    pub fn vectors(&self) -> impl Iterator<Item = &[f32]> {
-        let vectors = match self {
-            Self::Vectors(vectors) => Some(vectors),
-            Self::Pictures(_) | Self::Maps(_) => None,
-        };
-        vectors.into_iter().flat_map(Vectors::rows)
+    /// What the rows are once they have come to the Linears.
+    pub fn as_vectors(&self) -> &Vectors {
+        match self {
+            Self::Vectors(vectors) => vectors,
+            Self::Pictures(_) | Self::Maps(_) => unreachable!("the steps end in vectors"),
+        }
     }
 }
 
 /// What computes, and the memory that it computes in.
 pub(super) struct Workspace {
     engine: Engine,
+    linear: HostLinear,
     /// An image's maps, a convolution's result, and the maps of a group.
     maps: [Maps; 3],
+    spare_pictures: Vec<Vec<usize>>,
     spare_maps: Vec<Maps>,
     spare_vectors: Vec<Vec<f32>>,
 }
@@ -135,25 +148,72 @@ impl Workspace {
     pub fn new(threads: usize) -> Self {
         Self {
             engine: Engine::new(threads),
+            linear: HostLinear::default(),
             maps: Default::default(),
+            spare_pictures: Vec::new(),
             spare_maps: Vec::new(),
             spare_vectors: Vec::new(),
         }
     }
 
-    /// No rows yet, of `width` numbers.
-    fn vectors(&mut self, width: usize) -> Vectors {
-        let mut numbers = self.spare_vectors.pop().unwrap_or_default();
+    /// Appends the results of a Linear with a weight as it was read.
+    pub fn host_linear<'a, R>(&mut self, product: &HeadProduct<'_, R>, results: &mut Vec<f32>)
+    where
+        R: Fn(usize) -> &'a [f32] + Sync,
+    {
+        self.linear.compute(product, results, self.engine.pool());
+    }
+
+    /// Some of the batch's pictures.
+    pub fn pictures(&mut self, pictures: impl ExactSizeIterator<Item = usize>) -> Rows {
+        let mut list = best_fit(&mut self.spare_pictures, pictures.len(), Vec::capacity);
+        list.clear();
+        list.extend(pictures);
+        Rows::Pictures(list)
+    }
+
+    /// No rows yet, with room for `count` of `width` numbers.
+    pub fn vectors(&mut self, count: usize, width: usize) -> Vectors {
+        let mut numbers = best_fit(&mut self.spare_vectors, count * width, Vec::capacity);
         numbers.clear();
+        numbers.reserve_exact(count * width);
         Vectors { numbers, width }
     }
 
     /// Maps of `count` images of the size of these.
     fn maps_like(&mut self, maps: &Maps, count: usize) -> Maps {
-        let mut new = self.spare_maps.pop().unwrap_or_default();
+        let need = maps.bytes_of(count);
+        let mut new = best_fit(&mut self.spare_maps, need, Maps::bytes);
         new.reset(count, maps.channels(), maps.height(), maps.width());
         new
     }
+
+    /// All of these vectors, one after the other.
+    pub fn join(&mut self, parts: &mut Vec<Rows>) -> Vectors {
+        let count = parts.iter().map(Rows::count).sum();
+        let mut joint = self.vectors(count, parts.first().map_or(0, |part| part.as_vectors().width));
+        for part in parts.drain(..) {
+            joint.numbers.extend_from_slice(&part.as_vectors().numbers);
+            self.recycle(part);
+        }
+        joint
+    }
+
+    /// Takes the memory of rows that are needed no more.
+    pub fn recycle(&mut self, rows: Rows) {
+        match rows {
+            Rows::Pictures(pictures) => self.spare_pictures.push(pictures),
+            Rows::Maps(maps) => self.spare_maps.push(maps),
+            Rows::Vectors(vectors) => self.spare_vectors.push(vectors.numbers),
+        }
+    }
+}
+
+/// Takes out the smallest that is large enough, or else the largest, so that few ever grow; if there is none, a new one.
+fn best_fit<T: Default>(spares: &mut Vec<T>, need: usize, size: impl Fn(&T) -> usize) -> T {
+    let lack = |spare: &T| (size(spare) < need, size(spare).abs_diff(need));
+    let best = (0..spares.len()).min_by_key(|&index| lack(&spares[index]));
+    best.map_or_else(T::default, |index| spares.swap_remove(index))
 }
 
 /// A batch on its way through the steps.
@@ -168,31 +228,30 @@ impl NativePass<'_> {
     /// Drives rows through convolutions, group by group. After the last of all there are vectors.
     fn convolve(&mut self, steps: Range<usize>, rows: &Rows, head: Option<&NativeOverrides>) -> Rows {
         let count = rows.count();
-        let mut vectors = self.workspace.vectors(0);
-        let mut whole = None;
+        let mut done = None;
         for first in (0..count).step_by(GROUP) {
             let group = first..count.min(first + GROUP);
             self.convolve_group(steps.clone(), rows, group.clone(), head);
             // Taken out for a moment, so that memory can be asked for.
-            let done = std::mem::take(&mut self.workspace.maps[2]);
-            if steps.end == self.stack.convolutions() {
-                vectors.width = done.channels() * done.height() * done.width();
-                done.flatten(&mut vectors.numbers);
-            } else {
-                let whole = whole.get_or_insert_with(|| self.workspace.maps_like(&done, count));
-                group
+            let maps = std::mem::take(&mut self.workspace.maps[2]);
+            let done = done.get_or_insert_with(|| {
+                if steps.end == self.stack.convolutions() {
+                    let width = maps.channels() * maps.height() * maps.width();
+                    Rows::Vectors(self.workspace.vectors(count, width))
+                } else {
+                    Rows::Maps(self.workspace.maps_like(&maps, count))
+                }
+            });
+            match done {
+                Rows::Vectors(vectors) => maps.flatten(&mut vectors.numbers),
+                Rows::Maps(whole) => group
                     .enumerate()
-                    .for_each(|(from, to)| whole.copy_image(to, &done, from));
+                    .for_each(|(from, to)| whole.copy_image(to, &maps, from)),
+                Rows::Pictures(_) => unreachable!("convolutions give maps"),
             }
-            self.workspace.maps[2] = done;
+            self.workspace.maps[2] = maps;
         }
-        match whole {
-            Some(whole) => {
-                self.recycle(Rows::Vectors(vectors));
-                Rows::Maps(whole)
-            }
-            None => Rows::Vectors(vectors),
-        }
+        done.unwrap_or(Rows::Vectors(Vectors::default()))
     }
 
     /// Drives some of the rows through convolutions, and leaves the result in the workspace's last maps.
@@ -241,20 +300,24 @@ impl NativePass<'_> {
     }
 
     fn linear(&mut self, step: usize, rows: &Rows, head: Option<&NativeOverrides>) -> Rows {
-        let Rows::Vectors(input) = rows else {
-            unreachable!("the convolutions end in vectors")
-        };
+        let input = rows.as_vectors();
         let parameters = self.stack.parameters(step, head);
         let (bias, relu) = (&*parameters.bias, self.stack.steps[step].relu);
-        let mut output = self.workspace.vectors(bias.values().len());
+        let count = input.rows().len();
+        let mut output = self.workspace.vectors(count, bias.values().len());
         match &*parameters.weight {
             Weight::Linear(weight) => {
                 let engine = &mut self.workspace.engine;
                 weight.forward(&input.numbers, bias, relu, &mut output.numbers, engine);
             }
             Weight::Host(weight) => {
-                let (rows, bias) = (input.rows().collect(), bias.values());
-                output.numbers = host_linear(&[HeadProduct { weight, bias, rows }]).concat();
+                let product = HeadProduct {
+                    weight,
+                    bias: bias.values(),
+                    rows: count,
+                    row: |row| input.row(row),
+                };
+                self.workspace.host_linear(&product, &mut output.numbers);
                 if relu {
                     // NaN stays.
                     let negative = output.numbers.iter_mut().filter(|number| **number < 0.0);
@@ -264,6 +327,25 @@ impl NativePass<'_> {
             Weight::Conv(_) => unreachable!("a Linear's weight is packed as one"),
         }
         Rows::Vectors(output)
+    }
+
+    /// Those of the rows at these positions.
+    fn pick(&mut self, rows: &Rows, positions: impl ExactSizeIterator<Item = usize>) -> Rows {
+        match rows {
+            Rows::Pictures(pictures) => self.workspace.pictures(positions.map(|position| pictures[position])),
+            Rows::Maps(maps) => {
+                let mut picked = self.workspace.maps_like(maps, positions.len());
+                for (to, from) in positions.enumerate() {
+                    picked.copy_image(to, maps, from);
+                }
+                Rows::Maps(picked)
+            }
+            Rows::Vectors(vectors) => {
+                let mut picked = self.workspace.vectors(positions.len(), vectors.width);
+                positions.for_each(|position| picked.numbers.extend_from_slice(vectors.row(position)));
+                Rows::Vectors(picked)
+            }
+        }
     }
 }
 
@@ -285,39 +367,14 @@ impl Stepper for NativePass<'_> {
                 self.recycle(input);
             }
         }
-        match done {
-            Some(done) => Ok(done),
-            None => self.select(rows, &(0..rows.count()).collect::<Vec<_>>()),
-        }
+        Ok(done.unwrap_or_else(|| self.pick(rows, 0..rows.count())))
     }
 
     fn select(&mut self, rows: &Rows, positions: &[usize]) -> Result<Rows, NetworkError> {
-        Ok(match rows {
-            Rows::Pictures(pictures) => Rows::Pictures(positions.iter().map(|&position| pictures[position]).collect()),
-            Rows::Maps(maps) => {
-                let mut selected = self.workspace.maps_like(maps, positions.len());
-                for (to, &from) in positions.iter().enumerate() {
-                    selected.copy_image(to, maps, from);
-                }
-                Rows::Maps(selected)
-            }
-            Rows::Vectors(vectors) => {
-                let width = vectors.width;
-                let mut selected = self.workspace.vectors(width);
-                for &position in positions {
-                    let row = &vectors.numbers[position * width..][..width];
-                    selected.numbers.extend_from_slice(row);
-                }
-                Rows::Vectors(selected)
-            }
-        })
+        Ok(self.pick(rows, positions.iter().copied()))
     }
 
     fn recycle(&mut self, rows: Rows) {
-        match rows {
-            Rows::Pictures(_) => {}
-            Rows::Maps(maps) => self.workspace.spare_maps.push(maps),
-            Rows::Vectors(vectors) => self.workspace.spare_vectors.push(vectors.numbers),
-        }
+        self.workspace.recycle(rows);
     }
 }

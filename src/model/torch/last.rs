@@ -4,9 +4,10 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use tch::{Device, Kind, Tensor};
+use winograd::Pool;
 
 use super::placement::{PlacedTensor, Placement};
-use crate::model::host_linear::{HeadProduct, host_linear};
+use crate::model::host_linear::{HeadProduct, HostLinear};
 use crate::model::network::NetworkError;
 use crate::model::tensor::HostTensor;
 
@@ -147,19 +148,24 @@ impl Product {
 fn last_linears_on_host(features: &Tensor, heads: &[(&LastLinear, &[usize])]) -> Result<Vec<Vec<f32>>, NetworkError> {
     let width = features.size()[1] as usize;
     let features = to_host(features)?;
-    let mut products = Vec::with_capacity(heads.len());
+    let mut linear = HostLinear::default();
+    let mut pool = Pool::new(tch::get_num_threads() as usize);
+    let mut logits = Vec::with_capacity(heads.len());
     for (last, rows) in heads {
         let LastLinear::Host { weight, bias } = last else {
             return Err(NetworkError::ForeignHead);
         };
-        let rows = rows
-            .iter()
-            .map(|row| &features[row * width..(row + 1) * width])
-            .collect();
-        let bias = &bias.values;
-        products.push(HeadProduct { weight, bias, rows });
+        let mut own = Vec::new();
+        let product = HeadProduct {
+            weight,
+            bias: &bias.values,
+            rows: rows.len(),
+            row: |row| &features[rows[row] * width..][..width],
+        };
+        linear.compute(&product, &mut own, &mut pool);
+        logits.push(own);
     }
-    Ok(host_linear(&products))
+    Ok(logits)
 }
 
 /// Some rows of a tensor, or all of it if that is what they are.
@@ -186,7 +192,6 @@ pub(super) fn to_host(tensor: &Tensor) -> Result<Vec<f32>, NetworkError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::host_linear::HeadProduct;
 
     fn host(shape: &[usize], seed: usize) -> Arc<HostTensor> {
         let count = shape.iter().product();
@@ -226,16 +231,8 @@ mod tests {
         let batch: Vec<_> = placed.iter().zip(asked).map(|(head, (_, rows))| (head, rows)).collect();
         let tensor = Tensor::from_slice(&features.values).reshape([rows as i64, width as i64]);
         let logits = LastProducts::on_device(&tensor, &batch).unwrap().read().unwrap();
-        for (((weight, bias), (_, rows)), logits) in heads.iter().zip(asked).zip(logits) {
-            let rows = rows
-                .iter()
-                .map(|row| &features.values[row * width..(row + 1) * width])
-                .collect();
-            let alone = host_linear(&[HeadProduct {
-                weight,
-                bias: &bias.values,
-                rows,
-            }]);
+        for (((weight, bias), (_, rows)), logits) in heads.into_iter().zip(asked).zip(logits) {
+            let alone = last_linears_on_host(&tensor, &[(&LastLinear::Host { weight, bias }, rows)]).unwrap();
             assert_eq!(alone[0].len(), logits.len());
             for (got, want) in logits.iter().zip(&alone[0]) {
                 assert!((got - want).abs() < 1e-4, "{got} {want}");

@@ -1,0 +1,112 @@
+//! Our own forward pass asks for no memory once it has seen some batches like the present one, but for what it hands out.
+
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use headswap::image::Pixels;
+use headswap::model::{
+    Architecture, Backbone, DeviceChoice, EngineChoice, HeadRows, Network, NetworkSettings, PlacedHead, Precision,
+    WeightsSource, demo_head_from, network,
+};
+
+/// Counts allocations.
+struct Counting;
+
+static COUNT: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: forwards to the system's allocator, and counting does not allocate.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        COUNT.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's promises are the system's demands.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(at, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// The list of the heads, which borrows from the batch, so cannot be kept.
+const LIST: usize = 1;
+
+/// Where each head leaves the backbone: after all steps, before the first one, among the convolutions, at Linears.
+const SPLITS: [&str; 6] = [
+    "classifier.6",
+    "classifier.6",
+    "classifier.3",
+    "classifier.0",
+    "features.24",
+    "features.0",
+];
+
+fn fixture(precision: Precision) -> (Box<dyn Network>, Vec<PlacedHead>) {
+    let narrow = Architecture::Vgg16Narrow;
+    let mut backbone = Backbone::load(&WeightsSource::Demo, narrow).unwrap();
+    backbone.take_last_linear();
+    let settings = NetworkSettings {
+        engine: EngineChoice::Native,
+        device: DeviceChoice::Cpu,
+        precision,
+        threads: 2,
+    };
+    let network = network(backbone, settings).unwrap();
+    let placer = network.placer();
+    // As many classes as take more than one thread.
+    let place =
+        |(seed, split): (usize, &&str)| placer.place(&demo_head_from(narrow, split, 5000, seed as u64)).unwrap();
+    let heads = SPLITS.iter().enumerate().map(place).collect();
+    (network, heads)
+}
+
+/// A test binary of one test: nothing else allocates meanwhile.
+#[test]
+fn a_steady_batch_allocates_what_it_hands_out() {
+    let pixels = vec![100; Pixels::BYTES];
+    for precision in [Precision::F32, Precision::Int16] {
+        let (mut network, heads) = fixture(precision);
+        // Each head has two of the rows, and shares one with the next.
+        let groups: Vec<HeadRows<'_>> = heads
+            .iter()
+            .enumerate()
+            .map(|(row, head)| HeadRows {
+                head,
+                rows: vec![row, row + 1],
+            })
+            .collect();
+        let pictures = vec![&pixels[..]; heads.len() + 1];
+        // The logits of each head and their list, the features, the counts of steps.
+        let handed_out = heads.len() + 3;
+        let mut forward = || {
+            let before = COUNT.load(Ordering::Relaxed);
+            let outputs = network.forward(&pictures, &groups, &[0, 3]).unwrap();
+            let count = COUNT.load(Ordering::Relaxed) - before;
+            assert_eq!(outputs.steps.iter().map(|step| step.passes).max(), Some(5));
+            count
+        };
+        assert!(forward() > LIST + handed_out, "the first batch sizes the buffers");
+        // Three buffers take turns, each batch anew, until all are as large as the largest.
+        for _ in 0..4 {
+            forward();
+        }
+        assert_eq!(forward(), LIST + handed_out, "{precision:?}");
+
+        let features = vec![0.5; 128];
+        let rows = vec![&features[..]; heads.len() + 1];
+        let mut logits = || {
+            let before = COUNT.load(Ordering::Relaxed);
+            let logits = network.logits(&rows, &groups[..2]).unwrap();
+            let count = COUNT.load(Ordering::Relaxed) - before;
+            assert_eq!(logits.len(), 2);
+            count
+        };
+        logits();
+        assert_eq!(logits(), LIST + 3);
+    }
+}
