@@ -55,6 +55,7 @@ fn fixture(precision: Precision) -> (Box<dyn Network>, Vec<PlacedHead>) {
         device: DeviceChoice::Cpu,
         precision,
         threads: 2,
+        pin_threads: false,
     };
     let network = network(backbone, settings).unwrap();
     let placer = network.placer();

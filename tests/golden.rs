@@ -52,6 +52,7 @@ fn load(architecture: Architecture, (engine, precision, _): Engine) -> (Box<dyn 
         device: DeviceChoice::Cpu,
         precision,
         threads: 0,
+        pin_threads: false,
     };
     (network(backbone, settings).unwrap(), last)
 }

@@ -49,6 +49,7 @@ impl Fixture {
             device: DeviceChoice::Cpu,
             precision,
             threads: 2,
+            pin_threads: false,
         };
         let network = network(backbone, settings).unwrap();
         let placer = network.placer();
@@ -194,7 +195,7 @@ fn our_own_results_are_the_same_in_any_batch() {
 
 #[test]
 fn choices_that_do_not_fit_are_refused() {
-    let named = |engine, device, precision| {
+    let named_pinned = |engine, device, precision, pin_threads| {
         let mut backbone = Backbone::load(&WeightsSource::Demo, Architecture::Vgg16Narrow).unwrap();
         backbone.take_last_linear();
         let settings = NetworkSettings {
@@ -202,16 +203,21 @@ fn choices_that_do_not_fit_are_refused() {
             device,
             precision,
             threads: 1,
+            pin_threads,
         };
         network(backbone, settings)
             .map(|network| network.device().1)
             .map_err(|error| error.to_string())
     };
+    let named = |engine, device, precision| named_pinned(engine, device, precision, false);
     use EngineChoice::{Auto, Native, Torch};
     let cpu = DeviceChoice::Cpu;
     assert_eq!(named(Native, cpu, Precision::Auto).unwrap(), "f32");
     assert_eq!(named(Native, cpu, Precision::Int16).unwrap(), "int16");
     assert_eq!(named(Auto, cpu, Precision::Bf16).unwrap(), "bf16");
+    assert_eq!(named_pinned(Native, cpu, Precision::Auto, true).unwrap(), "f32");
+    let refused = named_pinned(Torch, cpu, Precision::Auto, true).unwrap_err();
+    assert!(refused.contains("--pin-threads"), "{refused}");
     let refused = named(Native, cpu, Precision::Bf16).unwrap_err();
     assert!(refused.contains("change --precision"), "{refused}");
     let refused = named(Torch, cpu, Precision::Int16).unwrap_err();

@@ -49,6 +49,9 @@ pub(super) struct ModelArgs {
     /// Threads on the CPU; 0 takes one for each core
     #[arg(long, default_value_t = 0)]
     pub threads: usize,
+    /// Keep the threads of our own forward pass on one CPU each
+    #[arg(long)]
+    pub pin_threads: bool,
 }
 
 impl BenchCommand {
@@ -69,6 +72,7 @@ impl ModelArgs {
             device: self.device,
             precision: self.precision,
             threads: self.threads,
+            pin_threads: self.pin_threads,
         }
     }
 
@@ -86,7 +90,9 @@ impl ModelArgs {
             ("--threads", self.threads.to_string()),
         ];
         let words = flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]);
-        words.collect()
+        words
+            .chain(self.pin_threads.then(|| "--pin-threads".to_owned()))
+            .collect()
     }
 }
 

@@ -160,6 +160,7 @@ mod tests {
             device: DeviceChoice::Cpu,
             precision: Precision::F32,
             threads: 1,
+            pin_threads: false,
         };
         network(backbone, settings).unwrap()
     }

@@ -95,6 +95,8 @@ pub struct NetworkSettings {
     pub precision: Precision,
     /// Threads of one operation on the CPU; 0 takes one for each core.
     pub threads: usize,
+    /// Whether those of our own forward pass stay on one CPU each.
+    pub pin_threads: bool,
 }
 
 impl NetworkSettings {
@@ -142,7 +144,19 @@ pub fn network(backbone: Backbone, settings: NetworkSettings) -> Result<Box<dyn 
         }
     }
     if on_cpu && !settings.needs_libtorch() {
-        return Ok(native_network(backbone, precision, threads));
+        let engine = if settings.pin_threads {
+            winograd::Engine::pinned(threads).map_err(|error| {
+                NetworkError::Settings(format!("threads cannot be pinned: {error}; drop --pin-threads"))
+            })?
+        } else {
+            winograd::Engine::new(threads)
+        };
+        return Ok(native_network(backbone, precision, engine));
+    }
+    if settings.pin_threads {
+        let reason =
+            "--pin-threads is for the forward pass of our own (--engine native); OMP_PROC_BIND pins libtorch's";
+        return Err(NetworkError::Settings(reason.into()));
     }
     let mut networks = Vec::new();
     for device in devices {

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
 
 use super::ServerError;
@@ -86,6 +87,15 @@ pub struct ServeArgs {
     /// Threads of the forward pass on the CPU; 0 takes one for each core
     #[arg(long, env = "HEADSWAP_THREADS", default_value_t = 0, help_heading = "Model")]
     pub threads: usize,
+    /// Keep each thread of our own forward pass on one CPU of those that the process may use; for a machine that does
+    /// nothing else
+    #[arg(
+        long,
+        env = "HEADSWAP_PIN_THREADS",
+        value_parser = BoolishValueParser::new(),
+        help_heading = "Model"
+    )]
+    pub pin_threads: bool,
     /// What computes: our own forward pass for CPUs, or libtorch
     #[arg(
         long,
@@ -308,6 +318,7 @@ impl ServeArgs {
             device: self.device,
             precision: self.precision,
             threads: self.threads,
+            pin_threads: self.pin_threads,
         }
     }
 

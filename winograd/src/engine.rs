@@ -1,5 +1,6 @@
 //! What a forward pass needs beside weights and maps.
 
+use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::buffer::{Buffer, Shared};
@@ -23,7 +24,18 @@ impl Engine {
 
     /// An engine with a given instruction set.
     pub fn with_isa(threads: usize, isa: Isa) -> Self {
-        let pool = Pool::new(threads);
+        Self::on(Pool::new(threads), isa)
+    }
+
+    /// An engine whose threads stay where they are, as [`Pool::pinned`] says.
+    ///
+    /// # Errors
+    /// As [`Pool::pinned`].
+    pub fn pinned(threads: usize) -> io::Result<Self> {
+        Ok(Self::on(Pool::pinned(threads)?, Isa::best()))
+    }
+
+    fn on(pool: Pool, isa: Isa) -> Self {
         let workers = (0..pool.threads()).map(|_| Mutex::default()).collect();
         Self {
             isa,

@@ -36,9 +36,10 @@
 //!
 //! # How it is cut
 //! `simd` knows instruction sets, and every kernel is written once against it; `tile` knows Winograd's matrices; `input`,
-//! `product` and `output` are the three steps; `plan` decides in which order `winograd` runs them. `buffer`, `pool` and
-//! `maps` know none of these.
+//! `product` and `output` are the three steps; `plan` decides in which order `winograd` runs them. `buffer`, `pool`,
+//! `affinity` and `maps` know none of these.
 
+mod affinity;
 mod bias;
 mod buffer;
 mod conv;

@@ -1,9 +1,12 @@
 //! Threads that stay, and share the items of one piece of work at a time.
 
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{JoinHandle, Thread};
+
+use crate::affinity;
 
 /// How often a thread looks for work before it sleeps: about 50 µs, longer than the pause between two layers.
 const SPINS_MAX: usize = 4_000;
@@ -15,6 +18,8 @@ type Work<'a> = dyn Fn(usize, usize) + Sync + 'a;
 pub struct Pool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
+    /// Where the caller's thread belongs.
+    caller_cpu: Option<usize>,
 }
 
 struct Shared {
@@ -41,6 +46,20 @@ struct Board {
 impl Pool {
     /// A pool of `threads` threads, the caller's included; 0 counts as 1.
     pub fn new(threads: usize) -> Self {
+        Self::start(threads, &[])
+    }
+
+    /// The same with threads that stay where they are, each on one CPU of those that this thread may run on. The first is
+    /// left to the caller ([`Pool::pin_caller`]); if there are more threads than CPUs, they share.
+    ///
+    /// # Errors
+    /// If the system does not tell the CPUs.
+    pub fn pinned(threads: usize) -> io::Result<Self> {
+        Ok(Self::start(threads, &affinity::allowed_cpus()?))
+    }
+
+    /// Thread `i` on the `i`th of `cpus`, or anywhere if there are none.
+    fn start(threads: usize, cpus: &[usize]) -> Self {
         let shared = Arc::new(Shared {
             epoch: AtomicUsize::new(0),
             next: AtomicUsize::new(0),
@@ -57,13 +76,28 @@ impl Pool {
         let workers = (1..threads)
             .map(|thread| {
                 let shared = Arc::clone(&shared);
+                let cpu = cpus.get(thread % cpus.len().max(1)).copied();
                 std::thread::Builder::new()
                     .name(format!("cpu-{thread}"))
-                    .spawn(move || shared.serve(thread))
+                    .spawn(move || {
+                        // If the CPU was taken from the process meanwhile, the thread runs where it may.
+                        let _ = cpu.map(affinity::pin_to);
+                        shared.serve(thread);
+                    })
                     .expect("the system has room for one thread a core")
             })
             .collect();
-        Self { shared, workers }
+        Self {
+            shared,
+            workers,
+            caller_cpu: cpus.first().copied(),
+        }
+    }
+
+    /// Keeps this thread, the one that will give the pool its work, on the CPU that a [pinned](Self::pinned) pool left to it.
+    pub fn pin_caller(&self) {
+        // As for the pool's own threads.
+        let _ = self.caller_cpu.map(affinity::pin_to);
     }
 
     /// How many threads share the work.
@@ -218,6 +252,7 @@ impl std::fmt::Debug for Pool {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 mod tests {
     use super::*;
 
@@ -244,6 +279,35 @@ mod tests {
             chunk.iter_mut().for_each(|number| *number += index + 1);
         });
         assert!((0..1000).all(|at| numbers[at] == at / 7 + 1));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn pinned_threads_have_a_cpu_each() {
+        let allowed = affinity::allowed_cpus().unwrap();
+        for threads in [1, 2, allowed.len() + 1] {
+            let own: Vec<_> = (0..threads).map(|_| Mutex::new(Vec::new())).collect();
+            // Nobody takes a second item before all have one.
+            let all = std::sync::Barrier::new(threads);
+            let mut pool = Pool::pinned(threads).unwrap();
+            pool.run(threads, |_, thread| {
+                *own[thread].lock().unwrap() = affinity::allowed_cpus().unwrap();
+                all.wait();
+            });
+            for (thread, own) in own.into_iter().enumerate() {
+                let expected = match thread {
+                    0 => allowed.clone(),
+                    _ => vec![allowed[thread % allowed.len()]],
+                };
+                assert_eq!(own.into_inner().unwrap(), expected, "thread {thread} of {threads}");
+            }
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    pool.pin_caller();
+                    assert_eq!(affinity::allowed_cpus().unwrap(), allowed[..1]);
+                });
+            });
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use winograd::{Bias, Maps};
+use winograd::{Bias, Engine, Maps};
 
 use super::steps::{NativeOverrides, NativePass, NativeStack, Rows, Vectors, Weight, Workspace};
 use crate::model::host_linear::HeadProduct;
@@ -69,7 +69,7 @@ impl NativePlacer {
 
     /// Runs one row of ones from the first step that the head overrides to its logits.
     fn try_out(&self, head: &NativeHead) -> Result<(), NetworkError> {
-        let mut workspace = Workspace::new(1);
+        let mut workspace = Workspace::new(Engine::new(1));
         let mut pass = NativePass {
             stack: &self.stack,
             workspace: &mut workspace,

@@ -9,8 +9,8 @@ use crate::model::settings::Precision;
 use crate::model::walk::Trail;
 use crate::model::weights::Backbone;
 
-/// Packs `backbone`, without its last Linear, for `threads` threads; int16 or else f32.
-pub fn native_network(backbone: Backbone, precision: Precision, threads: usize) -> Box<dyn Network> {
+/// Packs `backbone`, without its last Linear, for an engine; int16 or else f32.
+pub fn native_network(backbone: Backbone, precision: Precision, engine: winograd::Engine) -> Box<dyn Network> {
     let (numbers, precision) = match precision {
         Precision::Int16 => (winograd::Precision::Integer, "int16"),
         _ => (winograd::Precision::Float, "f32"),
@@ -19,7 +19,7 @@ pub fn native_network(backbone: Backbone, precision: Precision, threads: usize) 
     Box::new(NativeNetwork {
         placer: Arc::new(NativePlacer::new(Arc::clone(&stack))),
         stack,
-        workspace: Workspace::new(threads),
+        workspace: Workspace::new(engine),
         trail: Trail::default(),
         precision,
     })
@@ -34,6 +34,11 @@ struct NativeNetwork {
 }
 
 impl Network for NativeNetwork {
+    fn prepare(&mut self, _: usize) -> Result<(), NetworkError> {
+        self.workspace.pin_caller();
+        Ok(())
+    }
+
     fn into_lanes(self: Box<Self>) -> Vec<Vec<Box<dyn Network>>> {
         vec![vec![self]]
     }

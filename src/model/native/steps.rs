@@ -145,9 +145,9 @@ pub(super) struct Workspace {
 }
 
 impl Workspace {
-    pub fn new(threads: usize) -> Self {
+    pub fn new(engine: Engine) -> Self {
         Self {
-            engine: Engine::new(threads),
+            engine,
             linear: HostLinear::default(),
             maps: Default::default(),
             spare_pictures: Vec::new(),
@@ -162,6 +162,11 @@ impl Workspace {
         R: Fn(usize) -> &'a [f32] + Sync,
     {
         self.linear.compute(product, results, self.engine.pool());
+    }
+
+    /// Keeps this thread where the engine's threads leave room for it, if they are pinned.
+    pub fn pin_caller(&mut self) {
+        self.engine.pool().pin_caller();
     }
 
     /// Some of the batch's pictures.
