@@ -39,6 +39,9 @@ pub(super) struct BenchServeArgs {
     /// Pictures in a batch at most; 0 lets the server measure
     #[arg(long, default_value_t = 0)]
     max_batch: usize,
+    /// Over a Unix socket instead of TCP
+    #[arg(long)]
+    unix: bool,
     /// JSON instead of a table
     #[arg(long)]
     json: bool,
@@ -104,6 +107,10 @@ impl BenchServeArgs {
         // The load is to be served, not refused.
         let in_flight = self.concurrency.iter().copied().max().unwrap_or(1).max(256);
         flags.extend(["--in-flight-max".to_owned(), in_flight.to_string()]);
+        if self.unix {
+            let path = std::env::temp_dir().join(format!("headswap-{}.sock", std::process::id()));
+            flags.extend(["--listen".to_owned(), format!("unix:{}", path.display())]);
+        }
         flags
     }
 

@@ -13,7 +13,7 @@ pub(super) type Admin = HeadAdminServiceClient<Channel>;
 /// Where ClassifierService listens.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Address {
-    /// The server's address
+    /// The server's address: HOST:PORT or unix:/PATH
     #[arg(long, env = "HEADSWAP_ADDRESS", default_value = "127.0.0.1:50051")]
     address: String,
 }
@@ -48,14 +48,14 @@ pub(super) fn admin(channel: Channel) -> Admin {
     Admin::new(channel).max_decoding_message_size(usize::MAX)
 }
 
-/// Connects to `host:port` or `http://host:port`.
+/// Connects to `host:port`, `http://host:port` or `unix:/path`.
 pub(super) async fn channel(address: &str, flag: &'static str) -> Result<Channel, CliError> {
     let failed = |reason: String| CliError::Unreachable {
         address: address.to_owned(),
         flag,
         reason,
     };
-    let uri = if address.contains("://") {
+    let uri = if address.contains("://") || address.starts_with("unix:") {
         address.to_owned()
     } else {
         format!("http://{address}")

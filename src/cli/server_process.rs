@@ -22,16 +22,21 @@ pub(super) struct ServerProcess {
 impl ServerProcess {
     /// Starts this program as a server with `args` and waits until it is ready.
     pub async fn start<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Result<Self, CliError> {
+        let args: Vec<A> = args.into_iter().collect();
         let dir = std::env::temp_dir().join(format!("headswap-{}", std::process::id()));
         std::fs::create_dir_all(&dir)?;
         let log = dir.join("server.log");
         let mut command = Command::new(std::env::current_exe()?);
         command
             .arg("serve")
-            .args(args)
+            .args(&args)
             .arg("--heads-dir")
             .arg(dir.join("heads"));
-        for listen in ["--listen", "--admin-listen", "--http-listen"] {
+        let given = |flag: &str| args.iter().any(|arg| arg.as_ref() == flag);
+        for listen in ["--listen", "--admin-listen", "--http-listen"]
+            .into_iter()
+            .filter(|flag| !given(flag))
+        {
             command.args([listen, "127.0.0.1:0"]);
         }
         // The variables of the caller's own server are not this one's.

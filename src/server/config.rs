@@ -7,6 +7,7 @@ use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
 
 use super::ServerError;
+use super::listen_address::ListenAddress;
 use crate::heads::ResidencyLimits;
 use crate::model::{Architecture, DeviceChoice, EngineChoice, NetworkSettings, Precision, WeightsSource};
 use crate::rpc::AdminSettings;
@@ -32,14 +33,14 @@ pub enum HeadsLoad {
 /// The settings of a server.
 #[derive(Args, Clone, Debug)]
 pub struct ServeArgs {
-    /// Address of ClassifierService; port 0 takes a free one
+    /// Address of ClassifierService; port 0 takes a free one, unix:/PATH is a Unix socket for the server's user and group
     #[arg(
         long,
         env = "HEADSWAP_LISTEN",
         default_value = "127.0.0.1:50051",
         value_name = "ADDRESS"
     )]
-    pub listen: SocketAddr,
+    pub listen: ListenAddress,
     /// Address of HeadAdminService; keep it where only administrators reach it
     #[arg(
         long,

@@ -5,55 +5,90 @@ use std::time::Duration;
 
 use futures::stream::{self, Stream, StreamExt as _};
 use socket2::{SockRef, TcpKeepalive};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tonic::transport::server::Connected;
 
 /// A peer that vanished is noticed after this.
 pub(super) const KEEPALIVE: Duration = Duration::from_secs(30);
 
+/// What accepts connections.
+pub(super) trait Listener: Send + Sized + 'static {
+    type Connection: AsyncRead + AsyncWrite + Connected<ConnectInfo: Clone + Send + Sync> + Unpin + Send + 'static;
+
+    /// The next connection.
+    fn next(&self) -> impl Future<Output = io::Result<Self::Connection>> + Send;
+
+    /// What a closing listener has accepted. Asked of the kernel itself, as the runtime may not have been told yet.
+    fn backlog(self) -> Vec<io::Result<Self::Connection>>;
+}
+
+impl Listener for TcpListener {
+    type Connection = TcpStream;
+
+    async fn next(&self) -> io::Result<TcpStream> {
+        configured(self.accept().await?.0)
+    }
+
+    fn backlog(self) -> Vec<io::Result<TcpStream>> {
+        let Ok(listener) = self.into_std() else {
+            return Vec::new();
+        };
+        let connections = std::iter::from_fn(|| listener.accept().ok());
+        connections
+            .map(|(connection, _)| {
+                connection.set_nonblocking(true)?;
+                configured(TcpStream::from_std(connection)?)
+            })
+            .collect()
+    }
+}
+
+impl Listener for UnixListener {
+    type Connection = UnixStream;
+
+    async fn next(&self) -> io::Result<UnixStream> {
+        Ok(self.accept().await?.0)
+    }
+
+    fn backlog(self) -> Vec<io::Result<UnixStream>> {
+        let Ok(listener) = self.into_std() else {
+            return Vec::new();
+        };
+        let connections = std::iter::from_fn(|| listener.accept().ok());
+        connections
+            .map(|(connection, _)| {
+                connection.set_nonblocking(true)?;
+                UnixStream::from_std(connection)
+            })
+            .collect()
+    }
+}
+
 /// Connections until `stopped`, then those that wait in the listener's backlog: closing a listener resets them, though
 /// their clients may have sent requests.
-pub(super) fn incoming(
-    listener: TcpListener,
+pub(super) fn incoming<L: Listener>(
+    listener: L,
     stopped: impl Future<Output = ()>,
-) -> impl Stream<Item = io::Result<TcpStream>> {
+) -> impl Stream<Item = io::Result<L::Connection>> {
     let state = Some((listener, Box::pin(stopped)));
     let live = stream::unfold(state, async |state| {
         let (listener, mut stopped) = state?;
         tokio::select! {
             biased;
-            () = &mut stopped => Some((Next::Backlog(backlog(listener)), None)),
-            accepted = listener.accept() => {
-                let connection = accepted.map(|(connection, _)| connection);
-                Some((Next::One(connection), Some((listener, stopped))))
-            }
+            () = &mut stopped => Some((Next::Backlog(listener.backlog()), None)),
+            connection = listener.next() => Some((Next::One(connection), Some((listener, stopped)))),
         }
     });
     live.flat_map(|next| match next {
         Next::One(connection) => stream::iter(vec![connection]),
         Next::Backlog(connections) => stream::iter(connections),
     })
-    .map(|connection| connection.and_then(configured))
 }
 
-enum Next {
-    One(io::Result<TcpStream>),
-    Backlog(Vec<io::Result<TcpStream>>),
-}
-
-/// What a closing listener has accepted. Asked of the kernel itself, as the runtime may not have been told yet.
-fn backlog(listener: TcpListener) -> Vec<io::Result<TcpStream>> {
-    let Ok(listener) = listener.into_std() else {
-        return Vec::new();
-    };
-    let accept = || {
-        let (connection, _) = listener.accept().ok()?;
-        Some(
-            connection
-                .set_nonblocking(true)
-                .and_then(|()| TcpStream::from_std(connection)),
-        )
-    };
-    std::iter::from_fn(accept).collect()
+enum Next<C> {
+    One(io::Result<C>),
+    Backlog(Vec<io::Result<C>>),
 }
 
 fn configured(connection: TcpStream) -> io::Result<TcpStream> {

@@ -1,10 +1,9 @@
 //! Three sockets: classification, administration, HTTP. All are bound before anything is loaded.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::Router;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tonic::codec::CompressionEncoding::{Gzip, Zstd};
@@ -15,7 +14,9 @@ use tonic_health::pb::health_server::HealthServer;
 use super::ServerError;
 use super::config::ServeArgs;
 use super::health::EndingWatch;
-use super::incoming::{KEEPALIVE, incoming};
+use super::incoming::{KEEPALIVE, Listener, incoming};
+use super::listen_address::ListenAddress;
+use super::socket_file::SocketFile;
 use crate::rpc::pb::classifier_service_server::ClassifierServiceServer;
 use crate::rpc::pb::head_admin_service_server::HeadAdminServiceServer;
 use crate::rpc::{ClassifierRpc, HeadAdminRpc, pb};
@@ -47,30 +48,46 @@ impl From<&ServeArgs> for GrpcSettings {
 /// Bound and not yet served.
 #[derive(Debug)]
 pub(super) struct Listeners {
-    grpc: TcpListener,
+    grpc: GrpcListener,
     admin: TcpListener,
     http: TcpListener,
 }
 
+#[derive(Debug)]
+enum GrpcListener {
+    Tcp(TcpListener),
+    Unix(UnixListener, SocketFile),
+}
+
 impl Listeners {
     pub async fn bind(args: &ServeArgs) -> Result<Self, ServerError> {
+        let failed = |flag, address| move |source| ServerError::Listen { flag, address, source };
         let bind = async |flag, address| {
-            TcpListener::bind(address)
-                .await
-                .map_err(|source| ServerError::Listen { flag, address, source })
+            let listener = TcpListener::bind(address).await;
+            listener.map_err(failed(flag, ListenAddress::Tcp(address)))
         };
         Ok(Self {
-            grpc: bind("listen", args.listen).await?,
+            grpc: match &args.listen {
+                ListenAddress::Tcp(address) => GrpcListener::Tcp(bind("listen", *address).await?),
+                ListenAddress::Unix(path) => {
+                    let (listener, file) = SocketFile::bind(path).map_err(failed("listen", args.listen.clone()))?;
+                    GrpcListener::Unix(listener, file)
+                }
+            },
             admin: bind("admin-listen", args.admin_listen).await?,
             http: bind("http-listen", args.http_listen).await?,
         })
     }
 
     /// What each is for, and where it is.
-    pub fn addresses(&self) -> impl Iterator<Item = (&'static str, SocketAddr)> {
-        let all = [("grpc", &self.grpc), ("admin", &self.admin), ("http", &self.http)];
-        all.into_iter()
-            .filter_map(|(kind, listener)| Some((kind, listener.local_addr().ok()?)))
+    pub fn addresses(&self) -> impl Iterator<Item = (&'static str, ListenAddress)> {
+        let tcp = |listener: &TcpListener| listener.local_addr().ok().map(ListenAddress::Tcp);
+        let grpc = match &self.grpc {
+            GrpcListener::Tcp(listener) => tcp(listener),
+            GrpcListener::Unix(_, file) => Some(ListenAddress::Unix(file.path().to_owned())),
+        };
+        let all = [("grpc", grpc), ("admin", tcp(&self.admin)), ("http", tcp(&self.http))];
+        all.into_iter().filter_map(|(kind, address)| Some((kind, address?)))
     }
 
     /// Serves all three until [`Running::drain`].
@@ -99,13 +116,16 @@ impl Listeners {
             .accept_compressed(Zstd)
             .send_compressed(Gzip)
             .send_compressed(Zstd);
-        let routes = Routes::new(classifier).add_service(health());
-        tasks.spawn(serve_grpc(
-            self.grpc,
-            with_reflection(routes),
-            settings,
-            wait(stopped.clone()),
-        ));
+        let routes = with_reflection(Routes::new(classifier).add_service(health()));
+        let stop_grpc = wait(stopped.clone());
+        let mut socket = None;
+        match self.grpc {
+            GrpcListener::Tcp(listener) => tasks.spawn(serve_grpc(listener, routes, settings, stop_grpc)),
+            GrpcListener::Unix(listener, file) => {
+                socket = Some(file);
+                tasks.spawn(serve_grpc(listener, routes, settings, stop_grpc))
+            }
+        };
         let routes = Routes::new(admin).add_service(health());
         tasks.spawn(serve_grpc(
             self.admin,
@@ -116,7 +136,12 @@ impl Listeners {
 
         // Metrics and probes answer to the very end of a drain.
         let http = tokio::spawn(async move { axum::serve(self.http, http).await });
-        Running { stop, tasks, http }
+        Running {
+            stop,
+            tasks,
+            http,
+            socket,
+        }
     }
 }
 
@@ -125,11 +150,14 @@ pub(super) struct Running {
     stop: watch::Sender<bool>,
     tasks: JoinSet<Result<(), tonic::transport::Error>>,
     http: tokio::task::JoinHandle<std::io::Result<()>>,
+    socket: Option<SocketFile>,
 }
 
 impl Running {
     /// Accepts nothing more and waits until everything accepted is answered, for `longest` at most.
     pub async fn drain(mut self, longest: Duration) -> Result<(), ServerError> {
+        // While its listener lives, so that no other server takes it for a stale one meanwhile.
+        drop(self.socket.take());
         let _ = self.stop.send(true);
         let all = async {
             while let Some(task) = self.tasks.join_next().await {
@@ -146,7 +174,7 @@ impl Running {
 }
 
 async fn serve_grpc(
-    listener: TcpListener,
+    listener: impl Listener,
     routes: Routes,
     settings: GrpcSettings,
     stop: impl Future<Output = ()>,

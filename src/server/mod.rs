@@ -6,15 +6,18 @@ mod feature_cache;
 mod health;
 mod http;
 mod incoming;
+mod listen_address;
 mod listeners;
 mod load;
 mod pipeline;
 mod shutdown;
+mod socket_file;
 mod telemetry;
 
 use std::time::Duration;
 
 pub use config::{LogFormat, ServeArgs};
+pub use listen_address::{ListenAddress, ParseListenAddressError};
 use prometheus_client::registry::Registry;
 
 use crate::rpc::{ClassifierRpc, Gate, HeadAdminRpc};
@@ -35,7 +38,7 @@ pub enum ServerError {
         /// The flag that named it.
         flag: &'static str,
         /// What was asked for.
-        address: std::net::SocketAddr,
+        address: ListenAddress,
         /// What the system said.
         source: std::io::Error,
     },

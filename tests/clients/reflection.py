@@ -199,5 +199,15 @@ class ReflectionTest(unittest.TestCase):
             watch.cancel()
 
 
+class UnixSocketTest(unittest.TestCase):
+    def test_classify(self):
+        with tempfile.TemporaryDirectory() as folder:
+            args = ["--weights", "demo", "--arch", "vgg16-narrow", "--device", "cpu", "--heads-dir", f"{folder}/heads"]
+            server = Server(os.environ["HEADSWAP_BINARY"], *args, "--listen", f"unix:{folder}/grpc.sock")
+            classifier = Service(server.addresses["grpc"], "headswap.v1.ClassifierService")
+            self.assertEqual(len(classifier.Classify({"image": CHELSEA}).results), 1)
+            self.assertEqual(server.stop(), 0)
+
+
 if __name__ == "__main__":
     unittest.main(argv=sys.argv)

@@ -8,7 +8,8 @@ class Server:
     """Starts `binary serve` with `args` and waits until it is ready; stops it with SIGTERM on exit."""
 
     def __init__(self, binary, *args):
-        listen = [word for kind in ("", "admin-", "http-") for word in (f"--{kind}listen", "127.0.0.1:0")]
+        flags = [flag for flag in ("--listen", "--admin-listen", "--http-listen") if flag not in args]
+        listen = [word for flag in flags for word in (flag, "127.0.0.1:0")]
         command = [binary, "serve", *listen, "--log", "warn", *args]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         self.addresses = {}

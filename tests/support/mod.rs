@@ -69,7 +69,11 @@ impl Server {
             "--max-batch",
             "4",
         ]);
-        for listen in ["--listen", "--admin-listen", "--http-listen"] {
+        let given = |flag: &&str| args.contains(flag);
+        for listen in ["--listen", "--admin-listen", "--http-listen"]
+            .into_iter()
+            .filter(|flag| !given(flag))
+        {
             command.args([listen, "127.0.0.1:0"]);
         }
         command
@@ -104,12 +108,21 @@ impl Server {
 
     /// A connection to ClassifierService's listener.
     pub async fn channel(&self) -> Channel {
-        let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", self.grpc)).unwrap();
+        let endpoint = tonic::transport::Endpoint::from_shared(self.grpc_uri()).unwrap();
         endpoint.connect().await.unwrap()
     }
 
     pub async fn classifier(&self) -> Classifier {
-        Classifier::connect(format!("http://{}", self.grpc)).await.unwrap()
+        Classifier::connect(self.grpc_uri()).await.unwrap()
+    }
+
+    fn grpc_uri(&self) -> String {
+        let address = &self.grpc;
+        if address.starts_with("unix:") {
+            address.clone()
+        } else {
+            format!("http://{address}")
+        }
     }
 
     pub async fn admin(&self) -> Admin {
