@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use clap::ValueEnum as _;
-use headswap::image::{ImageLimits, Pixels, decode};
+use headswap::image::{ImageSettings, Pixels, decode};
 use headswap::model::{
     Architecture, Backbone, DeviceChoice, EngineChoice, HeadRows, Network, NetworkSettings, Parameters, PlacedHead,
     Precision, WeightsSource, demo_head_from, network, top_k,
@@ -27,7 +27,7 @@ fn pixels(picture: &str) -> Pixels {
         "7919mod256.png" => |index| index * 7919 % 256,
         photograph => {
             let file = std::fs::read(format!("images/{photograph}")).unwrap();
-            return decode(&file, ImageLimits::default()).unwrap();
+            return decode(&file, ImageSettings::default()).unwrap();
         }
     };
     let row = |y: usize| (0..224 * 3).map(move |x| value((y * 256 + 16) * 3 + x) as u8);

@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use headswap::image::{ImageError, ImageLimits, Pixels, decode};
+use headswap::image::{ImageError, ImageLimits, ImageSettings, Pixels, decode};
 use proptest::prelude::*;
 
 fn root() -> &'static Path {
@@ -25,8 +25,16 @@ fn photograph(name: &str) -> Vec<u8> {
     fs::read(root().join("images").join(name)).unwrap()
 }
 
+/// The default settings with another limit.
+fn up_to(pixels_max: u64) -> ImageSettings {
+    ImageSettings {
+        limits: ImageLimits { pixels_max },
+        ..ImageSettings::default()
+    }
+}
+
 fn refusal(bytes: &[u8]) -> ImageError {
-    decode(bytes, ImageLimits::default()).unwrap_err()
+    decode(bytes, ImageSettings::default()).unwrap_err()
 }
 
 /// Every reference in a folder: the picture's name, its file's bytes and the pixels it should become.
@@ -60,7 +68,7 @@ fn pixels_equal_those_of_pillow_and_torchvision() {
     let references = references(&folder);
     assert!(references.len() >= 20, "only {} references", references.len());
     for (name, bytes, theirs) in references {
-        let ours = decode(&bytes, ImageLimits::default()).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let ours = decode(&bytes, ImageSettings::default()).unwrap_or_else(|error| panic!("{name}: {error}"));
         let (max, mean) = difference(ours.as_bytes(), &theirs);
         println!("{name}: max {max}, mean {mean:.4}");
         // Two JPEG decoders may round each step differently; files without loss leave only the resize to differ.
@@ -128,7 +136,7 @@ fn a_file_cut_short_anywhere_is_refused() {
     for (name, spare) in names {
         let bytes = fixture(name);
         for length in 1..bytes.len() - spare {
-            let result = decode(&bytes[..length], ImageLimits::default());
+            let result = decode(&bytes[..length], ImageSettings::default());
             assert!(result.is_err(), "{name}: {length} of {} bytes suffice", bytes.len());
         }
     }
@@ -205,8 +213,8 @@ fn a_huge_picture_is_refused_by_its_header() {
 #[test]
 fn the_limit_counts_pixels_and_is_inclusive() {
     let bytes = fixture("png_wide.png"); // 500 x 3
-    assert!(decode(&bytes, ImageLimits { pixels_max: 1500 }).is_ok());
-    let error = decode(&bytes, ImageLimits { pixels_max: 1499 }).unwrap_err();
+    assert!(decode(&bytes, up_to(1500)).is_ok());
+    let error = decode(&bytes, up_to(1499)).unwrap_err();
     let pixels_max = 1499;
     assert_eq!(
         error,
@@ -243,14 +251,14 @@ fn an_extreme_aspect_ratio_costs_no_more_than_another() {
         });
         let mut file = std::io::Cursor::new(Vec::new());
         picture.write_to(&mut file, image::ImageFormat::Png).unwrap();
-        let pixels = decode(file.get_ref(), ImageLimits::default()).unwrap();
+        let pixels = decode(file.get_ref(), ImageSettings::default()).unwrap();
         let (first, last) = (pixels.as_bytes()[0], pixels.as_bytes()[Pixels::BYTES - 1]);
         // The crop is less than one source pixel long and lies on the step, whose ramp it shows.
         assert!(first < 30 && last > 170, "{first} to {last}");
     }
 }
 
-const SMALL: ImageLimits = ImageLimits { pixels_max: 1 << 18 };
+const SMALL: u64 = 1 << 18;
 
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(400) })]
@@ -260,7 +268,7 @@ proptest! {
         let starts: [&[u8]; 7] = [
             b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR", b"RIFF\xff\0\0\0WEBPVP8", b"GIF89a", b"BM", b"GIF87a",
         ];
-        let _ = decode(&[starts[kind], &bytes].concat(), SMALL);
+        let _ = decode(&[starts[kind], &bytes].concat(), up_to(SMALL));
     }
 
     #[test]
@@ -281,6 +289,6 @@ proptest! {
         for (at, value) in changes {
             bytes[at.index(span)] = value;
         }
-        let _ = decode(&bytes, SMALL);
+        let _ = decode(&bytes, up_to(SMALL));
     }
 }

@@ -111,6 +111,7 @@ fn documented_flags_exist() {
         &["weights", "convert"],
         &["weights", "fetch"],
         &["bench", "forward"],
+        &["bench", "image"],
         &["bench", "serve"],
         &["bench", "cache"],
         &["bench", "heads"],

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::bench::ModelArgs;
 use super::error::CliError;
-use crate::image::{self, ImageLimits, Pixels};
+use crate::image::{self, ImageSettings, Pixels};
 use crate::model::{Architecture, Backbone, HeadRows, Network, NetworkError, PlacedHead, network};
 use crate::rpc::pb::classify_request::Input;
 
@@ -74,7 +74,7 @@ impl BareForward {
             let mut pictures = pictures.iter().cycle();
             Times::of(length, || match pictures.next() {
                 Some(Input::Image(bytes)) => {
-                    let pixels = image::decode(bytes, ImageLimits::default());
+                    let pixels = image::decode(bytes, ImageSettings::default());
                     let pixels = pixels.map_err(|error| CliError::Failed(error.to_string()))?;
                     lane.forward(&[pixels.as_bytes()])
                 }

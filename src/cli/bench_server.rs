@@ -15,7 +15,7 @@ use super::error::{CliError, describe};
 use super::load::{self, LoadSummary, Workload};
 use super::output::{bytes, ms, print_json, print_table, spinner, table};
 use super::server_process::ServerProcess;
-use crate::image::{self, ImageLimits};
+use crate::image::{self, ImageSettings};
 use crate::model::EngineChoice;
 use crate::rpc::pb::classify_request::Input;
 use crate::rpc::pb::{ClassifyRequest, ClassifyResponse, DescribeModelRequest};
@@ -122,7 +122,7 @@ impl BenchServeArgs {
                 if !pixels {
                     return Ok(Input::Image(bytes::Bytes::from_static(jpeg)));
                 }
-                let decoded = image::decode(jpeg, ImageLimits::default());
+                let decoded = image::decode(jpeg, ImageSettings::default());
                 let decoded = decoded.map_err(|error| CliError::Failed(error.to_string()))?;
                 Ok(Input::Pixels(decoded.as_bytes().to_vec().into()))
             })

@@ -3,6 +3,7 @@
 use super::error::ImageError;
 use super::format::Format;
 use super::pixels::Pixels;
+use super::scaling::JpegScaling;
 use super::{gif, jpeg, raster, resize};
 
 /// What bounds decoding.
@@ -18,6 +19,15 @@ impl Default for ImageLimits {
             pixels_max: 64 * 1024 * 1024,
         }
     }
+}
+
+/// What decoding depends on beside the bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ImageSettings {
+    /// What is refused.
+    pub limits: ImageLimits,
+    /// Whether large JPEGs are decoded at a part of their size.
+    pub jpeg_scaling: JpegScaling,
 }
 
 impl ImageLimits {
@@ -44,13 +54,14 @@ impl ImageLimits {
 /// The module's documentation says what becomes of alpha, orientation, animations and deep colours.
 ///
 /// # Errors
-/// [`ImageError`]: no bytes make it panic, and none make it take memory for more pixels than `limits` allows.
-pub fn decode(bytes: &[u8], limits: ImageLimits) -> Result<Pixels, ImageError> {
+/// [`ImageError`]: no bytes make it panic, and none make it take memory for more pixels than the limits allow.
+pub fn decode(bytes: &[u8], settings: ImageSettings) -> Result<Pixels, ImageError> {
+    let limits = settings.limits;
     if bytes.is_empty() {
         return Err(ImageError::Empty);
     }
     let samples = match Format::of(bytes).ok_or(ImageError::UnknownFormat)? {
-        Format::Jpeg => jpeg::decode(bytes, limits)?,
+        Format::Jpeg => jpeg::decode(bytes, limits, settings.jpeg_scaling)?,
         Format::Gif => gif::decode(bytes, limits)?,
         format => raster::decode(bytes, format, limits)?,
     };

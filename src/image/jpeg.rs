@@ -1,4 +1,4 @@
-//! JPEG, by zune-jpeg.
+//! JPEG, by zune-jpeg; a large one at a part of its size, if wished.
 
 use zune_jpeg::JpegDecoder;
 use zune_jpeg::zune_core::bytestream::ZCursor;
@@ -10,12 +10,15 @@ use super::decode::{ImageLimits, malformed};
 use super::error::ImageError;
 use super::format::Format;
 use super::samples::{Channels, Samples};
+use super::scaled_jpeg;
+use super::scaling::{JpegScaling, WHOLE};
 
 /// A progressive file refines the whole picture with each scan: without a bound few bytes would buy much work. Encoders
 /// write about ten.
 const SCANS_MAX: usize = 64;
+const START_OF_SCAN: u8 = 0xda;
 
-pub(super) fn decode(bytes: &[u8], limits: ImageLimits) -> Result<Samples, ImageError> {
+pub(super) fn decode(bytes: &[u8], limits: ImageLimits, scaling: JpegScaling) -> Result<Samples, ImageError> {
     let damaged = |error: &dyn std::fmt::Debug| malformed(Format::Jpeg, format!("{error:?}"));
     // Strict: where a code is wrong or missing, an error rather than grey.
     let options = DecoderOptions::default()
@@ -30,9 +33,7 @@ pub(super) fn decode(bytes: &[u8], limits: ImageLimits) -> Result<Samples, Image
         .ok_or_else(|| malformed(Format::Jpeg, "it has no frame header"))?;
     let (width, height) = (u32::from(info.width), u32::from(info.height));
     limits.check(Format::Jpeg, width, height)?;
-    if !reaches_its_end(bytes) {
-        return Err(malformed(Format::Jpeg, "it ends before its end marker"));
-    }
+    let scans = scans_before_end(bytes).ok_or_else(|| malformed(Format::Jpeg, "it ends before its end marker"))?;
 
     // Grey and four inks are taken as they are stored: the one is spread and the others are mixed below, as Pillow does.
     let stored = decoder
@@ -42,12 +43,21 @@ pub(super) fn decode(bytes: &[u8], limits: ImageLimits) -> Result<Samples, Image
         ColorSpace::Luma | ColorSpace::CMYK | ColorSpace::YCCK => stored,
         _ => ColorSpace::RGB,
     };
-    decoder.set_options(options.jpeg_set_out_colorspace(wanted));
-    let mut bytes = decoder.decode().map_err(|error| damaged(&error))?;
     let channels = match wanted {
         ColorSpace::Luma => Channels::Grey,
         _ => Channels::Rgb,
     };
+    let eighths = scaling.eighths(width.min(height));
+    let may_scale = matches!(stored, ColorSpace::Luma | ColorSpace::YCbCr) && scans <= SCANS_MAX;
+    if eighths < WHOLE && may_scale {
+        // What libjpeg will not take is decoded whole, so that damage has one judge and one wording.
+        if let Some(samples) = scaled_jpeg::decode(bytes, (width, height), channels, eighths) {
+            return Ok(samples);
+        }
+    }
+
+    decoder.set_options(options.jpeg_set_out_colorspace(wanted));
+    let mut bytes = decoder.decode().map_err(|error| damaged(&error))?;
     match wanted {
         ColorSpace::CMYK => cmyk::cmyk_to_rgb(&mut bytes),
         ColorSpace::YCCK => cmyk::ycck_to_rgb(&mut bytes),
@@ -56,37 +66,31 @@ pub(super) fn decode(bytes: &[u8], limits: ImageLimits) -> Result<Samples, Image
     Ok(Samples {
         width,
         height,
+        eighths: WHOLE,
         channels,
         bytes,
     })
 }
 
-/// Whether the segments and scans lead to an end-of-image marker.
+/// How many scans there are up to the end-of-image marker; `None` if the segments do not lead to one.
 ///
 /// zune-jpeg notices a missing end only where it still needed the codes, but a progressive file that lost its last scans
 /// looks whole, only blurred. Embedded thumbnails with ends of their own lie inside segments and are stepped over.
-fn reaches_its_end(bytes: &[u8]) -> bool {
+fn scans_before_end(bytes: &[u8]) -> Option<usize> {
     let mut rest = bytes;
+    let mut scans = 0;
     loop {
         // Also steps over the codes of a scan, where 0xff is followed by 0 or by a restart marker.
-        let Some(at) = rest.iter().position(|&byte| byte == 0xff) else {
-            return false;
-        };
-        let Some((&marker, after)) = rest[at + 1..].split_first() else {
-            return false;
-        };
+        let at = rest.iter().position(|&byte| byte == 0xff)?;
+        let (&marker, after) = rest[at + 1..].split_first()?;
         match marker {
-            0xd9 => return true,
+            0xd9 => return Some(scans),
             0xff => rest = &rest[at + 1..],
             0x00 | 0x01 | 0xd0..=0xd8 => rest = after,
             _ => {
-                let Some((length, _)) = after.split_first_chunk() else {
-                    return false;
-                };
-                let Some(next) = after.get(usize::from(u16::from_be_bytes(*length))..) else {
-                    return false;
-                };
-                rest = next;
+                scans += usize::from(marker == START_OF_SCAN);
+                let (length, _) = after.split_first_chunk()?;
+                rest = after.get(usize::from(u16::from_be_bytes(*length))..)?;
             }
         }
     }
@@ -99,16 +103,15 @@ mod tests {
     #[test]
     fn an_end_inside_a_segment_is_not_the_end() {
         let segment = b"\xff\xd8\xff\xe1\x00\x04\xff\xd9";
-        assert!(!reaches_its_end(segment));
-        assert!(reaches_its_end(&[segment.as_slice(), b"\xff\xd9"].concat()));
+        assert_eq!(scans_before_end(segment), None);
+        assert_eq!(scans_before_end(&[segment.as_slice(), b"\xff\xd9"].concat()), Some(0));
     }
 
     #[test]
     fn codes_and_restarts_are_stepped_over() {
-        assert!(reaches_its_end(
-            b"\xff\xd8\xff\xda\x00\x02ab\xff\x00c\xff\xd0d\xff\xff\xd9"
-        ));
-        assert!(!reaches_its_end(b"\xff\xd8\xff\xda\x00\x02ab\xff\x00c\xff\xd0d\xff"));
-        assert!(!reaches_its_end(b"\xff\xd8\xff\xda\x00"));
+        let scan = b"\xff\xd8\xff\xda\x00\x02ab\xff\x00c\xff\xd0d\xff";
+        assert_eq!(scans_before_end(&[scan.as_slice(), b"\xff\xd9"].concat()), Some(1));
+        assert_eq!(scans_before_end(scan), None);
+        assert_eq!(scans_before_end(b"\xff\xd8\xff\xda\x00"), None);
     }
 }

@@ -22,7 +22,10 @@ mod pixels;
 mod raster;
 mod resize;
 mod samples;
+mod scaled_jpeg;
+mod scaling;
 
-pub use decode::{ImageLimits, decode};
+pub use decode::{ImageLimits, ImageSettings, decode};
 pub use error::ImageError;
 pub use pixels::{Pixels, SIDE};
+pub use scaling::JpegScaling;

@@ -8,6 +8,7 @@ use super::decode::{ImageLimits, malformed};
 use super::error::ImageError;
 use super::format::Format;
 use super::samples::{Channels, Samples};
+use super::scaling::WHOLE;
 
 /// A decoder may hold this many bytes for each pixel: the picture in 16-bit RGBA, and as much again to work in.
 const BYTES_PER_PIXEL_MAX: u64 = 16;
@@ -88,6 +89,7 @@ pub(super) fn to_samples(picture: DynamicImage, is_plain_grey: bool) -> Samples 
     Samples {
         width,
         height,
+        eighths: WHOLE,
         channels,
         bytes,
     }

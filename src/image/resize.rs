@@ -9,6 +9,7 @@ use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeError, ResizeOpt
 use super::error::ImageError;
 use super::pixels::{Pixels, SIDE};
 use super::samples::{Channels, Samples};
+use super::scaling::WHOLE;
 
 /// The short side after resizing.
 const SHORT: u64 = 256;
@@ -26,16 +27,19 @@ pub(super) fn to_pixels(samples: Samples) -> Result<Pixels, ImageError> {
 /// would go rows first, and about every fifth number would differ from Pillow's by 1.
 fn resize(samples: Samples) -> Result<Vec<u8>, ResizeError> {
     let Samples { width, height, .. } = samples;
+    let (stored_columns, stored_rows) = (samples.columns(), samples.rows());
     let kind = match samples.channels {
         Channels::Grey => PixelType::U8,
         Channels::GreyAlpha => PixelType::U8x2,
         Channels::Rgb => PixelType::U8x3,
         Channels::Rgba => PixelType::U8x4,
     };
-    let source = ImageRef::new(width, height, &samples.bytes, kind).map_err(|_| ResizeError::PixelTypesAreDifferent)?;
-    let columns = Region::of(width, width.min(height));
-    let rows = Region::of(height, width.min(height));
-    let (first, count) = rows.reach(height);
+    let source = ImageRef::new(stored_columns, stored_rows, &samples.bytes, kind)
+        .map_err(|_| ResizeError::PixelTypesAreDifferent)?;
+    // Of the picture's own size, so that a scaled one is cut at the same place, between its pixels if need be.
+    let columns = Region::of(width, width.min(height)).scaled(samples.eighths);
+    let rows = Region::of(height, width.min(height)).scaled(samples.eighths);
+    let (first, count) = rows.reach(stored_rows);
     // Alpha neither weighs nor changes.
     let options = ResizeOptions::new()
         .resize_alg(ResizeAlg::Convolution(FilterType::Bilinear))
@@ -68,6 +72,15 @@ impl Region {
         Self {
             start: offset as f64 * scale,
             length: SIDE as f64 * scale,
+        }
+    }
+
+    /// The same part of a picture that was decoded at `eighths` eighths of its size.
+    fn scaled(self, eighths: u32) -> Self {
+        let scale = f64::from(eighths) / f64::from(WHOLE);
+        Self {
+            start: self.start * scale,
+            length: self.length * scale,
         }
     }
 

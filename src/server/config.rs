@@ -9,6 +9,7 @@ use clap::{Args, ValueEnum};
 use super::ServerError;
 use super::listen_address::ListenAddress;
 use crate::heads::ResidencyLimits;
+use crate::image::{ImageLimits, ImageSettings, JpegScaling};
 use crate::model::{Architecture, DeviceChoice, EngineChoice, NetworkSettings, Precision, WeightsSource};
 use crate::rpc::AdminSettings;
 
@@ -144,6 +145,15 @@ pub struct ServeArgs {
     /// Pixels of a picture at most, before resizing
     #[arg(long, env = "HEADSWAP_IMAGE_PIXELS_MAX", default_value_t = 64 * 1024 * 1024, help_heading = "Limits")]
     pub image_pixels_max: u64,
+    /// Whether a large JPEG, grey or YCbCr, is decoded at 1/2, 1/4 or 1/8 of its size (DCT scaling), for less time and memory
+    #[arg(
+        long,
+        env = "HEADSWAP_JPEG_SCALING",
+        value_enum,
+        default_value = "off",
+        help_heading = "Limits"
+    )]
+    pub jpeg_scaling: JpegScaling,
     /// Bytes of a ClassifierService message at most, after decompression
     #[arg(long, env = "HEADSWAP_MESSAGE_BYTES_MAX", default_value_t = 32 << 20, help_heading = "Limits")]
     pub message_bytes_max: usize,
@@ -320,6 +330,16 @@ impl ServeArgs {
             precision: self.precision,
             threads: self.threads,
             pin_threads: self.pin_threads,
+        }
+    }
+
+    /// What decoding needs to know.
+    pub(super) fn image(&self) -> ImageSettings {
+        ImageSettings {
+            limits: ImageLimits {
+                pixels_max: self.image_pixels_max,
+            },
+            jpeg_scaling: self.jpeg_scaling,
         }
     }
 

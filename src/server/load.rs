@@ -16,7 +16,6 @@ use crate::heads::{
     DirStore, HeadError, HeadLimits, HeadMetrics, HeadRegistry, HeadWeights, Overridable, PlaceError, RegistryLimits,
     RegistryParts, Reservation, UploadDir,
 };
-use crate::image::ImageLimits;
 use crate::model::{Backbone, Digest, HostTensor, Network, Parameters, PlacedHead, Placer, WeightsSource, network};
 use crate::rpc::{ModelInfo, RpcMetrics, Serving};
 
@@ -70,9 +69,7 @@ pub(super) async fn load(args: &ServeArgs, metrics: &Metrics) -> Result<(Arc<Ser
         } else {
             args.decode_threads
         },
-        image: ImageLimits {
-            pixels_max: args.image_pixels_max,
-        },
+        image: args.image(),
     };
     let cache = FeatureCache::new(
         loaded.backbone,

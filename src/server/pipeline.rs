@@ -16,7 +16,7 @@ use tower::{Layer, Service, ServiceBuilder, ServiceExt as _};
 
 use super::feature_cache::FeatureCache;
 use crate::engine::{Answer, Counted, Engine, EngineError, Request, Row};
-use crate::image::{self, ImageLimits, Pixels};
+use crate::image::{self, ImageSettings, Pixels};
 use crate::rpc::{Input, Pipeline, PipelineError};
 
 /// What the pipeline is bounded by.
@@ -24,7 +24,7 @@ use crate::rpc::{Input, Pipeline, PipelineError};
 pub(super) struct PipelineLimits {
     pub in_flight_max: usize,
     pub decode_threads: usize,
-    pub image: ImageLimits,
+    pub image: ImageSettings,
 }
 
 /// What the pipeline measures.
@@ -62,7 +62,7 @@ pub(super) fn build(
     let permits = GlobalConcurrencyLimitLayer::new(limits.in_flight_max);
     let decoders = Decoders {
         permits: Arc::new(Semaphore::new(limits.decode_threads)),
-        limits: limits.image,
+        settings: limits.image,
         metrics: metrics.clone(),
     };
     let admitted = ServiceBuilder::new()
@@ -131,7 +131,7 @@ where
 #[derive(Clone)]
 struct Decoders {
     permits: Arc<Semaphore>,
-    limits: ImageLimits,
+    settings: ImageSettings,
     metrics: PipelineMetrics,
 }
 
@@ -189,10 +189,10 @@ impl Decoders {
     async fn decode(&self, bytes: bytes::Bytes) -> Result<Pixels, PipelineError> {
         let stopped = || PipelineError::Engine(EngineError::Stopped);
         let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(|_| stopped())?;
-        let (limits, metrics) = (self.limits, self.metrics.clone());
+        let (settings, metrics) = (self.settings, self.metrics.clone());
         let decode = move || {
             let started = Instant::now();
-            let pixels = image::decode(&bytes, limits);
+            let pixels = image::decode(&bytes, settings);
             metrics.decode.observe(started.elapsed().as_secs_f64());
             drop(permit);
             pixels
