@@ -4,6 +4,8 @@ HEADSWAP := target/release/headswap
 ARGS ?=
 # A Python with a CUDA PyTorch 2.11.0, for gpu-check.
 PYTHON ?= python3
+# Not empty: only to see that all benchmarks run.
+QUICK ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup build demo run test check bench parity readme-check gpu-check deploy-check
@@ -33,10 +35,11 @@ check: setup ## Formatting, lints, rustdoc and licences
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locked --document-private-items
 	@if cargo deny --version >/dev/null 2>&1; then cargo deny --locked check bans licenses sources; else echo 'check: cargo-deny is missing; install it with: cargo install --locked cargo-deny'; fi
 
-bench: build ## Forward pass, served rate and the server alone
-	$(HEADSWAP) bench forward $(ARGS)
-	$(HEADSWAP) bench serve $(ARGS)
-	$(HEADSWAP) bench serve --engine null $(ARGS)
+bench: build ## Forward pass, served rate, the server alone; then beside other engines and servers (25 minutes; QUICK=1: 6)
+	$(HEADSWAP) bench forward $(if $(QUICK),--seconds 1) $(ARGS)
+	$(HEADSWAP) bench serve $(if $(QUICK),--seconds 1 --repetitions 1) $(ARGS)
+	$(HEADSWAP) bench serve --engine null $(if $(QUICK),--seconds 1 --repetitions 1) $(ARGS)
+	benches/run $(HEADSWAP) $(if $(QUICK),--quick)
 
 parity: build ## Compare pixels and logits with real torchvision, live
 	scripts/parity/run $(HEADSWAP)
