@@ -28,7 +28,9 @@ class Service:
     """A service found by reflection: its methods take dictionaries and give messages."""
 
     def __init__(self, address, name):
-        channel = grpc.insecure_channel(address, OPTIONS)
+        # Of a Unix socket grpcio would make `%2F...` of the path, which HTTP/2 servers in Rust refuse as no host.
+        authority = [("grpc.default_authority", "localhost")] if address.startswith("unix:") else []
+        channel = grpc.insecure_channel(address, OPTIONS + authority)
         self.pool = DescriptorPool(ProtoReflectionDescriptorDatabase(channel))
         self.descriptor = self.pool.FindServiceByName(name)
         for method in self.descriptor.methods:
@@ -204,6 +206,7 @@ class UnixSocketTest(unittest.TestCase):
         with tempfile.TemporaryDirectory() as folder:
             args = ["--weights", "demo", "--arch", "vgg16-narrow", "--device", "cpu", "--heads-dir", f"{folder}/heads"]
             server = Server(os.environ["HEADSWAP_BINARY"], *args, "--listen", f"unix:{folder}/grpc.sock")
+            self.addCleanup(server.process.kill)
             classifier = Service(server.addresses["grpc"], "headswap.v1.ClassifierService")
             self.assertEqual(len(classifier.Classify({"image": CHELSEA}).results), 1)
             self.assertEqual(server.stop(), 0)
