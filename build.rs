@@ -54,21 +54,21 @@ fn cuda_shim(library: &Path) -> Result<(), Box<dyn Error>> {
     let torch =
         PathBuf::from(std::env::var("LIBTORCH_INCLUDE").map_err(|_| "LIBTORCH_INCLUDE is not set; run scripts/setup")?);
     let cuda = torch.join("../nvidia/cu13");
-    let status = cc::Build::new()
+    let include = |dir: &Path| ["-isystem".into(), dir.join("include").into_os_string()];
+    let library_dir = |dir: &Path| format!("-L{}", dir.join("lib").display());
+    let compiler = cc::Build::new()
         .cpp(true)
         .std("c++17")
         .opt_level(2)
-        .include(torch.join("include"))
-        .include(cuda.join("include"))
         .cargo_metadata(false)
-        .get_compiler()
+        .get_compiler();
+    let status = compiler
         .to_command()
+        .args(include(&torch))
+        .args(include(&cuda))
         .args(["-shared", "-fPIC", "-Wl,-z,defs", "-Wl,-s", "-o"])
         .args([library, Path::new(SOURCE)])
-        .args([
-            format!("-L{}", torch.join("lib").display()),
-            format!("-L{}", cuda.join("lib").display()),
-        ])
+        .args([library_dir(&torch), library_dir(&cuda)])
         .args([
             "-ltorch_cuda",
             "-lc10_cuda",

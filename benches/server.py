@@ -87,6 +87,15 @@ class Server:
         self.log.flush()
         sys.exit(f"{self.name}: {why}\n{Path(self.log.name).read_text()[-3000:]}")
 
+    def suspend(self):
+        """Stops the clock for it: some servers look for work all the time, and cost the others theirs."""
+        for process in self.tree():
+            process.suspend()
+
+    def resume(self):
+        for process in self.tree():
+            process.resume()
+
     def classes(self):
         """Its answer, once it is there. h2load does not look at gRPC's status; this does."""
         deadline = time.time() + 120

@@ -3,9 +3,9 @@
 
 `null` computes nothing and is sent 150,528 bytes of pixels: the servers alone. `vgg16` is sent a JPEG photograph and answers
 the five best classes, all from the same seeded weights: Python servers with PyTorch in bf16, the faster of its choices on a
-CPU, Triton's with OpenVINO in bf16 as well, Headswap in f32 and int16. All servers stay up and are loaded in turns by h2load
-with as many requests under way: gRPC over at most four connections, HTTP over one for each. `benches/setup` installs what it
-needs; servers whose package is missing are left out.
+CPU, Triton's with OpenVINO in bf16 as well, Headswap in f32 and int16. All are started, and loaded in turns, the others
+suspended, by h2load with as many requests under way: gRPC over at most four connections, HTTP over one for each.
+`benches/setup` installs what it needs; servers whose package is missing are left out.
 """
 
 import argparse
@@ -98,15 +98,20 @@ def main():
         try:
             workers = args.workers or (1 if null else 2)
             started(args, start.Work(null, picture, args.dir, args.threads, workers, Path(folder)), servers)
+            for server in servers:
+                server.suspend()
             for number in range(rounds):
                 for clients in concurrency:
                     print(f"round {number + 1} of {rounds}, {clients} clients, load {os.getloadavg()[0]:.1f}", flush=True)
                     for server in servers:
+                        server.resume()
                         figures = server.load(args.h2load, clients, seconds)
+                        server.suspend()
                         print(f"  {server.name}: {figures['rate']:,.1f}/s", flush=True)
                         found.setdefault((clients, server.name), []).append(figures)
         finally:
             for server in servers:
+                server.resume()
                 server.stop()
     table(servers, found, null)
 

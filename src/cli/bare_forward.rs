@@ -18,7 +18,10 @@ pub(super) struct BareForward {
 }
 
 /// The thread of a lane, which ends when its sender is dropped.
-struct LaneThread(mpsc::Sender<Job>);
+struct LaneThread {
+    jobs: mpsc::Sender<Job>,
+    thread: thread::JoinHandle<()>,
+}
 
 type Job = Box<dyn FnOnce(&mut Lane) + Send>;
 
@@ -86,6 +89,17 @@ impl BareForward {
     }
 }
 
+impl Drop for BareForward {
+    /// Ends the threads before the process does: what they let go of is the device's.
+    fn drop(&mut self) {
+        let (jobs, threads): (Vec<_>, Vec<_>) = self.lanes.drain(..).map(|lane| (lane.jobs, lane.thread)).unzip();
+        drop(jobs);
+        for thread in threads {
+            let _ = thread.join();
+        }
+    }
+}
+
 fn ended() -> CliError {
     CliError::Failed("the network's thread has ended".into())
 }
@@ -93,8 +107,10 @@ fn ended() -> CliError {
 impl LaneThread {
     fn start(mut lane: Lane) -> Self {
         let (sender, jobs) = mpsc::channel::<Job>();
-        thread::spawn(move || jobs.iter().for_each(|job| job(&mut lane)));
-        Self(sender)
+        Self {
+            jobs: sender,
+            thread: thread::spawn(move || jobs.iter().for_each(|job| job(&mut lane))),
+        }
     }
 
     fn ask<T: Send + 'static>(&self, job: impl FnOnce(&mut Lane) -> T + Send + 'static) -> mpsc::Receiver<T> {
@@ -103,7 +119,7 @@ impl LaneThread {
             let _ = answer.send(job(lane));
         });
         // If the thread has ended, so has the answer's sender.
-        let _ = self.0.send(job);
+        let _ = self.jobs.send(job);
         answers
     }
 

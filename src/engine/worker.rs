@@ -29,6 +29,7 @@ impl Worker {
     /// Prepares the network and says so, then runs until the batcher has gone and every batch is answered. Workers end
     /// together: what one of them prepared, others may use.
     pub fn run(mut self, max_batch: usize, ready: oneshot::Sender<Result<(), NetworkError>>, end: &Barrier) {
+        let _end = Together(end);
         let prepared = self.guarded(max_batch, |network| network.prepare(max_batch));
         let failed = prepared.is_err();
         let _ = ready.send(prepared);
@@ -42,7 +43,6 @@ impl Worker {
             // The channel has room for every batch the batcher may have out; if the batcher has gone, nobody counts.
             let _ = self.finished.try_send(self.device);
         }
-        end.wait();
     }
 
     fn next(&self) -> Option<Batch> {
@@ -144,6 +144,15 @@ impl Worker {
             tracing::error!(%error, batch_size, "a forward pass failed");
         }
         outputs
+    }
+}
+
+/// Waits, when dropped, until all workers do: also of one that panicked.
+struct Together<'a>(&'a Barrier);
+
+impl Drop for Together<'_> {
+    fn drop(&mut self) {
+        self.0.wait();
     }
 }
 

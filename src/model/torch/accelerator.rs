@@ -19,10 +19,34 @@ pub(super) trait Accelerator: Send + Sync {
     /// What `stream` is given from here on waits for what `other` has been given so far.
     fn wait(&self, stream: usize, other: usize) -> Result<(), NetworkError>;
 
-    /// Records work in the stream that this thread has entered, after running it to choose the fastest algorithms. What
-    /// the work reads and writes keeps its place in memory; recordings share what they use in between, so only one may run
-    /// at a time. They end with the thread that recorded them.
-    fn record(&self, work: Work) -> Result<Recorded, NetworkError>;
+    /// Records work in the stream that this thread has entered, after running `before` and the work itself, whose
+    /// algorithms are chosen as `search` says. What the work reads and writes keeps its place in memory; recordings share
+    /// what they use in between, so only one may run at a time. They end with the thread that recorded them.
+    fn record(
+        &self,
+        search: Search,
+        before: &dyn Fn() -> Result<(), NetworkError>,
+        work: Work,
+    ) -> Result<Recorded, NetworkError>;
+
+    /// 2x2 max pooling of maps, `[N, C, H, W]`, in which nothing is negative.
+    fn max_pool(&self, maps: &Tensor) -> Result<Tensor, NetworkError> {
+        torch_max_pool(maps)
+    }
+}
+
+/// libtorch's.
+pub(super) fn torch_max_pool(maps: &Tensor) -> Result<Tensor, NetworkError> {
+    Ok(maps.f_max_pool2d([2, 2], [2, 2], [0, 0], [1, 1], false)?)
+}
+
+/// How algorithms are chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Search {
+    /// The fastest, by running all of them.
+    Measured,
+    /// Those that the library thinks are fast.
+    Guessed,
 }
 
 /// What can be recorded: the same operations each time, and no question to the device.

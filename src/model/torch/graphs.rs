@@ -2,14 +2,18 @@
 //! without a word to the device in between.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use tch::{Kind, Tensor};
 
-use super::accelerator::{Accelerator, Recorded};
+use super::accelerator::{Accelerator, Recorded, Search};
 use crate::model::network::NetworkError;
 
 /// From here on there is a size between each power of two and the next: padding costs a third at most.
 const FINE_FROM: usize = 32;
+
+/// How long the fastest algorithms may be looked for. The largest sizes come first, which gain most.
+const SEARCH_TIME: Duration = Duration::from_secs(60);
 
 /// How many rows a batch is padded to: few different numbers, as algorithms are chosen for each.
 pub(super) fn padded(rows: usize) -> usize {
@@ -35,8 +39,9 @@ struct Pass {
 }
 
 impl Graphs {
-    /// Records `run`, from pictures to features, for all sizes up to what batches of `max_batch` are padded to. The
-    /// largest comes first, so that the others find room in its memory. A size that cannot be recorded is left out.
+    /// Records `run`, from pictures to features, for all sizes up to what batches of `max_batch` are padded to, each after
+    /// `before`, which is told the size. The largest comes first, so that the others find room in its memory. A size that
+    /// cannot be recorded is left out.
     ///
     /// `like` is any picture or batch of them where they will be.
     pub fn record(
@@ -44,28 +49,34 @@ impl Graphs {
         accelerator: &dyn Accelerator,
         max_batch: usize,
         like: &Tensor,
+        before: impl Fn(usize) -> Result<(), NetworkError>,
         run: impl Fn(&Tensor) -> Result<Tensor, NetworkError> + Clone + Send + 'static,
     ) {
+        let began = Instant::now();
         let sizes = (1..=padded(max_batch)).rev().filter(|&rows| padded(rows) == rows);
         for rows in sizes {
             if self.passes.contains_key(&rows) {
                 continue;
             }
+            let search = match began.elapsed() < SEARCH_TIME {
+                true => Search::Measured,
+                false => Search::Guessed,
+            };
             let mut shape = like.size();
             shape[0] = rows as i64;
             let pass = || -> Result<Pass, NetworkError> {
                 let pixels = Tensor::f_zeros(&shape, (Kind::Uint8, like.device()))?;
                 let (run, input) = (run.clone(), pixels.shallow_clone());
-                let recorded = accelerator.record(Box::new(move || run(&input)))?;
+                let recorded = accelerator.record(search, &|| before(rows), Box::new(move || run(&input)))?;
                 Ok(Pass { pixels, recorded })
             };
             match pass() {
                 Ok(pass) => {
-                    tracing::debug!(rows, "pass recorded");
+                    tracing::info!(rows, ?search, elapsed = ?began.elapsed(), "pass recorded");
                     self.passes.insert(rows, pass);
                 }
                 Err(error) => {
-                    tracing::warn!(%error, rows, "the pass cannot be recorded, batches of this size are slower")
+                    tracing::warn!(%error, rows, "the pass cannot be recorded, batches of this size are slower");
                 }
             }
         }

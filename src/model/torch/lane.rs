@@ -14,7 +14,7 @@ const PICTURE_BYTES: usize = 224 * 224 * 3;
 
 /// What the lanes of one device share.
 pub(super) struct Shared {
-    pub accelerator: Box<dyn Accelerator>,
+    pub accelerator: Arc<dyn Accelerator>,
     pub graphs: Mutex<Graphs>,
 }
 
@@ -24,21 +24,14 @@ pub(super) struct Lane {
     /// Its own stream, in which it copies.
     stream: usize,
     device: Device,
-    buffers: Option<Buffers>,
-}
-
-/// Room for pictures.
-struct Buffers {
-    /// In memory that the device reads by itself: `[rows, 224, 224, 3]` u8.
-    host: Tensor,
-    /// On the device.
-    device: Tensor,
+    /// `[rows, 224, 224, 3]` u8, in memory that the device reads by itself.
+    staging: Option<Tensor>,
 }
 
 /// A lane's turn to give work to the device: one at a time, so that a batch is not held up by the next.
 pub(super) struct Turn<'a> {
     pub graphs: MutexGuard<'a, Graphs>,
-    accelerator: &'a dyn Accelerator,
+    pub accelerator: &'a dyn Accelerator,
     stream: usize,
 }
 
@@ -48,76 +41,61 @@ impl Lane {
             shared,
             stream,
             device,
-            buffers: None,
+            staging: None,
         }
     }
 
-    /// Copies pictures to the device and waits until they are there: `[N, 224, 224, 3]` u8, valid until the next call.
+    /// Copies pictures to the device: `[N, 224, 224, 3]` u8, there when the lane's turn comes.
     pub fn upload(&mut self, pictures: &[&[u8]]) -> Result<Tensor, NetworkError> {
         self.shared.accelerator.enter(self.stream)?;
         let rows = pictures.len();
-        let large_enough = |buffers: &Buffers| buffers.host.size()[0] as usize >= rows;
-        let buffers = match self.buffers.take().filter(large_enough) {
-            Some(buffers) => buffers,
-            None => Buffers::new(rows.next_power_of_two(), self.device)?,
+        let large_enough = |staging: &Tensor| staging.size()[0] as usize >= rows;
+        let staging = match self.staging.take().filter(large_enough) {
+            Some(staging) => staging,
+            None => staging_for(rows.next_power_of_two(), self.device)?,
         };
-        let buffers = self.buffers.insert(buffers);
-        let host = buffers.host.f_narrow(0, 0, rows as i64)?;
-        // SAFETY: the tensor is contiguous u8 memory of `rows` pictures, which this lane alone writes, and the copy of the
-        // batch before has ended: `f_copy_` below waits for it.
-        let memory = unsafe { std::slice::from_raw_parts_mut(host.data_ptr().cast::<u8>(), rows * PICTURE_BYTES) };
+        let staged = self.staging.insert(staging).f_narrow(0, 0, rows as i64)?;
+        // SAFETY: the tensor is contiguous u8 memory of `rows` pictures, which this lane alone writes. The device has read
+        // the batch before: its results were waited for.
+        let memory = unsafe { std::slice::from_raw_parts_mut(staged.data_ptr().cast::<u8>(), rows * PICTURE_BYTES) };
         for (place, picture) in memory.chunks_exact_mut(PICTURE_BYTES).zip(pictures) {
             place.copy_from_slice(picture);
         }
-        let mut device = buffers.device.f_narrow(0, 0, rows as i64)?;
-        device.f_copy_(&host)?;
-        Ok(device)
+        Ok(staged.f_to_device_(self.device, Kind::Uint8, true, true)?)
     }
 
-    /// Waits for its turn. What the thread asks of the device until [`Turn::end`] runs after what the other lanes asked.
+    /// Waits for its turn. What the thread asks of the device until the turn ends runs after what the other lanes asked,
+    /// and after what this one has uploaded.
     pub fn turn(&self) -> Result<Turn<'_>, NetworkError> {
         let shared = &*self.shared;
         let graphs = shared.graphs.lock().unwrap_or_else(PoisonError::into_inner);
-        shared.accelerator.enter(COMPUTE)?;
-        Ok(Turn {
+        let turn = Turn {
             graphs,
             accelerator: &*shared.accelerator,
             stream: self.stream,
-        })
-    }
-}
-
-impl Turn<'_> {
-    /// Records the backbone's pass ([`Graphs::record`]).
-    pub fn record(
-        &mut self,
-        max_batch: usize,
-        like: &Tensor,
-        run: impl Fn(&Tensor) -> Result<Tensor, NetworkError> + Clone + Send + 'static,
-    ) {
-        self.graphs.record(self.accelerator, max_batch, like, run);
-    }
-
-    /// Lets the next lane in. What this thread asks of the device from here on waits for what it asked in its turn.
-    pub fn end(self) -> Result<(), NetworkError> {
-        self.accelerator.wait(self.stream, COMPUTE)?;
-        self.accelerator.enter(self.stream)
-    }
-}
-
-impl Buffers {
-    fn new(rows: usize, device: Device) -> Result<Self, NetworkError> {
-        let [height, width, channels] = PICTURE;
-        let shape = [rows as i64, height, width, channels];
-        let host = Tensor::f_zeros(shape, (Kind::Uint8, Device::Cpu))?;
-        let host = if device.is_cuda() {
-            host.f_pin_memory(device)?
-        } else {
-            host
         };
-        Ok(Self {
-            host,
-            device: Tensor::f_zeros(shape, (Kind::Uint8, device))?,
-        })
+        shared.accelerator.wait(COMPUTE, self.stream)?;
+        shared.accelerator.enter(COMPUTE)?;
+        Ok(turn)
+    }
+}
+
+impl Drop for Turn<'_> {
+    /// Lets the next lane in. What this thread asks of the device from here on waits for what it asked in its turn.
+    fn drop(&mut self) {
+        let ended = self.accelerator.wait(self.stream, COMPUTE);
+        if let Err(error) = ended.and_then(|()| self.accelerator.enter(self.stream)) {
+            // Reading the results, which waits for the device as well, will say so to who asked for them.
+            tracing::error!(%error, "a stream of the device failed");
+        }
+    }
+}
+
+fn staging_for(rows: usize, device: Device) -> Result<Tensor, NetworkError> {
+    let [height, width, channels] = PICTURE;
+    let staging = Tensor::f_zeros([rows as i64, height, width, channels], (Kind::Uint8, Device::Cpu))?;
+    match device {
+        Device::Cpu => Ok(staging),
+        _ => Ok(staging.f_pin_memory(device)?),
     }
 }

@@ -11,8 +11,9 @@ use crate::model::host_linear::{HeadProduct, HostLinear};
 use crate::model::network::NetworkError;
 use crate::model::tensor::HostTensor;
 
-/// On a GPU, heads of up to this many classes are gathered into one product over all rows. What it computes in vain is
-/// nothing beside the convolutions: 256 rows by 256 heads of 64 classes are 17 GFLOP, half a picture's.
+/// On a GPU, heads of up to this many classes are gathered into one product. Products are over all rows: what is computed
+/// in vain is nothing beside the convolutions, as 256 rows by 256 heads of 64 classes are 17 GFLOP, half a picture's, and to
+/// tell the device which rows would be to wait for it.
 const GATHERED_CLASSES_MAX: usize = 64;
 
 /// A head's last Linear.
@@ -93,13 +94,13 @@ impl LastProducts {
 
         let mut products = Vec::new();
         for head in alone {
-            let ((weight, bias), rows) = (&placed[head], heads[head].1);
+            let (weight, bias) = &placed[head];
             let part = Part {
                 head,
-                rows: (0..rows.len()).collect(),
+                rows: heads[head].1.to_vec(),
                 classes: 0..bias.numel(),
             };
-            products.push(Product::new(&select(features, rows)?, weight, bias, vec![part])?);
+            products.push(Product::new(features, weight, bias, vec![part])?);
         }
         if !gathered.is_empty() {
             // All rows by all of these heads' weights, of which each head takes its own.

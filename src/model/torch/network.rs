@@ -33,7 +33,7 @@ pub fn torch_network(
     threads: usize,
 ) -> Result<Box<dyn Network>, NetworkError> {
     let accelerator = match device {
-        Device::Cuda(index) => Some(Box::new(CudaDevice::new(index)?) as Box<dyn Accelerator>),
+        Device::Cuda(index) => Some(Arc::new(CudaDevice::new(index)?) as Arc<dyn Accelerator>),
         _ => None,
     };
     let placement = Placement {
@@ -56,18 +56,23 @@ struct TorchNetwork {
 /// A batch's results, perhaps still being computed.
 struct Pending {
     logits: LastProducts,
-    /// The features that were asked for, in f32.
-    features: Option<Tensor>,
+    /// In f32, and the rows of it that were asked for.
+    features: Option<(Tensor, Vec<usize>)>,
     steps: Vec<StepCount>,
 }
 
 impl Pending {
     /// The results, once they are there.
     fn read(self) -> Result<Outputs, NetworkError> {
-        let features = self.features.as_ref().map(to_host).transpose()?;
+        let mut features = Vec::new();
+        if let Some((rows, wanted)) = self.features {
+            let width = rows.size()[1] as usize;
+            let rows = to_host(&rows)?;
+            features.extend(wanted.iter().flat_map(|&row| &rows[row * width..][..width]));
+        }
         Ok(Outputs {
             logits: self.logits.read()?,
-            features: features.unwrap_or_default(),
+            features,
             steps: self.steps,
         })
     }
@@ -77,9 +82,10 @@ impl TorchNetwork {
     fn new(
         backbone: &Backbone,
         placement: Placement,
-        accelerator: Option<Box<dyn Accelerator>>,
+        accelerator: Option<Arc<dyn Accelerator>>,
     ) -> Result<Self, NetworkError> {
-        let steps = TorchSteps::place(placement, backbone.architecture.steps(), &backbone.parameters)?;
+        let steps = backbone.architecture.steps();
+        let steps = TorchSteps::place(placement, steps, &backbone.parameters, accelerator.clone())?;
         let steps = Arc::new(steps);
         let lane = accelerator.map(|accelerator| {
             let graphs = Mutex::new(Graphs::default());
@@ -113,8 +119,12 @@ fn launch(
     let asked: Vec<_> = last.zip(leaves.groups.iter().map(Vec::as_slice)).collect();
     let features = match wanted {
         [] => None,
-        // A copy: the rows may lie where the next batch's will.
-        _ => Some(select(&rows, &leaves.wanted)?.f_to_device_(rows.device(), Kind::Float, false, true)?),
+        // A copy, since the rows may lie where the next batch's will; of all, since to tell the device which would be to
+        // wait for it.
+        _ => Some((
+            rows.f_to_device_(rows.device(), Kind::Float, false, true)?,
+            leaves.wanted,
+        )),
     };
     Ok(Pending {
         logits: LastProducts::of(&rows, &asked)?,
@@ -165,13 +175,13 @@ impl Network for TorchNetwork {
         };
         let grey = [127; (PICTURE[0] * PICTURE[1] * PICTURE[2]) as usize];
         let picture = lane.upload(&[&grey])?;
-        let steps = Arc::clone(&self.steps);
-        let all = 0..steps.stack.steps.len();
+        let (steps, all) = (Arc::clone(&self.steps), 0..self.steps.stack.steps.len());
+        let run = move |pictures: &Tensor| steps.run(all.clone(), pictures, None);
         let mut turn = lane.turn()?;
-        turn.record(max_batch, &picture, move |pictures| {
-            steps.run(all.clone(), pictures, None)
-        });
-        turn.end()
+        let accelerator = turn.accelerator;
+        let before = |rows| self.steps.check_fused(rows);
+        turn.graphs.record(accelerator, max_batch, &picture, before, run);
+        Ok(())
     }
 
     fn into_lanes(mut self: Box<Self>) -> Vec<Vec<Box<dyn Network>>> {
@@ -207,9 +217,9 @@ impl Network for TorchNetwork {
         };
         let pixels = lane.upload(pictures)?;
         let turn = lane.turn()?;
-        let pending = launch(&self.steps, Some(&turn.graphs), &pixels, groups, features)?;
-        turn.end()?;
-        pending.read()
+        let pending = launch(&self.steps, Some(&turn.graphs), &pixels, groups, features);
+        drop(turn);
+        pending?.read()
     }
 
     fn logits(&mut self, features: &[&[f32]], groups: &[HeadRows<'_>]) -> Result<Vec<Vec<f32>>, NetworkError> {
@@ -252,7 +262,7 @@ mod tests {
 
     use super::*;
     use crate::model::network::PlacedHead;
-    use crate::model::torch::accelerator::{COMPUTE, Recorded, STREAMS, Work};
+    use crate::model::torch::accelerator::{COMPUTE, Recorded, STREAMS, Search, Work};
     use crate::model::{Architecture, WeightsSource, demo_head_from};
 
     thread_local! {
@@ -273,11 +283,17 @@ mod tests {
         }
 
         fn wait(&self, stream: usize, other: usize) -> Result<(), NetworkError> {
-            assert!(stream < STREAMS && other == COMPUTE && stream != other);
+            assert!(stream < STREAMS && other < STREAMS && (stream == COMPUTE) != (other == COMPUTE));
             Ok(())
         }
 
-        fn record(&self, work: Work) -> Result<Recorded, NetworkError> {
+        fn record(
+            &self,
+            _: Search,
+            before: &dyn Fn() -> Result<(), NetworkError>,
+            work: Work,
+        ) -> Result<Recorded, NetworkError> {
+            before()?;
             let output = work()?;
             let (mut place, replays) = (Mutex::new(output.shallow_clone()), Arc::clone(&self.replays));
             let replay = move || {
@@ -300,7 +316,7 @@ mod tests {
         ("features.0", 7),
     ];
 
-    fn network_of(folded: bool, accelerator: Option<Box<dyn Accelerator>>) -> (Box<TorchNetwork>, Vec<PlacedHead>) {
+    fn network_of(folded: bool, accelerator: Option<Arc<dyn Accelerator>>) -> (Box<TorchNetwork>, Vec<PlacedHead>) {
         let narrow = Architecture::Vgg16Narrow;
         let backbone = Backbone::load(&WeightsSource::Demo, narrow).unwrap();
         let placement = Placement {
@@ -331,7 +347,7 @@ mod tests {
         let emulated = Emulated {
             replays: Arc::clone(&replays),
         };
-        let (network, heads) = network_of(true, Some(Box::new(emulated)));
+        let (network, heads) = network_of(true, Some(Arc::new(emulated)));
 
         let picture =
             |seed: usize| -> Vec<u8> { (0..224 * 224 * 3).map(|at| (at * (seed + 31) % 251) as u8).collect() };

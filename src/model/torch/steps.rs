@@ -2,9 +2,11 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tch::{Device, Kind, Tensor};
 
+use super::accelerator::{Accelerator, torch_max_pool};
 use super::graphs::padded;
 use super::input::{Input, fold};
 use super::placement::{PlacedTensor, Placement};
@@ -28,8 +30,9 @@ pub(super) struct TorchSteps {
     pub placement: Placement,
     pub stack: TorchStack,
     input: Input,
-    /// Whether bias and ReLU are part of the kernels that multiply.
-    fused: bool,
+    accelerator: Option<Arc<dyn Accelerator>>,
+    /// Whether bias and ReLU are part of the kernels that multiply, and pooling is the accelerator's.
+    fused: AtomicBool,
 }
 
 /// How far the results of two ways to compute may be apart, of the largest result: a few roundings to bf16.
@@ -37,7 +40,12 @@ const FUSED_ERROR_MAX: f64 = 0.05;
 
 impl TorchSteps {
     /// Places the backbone's parameters.
-    pub fn place(placement: Placement, steps: Vec<Step>, parameters: &Parameters) -> Result<Self, NetworkError> {
+    pub fn place(
+        placement: Placement,
+        steps: Vec<Step>,
+        parameters: &Parameters,
+        accelerator: Option<Arc<dyn Accelerator>>,
+    ) -> Result<Self, NetworkError> {
         let place = |step: &Step| -> Result<_, NetworkError> {
             Ok(StepParameters {
                 weight: Arc::new(place_weight(placement, step, &parameters[&step.weight()])?),
@@ -45,11 +53,12 @@ impl TorchSteps {
             })
         };
         let backbone = steps.iter().map(place).collect::<Result<_, _>>()?;
-        let mut placed = Self {
+        let placed = Self {
             placement,
             stack: Stack::new(steps, backbone),
             input: Input::new(placement)?,
-            fused: false,
+            accelerator,
+            fused: AtomicBool::new(false),
         };
         if placement.device.is_cuda() {
             placed.fuse()?;
@@ -58,22 +67,59 @@ impl TorchSteps {
     }
 
     /// Fuses what can be fused, if this GPU and its libraries do so and give the same.
-    fn fuse(&mut self) -> Result<(), NetworkError> {
+    fn fuse(&self) -> Result<(), NetworkError> {
         let picture = self.ones(0)?;
         let end = self.stack.steps.len();
         let apart = self.run(0..end, &picture, None)?;
-        self.fused = true;
+        self.fused.store(true, Ordering::Relaxed);
         let error = self.run(0..end, &picture, None).and_then(|fused| {
             let largest = |values: Tensor| -> Result<f64, NetworkError> {
                 Ok(f64::try_from(values.f_to_kind(Kind::Float)?.f_abs()?.f_max()?)?)
             };
             Ok(largest(fused.f_sub(&apart)?)? / largest(apart)?)
         });
-        self.fused = matches!(error, Ok(error) if error <= FUSED_ERROR_MAX);
-        if !self.fused {
-            tracing::warn!(?error, "fused operations do not work here, computing without: slower");
+        match error.and_then(|error| Ok((error, self.reads_its_result(1)?))) {
+            Ok((error, false)) if error <= FUSED_ERROR_MAX => {}
+            Ok((error, reads)) => self.unfuse(&format!("results {error:.3} off, memory of the result read: {reads}")),
+            Err(error) => self.unfuse(&error.to_string()),
         }
         Ok(())
+    }
+
+    fn unfuse(&self, reason: &str) {
+        tracing::warn!(reason, "fused operations do not work here, computing without: slower");
+        self.fused.store(false, Ordering::Relaxed);
+    }
+
+    /// Goes without fusion if it does not work for this many rows.
+    pub fn check_fused(&self, rows: usize) -> Result<(), NetworkError> {
+        if self.fused.load(Ordering::Relaxed) && self.reads_its_result(rows)? {
+            self.unfuse("a convolution reads the memory of its result");
+        }
+        Ok(())
+    }
+
+    /// Whether a fused convolution of this many rows lets into its result what was in the memory before. libtorch has cuDNN
+    /// add that memory times zero, which must not mean to read it: not a number times zero is not a number.
+    fn reads_its_result(&self, rows: usize) -> Result<bool, NetworkError> {
+        let placement = self.placement;
+        for step in 0..self.stack.convolutions() {
+            let parameters = self.stack.parameters(step, None);
+            let (weight, bias) = (parameters.weight.handle(), parameters.bias.handle());
+            let side = self.stack.input_shape(step)[1] as i64;
+            let filled = |channels, value: f64| -> Result<Tensor, NetworkError> {
+                let shape = [rows as i64, side, side, channels];
+                let filled = Tensor::f_full(shape, value, (placement.kind, placement.device))?;
+                Ok(filled.f_permute([0, 3, 1, 2])?)
+            };
+            let (input, before) = (filled(weight.size()[1], 1.0)?, filled(weight.size()[0], f64::NAN)?);
+            let one = [1, 1];
+            let result = input.f_cudnn_convolution_add_relu(&weight, &before, 0.0, Some(&bias), one, one, one, 1)?;
+            if !bool::try_from(result.f_isfinite()?.f_all()?)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// One row of ones that may enter a step: of grey 1 for the first, which takes pictures.
@@ -141,7 +187,7 @@ impl TorchSteps {
         let parameters = self.stack.parameters(step, head);
         let (weight, bias) = (parameters.weight.handle(), parameters.bias.handle());
         let step = &self.stack.steps[step];
-        let (one, fused) = ([1, 1], self.fused && step.relu);
+        let (one, fused) = ([1, 1], self.fused.load(Ordering::Relaxed) && step.relu);
         let mut output = match (step.is_convolution(), fused) {
             (true, true) => input.f_cudnn_convolution_relu(&weight, Some(&bias), one, one, one, 1)?,
             (true, false) => input.f_conv2d(&weight, Some(&bias), one, one, one, 1)?,
@@ -153,7 +199,10 @@ impl TorchSteps {
             output = output.f_relu_()?;
         }
         if step.pool {
-            output = output.f_max_pool2d([2, 2], [2, 2], [0, 0], one, false)?;
+            output = match &self.accelerator {
+                Some(accelerator) if fused => accelerator.max_pool(&output)?,
+                _ => torch_max_pool(&output)?,
+            };
         }
         Ok(output)
     }

@@ -1,19 +1,24 @@
-//! One GPU's streams and graphs.
+//! One GPU's streams and graphs, and a kernel of our own.
 
+mod pool;
 mod shim;
 
-use tch::Cuda;
+use std::sync::{Mutex, PoisonError};
 
+use tch::{Cuda, Tensor};
+
+use self::pool::PoolKernel;
 use self::shim::{Handle, Shim, check};
-use super::accelerator::{Accelerator, Recorded, STREAMS, Work};
+use super::accelerator::{Accelerator, Recorded, STREAMS, Search, Work};
 use crate::model::network::NetworkError;
 
 /// A GPU of NVIDIA's.
 pub(super) struct CudaDevice {
     shim: &'static Shim,
     streams: Vec<Handle>,
-    /// The memory of all its graphs, which never run at the same time.
-    pool: [u64; 2],
+    /// The memory of its graphs, which never run at the same time.
+    memory: Mutex<[u64; 2]>,
+    pool: PoolKernel,
 }
 
 impl CudaDevice {
@@ -25,18 +30,52 @@ impl CudaDevice {
         let shim = Shim::get()?;
         // SAFETY: it takes nothing.
         check(unsafe { (shim.exact_f32)() })?;
-        let mut pool = [0; 2];
-        // SAFETY: there is room for two numbers.
-        check(unsafe { (shim.pool_new)(pool.as_mut_ptr()) })?;
         let stream = |_| {
             // SAFETY: `new` gives room for one pointer.
             Handle::new(shim.stream_free, |stream| unsafe {
                 (shim.stream_new)(index as i32, stream)
             })
         };
-        let streams = (0..STREAMS).map(stream).collect::<Result<_, _>>()?;
-        Ok(Self { shim, streams, pool })
+        Ok(Self {
+            shim,
+            streams: (0..STREAMS).map(stream).collect::<Result<_, _>>()?,
+            memory: Mutex::new(new_memory(shim)?),
+            pool: PoolKernel::load(shim)?,
+        })
     }
+
+    /// Records in memory that earlier recordings share, whose output it gives with the graph.
+    fn capture(&self, memory: [u64; 2], work: &Work) -> Result<(Tensor, Handle), NetworkError> {
+        let shim = self.shim;
+        // SAFETY: the memory is named by the shim, and `new` gives room for one pointer.
+        let graph = Handle::new(shim.graph_free, |graph| unsafe {
+            (shim.graph_begin)(memory.as_ptr(), graph)
+        })?;
+        let output = work();
+        // SAFETY: the handle is a graph's, and recording has begun. It must end whatever the work said.
+        let ended = check(unsafe { (shim.graph_end)(memory.as_ptr(), graph.get()) });
+        let output = output?;
+        ended?;
+        Ok((output, graph))
+    }
+}
+
+fn new_memory(shim: &Shim) -> Result<[u64; 2], NetworkError> {
+    let mut memory = [0; 2];
+    // SAFETY: there is room for two numbers.
+    check(unsafe { (shim.pool_new)(memory.as_mut_ptr()) })?;
+    Ok(memory)
+}
+
+/// libtorch looks for algorithms while a setting of the whole process says so; one thread at a time has it say so.
+static SEARCHING: Mutex<()> = Mutex::new(());
+
+fn searching<T>(search: Search, work: impl FnOnce() -> T) -> T {
+    let _turn = SEARCHING.lock().unwrap_or_else(PoisonError::into_inner);
+    Cuda::cudnn_set_benchmark(search == Search::Measured);
+    let done = work();
+    Cuda::cudnn_set_benchmark(false);
+    done
 }
 
 impl Accelerator for CudaDevice {
@@ -51,28 +90,36 @@ impl Accelerator for CudaDevice {
         check(unsafe { (self.shim.stream_wait)(stream.get(), other.get()) })
     }
 
-    fn record(&self, work: Work) -> Result<Recorded, NetworkError> {
-        // The fastest algorithms are looked for before they are recorded, and only then: not while requests wait.
-        Cuda::cudnn_set_benchmark(true);
-        let warm = work().and_then(|_| work());
-        Cuda::cudnn_set_benchmark(false);
-        drop(warm?);
-
-        let shim = self.shim;
-        // SAFETY: the pool is one of the shim's, and `new` gives room for one pointer.
-        let graph = Handle::new(shim.graph_free, |graph| unsafe {
-            (shim.graph_begin)(self.pool.as_ptr(), graph)
+    fn record(
+        &self,
+        search: Search,
+        before: &dyn Fn() -> Result<(), NetworkError>,
+        work: Work,
+    ) -> Result<Recorded, NetworkError> {
+        // The algorithms are chosen when an operation is first run by this thread, and only now looked for: not while
+        // requests wait.
+        searching(search, || {
+            before()?;
+            drop(work()?);
+            work().map(drop)
         })?;
-        let output = work();
-        // SAFETY: the handle is a graph's, and recording has begun. It must end whatever the work said.
-        let ended = check(unsafe { (shim.graph_end)(graph.get()) });
-        let output = output?;
-        ended?;
+        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        let captured = self.capture(*memory, &work);
+        if captured.is_err() {
+            // What the allocator makes of that memory now is uncertain.
+            *memory = new_memory(self.shim)?;
+        }
+        let (output, graph) = captured?;
+        let shim = self.shim;
         // SAFETY: the handle is that of a recorded graph.
         let replay = move || check(unsafe { (shim.graph_replay)(graph.get()) });
         Ok(Recorded {
             output,
             replay: Box::new(replay),
         })
+    }
+
+    fn max_pool(&self, maps: &Tensor) -> Result<Tensor, NetworkError> {
+        self.pool.run(maps)
     }
 }

@@ -1,14 +1,17 @@
-// Streams and graphs of CUDA as C functions: what libtorch has in C++ alone.
+// Streams, graphs and a kernel of CUDA as C functions: what libtorch has in C++ alone.
 //
 // `build.rs` compiles this against libtorch's headers into a library of its own, and `shim.rs` opens that only when a GPU
 // computes, after libtorch_cuda.so. Each function returns null, or what went wrong: valid until the thread's next call.
 
 #include <cstdint>
 #include <exception>
+#include <memory>
 #include <string>
 
 #include <ATen/Context.h>
+#include <ATen/core/CachingHostAllocator.h>
 #include <ATen/cuda/CUDAGraph.h>
+#include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAFunctions.h>
 #include <c10/cuda/CUDAStream.h>
@@ -32,6 +35,18 @@ const char* guarded(Body body) {
     error = "an unknown exception";
   }
   return error.c_str();
+}
+
+// What a recording that failed leaves undone: its memory would go on being taken from the pool.
+void abandon(c10::MempoolId_t pool) {
+  try {
+    c10::cuda::CUDACachingAllocator::endAllocateToPool(c10::cuda::current_device(), pool);
+  } catch (...) {
+  }
+  try {
+    at::getHostAllocator(at::kCUDA)->end_allocate_to_pool(pool);
+  } catch (...) {
+  }
 }
 
 }  // namespace
@@ -87,19 +102,26 @@ const char* headswap_pool_new(std::uint64_t pool[2]) {
 // What this thread gives its current stream is recorded from here on, and not run. Other threads may go on allocating.
 const char* headswap_graph_begin(const std::uint64_t pool[2], CUDAGraph** graph) {
   return guarded([&] {
-    auto* created = new CUDAGraph();
+    auto created = std::make_unique<CUDAGraph>();
     try {
       created->capture_begin({pool[0], pool[1]}, cudaStreamCaptureModeThreadLocal);
     } catch (...) {
-      delete created;
+      abandon({pool[0], pool[1]});
       throw;
     }
-    *graph = created;
+    *graph = created.release();
   });
 }
 
-const char* headswap_graph_end(CUDAGraph* graph) {
-  return guarded([&] { graph->capture_end(); });
+const char* headswap_graph_end(const std::uint64_t pool[2], CUDAGraph* graph) {
+  return guarded([&] {
+    try {
+      graph->capture_end();
+    } catch (...) {
+      abandon({pool[0], pool[1]});
+      throw;
+    }
+  });
 }
 
 // Runs it in this thread's current stream.
@@ -108,5 +130,27 @@ const char* headswap_graph_replay(CUDAGraph* graph) {
 }
 
 void headswap_graph_free(CUDAGraph* graph) { delete graph; }
+
+// Compiles the kernel of `pool.cu` for whatever GPU will run it.
+const char* headswap_kernel_load(const char* ptx, cudaKernel_t* kernel) {
+  return guarded([&] {
+    cudaLibrary_t library = nullptr;
+    C10_CUDA_CHECK(cudaLibraryLoadData(&library, ptx, nullptr, nullptr, 0, nullptr, nullptr, 0));
+    C10_CUDA_CHECK(cudaLibraryGetKernel(kernel, library, "headswap_pool"));
+  });
+}
+
+// Runs it in this thread's current stream, for `rows` x `columns` x `channels` of the result; `channels` by eights.
+const char* headswap_kernel_run(cudaKernel_t kernel, const void* input, void* output, unsigned rows, unsigned columns,
+                                unsigned channels) {
+  return guarded([&] {
+    constexpr unsigned kThreads = 256;
+    unsigned chunks = channels / 8;
+    unsigned total = rows * columns * chunks;
+    void* arguments[] = {&input, &output, &total, &columns, &chunks};
+    C10_CUDA_CHECK(cudaLaunchKernel(reinterpret_cast<const void*>(kernel), dim3((total + kThreads - 1) / kThreads),
+                                    dim3(kThreads), arguments, 0, c10::cuda::getCurrentCUDAStream().stream()));
+  });
+}
 
 }  // extern "C"

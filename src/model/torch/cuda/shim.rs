@@ -1,6 +1,6 @@
 //! `shim.cpp` as Rust sees it: opened once, when the first GPU is used.
 
-use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::io::Write as _;
 use std::os::fd::{AsRawFd as _, FromRawFd as _};
 use std::ptr::NonNull;
@@ -25,9 +25,11 @@ pub(super) struct Shim {
     pub stream_wait: unsafe extern "C" fn(*const c_void, *const c_void) -> Failure,
     pub pool_new: unsafe extern "C" fn(*mut u64) -> Failure,
     pub graph_begin: unsafe extern "C" fn(*const u64, *mut *mut c_void) -> Failure,
-    pub graph_end: unsafe extern "C" fn(*mut c_void) -> Failure,
+    pub graph_end: unsafe extern "C" fn(*const u64, *mut c_void) -> Failure,
     pub graph_replay: unsafe extern "C" fn(*mut c_void) -> Failure,
     pub graph_free: unsafe extern "C" fn(*mut c_void),
+    pub kernel_load: unsafe extern "C" fn(*const c_char, *mut *mut c_void) -> Failure,
+    pub kernel_run: unsafe extern "C" fn(*mut c_void, *const c_void, *mut c_void, c_uint, c_uint, c_uint) -> Failure,
 }
 
 impl Shim {
@@ -72,6 +74,8 @@ impl Shim {
                 graph_end: *library.get(b"headswap_graph_end")?,
                 graph_replay: *library.get(b"headswap_graph_replay")?,
                 graph_free: *library.get(b"headswap_graph_free")?,
+                kernel_load: *library.get(b"headswap_kernel_load")?,
+                kernel_run: *library.get(b"headswap_kernel_run")?,
             };
             std::mem::forget(library);
             Ok(shim)

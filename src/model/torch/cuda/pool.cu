@@ -1,0 +1,25 @@
+// 2x2 max pooling of 16-bit floats that lie channels last and are not negative, as they are after a ReLU: bits of such
+// numbers are in the order of signed integers, of f16 and of bf16, and -0 is below them.
+//
+// libtorch's own pooling also writes where each maximum was, 8 bytes for each of 2; this writes nothing else, and moves 16
+// bytes at a time. `pool.ptx` is what CUDA's compiler makes of it: see `compile-pool`.
+//
+// `columns` are those of a row of the result, `chunks` the groups of 8 channels. The rows of all pictures follow one
+// another, an even number for each, so the two rows above each other are 2i and 2i + 1.
+extern "C" __global__ void headswap_pool(const uint4* input, uint4* output, unsigned total, unsigned columns,
+                                         unsigned chunks) {
+  const unsigned index = blockIdx.x * blockDim.x + threadIdx.x;
+  if (index >= total) return;
+  const unsigned chunk = index % chunks;
+  const unsigned column = index / chunks % columns;
+  const unsigned row = index / chunks / columns;
+  const size_t next_row = (size_t)2 * columns * chunks;
+  const uint4* at = input + 2 * row * next_row + (size_t)2 * column * chunks + chunk;
+  const uint4 a = at[0], b = at[chunks], c = at[next_row], d = at[next_row + chunks];
+  uint4 most;
+  most.x = __vmaxs2(__vmaxs2(a.x, b.x), __vmaxs2(c.x, d.x));
+  most.y = __vmaxs2(__vmaxs2(a.y, b.y), __vmaxs2(c.y, d.y));
+  most.z = __vmaxs2(__vmaxs2(a.z, b.z), __vmaxs2(c.z, d.z));
+  most.w = __vmaxs2(__vmaxs2(a.w, b.w), __vmaxs2(c.w, d.w));
+  output[index] = most;
+}
