@@ -19,6 +19,8 @@ RUN mkdir -p /out/torch/lib /out/nvidia/cu13/lib \
  && cp -L libtorch/nvidia/cu13/lib/libcudart.so.13 libtorch/nvidia/cu13/lib/libcupti.so.13 /out/nvidia/cu13/lib/
 
 FROM ${RUNTIME_IMAGE} AS runtime
+LABEL org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.description="Headswap. This software is based in part on the work of the Independent JPEG Group."
 RUN apt-get update \
  && apt-get install -y --no-install-recommends libstdc++6 libgcc-s1 \
  && rm -rf /var/lib/apt/lists/*

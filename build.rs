@@ -51,6 +51,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 fn cuda_shim(library: &Path) -> Result<(), Box<dyn Error>> {
     const SOURCE: &str = "src/model/torch/cuda/shim.cpp";
     println!("cargo:rerun-if-changed={SOURCE}");
+    println!("cargo:rerun-if-env-changed=LIBTORCH_INCLUDE");
+    println!("cargo:rerun-if-env-changed=CXX");
     let torch =
         PathBuf::from(std::env::var("LIBTORCH_INCLUDE").map_err(|_| "LIBTORCH_INCLUDE is not set; run scripts/setup")?);
     let cuda = torch.join("../nvidia/cu13");

@@ -9,11 +9,13 @@ suspended, by h2load with as many requests under way: gRPC over at most four con
 """
 
 import argparse
+import contextlib
 import os
 import statistics
 import tempfile
 from pathlib import Path
 
+import psutil
 from peers import start
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -111,7 +113,8 @@ def main():
                         found.setdefault((clients, server.name), []).append(figures)
         finally:
             for server in servers:
-                server.resume()
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    server.resume()
                 server.stop()
     table(servers, found, null)
 

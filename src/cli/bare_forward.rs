@@ -1,5 +1,6 @@
 //! A network without a server, driven as the server drives it: a thread for each of its lanes.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -43,8 +44,11 @@ impl BareForward {
             let head = Arc::clone(&head);
             LaneThread::start(Lane { network, head })
         };
-        let lanes = network.into_lanes().into_iter().flatten().map(start).collect();
-        Ok(Self { lanes, device })
+        let lanes = network.into_lanes().into_iter().flatten().map(start);
+        Ok(Self {
+            lanes: lanes.collect::<Result<_, _>>()?,
+            device,
+        })
     }
 
     /// The times of batches on all lanes, for one image of each, after one run to warm up.
@@ -105,12 +109,13 @@ fn ended() -> CliError {
 }
 
 impl LaneThread {
-    fn start(mut lane: Lane) -> Self {
+    fn start(mut lane: Lane) -> Result<Self, CliError> {
         let (sender, jobs) = mpsc::channel::<Job>();
-        Self {
+        let thread = thread::Builder::new().name("device".into());
+        Ok(Self {
             jobs: sender,
-            thread: thread::spawn(move || jobs.iter().for_each(|job| job(&mut lane))),
-        }
+            thread: thread.spawn(move || jobs.iter().for_each(|job| job(&mut lane)))?,
+        })
     }
 
     fn ask<T: Send + 'static>(&self, job: impl FnOnce(&mut Lane) -> T + Send + 'static) -> mpsc::Receiver<T> {
@@ -126,7 +131,7 @@ impl LaneThread {
     fn time(&self, batch: usize, length: Duration) -> mpsc::Receiver<Result<Times, CliError>> {
         self.ask(move |lane| {
             let failed = |error: NetworkError| CliError::Failed(error.to_string());
-            lane.network.prepare(batch).map_err(failed)?;
+            lane.network.prepare(batch, &AtomicBool::new(false)).map_err(failed)?;
             let picture: Vec<u8> = (0..Pixels::BYTES).map(|index| (index * 31 % 251) as u8).collect();
             let pictures = vec![&picture[..]; batch];
             Times::of(length, || lane.forward(&pictures))

@@ -22,6 +22,9 @@ pub enum StartError {
     /// The network could not be prepared.
     #[error(transparent)]
     Network(#[from] NetworkError),
+    /// A thread panicked.
+    #[error("the device's thread ended before it was ready")]
+    Ended,
     /// The operating system gives no thread.
     #[error("no thread for the device could be started: {0}")]
     Thread(#[from] std::io::Error),

@@ -14,6 +14,7 @@ mod metrics;
 pub mod policy;
 mod request;
 mod service;
+mod together;
 mod worker;
 
 pub use calibrate::{Calibration, calibrate};

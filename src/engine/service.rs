@@ -1,6 +1,7 @@
 //! The engine's handle: a row and heads in, logits out.
 
-use std::sync::{Arc, Barrier, Mutex};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 
@@ -10,11 +11,12 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tower::Service;
 
-use super::batcher::{Batcher, Device};
+use super::batcher::{Batch, Batcher, Device};
 use super::error::{EngineError, StartError};
 use super::metrics::{Counted, EngineMetrics};
 use super::policy::{BatchLimits, OUTSTANDING_MAX};
 use super::request::{Answer, Entry, Request, Row};
+use super::together::Together;
 use super::worker::Worker;
 use crate::model::Network;
 
@@ -51,13 +53,12 @@ pub async fn start(
 
     let steps = network.steps();
     let devices = network.into_lanes();
-    let lanes = devices.iter().map(Vec::len).sum();
     let (finished_in, finished) = mpsc::channel(devices.len() * OUTSTANDING_MAX);
-    let end = Arc::new(Barrier::new(lanes));
-    let (mut batches_in, mut workers, mut prepared) = (Vec::new(), Vec::new(), Vec::new());
+    let together = Together::default();
+    let (mut starting, mut prepared) = (Starting::default(), Vec::new());
     for (device, lanes) in devices.into_iter().enumerate() {
         let (sender, batches) = mpsc::channel(OUTSTANDING_MAX);
-        batches_in.push(sender);
+        starting.batches.push(sender);
         let batches = Arc::new(Mutex::new(batches));
         for network in lanes {
             let worker = Worker {
@@ -69,25 +70,46 @@ pub async fn start(
                 metrics: metrics.clone(),
             };
             let (ready, when_ready) = oneshot::channel();
-            let end = Arc::clone(&end);
+            let (own, stop) = (together.join(), Arc::clone(&starting.stop));
             let thread = std::thread::Builder::new().name(format!("device-{device}"));
-            workers.push(thread.spawn(move || worker.run(limits.max_batch, ready, &end))?);
+            let run = move || worker.run(limits.max_batch, &stop, ready, own);
+            starting.workers.push(thread.spawn(run)?);
             prepared.push(when_ready);
         }
     }
     for ready in prepared {
-        ready.await.map_err(std::io::Error::other)??;
+        ready.await.map_err(|_| StartError::Ended)??;
     }
 
     let batcher = Batcher {
         limits,
         entries,
-        devices: batches_in.into_iter().map(Device::new).collect(),
+        devices: starting.batches.drain(..).map(Device::new).collect(),
         finished,
         metrics,
     };
     let batcher = tokio::spawn(batcher.run());
+    let workers = std::mem::take(&mut starting.workers);
     Ok((engine, EngineThreads { batcher, workers }))
+}
+
+/// Threads that prepare their networks. Dropped, which is when one failed or the server is told to end, it stops them and
+/// waits: the process must not end while they use a device.
+#[derive(Default)]
+struct Starting {
+    batches: Vec<mpsc::Sender<Batch>>,
+    workers: Vec<JoinHandle<()>>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.batches.clear();
+        for worker in self.workers.drain(..) {
+            let _ = worker.join();
+        }
+    }
 }
 
 impl EngineThreads {

@@ -1,7 +1,8 @@
 //! The OS thread that drives the network, or one of its lanes.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Barrier, Mutex, PoisonError};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -10,6 +11,7 @@ use super::batch::Grouping;
 use super::batcher::Batch;
 use super::metrics::EngineMetrics;
 use super::request::{Answer, Row, Timing};
+use super::together::Member;
 use crate::image::Pixels;
 use crate::model::{Network, NetworkError, Outputs};
 
@@ -26,14 +28,23 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    /// Prepares the network and says so, then runs until the batcher has gone and every batch is answered. Workers end
-    /// together: what one of them prepared, others may use.
-    pub fn run(mut self, max_batch: usize, ready: oneshot::Sender<Result<(), NetworkError>>, end: &Barrier) {
-        let _end = Together(end);
-        let prepared = self.guarded(max_batch, |network| network.prepare(max_batch));
-        let failed = prepared.is_err();
+    /// Prepares the network, proves that it computes and says so, then runs until the batcher has gone and every batch is
+    /// answered.
+    pub fn run(
+        mut self,
+        max_batch: usize,
+        stop: &AtomicBool,
+        ready: oneshot::Sender<Result<(), NetworkError>>,
+        own: Member,
+    ) {
+        let grey = [127; Pixels::BYTES];
+        let prepared = self.guarded(1, |network| {
+            network.prepare(max_batch, stop)?;
+            network.forward(&[&grey], &[], &[0]).map(drop)
+        });
+        let works = prepared.is_ok();
         let _ = ready.send(prepared);
-        while !failed && let Some(batch) = self.next() {
+        while works && let Some(batch) = self.next() {
             // What has its features needs little, and does not wait for the pictures of its batch.
             let (known, pictures): (Batch, Batch) = batch
                 .into_iter()
@@ -43,6 +54,7 @@ impl Worker {
             // The channel has room for every batch the batcher may have out; if the batcher has gone, nobody counts.
             let _ = self.finished.try_send(self.device);
         }
+        own.end();
     }
 
     fn next(&self) -> Option<Batch> {
@@ -144,15 +156,6 @@ impl Worker {
             tracing::error!(%error, batch_size, "a forward pass failed");
         }
         outputs
-    }
-}
-
-/// Waits, when dropped, until all workers do: also of one that panicked.
-struct Together<'a>(&'a Barrier);
-
-impl Drop for Together<'_> {
-    fn drop(&mut self) {
-        self.0.wait();
     }
 }
 

@@ -10,7 +10,7 @@
 //! - Gamma and colour profiles are not applied.
 //!
 //! Where Pillow shows what it can of a damaged file, this room refuses it: a checksum or a code that is wrong is an error.
-//! The room knows nothing of the others.
+//! With a [`JpegScaling`] other than `Off`, large JPEGs only come near. The room knows nothing of the others.
 
 mod cmyk;
 mod decode;

@@ -3,19 +3,20 @@
 use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use super::plan::StepKey;
 use super::tensor::Parameters;
 
 /// A backbone ready to compute, driven by one thread.
 pub trait Network: Send {
-    /// Does what is slow the first time, for batches of up to this many rows. To be called by the thread that will call
-    /// [`Network::forward`]: what it makes ready may end with that thread.
+    /// Does what is slow the first time, for batches of up to this many rows, until it has or is told to stop. To be called
+    /// by the thread that will call [`Network::forward`]: what it makes ready may end with that thread.
     ///
     /// # Errors
     /// As [`Network::forward`].
-    fn prepare(&mut self, max_batch: usize) -> Result<(), NetworkError> {
-        let _ = max_batch;
+    fn prepare(&mut self, max_batch: usize, stop: &AtomicBool) -> Result<(), NetworkError> {
+        let _ = (max_batch, stop);
         Ok(())
     }
 

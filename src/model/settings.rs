@@ -5,11 +5,11 @@ use std::str::FromStr;
 
 use tch::Device;
 
+use super::devices::on_devices;
 use super::memory::keep_freed_memory;
 use super::native::native_network;
 use super::network::{Network, NetworkError};
 use super::null::null_network;
-use super::replicas::replicas;
 use super::torch::{find_devices, torch_network};
 use super::weights::Backbone;
 
@@ -164,7 +164,7 @@ pub fn network(backbone: Backbone, settings: NetworkSettings) -> Result<Box<dyn 
     }
     match networks.len() {
         1 => Ok(networks.remove(0)),
-        _ => Ok(replicas(networks)),
+        _ => Ok(on_devices(networks)),
     }
 }
 

@@ -50,7 +50,7 @@ pub struct ModelInfo {
     pub backbone_digest: String,
     /// Where the weights came from.
     pub weights: String,
-    /// As `cpu` or `cuda:0`.
+    /// As `cpu`, `cuda:0` or `cuda:0,cuda:1`.
     pub device: String,
     /// As `f32`.
     pub precision: String,

@@ -89,8 +89,8 @@ pub struct ServeArgs {
     /// Threads of the forward pass on the CPU; 0 takes one for each core
     #[arg(long, env = "HEADSWAP_THREADS", default_value_t = 0, help_heading = "Model")]
     pub threads: usize,
-    /// Keep each thread of our own forward pass on one CPU of those that the process may use; for a machine that does
-    /// nothing else
+    /// Keep each thread of our own forward pass on one CPU, the first of those that the process may use; for a machine that
+    /// does nothing else. Two CPUs may be threads of one core: set those to use by taskset or a cpuset
     #[arg(
         long,
         env = "HEADSWAP_PIN_THREADS",
@@ -151,7 +151,7 @@ pub struct ServeArgs {
         env = "HEADSWAP_JPEG_SCALING",
         value_enum,
         default_value = "off",
-        help_heading = "Limits"
+        help_heading = "Pictures"
     )]
     pub jpeg_scaling: JpegScaling,
     /// Bytes of a ClassifierService message at most, after decompression

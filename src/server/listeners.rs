@@ -56,7 +56,8 @@ pub(super) struct Listeners {
 #[derive(Debug)]
 enum GrpcListener {
     Tcp(TcpListener),
-    Unix(UnixListener, SocketFile),
+    /// In this order: the file goes before its listener does.
+    Unix(SocketFile, UnixListener),
 }
 
 impl Listeners {
@@ -71,7 +72,7 @@ impl Listeners {
                 ListenAddress::Tcp(address) => GrpcListener::Tcp(bind("listen", *address).await?),
                 ListenAddress::Unix(path) => {
                     let (listener, file) = SocketFile::bind(path).map_err(failed("listen", args.listen.clone()))?;
-                    GrpcListener::Unix(listener, file)
+                    GrpcListener::Unix(file, listener)
                 }
             },
             admin: bind("admin-listen", args.admin_listen).await?,
@@ -84,7 +85,7 @@ impl Listeners {
         let tcp = |listener: &TcpListener| listener.local_addr().ok().map(ListenAddress::Tcp);
         let grpc = match &self.grpc {
             GrpcListener::Tcp(listener) => tcp(listener),
-            GrpcListener::Unix(_, file) => Some(ListenAddress::Unix(file.path().to_owned())),
+            GrpcListener::Unix(file, _) => Some(ListenAddress::Unix(file.path().to_owned())),
         };
         let all = [("grpc", grpc), ("admin", tcp(&self.admin)), ("http", tcp(&self.http))];
         all.into_iter().filter_map(|(kind, address)| Some((kind, address?)))
@@ -121,7 +122,7 @@ impl Listeners {
         let mut socket = None;
         match self.grpc {
             GrpcListener::Tcp(listener) => tasks.spawn(serve_grpc(listener, routes, settings, stop_grpc)),
-            GrpcListener::Unix(listener, file) => {
+            GrpcListener::Unix(file, listener) => {
                 socket = Some(file);
                 tasks.spawn(serve_grpc(listener, routes, settings, stop_grpc))
             }

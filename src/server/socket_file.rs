@@ -28,10 +28,10 @@ impl SocketFile {
             fs::remove_file(path)?;
         }
         let listener = UnixListener::bind(path)?;
-        fs::set_permissions(path, Permissions::from_mode(MODE))?;
-        let path = path.to_owned();
-        let id = id(&path)?;
-        Ok((listener, Self { path, id }))
+        let (path, id) = (path.to_owned(), id(path)?);
+        let file = Self { path, id };
+        fs::set_permissions(&file.path, Permissions::from_mode(MODE))?;
+        Ok((listener, file))
     }
 
     pub fn path(&self) -> &Path {

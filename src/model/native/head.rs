@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use winograd::{Bias, Engine, Maps};
 
-use super::steps::{NativeOverrides, NativePass, NativeStack, Rows, Vectors, Weight, Workspace};
+use super::pass::NativePass;
+use super::rows::{Rows, Vectors};
+use super::weight::{NativeOverrides, NativeStack, Weight};
+use super::workspace::Workspace;
 use crate::model::host_linear::HeadProduct;
 use crate::model::network::{NetworkError, PlacedHead, Placer};
 use crate::model::stack::Overriding;

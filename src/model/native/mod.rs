@@ -5,6 +5,9 @@
 
 mod head;
 mod network;
-mod steps;
+mod pass;
+mod rows;
+mod weight;
+mod workspace;
 
 pub(super) use network::native_network;

@@ -1,9 +1,13 @@
 //! The forward pass of a batch on a CPU: its trie walked, then its heads' last Linears.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use super::head::{NativeHead, NativePlacer};
-use super::steps::{NativePass, NativeStack, Rows, Workspace, pack};
+use super::pass::NativePass;
+use super::rows::Rows;
+use super::weight::{NativeStack, pack};
+use super::workspace::Workspace;
 use crate::model::network::{HeadRows, Network, NetworkError, Outputs, Placer, placed};
 use crate::model::settings::Precision;
 use crate::model::walk::Trail;
@@ -34,7 +38,7 @@ struct NativeNetwork {
 }
 
 impl Network for NativeNetwork {
-    fn prepare(&mut self, _: usize) -> Result<(), NetworkError> {
+    fn prepare(&mut self, _: usize, _: &AtomicBool) -> Result<(), NetworkError> {
         self.workspace.pin_caller();
         Ok(())
     }

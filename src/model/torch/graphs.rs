@@ -2,6 +2,7 @@
 //! without a word to the device in between.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tch::{Kind, Tensor};
@@ -41,13 +42,14 @@ struct Pass {
 impl Graphs {
     /// Records `run`, from pictures to features, for all sizes up to what batches of `max_batch` are padded to, each after
     /// `before`, which is told the size. The largest comes first, so that the others find room in its memory. A size that
-    /// cannot be recorded is left out.
+    /// cannot be recorded is left out, and so are all once `stop` says so.
     ///
     /// `like` is any picture or batch of them where they will be.
     pub fn record(
         &mut self,
         accelerator: &dyn Accelerator,
         max_batch: usize,
+        stop: &AtomicBool,
         like: &Tensor,
         before: impl Fn(usize) -> Result<(), NetworkError>,
         run: impl Fn(&Tensor) -> Result<Tensor, NetworkError> + Clone + Send + 'static,
@@ -55,6 +57,9 @@ impl Graphs {
         let began = Instant::now();
         let sizes = (1..=padded(max_batch)).rev().filter(|&rows| padded(rows) == rows);
         for rows in sizes {
+            if stop.load(Ordering::Relaxed) {
+                return;
+            }
             if self.passes.contains_key(&rows) {
                 continue;
             }

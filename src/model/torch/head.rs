@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::last::{LastLinear, LastProducts};
+use super::last::{HostProducts, LastLinear, LastProducts};
 use super::placement::PlacedTensor;
 use super::steps::{TorchOverrides, TorchSteps, place_weight};
 use crate::model::network::{NetworkError, PlacedHead, Placer};
@@ -37,7 +37,7 @@ impl TorchPlacer {
         let end = backbone.stack.steps.len();
         let start = head.overrides.first().unwrap_or(end);
         let features = backbone.run(start..end, &backbone.ones(start)?, Some(&head.overrides))?;
-        let logits = LastProducts::of(&features, &[(&head.last, &[0])])?.read()?;
+        let logits = LastProducts::of(&features, &[(&head.last, &[0])], &mut HostProducts::new(1))?.read()?;
         if logits.iter().flatten().all(|logit| logit.is_finite()) {
             Ok(())
         } else {

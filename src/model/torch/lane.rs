@@ -8,9 +8,9 @@ use super::accelerator::{Accelerator, COMPUTE};
 use super::graphs::Graphs;
 use crate::model::network::NetworkError;
 
-/// The bytes of a picture, and its shape.
-const PICTURE: [i64; 3] = [224, 224, 3];
-const PICTURE_BYTES: usize = 224 * 224 * 3;
+/// The side and channels of a picture, and its bytes.
+pub(super) const PICTURE: [i64; 3] = [224, 224, 3];
+pub(super) const PICTURE_BYTES: usize = 224 * 224 * 3;
 
 /// What the lanes of one device share.
 pub(super) struct Shared {
@@ -56,7 +56,7 @@ impl Lane {
         };
         let staged = self.staging.insert(staging).f_narrow(0, 0, rows as i64)?;
         // SAFETY: the tensor is contiguous u8 memory of `rows` pictures, which this lane alone writes. The device has read
-        // the batch before: its results were waited for.
+        // the batch before, whose results were waited for, or if it failed, nobody wants what the device reads.
         let memory = unsafe { std::slice::from_raw_parts_mut(staged.data_ptr().cast::<u8>(), rows * PICTURE_BYTES) };
         for (place, picture) in memory.chunks_exact_mut(PICTURE_BYTES).zip(pictures) {
             place.copy_from_slice(picture);

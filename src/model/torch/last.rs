@@ -75,10 +75,14 @@ struct Part {
 }
 
 impl LastProducts {
-    /// For each head, of its rows of `features`.
-    pub fn of(features: &Tensor, heads: &[(&LastLinear, &[usize])]) -> Result<Self, NetworkError> {
+    /// For each head, of its rows of `features`; on the CPU by `host`.
+    pub fn of(
+        features: &Tensor,
+        heads: &[(&LastLinear, &[usize])],
+        host: &mut HostProducts,
+    ) -> Result<Self, NetworkError> {
         if features.device() == Device::Cpu {
-            return Ok(Self::Host(last_linears_on_host(features, heads)?));
+            return Ok(Self::Host(host.compute(features, heads)?));
         }
         Self::on_device(features, heads)
     }
@@ -146,27 +150,40 @@ impl Product {
     }
 }
 
-fn last_linears_on_host(features: &Tensor, heads: &[(&LastLinear, &[usize])]) -> Result<Vec<Vec<f32>>, NetworkError> {
-    let width = features.size()[1] as usize;
-    let features = to_host(features)?;
-    let mut linear = HostLinear::default();
-    let mut pool = Pool::new(tch::get_num_threads() as usize);
-    let mut logits = Vec::with_capacity(heads.len());
-    for (last, rows) in heads {
-        let LastLinear::Host { weight, bias } = last else {
-            return Err(NetworkError::ForeignHead);
-        };
-        let mut own = Vec::new();
-        let product = HeadProduct {
-            weight,
-            bias: &bias.values,
-            rows: rows.len(),
-            row: |row| &features[rows[row] * width..][..width],
-        };
-        linear.compute(&product, &mut own, &mut pool);
-        logits.push(own);
+/// Computes last Linears on the CPU, on threads of its own.
+pub(super) struct HostProducts {
+    linear: HostLinear,
+    pool: Pool,
+}
+
+impl HostProducts {
+    pub fn new(threads: usize) -> Self {
+        Self {
+            linear: HostLinear::default(),
+            pool: Pool::new(threads),
+        }
     }
-    Ok(logits)
+
+    fn compute(&mut self, features: &Tensor, heads: &[(&LastLinear, &[usize])]) -> Result<Vec<Vec<f32>>, NetworkError> {
+        let width = features.size()[1] as usize;
+        let features = to_host(features)?;
+        let mut logits = Vec::with_capacity(heads.len());
+        for (last, rows) in heads {
+            let LastLinear::Host { weight, bias } = last else {
+                return Err(NetworkError::ForeignHead);
+            };
+            let mut own = Vec::new();
+            let product = HeadProduct {
+                weight,
+                bias: &bias.values,
+                rows: rows.len(),
+                row: |row| &features[rows[row] * width..][..width],
+            };
+            self.linear.compute(&product, &mut own, &mut self.pool);
+            logits.push(own);
+        }
+        Ok(logits)
+    }
 }
 
 /// Some rows of a tensor, or all of it if that is what they are.
@@ -233,7 +250,8 @@ mod tests {
         let tensor = Tensor::from_slice(&features.values).reshape([rows as i64, width as i64]);
         let logits = LastProducts::on_device(&tensor, &batch).unwrap().read().unwrap();
         for (((weight, bias), (_, rows)), logits) in heads.into_iter().zip(asked).zip(logits) {
-            let alone = last_linears_on_host(&tensor, &[(&LastLinear::Host { weight, bias }, rows)]).unwrap();
+            let alone = HostProducts::new(1).compute(&tensor, &[(&LastLinear::Host { weight, bias }, rows)]);
+            let alone = alone.unwrap();
             assert_eq!(alone[0].len(), logits.len());
             for (got, want) in logits.iter().zip(&alone[0]) {
                 assert!((got - want).abs() < 1e-4, "{got} {want}");

@@ -1,6 +1,7 @@
 //! The forward pass of a batch on libtorch: its trie walked, its features gathered, its heads' last Linears.
 
 use std::ops::Range;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use tch::{Device, Kind, Tensor};
@@ -10,17 +11,14 @@ use super::cuda::CudaDevice;
 use super::device::kind;
 use super::graphs::Graphs;
 use super::head::{TorchHead, TorchPlacer};
-use super::lane::{Lane, Shared};
-use super::last::{LastProducts, select, to_host};
+use super::lane::{Lane, PICTURE, PICTURE_BYTES, Shared};
+use super::last::{HostProducts, LastProducts, select, to_host};
 use super::placement::Placement;
 use super::steps::{TorchOverrides, TorchSteps};
 use crate::model::network::{HeadRows, Network, NetworkError, Outputs, Placer, StepCount, placed};
 use crate::model::settings::Precision;
 use crate::model::walk::{Stepper, walk};
 use crate::model::weights::Backbone;
-
-/// The side and channels of a picture.
-const PICTURE: [i64; 3] = [224, 224, 3];
 
 /// Places `backbone`, without its last Linear, on the device.
 ///
@@ -42,13 +40,14 @@ pub fn torch_network(
         folded: accelerator.is_some(),
     };
     tch::set_num_threads(threads as i32);
-    Ok(Box::new(TorchNetwork::new(backbone, placement, accelerator)?))
+    Ok(Box::new(TorchNetwork::new(backbone, placement, accelerator, threads)?))
 }
 
 /// The network, or one lane of it.
 struct TorchNetwork {
     steps: Arc<TorchSteps>,
     placer: Arc<TorchPlacer>,
+    host: HostProducts,
     /// None where the processor computes by itself.
     lane: Option<Lane>,
 }
@@ -83,6 +82,7 @@ impl TorchNetwork {
         backbone: &Backbone,
         placement: Placement,
         accelerator: Option<Arc<dyn Accelerator>>,
+        threads: usize,
     ) -> Result<Self, NetworkError> {
         let steps = backbone.architecture.steps();
         let steps = TorchSteps::place(placement, steps, &backbone.parameters, accelerator.clone())?;
@@ -94,6 +94,7 @@ impl TorchNetwork {
         Ok(Self {
             placer: Arc::new(TorchPlacer::new(Arc::clone(&steps))),
             steps,
+            host: HostProducts::new(threads),
             lane,
         })
     }
@@ -103,6 +104,7 @@ impl TorchNetwork {
 fn launch(
     steps: &TorchSteps,
     graphs: Option<&Graphs>,
+    host: &mut HostProducts,
     pixels: &Tensor,
     groups: &[HeadRows<'_>],
     wanted: &[usize],
@@ -127,7 +129,7 @@ fn launch(
         )),
     };
     Ok(Pending {
-        logits: LastProducts::of(&rows, &asked)?,
+        logits: LastProducts::of(&rows, &asked, host)?,
         features,
         steps: leaves.steps,
     })
@@ -168,19 +170,19 @@ impl Stepper for TorchPass<'_> {
 }
 
 impl Network for TorchNetwork {
-    fn prepare(&mut self, max_batch: usize) -> Result<(), NetworkError> {
+    fn prepare(&mut self, max_batch: usize, stop: &AtomicBool) -> Result<(), NetworkError> {
         let _no_gradients = tch::no_grad_guard();
         let Some(lane) = &mut self.lane else {
             return Ok(());
         };
-        let grey = [127; (PICTURE[0] * PICTURE[1] * PICTURE[2]) as usize];
+        let grey = [127; PICTURE_BYTES];
         let picture = lane.upload(&[&grey])?;
         let (steps, all) = (Arc::clone(&self.steps), 0..self.steps.stack.steps.len());
         let run = move |pictures: &Tensor| steps.run(all.clone(), pictures, None);
         let mut turn = lane.turn()?;
         let accelerator = turn.accelerator;
         let before = |rows| self.steps.check_fused(rows);
-        turn.graphs.record(accelerator, max_batch, &picture, before, run);
+        turn.graphs.record(accelerator, max_batch, stop, &picture, before, run);
         Ok(())
     }
 
@@ -193,6 +195,7 @@ impl Network for TorchNetwork {
             Box::new(Self {
                 steps: Arc::clone(&self.steps),
                 placer: Arc::clone(&self.placer),
+                host: HostProducts::new(1),
                 lane: Some(Lane::new(Arc::clone(&first.shared), stream, device)),
             }) as Box<dyn Network>
         };
@@ -213,11 +216,18 @@ impl Network for TorchNetwork {
             let [height, width, channels] = PICTURE;
             let shape = [pictures.len() as i64, height, width, channels];
             let pixels = Tensor::f_from_data_size(&pictures.concat(), &shape, Kind::Uint8)?;
-            return launch(&self.steps, None, &pixels, groups, features)?.read();
+            return launch(&self.steps, None, &mut self.host, &pixels, groups, features)?.read();
         };
         let pixels = lane.upload(pictures)?;
         let turn = lane.turn()?;
-        let pending = launch(&self.steps, Some(&turn.graphs), &pixels, groups, features);
+        let pending = launch(
+            &self.steps,
+            Some(&turn.graphs),
+            &mut self.host,
+            &pixels,
+            groups,
+            features,
+        );
         drop(turn);
         pending?.read()
     }
@@ -234,7 +244,7 @@ impl Network for TorchNetwork {
             .zip(groups)
             .map(|(head, group)| (&head.last, group.rows.as_slice()))
             .collect();
-        LastProducts::of(&rows, &asked)?.read()
+        LastProducts::of(&rows, &asked, &mut self.host)?.read()
     }
 
     fn placer(&self) -> Arc<dyn Placer> {
@@ -324,7 +334,7 @@ mod tests {
             kind: Kind::Float,
             folded,
         };
-        let network = TorchNetwork::new(&backbone, placement, accelerator).unwrap();
+        let network = TorchNetwork::new(&backbone, placement, accelerator, 2).unwrap();
         let placer = network.placer();
         let place = |(seed, &(split, classes)): (usize, &(&str, usize))| {
             placer
@@ -378,7 +388,7 @@ mod tests {
         std::thread::scope(|scope| {
             for mut lane in network.into_lanes().into_iter().flatten() {
                 scope.spawn(move || {
-                    lane.prepare(3).unwrap();
+                    lane.prepare(3, &AtomicBool::new(false)).unwrap();
                     for batch in (0..wanted.len()).chain((0..wanted.len()).rev()) {
                         let got = run(&mut *lane, heads, batch);
                         let close = |got: &[f32], want: &[f32]| {

@@ -8,14 +8,14 @@ use std::sync::{Mutex, PoisonError};
 use tch::{Cuda, Tensor};
 
 use self::pool::PoolKernel;
-use self::shim::{Handle, Shim, check};
+use self::shim::{Handle, Shim, Stream, check};
 use super::accelerator::{Accelerator, Recorded, STREAMS, Search, Work};
 use crate::model::network::NetworkError;
 
 /// A GPU of NVIDIA's.
 pub(super) struct CudaDevice {
     shim: &'static Shim,
-    streams: Vec<Handle>,
+    streams: Vec<Stream>,
     /// The memory of its graphs, which never run at the same time.
     memory: Mutex<[u64; 2]>,
     pool: PoolKernel,
@@ -32,9 +32,10 @@ impl CudaDevice {
         check(unsafe { (shim.exact_f32)() })?;
         let stream = |_| {
             // SAFETY: `new` gives room for one pointer.
-            Handle::new(shim.stream_free, |stream| unsafe {
+            let stream = Handle::new(shim.stream_free, |stream| unsafe {
                 (shim.stream_new)(index as i32, stream)
-            })
+            });
+            stream.map(Stream)
         };
         Ok(Self {
             shim,
@@ -81,11 +82,11 @@ fn searching<T>(search: Search, work: impl FnOnce() -> T) -> T {
 impl Accelerator for CudaDevice {
     fn enter(&self, stream: usize) -> Result<(), NetworkError> {
         // SAFETY: the handle is a stream's.
-        check(unsafe { (self.shim.stream_enter)(self.streams[stream].get()) })
+        check(unsafe { (self.shim.stream_enter)(self.streams[stream].0.get()) })
     }
 
     fn wait(&self, stream: usize, other: usize) -> Result<(), NetworkError> {
-        let (stream, other) = (&self.streams[stream], &self.streams[other]);
+        let (stream, other) = (&self.streams[stream].0, &self.streams[other].0);
         // SAFETY: both handles are streams' of one device.
         check(unsafe { (self.shim.stream_wait)(stream.get(), other.get()) })
     }

@@ -27,7 +27,7 @@ impl PoolKernel {
         check(unsafe { (shim.kernel_load)(PTX.as_ptr(), &raw mut kernel) })?;
         Ok(Self {
             shim,
-            kernel: kernel.addr(),
+            kernel: kernel.expose_provenance(),
         })
     }
 

@@ -89,11 +89,8 @@ pub(super) struct Handle {
     free: unsafe extern "C" fn(*mut c_void),
 }
 
-// SAFETY: streams and graphs of CUDA may be used from any thread. A stream is never written; a graph's owner runs it from
-// one thread at a time.
+// SAFETY: objects of CUDA belong to no thread.
 unsafe impl Send for Handle {}
-// SAFETY: as above.
-unsafe impl Sync for Handle {}
 
 impl Handle {
     /// Of what `create` stores a pointer to.
@@ -119,6 +116,12 @@ impl Drop for Handle {
         unsafe { (self.free)(self.pointer.as_ptr()) };
     }
 }
+
+/// A stream. Threads may share it: nobody writes it, and CUDA lets any thread give it work.
+pub(super) struct Stream(pub Handle);
+
+// SAFETY: as above.
+unsafe impl Sync for Stream {}
 
 /// What a function of the shim's returned, as a result.
 pub(super) fn check(failure: Failure) -> Result<(), NetworkError> {

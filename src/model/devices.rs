@@ -1,41 +1,42 @@
 //! The same backbone on several devices, as one network: a batch runs on whichever is free, and heads are on all of them.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use super::network::{HeadRows, Network, NetworkError, Outputs, PlacedHead, Placer, placed};
 use super::tensor::Parameters;
 
 /// One network of several, at least one, that have the same parameters.
-pub(super) fn replicas(networks: Vec<Box<dyn Network>>) -> Box<dyn Network> {
+pub(super) fn on_devices(networks: Vec<Box<dyn Network>>) -> Box<dyn Network> {
     let placers = networks.iter().map(|network| network.placer()).collect();
-    Box::new(Replicas {
-        placer: Arc::new(ReplicaPlacer { placers }),
+    Box::new(OnDevices {
+        placer: Arc::new(DevicesPlacer { placers }),
         networks,
     })
 }
 
 /// All of them. Driven as one, the first computes.
-struct Replicas {
+struct OnDevices {
     networks: Vec<Box<dyn Network>>,
-    placer: Arc<ReplicaPlacer>,
+    placer: Arc<DevicesPlacer>,
 }
 
 /// A lane of one of them.
-struct Replica {
+struct OnDevice {
     network: Box<dyn Network>,
-    placer: Arc<ReplicaPlacer>,
+    placer: Arc<DevicesPlacer>,
     /// Which one.
     index: usize,
 }
 
-struct ReplicaPlacer {
+struct DevicesPlacer {
     placers: Vec<Arc<dyn Placer>>,
 }
 
 /// A head on each of the devices.
 struct Everywhere(Vec<PlacedHead>);
 
-impl Placer for ReplicaPlacer {
+impl Placer for DevicesPlacer {
     fn place(&self, parameters: &Parameters) -> Result<PlacedHead, NetworkError> {
         let placed: Vec<_> = self
             .placers
@@ -58,23 +59,22 @@ fn on_device<'a>(groups: &[HeadRows<'a>], index: usize) -> Result<Vec<HeadRows<'
     Ok(heads.into_iter().zip(groups).map(group).collect())
 }
 
-impl Network for Replicas {
-    fn prepare(&mut self, max_batch: usize) -> Result<(), NetworkError> {
-        self.networks
-            .iter_mut()
-            .try_for_each(|network| network.prepare(max_batch))
+impl Network for OnDevices {
+    fn prepare(&mut self, max_batch: usize, stop: &AtomicBool) -> Result<(), NetworkError> {
+        let mut networks = self.networks.iter_mut();
+        networks.try_for_each(|network| network.prepare(max_batch, stop))
     }
 
     fn into_lanes(self: Box<Self>) -> Vec<Vec<Box<dyn Network>>> {
         let placer = self.placer;
         let devices = self.networks.into_iter().enumerate().flat_map(|(index, network)| {
-            let replica = |network| {
+            let lane = |network| {
                 let placer = Arc::clone(&placer);
-                Box::new(Replica { network, placer, index }) as Box<dyn Network>
+                Box::new(OnDevice { network, placer, index }) as Box<dyn Network>
             };
             let devices = network.into_lanes().into_iter();
             devices
-                .map(|lanes| lanes.into_iter().map(replica).collect())
+                .map(|lanes| lanes.into_iter().map(lane).collect())
                 .collect::<Vec<_>>()
         });
         devices.collect()
@@ -108,9 +108,9 @@ impl Network for Replicas {
     }
 }
 
-impl Network for Replica {
-    fn prepare(&mut self, max_batch: usize) -> Result<(), NetworkError> {
-        self.network.prepare(max_batch)
+impl Network for OnDevice {
+    fn prepare(&mut self, max_batch: usize, stop: &AtomicBool) -> Result<(), NetworkError> {
+        self.network.prepare(max_batch, stop)
     }
 
     fn into_lanes(self: Box<Self>) -> Vec<Vec<Box<dyn Network>>> {
@@ -168,7 +168,7 @@ mod tests {
     #[test]
     fn a_head_gives_the_same_on_every_device() {
         let mut alone = single();
-        let mut both = replicas(vec![single(), single()]);
+        let mut both = on_devices(vec![single(), single()]);
         let heads = [("classifier.6", 3), ("features.28", 5)]
             .map(|(split, classes)| demo_head_from(Architecture::Vgg16Narrow, split, classes, 7));
         let place = |network: &dyn Network| heads.each_ref().map(|head| network.placer().place(head).unwrap());
@@ -195,7 +195,7 @@ mod tests {
         let devices = both.into_lanes();
         assert_eq!(devices.len(), 2);
         for mut lane in devices.into_iter().flatten() {
-            lane.prepare(3).unwrap();
+            lane.prepare(3, &AtomicBool::new(false)).unwrap();
             assert_eq!(run(&mut *lane, &of_both), wanted);
             // A head placed by one network alone is not this one's.
             let foreign = [HeadRows {

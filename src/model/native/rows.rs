@@ -1,0 +1,55 @@
+//! A batch's rows between steps.
+
+use winograd::Maps;
+
+/// Rows on their way.
+pub(super) enum Rows {
+    /// Pictures of the batch, by their index.
+    Pictures(Vec<usize>),
+    /// What a convolution gave.
+    Maps(Maps),
+    /// What goes into a Linear or comes out of it.
+    Vectors(Vectors),
+}
+
+/// Rows of `width` numbers each, one after the other.
+#[derive(Default)]
+pub(super) struct Vectors {
+    pub numbers: Vec<f32>,
+    pub width: usize,
+}
+
+impl Vectors {
+    pub fn rows(&self) -> impl ExactSizeIterator<Item = &[f32]> {
+        self.numbers.chunks_exact(self.width.max(1))
+    }
+
+    pub fn row(&self, index: usize) -> &[f32] {
+        &self.numbers[index * self.width..][..self.width]
+    }
+
+    /// Some of the rows, one after the other.
+    pub fn copy(&self, rows: &[usize]) -> Vec<f32> {
+        let mut numbers = Vec::with_capacity(rows.len() * self.width);
+        rows.iter().for_each(|&row| numbers.extend_from_slice(self.row(row)));
+        numbers
+    }
+}
+
+impl Rows {
+    pub fn count(&self) -> usize {
+        match self {
+            Self::Pictures(pictures) => pictures.len(),
+            Self::Maps(maps) => maps.count(),
+            Self::Vectors(vectors) => vectors.rows().len(),
+        }
+    }
+
+    /// What the rows are once they have come to the Linears.
+    pub fn as_vectors(&self) -> &Vectors {
+        match self {
+            Self::Vectors(vectors) => vectors,
+            Self::Pictures(_) | Self::Maps(_) => unreachable!("the steps end in vectors"),
+        }
+    }
+}
