@@ -2,39 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+#[path = "../winograd/tests/common/counting.rs"]
+mod counting;
 
+use counting::counted;
 use headswap::image::Pixels;
 use headswap::model::{
     Architecture, Backbone, DeviceChoice, EngineChoice, HeadRows, Network, NetworkSettings, PlacedHead, Precision,
     WeightsSource, demo_head_from, network,
 };
-
-/// Counts allocations while it is told to.
-struct Counting;
-
-static COUNT: AtomicUsize = AtomicUsize::new(0);
-static COUNTS: AtomicBool = AtomicBool::new(false);
-
-// SAFETY: forwards to the system's allocator, and counting does not allocate.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        if COUNTS.load(Ordering::Relaxed) {
-            COUNT.fetch_add(1, Ordering::Relaxed);
-        }
-        // SAFETY: the caller's promises are the system's demands.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        // SAFETY: as above.
-        unsafe { System.dealloc(at, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 /// The list of the heads, which borrows from the batch, so cannot be kept.
 const LIST: usize = 1;
@@ -69,16 +45,6 @@ fn fixture(precision: Precision) -> (Box<dyn Network>, Vec<PlacedHead>) {
     (network, heads)
 }
 
-/// What the call gives, and how many allocations it took.
-fn counted<T>(call: impl FnOnce() -> T) -> (T, usize) {
-    let before = COUNT.load(Ordering::Relaxed);
-    COUNTS.store(true, Ordering::Relaxed);
-    let result = call();
-    COUNTS.store(false, Ordering::Relaxed);
-    (result, COUNT.load(Ordering::Relaxed) - before)
-}
-
-/// A test binary of one test: nothing else allocates meanwhile.
 #[test]
 fn a_steady_batch_allocates_what_it_hands_out() {
     let pixels = vec![100; Pixels::BYTES];

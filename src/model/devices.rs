@@ -6,27 +6,26 @@ use std::sync::atomic::AtomicBool;
 use super::network::{HeadRows, Network, NetworkError, Outputs, PlacedHead, Placer, placed};
 use super::tensor::Parameters;
 
-/// One network of several, at least one, that have the same parameters.
-pub(super) fn on_devices(networks: Vec<Box<dyn Network>>) -> Box<dyn Network> {
-    let placers = networks.iter().map(|network| network.placer()).collect();
-    Box::new(OnDevices {
+/// One network of several, at least two, that have the same parameters. Driven as one, the first computes.
+pub(super) fn on_devices(first: Box<dyn Network>, others: Vec<Box<dyn Network>>) -> Box<dyn Network> {
+    let placers = std::iter::once(&first).chain(&others);
+    let placers = placers.map(|network| network.placer()).collect();
+    Box::new(OnDevice {
+        network: first,
         placer: Arc::new(DevicesPlacer { placers }),
-        networks,
+        index: 0,
+        others,
     })
 }
 
-/// All of them. Driven as one, the first computes.
-struct OnDevices {
-    networks: Vec<Box<dyn Network>>,
-    placer: Arc<DevicesPlacer>,
-}
-
-/// A lane of one of them.
+/// A network on one of the devices, or a lane of it.
 struct OnDevice {
     network: Box<dyn Network>,
     placer: Arc<DevicesPlacer>,
     /// Which one.
     index: usize,
+    /// Those on the devices after it, which become lanes of their own.
+    others: Vec<Box<dyn Network>>,
 }
 
 struct DevicesPlacer {
@@ -49,28 +48,34 @@ impl Placer for DevicesPlacer {
     }
 }
 
-/// The heads of a batch as one device has them.
-fn on_device<'a>(groups: &[HeadRows<'a>], index: usize) -> Result<Vec<HeadRows<'a>>, NetworkError> {
-    let heads: Vec<&Everywhere> = placed(groups)?;
-    let group = |(head, group): (&'a Everywhere, &HeadRows<'a>)| HeadRows {
-        head: &head.0[index],
-        rows: group.rows.clone(),
-    };
-    Ok(heads.into_iter().zip(groups).map(group).collect())
+impl OnDevice {
+    /// The heads of a batch as this device has them.
+    fn own<'a>(&self, groups: &[HeadRows<'a>]) -> Result<Vec<HeadRows<'a>>, NetworkError> {
+        let heads: Vec<&Everywhere> = placed(groups)?;
+        let group = |(head, group): (&'a Everywhere, &HeadRows<'a>)| HeadRows {
+            head: &head.0[self.index],
+            rows: group.rows.clone(),
+        };
+        Ok(heads.into_iter().zip(groups).map(group).collect())
+    }
 }
 
-impl Network for OnDevices {
+impl Network for OnDevice {
     fn prepare(&mut self, max_batch: usize, stop: &AtomicBool) -> Result<(), NetworkError> {
-        let mut networks = self.networks.iter_mut();
-        networks.try_for_each(|network| network.prepare(max_batch, stop))
+        self.network.prepare(max_batch, stop)
     }
 
     fn into_lanes(self: Box<Self>) -> Vec<Vec<Box<dyn Network>>> {
         let placer = self.placer;
-        let devices = self.networks.into_iter().enumerate().flat_map(|(index, network)| {
+        let networks = std::iter::once(self.network).chain(self.others);
+        let devices = (self.index..).zip(networks).flat_map(|(index, network)| {
             let lane = |network| {
-                let placer = Arc::clone(&placer);
-                Box::new(OnDevice { network, placer, index }) as Box<dyn Network>
+                Box::new(Self {
+                    network,
+                    placer: Arc::clone(&placer),
+                    index,
+                    others: Vec::new(),
+                }) as Box<dyn Network>
             };
             let devices = network.into_lanes().into_iter();
             devices
@@ -86,49 +91,13 @@ impl Network for OnDevices {
         groups: &[HeadRows<'_>],
         features: &[usize],
     ) -> Result<Outputs, NetworkError> {
-        self.networks[0].forward(pictures, &on_device(groups, 0)?, features)
+        let groups = self.own(groups)?;
+        self.network.forward(pictures, &groups, features)
     }
 
     fn logits(&mut self, features: &[&[f32]], groups: &[HeadRows<'_>]) -> Result<Vec<Vec<f32>>, NetworkError> {
-        self.networks[0].logits(features, &on_device(groups, 0)?)
-    }
-
-    fn placer(&self) -> Arc<dyn Placer> {
-        Arc::clone(&self.placer) as Arc<dyn Placer>
-    }
-
-    fn steps(&self) -> Vec<String> {
-        self.networks[0].steps()
-    }
-
-    fn device(&self) -> (String, String) {
-        let devices: Vec<_> = self.networks.iter().map(|network| network.device()).collect();
-        let names: Vec<&str> = devices.iter().map(|(name, _)| name.as_str()).collect();
-        (names.join(","), devices[0].1.clone())
-    }
-}
-
-impl Network for OnDevice {
-    fn prepare(&mut self, max_batch: usize, stop: &AtomicBool) -> Result<(), NetworkError> {
-        self.network.prepare(max_batch, stop)
-    }
-
-    fn into_lanes(self: Box<Self>) -> Vec<Vec<Box<dyn Network>>> {
-        vec![vec![self]]
-    }
-
-    fn forward(
-        &mut self,
-        pictures: &[&[u8]],
-        groups: &[HeadRows<'_>],
-        features: &[usize],
-    ) -> Result<Outputs, NetworkError> {
-        self.network
-            .forward(pictures, &on_device(groups, self.index)?, features)
-    }
-
-    fn logits(&mut self, features: &[&[f32]], groups: &[HeadRows<'_>]) -> Result<Vec<Vec<f32>>, NetworkError> {
-        self.network.logits(features, &on_device(groups, self.index)?)
+        let groups = self.own(groups)?;
+        self.network.logits(features, &groups)
     }
 
     fn placer(&self) -> Arc<dyn Placer> {
@@ -140,7 +109,12 @@ impl Network for OnDevice {
     }
 
     fn device(&self) -> (String, String) {
-        self.network.device()
+        let (mut names, precision) = self.network.device();
+        for other in &self.others {
+            names += ",";
+            names += &other.device().0;
+        }
+        (names, precision)
     }
 }
 
@@ -152,11 +126,11 @@ mod tests {
         network,
     };
 
-    fn single() -> Box<dyn Network> {
+    fn single(engine: EngineChoice) -> Box<dyn Network> {
         let mut backbone = Backbone::load(&WeightsSource::Demo, Architecture::Vgg16Narrow).unwrap();
         backbone.take_last_linear();
         let settings = NetworkSettings {
-            engine: EngineChoice::Auto,
+            engine,
             device: DeviceChoice::Cpu,
             precision: Precision::F32,
             threads: 1,
@@ -167,8 +141,8 @@ mod tests {
 
     #[test]
     fn a_head_gives_the_same_on_every_device() {
-        let mut alone = single();
-        let mut both = on_devices(vec![single(), single()]);
+        let [mut alone, first, second] = [(); 3].map(|()| single(EngineChoice::Auto));
+        let mut both = on_devices(first, vec![second]);
         let heads = [("classifier.6", 3), ("features.28", 5)]
             .map(|(split, classes)| demo_head_from(Architecture::Vgg16Narrow, split, classes, 7));
         let place = |network: &dyn Network| heads.each_ref().map(|head| network.placer().place(head).unwrap());
@@ -206,6 +180,24 @@ mod tests {
                 lane.forward(&pictures[..1], &foreign, &[]).unwrap_err(),
                 NetworkError::ForeignHead
             );
+        }
+    }
+
+    /// Of two kinds of network, each knows only the heads that it has placed itself.
+    #[test]
+    fn a_lane_takes_the_heads_of_its_own_device() {
+        let both = on_devices(single(EngineChoice::Native), vec![single(EngineChoice::Torch)]);
+        assert_eq!(both.device().0, "cpu,cpu");
+        let head = demo_head_from(Architecture::Vgg16Narrow, "classifier.6", 3, 7);
+        let head = both.placer().place(&head).unwrap();
+        let picture = vec![100; 224 * 224 * 3];
+        for mut lane in both.into_lanes().into_iter().flatten() {
+            let groups = [HeadRows {
+                head: &head,
+                rows: vec![0],
+            }];
+            let outputs = lane.forward(&[&picture], &groups, &[0]).unwrap();
+            assert_eq!(lane.logits(&[&outputs.features], &groups).unwrap(), outputs.logits);
         }
     }
 }

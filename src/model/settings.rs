@@ -162,9 +162,10 @@ pub fn network(backbone: Backbone, settings: NetworkSettings) -> Result<Box<dyn 
     for device in devices {
         networks.push(torch_network(&backbone, device, precision, threads)?);
     }
-    match networks.len() {
-        1 => Ok(networks.remove(0)),
-        _ => Ok(on_devices(networks)),
+    let first = networks.remove(0);
+    match networks.is_empty() {
+        true => Ok(first),
+        false => Ok(on_devices(first, networks)),
     }
 }
 

@@ -31,16 +31,10 @@ impl Listener for TcpListener {
     }
 
     fn backlog(self) -> Vec<io::Result<TcpStream>> {
-        let Ok(listener) = self.into_std() else {
-            return Vec::new();
-        };
-        let connections = std::iter::from_fn(|| listener.accept().ok());
-        connections
-            .map(|(connection, _)| {
-                connection.set_nonblocking(true)?;
-                configured(TcpStream::from_std(connection)?)
-            })
-            .collect()
+        accepted(self.into_std(), std::net::TcpListener::accept, |connection| {
+            connection.set_nonblocking(true)?;
+            configured(TcpStream::from_std(connection)?)
+        })
     }
 }
 
@@ -52,17 +46,28 @@ impl Listener for UnixListener {
     }
 
     fn backlog(self) -> Vec<io::Result<UnixStream>> {
-        let Ok(listener) = self.into_std() else {
-            return Vec::new();
-        };
-        let connections = std::iter::from_fn(|| listener.accept().ok());
-        connections
-            .map(|(connection, _)| {
+        accepted(
+            self.into_std(),
+            std::os::unix::net::UnixListener::accept,
+            |connection| {
                 connection.set_nonblocking(true)?;
                 UnixStream::from_std(connection)
-            })
-            .collect()
+            },
+        )
     }
+}
+
+/// All that `accept` gives without waiting, each as `take` makes it the runtime's.
+fn accepted<L, S, A, C>(
+    listener: io::Result<L>,
+    accept: impl Fn(&L) -> io::Result<(S, A)>,
+    take: impl Fn(S) -> io::Result<C>,
+) -> Vec<io::Result<C>> {
+    let Ok(listener) = listener else {
+        return Vec::new();
+    };
+    let connections = std::iter::from_fn(|| accept(&listener).ok());
+    connections.map(|(connection, _)| take(connection)).collect()
 }
 
 /// Connections until `stopped`, then those that wait in the listener's backlog: closing a listener resets them, though

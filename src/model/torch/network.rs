@@ -94,7 +94,8 @@ impl TorchNetwork {
         Ok(Self {
             placer: Arc::new(TorchPlacer::new(Arc::clone(&steps))),
             steps,
-            host: HostProducts::new(threads),
+            // A GPU computes its heads' products itself.
+            host: HostProducts::new(if lane.is_some() { 1 } else { threads }),
             lane,
         })
     }

@@ -1,18 +1,13 @@
 //! `pool.cu` as Rust sees it.
 
-use std::ffi::CStr;
-
 use tch::{Kind, Tensor};
 
 use super::shim::{Shim, check};
 use crate::model::network::NetworkError;
 use crate::model::torch::accelerator::torch_max_pool;
 
-/// What CUDA's compiler made of `pool.cu`, for the driver to compile further.
-const PTX: &CStr = match CStr::from_bytes_with_nul(concat!(include_str!("pool.ptx"), "\0").as_bytes()) {
-    Ok(ptx) => ptx,
-    Err(_) => panic!("a text file has no zero byte"),
-};
+/// What CUDA's compiler made of `pool.cu`, for the driver to compile further; a C string.
+const PTX: &str = concat!(include_str!("pool.ptx"), "\0");
 
 /// The kernel.
 pub(super) struct PoolKernel {
@@ -24,7 +19,7 @@ impl PoolKernel {
     pub fn load(shim: &'static Shim) -> Result<Self, NetworkError> {
         let mut kernel = std::ptr::null_mut();
         // SAFETY: the text ends with a zero, and there is room for one pointer.
-        check(unsafe { (shim.kernel_load)(PTX.as_ptr(), &raw mut kernel) })?;
+        check(unsafe { (shim.kernel_load)(PTX.as_ptr().cast(), &raw mut kernel) })?;
         Ok(Self {
             shim,
             kernel: kernel.expose_provenance(),
