@@ -95,7 +95,15 @@ struct Lanes<'a, const COLUMN: usize>(Band<'a>);
 impl<const COLUMN: usize> Kernel for Lanes<'_, COLUMN> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let groups = Groups::new(self.0.shape.width, S::ROWS);
+        let Band {
+            shape, output, image, ..
+        } = self.0;
+        for panel in self.0.panels.clone() {
+            let (rows, columns) = (self.0.rows.clone(), 0..shape.width);
+            // SAFETY: the output has this shape; the border beside a band is its thread's.
+            unsafe { shape.clear_border(output, (image, panel), rows, columns) };
+        }
+        let groups = Groups::new(shape.width, S::ROWS);
         for y in self.0.rows.clone() {
             for group in 0..groups.count() {
                 let range = groups.range(group);
@@ -123,8 +131,7 @@ impl<const COLUMN: usize> Lanes<'_, COLUMN> {
         let depth = blocks * 9 * COLUMN;
         let filters = &band.direct.filters[panel * depth * LANES..][..PANELS * depth * LANES];
         let bias = &band.bias[panel * LANES..][..PANELS * LANES];
-        let corner = band.shape.origin() + y * band.shape.row() + x * LANES;
-        let at = band.image * band.shape.image() + panel * band.shape.block() + corner;
+        let at = band.shape.at(band.image, panel, y, x);
         let to = band
             .output
             .pointer(at, (PANELS - 1) * band.shape.block() + PIXELS * LANES);
@@ -170,16 +177,16 @@ pub fn pool(input: &Maps, output: &mut Maps, engine: &mut Engine) {
     engine.pool.run(shape.count * shape.blocks() * shape.height, |item, _| {
         let (plane, y) = (item / shape.height, item % shape.height);
         let from = input.shape();
-        let at = plane * from.block() + from.origin() + 2 * y * from.row();
+        let (image, block) = (plane / shape.blocks(), plane % shape.blocks());
+        let at = from.at(image, block, 2 * y, 0);
         isa.run(PoolRow {
             from: &input.data()[at..at + from.row() + 2 * shape.width * LANES],
             below: from.row(),
-            to: to.pointer(
-                plane * shape.block() + shape.origin() + y * shape.row(),
-                shape.width * LANES,
-            ),
+            to: to.pointer(shape.at(image, block, y, 0), shape.width * LANES),
             width: shape.width,
         });
+        // SAFETY: the output has this shape; the border beside a row is its thread's.
+        unsafe { shape.clear_border(to, (image, block), y..y + 1, 0..shape.width) };
     });
 }
 

@@ -19,6 +19,18 @@ macro_rules! by_rows {
 }
 pub(crate) use by_rows;
 
+/// Evaluates an expression for each row below a constant, without a loop: an array that a loop indexes would leave the
+/// registers, and LLVM does not unroll the longest.
+macro_rules! each_row {
+    ($rows:ident, $row:ident => $then:expr) => {
+        each_row!(@ $rows, $row, $then, 0 1 2 3 4 5 6 7 8 9 10 11 12 13)
+    };
+    (@ $rows:ident, $row:ident, $then:expr, $($n:literal)*) => {
+        $(if $n < $rows { let $row = $n; $then })*
+    };
+}
+pub(crate) use each_row;
+
 /// The rows of a product, divided into groups that fit in the registers.
 ///
 /// Rows are stored as group, block of 16 columns ("depth"), row in the group, column in the block. So a step of the

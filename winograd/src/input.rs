@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::buffer::Shared;
-use crate::grid::{Grid, Place};
+use crate::grid::Grid;
 use crate::groups::Groups;
 use crate::maps::Maps;
 use crate::simd::{Kernel, LANES, Simd};
@@ -24,6 +24,10 @@ pub const CHANNELS_MAX: usize = 576;
 const SQUARE_MIN: f32 = 1e-30;
 /// What a strip may keep of L2.
 const STRIP_BYTES_MAX: usize = 168 << 10;
+/// Tiles of a strip at most.
+const STRIP_MAX: usize = 14;
+/// How many tiles ahead the maps are brought to L1: about as long as memory takes.
+const AHEAD: usize = 2;
 
 /// Transforms some tiles.
 pub struct TransformInput<'a> {
@@ -81,7 +85,7 @@ impl Kernel for TransformInput<'_> {
 
 /// Tiles whose f32 are kept in L2 until they are rounded.
 fn strip_tiles(blocks: usize) -> usize {
-    (STRIP_BYTES_MAX / (tile_len(blocks) * size_of::<f32>())).clamp(1, 14)
+    (STRIP_BYTES_MAX / (tile_len(blocks) * size_of::<f32>())).clamp(1, STRIP_MAX)
 }
 
 /// Numbers of a tile in a strip: product, block, channel in the block. A block more than that, lest the 36 numbers that
@@ -95,38 +99,60 @@ pub fn strip_len(blocks: usize) -> usize {
     strip_tiles(blocks) * tile_len(blocks)
 }
 
-// Block by block rather than tile by tile: so the six rows of the maps are read as six streams.
 impl TransformInput<'_> {
     #[inline(always)]
     fn floats<S: Simd>(&self, s: S, rows: Range<usize>, values: Shared<'_, f32>) {
-        let grid = Grid::new(self.maps.shape());
         let blocks = self.maps.shape().blocks();
-        for block in 0..blocks {
-            for row in rows.clone() {
-                let window = window(s, self.maps, grid.place(self.first + row), block);
-                let at = self.groups.at(row, block, blocks);
-                let to = values.pointer(at, (PRODUCTS - 1) * self.stride + LANES);
-                for (k, &value) in window.as_flattened().iter().enumerate() {
-                    // SAFETY: `pointer` checked room for 35 strides and sixteen numbers; threads transform distinct rows.
-                    unsafe { s.store(to.add(k * self.stride), value) };
-                }
-            }
+        for start in rows.clone().step_by(STRIP_MAX) {
+            let to = |tile, block| {
+                let at = self.groups.at(start + tile, block, blocks);
+                values.pointer(at, (PRODUCTS - 1) * self.stride + LANES)
+            };
+            // SAFETY: `pointer` checked room for 35 strides and sixteen numbers; threads transform distinct rows.
+            unsafe { self.windows(s, start..rows.end.min(start + STRIP_MAX), self.stride, to) };
         }
     }
 
     /// Writes the transforms of `rows` to the strip.
     #[inline(always)]
     fn strip<S: Simd>(&self, s: S, rows: Range<usize>, strip: Shared<'_, f32>) {
-        let grid = Grid::new(self.maps.shape());
         let blocks = self.maps.shape().blocks();
-        for block in 0..blocks {
-            for (tile, row) in rows.clone().enumerate() {
-                let window = window(s, self.maps, grid.place(self.first + row), block);
-                let to = strip.pointer(tile * tile_len(blocks), tile_len(blocks));
-                for (k, &value) in window.as_flattened().iter().enumerate() {
-                    // SAFETY: `pointer` checked room for 36 rows of `blocks + 1` blocks.
-                    unsafe { s.store(to.add((k * (blocks + 1) + block) * LANES), value) };
-                }
+        let stride = (blocks + 1) * LANES;
+        let to = |tile, block| strip.pointer(tile * tile_len(blocks) + block * LANES, (PRODUCTS - 1) * stride + LANES);
+        // SAFETY: `pointer` checked room for 35 strides and sixteen numbers; the strip is this thread's.
+        unsafe { self.windows(s, rows, stride, to) };
+    }
+
+    /// Transforms the tiles of up to [`STRIP_MAX`] rows, sixteen channels at a time, to 36 places `stride` numbers apart
+    /// that `to(tile, block)` starts, tiles counted from 0. Block by block rather than tile by tile, so that the six rows of
+    /// the maps are read as six streams.
+    ///
+    /// # Safety
+    /// All these places are valid for writing sixteen numbers, and this thread's.
+    #[inline(always)]
+    unsafe fn windows<S: Simd>(&self, s: S, rows: Range<usize>, stride: usize, to: impl Fn(usize, usize) -> *mut f32) {
+        let shape = self.maps.shape();
+        let grid = Grid::new(shape);
+        // Where the tiles' windows start, of an image's first block; also of those that will be next.
+        let mut starts = [0; STRIP_MAX + AHEAD];
+        for (start, row) in starts.iter_mut().zip(rows.start..rows.end + AHEAD) {
+            let place = grid.place(self.first + row);
+            *start = place.image * shape.image() + (place.row * shape.row() + place.column * LANES) * TILE;
+        }
+        let tiles = rows.len();
+        for block in 0..shape.blocks() {
+            for (tile, start) in starts[..tiles].iter().enumerate() {
+                let ahead = tile + AHEAD;
+                let next = if ahead < tiles {
+                    starts[ahead] + block * shape.block()
+                } else if block + 1 < shape.blocks() {
+                    starts[ahead % tiles] + (block + 1) * shape.block()
+                } else {
+                    starts[ahead]
+                };
+                let at = start + block * shape.block();
+                // SAFETY: the caller's.
+                unsafe { window(s, self.maps, at, next, to(tile, block), stride) };
             }
         }
     }
@@ -187,30 +213,31 @@ impl TransformInput<'_> {
         let from = strip.pointer(tile * PRODUCTS * row_len, PRODUCTS * row_len);
         for block in 0..blocks {
             let at = self.groups.at(row, block, blocks);
-            let to = values.pointer(at, (PRODUCTS - 1) * self.stride + LANES);
-            for (k, &factor) in factors.iter().enumerate() {
+            let mut from = from.wrapping_add(block * LANES);
+            let mut to = values.pointer(at, (PRODUCTS - 1) * self.stride + LANES);
+            for &factor in factors {
                 // SAFETY: `pointer` checked room for 36 rows of `row_len` to read, and for 35 strides and sixteen numbers
                 // to write; threads transform distinct rows.
-                unsafe {
-                    let value = s.load(from.add(k * row_len + block * LANES));
-                    s.store_i16(to.add(k * self.stride), s.mul(value, s.splat(factor)));
-                }
+                unsafe { s.store_i16(to, s.mul(s.load(from), s.splat(factor))) };
+                from = from.wrapping_add(row_len);
+                to = to.wrapping_add(self.stride);
             }
         }
     }
 }
 
-/// Bt d B for sixteen channels of a tile.
+/// Bt d B for sixteen channels of the tile whose window starts at number `at` of the maps: 36 times sixteen numbers to
+/// places `stride` numbers apart. The window at `next` is asked for; its lines lie in too many places for the CPU to foresee.
+///
+/// # Safety
+/// The 36 places are valid for writing sixteen numbers, and this thread's.
 #[inline(always)]
-fn window<S: Simd>(s: S, maps: &Maps, place: Place, block: usize) -> [[S::Floats; WINDOW]; WINDOW] {
-    let shape = maps.shape();
-    let tile = (place.row * shape.row() + place.column * LANES) * TILE;
-    let at = place.image * shape.image() + block * shape.block() + tile;
-    let data = &maps.data()[at..at + (WINDOW - 1) * shape.row() + WINDOW * LANES];
-    // The next tile to the right is next. Its lines lie in too many places for the CPU to foresee.
+unsafe fn window<S: Simd>(s: S, maps: &Maps, at: usize, next: usize, to: *mut f32, stride: usize) {
+    let row = maps.shape().row();
+    let data = &maps.data()[at..at + (WINDOW - 1) * row + WINDOW * LANES];
     for y in 0..WINDOW {
-        for x in 0..TILE {
-            s.prefetch(data.as_ptr().wrapping_add(y * shape.row() + (WINDOW + x) * LANES));
+        for x in 0..WINDOW {
+            s.prefetch(maps.data().as_ptr().wrapping_add(next + y * row + x * LANES));
         }
     }
     let zero = s.splat(0.0);
@@ -219,17 +246,19 @@ fn window<S: Simd>(s: S, maps: &Maps, place: Place, block: usize) -> [[S::Floats
         let mut column = [zero; WINDOW];
         for (y, value) in column.iter_mut().enumerate() {
             // SAFETY: y < 6 and x < 6, and `data` holds five rows and six times sixteen numbers.
-            *value = unsafe { s.load(data.as_ptr().add(y * shape.row() + x * LANES)) };
+            *value = unsafe { s.load(data.as_ptr().add(y * row + x * LANES)) };
         }
         *transformed = transform_input(s, column);
     }
-    let mut result = [[zero; WINDOW]; WINDOW];
-    for (y, transformed) in result.iter_mut().enumerate() {
+    for y in 0..WINDOW {
         let mut row = [zero; WINDOW];
         for (value, column) in row.iter_mut().zip(&columns) {
             *value = column[y];
         }
-        *transformed = transform_input(s, row);
+        // Each row as soon as it is there: 36 numbers are more than the registers hold.
+        for (x, value) in transform_input(s, row).into_iter().enumerate() {
+            // SAFETY: the caller vouches for all 36.
+            unsafe { s.store(to.add((y * WINDOW + x) * stride), value) };
+        }
     }
-    result
 }

@@ -1,6 +1,8 @@
 //! Activations between convolutions.
 
-use crate::buffer::Buffer;
+use std::ops::Range;
+
+use crate::buffer::{Buffer, Shared};
 use crate::simd::LANES;
 use crate::tile::TILE;
 
@@ -13,13 +15,12 @@ pub(crate) const COLOURS: usize = 3;
 /// and one column before, and enough after for whole Winograd tiles and their one row of overlap. Maps of three
 /// channels are pictures: their "block" is the three colours, so that they lie as their pixels did.
 ///
-/// Invariant: the border, and the channels that fill up the last block, are zero.
+/// Invariant: the border, and the channels that fill up the last block, are zero. Who writes an image's numbers writes the
+/// border around them ([`Shape::clear_border`]), while they are in a cache.
 #[derive(Clone, Debug, Default)]
 pub struct Maps {
     data: Buffer<f32>,
     shape: Shape,
-    /// Images from the buffer's start on whose border is zero for the present shape.
-    clean: usize,
 }
 
 /// What `Maps` hold, and from that how they lie in memory. Lengths count f32.
@@ -62,6 +63,66 @@ impl Shape {
         self.row() + self.lanes()
     }
 
+    /// Where the number at a row and a column lies, of an image's block; its other lanes follow.
+    pub fn at(self, image: usize, block: usize, row: usize, column: usize) -> usize {
+        image * self.image() + block * self.block() + self.origin() + row * self.row() + column * self.lanes()
+    }
+
+    /// Zeros the border beside these rows and columns of an image's block: if they are the first or the last ones, there is
+    /// some.
+    ///
+    /// # Safety
+    /// `maps` have this shape, and nobody else reads or writes that border meanwhile.
+    #[inline(always)]
+    pub unsafe fn clear_border(
+        self,
+        maps: Shared<'_, f32>,
+        place: (usize, usize),
+        rows: Range<usize>,
+        columns: Range<usize>,
+    ) {
+        let is_inside = |range: &Range<usize>, side| range.start > 0 && range.end < side;
+        if !(is_inside(&rows, self.height) && is_inside(&columns, self.width)) {
+            // SAFETY: the caller's.
+            unsafe { self.clear_beside(maps, place, rows, columns) };
+        }
+    }
+
+    #[cold]
+    unsafe fn clear_beside(
+        self,
+        maps: Shared<'_, f32>,
+        (image, block): (usize, usize),
+        rows: Range<usize>,
+        columns: Range<usize>,
+    ) {
+        let lanes = self.lanes();
+        // From here on counted from the border's own first row and column.
+        let inner = columns.start + 1..columns.end + 1;
+        let start = if columns.start == 0 { 0 } else { inner.start };
+        let end = if columns.end == self.width {
+            with_border(self.width)
+        } else {
+            inner.end
+        };
+        let clear = |row: usize, columns: Range<usize>| {
+            let at = image * self.image() + block * self.block() + row * self.row() + columns.start * lanes;
+            let len = columns.len() * lanes;
+            // SAFETY: `pointer` checked that it lies within the maps; the caller vouches that it is nobody else's.
+            unsafe { std::ptr::write_bytes(maps.pointer(at, len), 0, len) };
+        };
+        if rows.start == 0 {
+            clear(0, start..end);
+        }
+        for row in rows.start + 1..rows.end + 1 {
+            clear(row, start..inner.start);
+            clear(row, inner.end..end);
+        }
+        if rows.end == self.height {
+            (rows.end + 1..with_border(self.height)).for_each(|row| clear(row, start..end));
+        }
+    }
+
     fn one(self) -> Self {
         Self { count: 1, ..self }
     }
@@ -80,42 +141,15 @@ impl Maps {
         maps
     }
 
-    /// Takes on a shape, for a layer to fill; allocates only if it must grow. The contents are any, but for the border.
+    /// Takes on a shape, for a layer to fill; allocates only if it must grow. The contents are any, the border's, too.
     pub fn reset(&mut self, count: usize, channels: usize, height: usize, width: usize) {
-        let shape = Shape {
+        self.shape = Shape {
             count,
             channels,
             height,
             width,
         };
-        if shape.one() != self.shape.one() {
-            self.clean = 0;
-        }
-        self.shape = shape;
-        if count * shape.image() > self.data.len() {
-            self.data = Buffer::zeroed(count * shape.image());
-            self.clean = count;
-        }
-        for image in self.clean..count {
-            self.clear_border(image);
-        }
-        self.clean = self.clean.max(count);
-    }
-
-    fn clear_border(&mut self, image: usize) {
-        let shape = self.shape;
-        let (row, lanes) = (shape.row(), shape.lanes());
-        let image = &mut self.data[image * shape.image()..][..shape.image()];
-        for block in image.chunks_exact_mut(shape.block()) {
-            let (before, rest) = block.split_at_mut(row);
-            let (rows, after) = rest.split_at_mut(shape.height * row);
-            before.fill(0.0);
-            after.fill(0.0);
-            for row in rows.chunks_exact_mut(row) {
-                row[..lanes].fill(0.0);
-                row[(1 + shape.width) * lanes..].fill(0.0);
-            }
-        }
+        self.data.reserve(count * self.shape.image());
     }
 
     /// Images.
@@ -222,7 +256,7 @@ impl Maps {
         let (plane, y) = (index / shape.height, index % shape.height);
         let (image, channel) = (plane / shape.channels, plane % shape.channels);
         let (block, lane) = (channel / shape.lanes(), channel % shape.lanes());
-        image * shape.image() + block * shape.block() + shape.origin() + y * shape.row() + lane
+        shape.at(image, block, y, 0) + lane
     }
 
     pub(crate) fn shape(&self) -> Shape {
@@ -269,11 +303,20 @@ mod tests {
     }
 
     #[test]
-    fn a_new_shape_has_a_clean_border() {
+    fn all_parts_borders_are_the_border() {
         let mut maps = Maps::new(2, 16, 8, 8);
         maps.data_mut().fill(1.0);
         maps.reset(2, 16, 5, 6);
         let shape = maps.shape();
+        let to = Shared::new(maps.data_mut());
+        for image in 0..2 {
+            for rows in [0..2, 2..5] {
+                for columns in [0..1, 1..4, 4..6] {
+                    // SAFETY: it is the maps' shape, and there is one thread.
+                    unsafe { shape.clear_border(to, (image, 0), rows.clone(), columns) };
+                }
+            }
+        }
         let sum: f32 = maps.data()[..shape.count * shape.image()].iter().sum();
         assert_eq!(sum as usize, 2 * 16 * 5 * 6);
     }

@@ -101,15 +101,21 @@ impl TransformOutput<'_> {
         if height == 0 || width == 0 {
             return;
         }
-        let corner = shape.origin() + top * shape.row() + left * LANES;
-        let at = place.image * shape.image() + panel * shape.block() + corner;
+        let at = shape.at(place.image, panel, top, left);
         let to = self.maps.pointer(at, (height - 1) * shape.row() + width * LANES);
-        for (y, row) in tile.iter().enumerate().take(height) {
-            for (x, &value) in row.iter().enumerate().take(width) {
-                // SAFETY: `pointer` checked room up to the last row's last number; each tile is one thread's.
-                unsafe { s.store(to.add(y * shape.row() + x * LANES), value) };
+        let is_whole = height == SIDE && width == SIDE;
+        for (y, row) in tile.iter().enumerate() {
+            for (x, &value) in row.iter().enumerate() {
+                // A condition within loops of constant length rather than shorter loops: so the tile stays in registers.
+                if is_whole || (y < height && x < width) {
+                    // SAFETY: `pointer` checked room up to the last row's last number; each tile is one thread's.
+                    unsafe { s.store(to.add(y * shape.row() + x * LANES), value) };
+                }
             }
         }
+        let (rows, columns) = (top..top + height, left..left + width);
+        // SAFETY: `maps` have this shape; the border beside a tile is its thread's.
+        unsafe { shape.clear_border(self.maps, (place.image, panel), rows, columns) };
     }
 }
 

@@ -26,8 +26,10 @@ pub fn normalise(pixels: &[u8], maps: &mut Maps, engine: &mut Engine) {
     let shape = maps.shape();
     let to = Shared::new(maps.data_mut());
     engine.pool.run(shape.count * SIDE, |item, _| {
-        let at = item / SIDE * shape.image() + shape.origin() + item % SIDE * shape.row();
-        let to = to.pointer(at, ROW);
+        let (image, row) = (item / SIDE, item % SIDE);
+        // SAFETY: the maps have this shape; the border beside a row is its thread's.
+        unsafe { shape.clear_border(to, (image, 0), row..row + 1, 0..SIDE) };
+        let to = to.pointer(shape.at(image, 0, row, 0), ROW);
         let pixels = pixels[item * ROW..][..ROW].as_chunks::<3>().0;
         for (x, pixel) in pixels.iter().enumerate() {
             for (colour, table) in table.iter().enumerate() {

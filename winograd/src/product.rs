@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::groups::{Groups, by_rows};
+use crate::groups::{Groups, by_rows, each_row};
 use crate::multiply::Multiply;
 use crate::simd::{Kernel, LANES, Simd};
 
@@ -117,11 +117,9 @@ impl<M: Multiply, T: Store> Product<'_, M, T> {
                     }
                 }
             }
-            for (r, sums) in sums.iter().enumerate() {
-                for (p, &sum) in sums.iter().enumerate() {
-                    self.store.store(s, first + r, panel + p, M::finish(s, sum));
-                }
-            }
+            each_row!(ROWS, r => for (p, &sum) in sums[r].iter().enumerate() {
+                self.store.store(s, first + r, panel + p, M::finish(s, sum));
+            });
         }
     }
 
