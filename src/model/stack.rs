@@ -46,14 +46,16 @@ impl<W, B> Stack<W, B> {
             .unwrap_or(&self.backbone[step])
     }
 
+    /// Height and width of the maps that enter a step, if it is a convolution.
+    pub fn input_side(&self, step: usize) -> usize {
+        PICTURE_SIDE >> self.steps[..step].iter().filter(|step| step.pool).count()
+    }
+
     /// The shape of one row that enters a step, or that leaves the last one: channels, side and side, or a length.
     pub fn input_shape(&self, step: usize) -> Vec<usize> {
         match (self.steps.get(step), self.steps.last()) {
             (Some(next), _) => match next.kind {
-                LayerKind::Conv { input, .. } => {
-                    let pools = self.steps[..step].iter().filter(|step| step.pool).count();
-                    vec![input, PICTURE_SIDE >> pools, PICTURE_SIDE >> pools]
-                }
+                LayerKind::Conv { input, .. } => vec![input, self.input_side(step), self.input_side(step)],
                 LayerKind::Linear { input, .. } => vec![input],
                 _ => unreachable!("only layers with parameters are steps"),
             },

@@ -139,7 +139,8 @@ pub struct ServeArgs {
         help_heading = "Limits"
     )]
     pub stream_in_flight_max: usize,
-    /// Pictures decoded at the same time; 0 means one for each core
+    /// Pictures decoded at the same time; 0 means one for each core, or for every second one if the forward pass runs on
+    /// them, too
     #[arg(long, env = "HEADSWAP_DECODE_THREADS", default_value_t = 0, help_heading = "Limits")]
     pub decode_threads: usize,
     /// Pixels of a picture at most, before resizing
@@ -319,6 +320,16 @@ impl ServeArgs {
             resident_bytes_max,
             warm_bytes_max: self.heads_warm_bytes_max.unwrap_or(warm_default),
             loads_max: self.head_loads_max,
+        }
+    }
+
+    /// How many pictures are decoded at the same time on these cores. Where the forward pass runs on them, too, its threads
+    /// wait for each other: better that one of them be interrupted at a time than all.
+    pub(super) fn decoders(&self, cores: usize, on_cpu: bool) -> usize {
+        match self.decode_threads {
+            0 if on_cpu => (cores / 2).max(1),
+            0 => cores,
+            threads => threads,
         }
     }
 

@@ -64,11 +64,7 @@ pub(super) async fn load(args: &ServeArgs, metrics: &Metrics) -> Result<(Arc<Ser
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
     let limits = PipelineLimits {
         in_flight_max: args.in_flight_max,
-        decode_threads: if args.decode_threads == 0 {
-            cores
-        } else {
-            args.decode_threads
-        },
+        decode_threads: args.decoders(cores, loaded.on_cpu),
         image: args.image(),
     };
     let cache = FeatureCache::new(
@@ -100,6 +96,8 @@ struct Loaded {
     uploads: UploadDir,
     head_limits: HeadLimits,
     model: ModelInfo,
+    /// Whether the cores compute, rather than a GPU.
+    on_cpu: bool,
 }
 
 impl Loaded {
@@ -125,12 +123,13 @@ impl Loaded {
         let mut network = network(backbone, args.network())?;
         let max_batch = warm_up(network.as_mut(), args.max_batch)?;
         let (device, precision) = network.device();
+        let on_cpu = !device.starts_with("cuda");
         let heads = Heads {
             args,
             limits: head_limits.clone(),
             backbone: digest,
             placer: network.placer(),
-            on_cpu: !device.starts_with("cuda"),
+            on_cpu,
             metrics: metrics.heads,
         };
         let (registry, uploads) = heads.open(&HeadWeights::new(last, labels))?;
@@ -152,6 +151,7 @@ impl Loaded {
             uploads,
             head_limits,
             model,
+            on_cpu,
         })
     }
 }

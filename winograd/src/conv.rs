@@ -4,7 +4,7 @@ use crate::bias::Bias;
 use crate::direct::{Direct, pool};
 use crate::engine::Engine;
 use crate::input::CHANNELS_MAX;
-use crate::maps::{COLOURS, Maps};
+use crate::maps::{COLOURS, Images, Maps};
 use crate::simd::LANES;
 use crate::winograd::Winograd;
 
@@ -74,16 +74,52 @@ impl PackedConv {
     /// # Panics
     /// If `input` or `bias` have other channels.
     pub fn forward(&self, input: &Maps, bias: &Bias, pool_after: bool, output: &mut Maps, engine: &mut Engine) {
+        self.shape_output(input.count(), input, pool_after, output);
+        self.write(input, bias, pool_after, output.images(0..input.count()), engine);
+    }
+
+    /// Gives `output` the shape of what [`PackedConv::forward`] makes of `count` images of the size of these. Its contents
+    /// are any until [`PackedConv::forward_at`] has written all images.
+    pub fn shape_output(&self, count: usize, input: &Maps, pool_after: bool, output: &mut Maps) {
+        let (height, width) = output_sides(input, pool_after);
+        output.reset(count, self.outputs, height, width);
+    }
+
+    /// As [`PackedConv::forward`], into the images of `output` from `first` on.
+    ///
+    /// # Panics
+    /// If `input` or `bias` have other channels, or `output` another shape.
+    pub fn forward_at(
+        &self,
+        input: &Maps,
+        bias: &Bias,
+        pool_after: bool,
+        (output, first): (&mut Maps, usize),
+        engine: &mut Engine,
+    ) {
+        let shape = (output.channels(), (output.height(), output.width()));
+        assert_eq!(
+            shape,
+            (self.outputs, output_sides(input, pool_after)),
+            "the output's shape"
+        );
+        self.write(
+            input,
+            bias,
+            pool_after,
+            output.images(first..first + input.count()),
+            engine,
+        );
+    }
+
+    fn write(&self, input: &Maps, bias: &Bias, pool_after: bool, output: Images<'_>, engine: &mut Engine) {
         assert_eq!(input.channels(), self.inputs, "the channels that the weights take");
         assert_eq!(bias.values().len(), self.outputs, "a bias for each channel");
-        let (count, height, width) = (input.count(), input.height(), input.width());
-        let scale = if pool_after { 2 } else { 1 };
-        output.reset(count, self.outputs, height / scale, width / scale);
         match &self.kind {
             Kind::Direct(direct) if pool_after => {
                 let mut whole = std::mem::take(&mut engine.scratch.whole);
-                whole.reset(count, self.outputs, height, width);
-                direct.forward(input, bias, &mut whole, engine);
+                whole.reset(input.count(), self.outputs, input.height(), input.width());
+                direct.forward(input, bias, whole.images(0..input.count()), engine);
                 pool(&whole, output, engine);
                 engine.scratch.whole = whole;
             }
@@ -109,6 +145,12 @@ impl PackedConv {
             Kind::Winograd(winograd) => winograd.bytes(),
         }
     }
+}
+
+/// Height and width of what a convolution of `input` gives.
+fn output_sides(input: &Maps, pool_after: bool) -> (usize, usize) {
+    let scale = if pool_after { 2 } else { 1 };
+    (input.height() / scale, input.width() / scale)
 }
 
 fn inputs(weight: &[f32], outputs: usize) -> usize {

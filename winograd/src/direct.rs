@@ -4,10 +4,10 @@
 use std::ops::Range;
 
 use crate::bias::Bias;
-use crate::buffer::{Buffer, Shared};
+use crate::buffer::Buffer;
 use crate::engine::Engine;
 use crate::groups::{Groups, by_rows};
-use crate::maps::{COLOURS, Maps, Shape};
+use crate::maps::{COLOURS, Images, Maps};
 use crate::simd::{Isa, Kernel, LANES, Simd};
 
 /// Rows of an output that are one thread's at a time.
@@ -47,10 +47,9 @@ impl Direct {
     }
 
     /// max(conv(input) + bias, 0); `output` has its shape.
-    pub fn forward(&self, input: &Maps, bias: &Bias, output: &mut Maps, engine: &mut Engine) {
-        let shape = output.shape();
+    pub fn forward(&self, input: &Maps, bias: &Bias, output: Images<'_>, engine: &mut Engine) {
+        let shape = output.shape;
         let isa = engine.isa;
-        let to = Shared::new(output.data_mut());
         // Images and bands innermost, so that some panels' filters stay in L2 while all of them need these.
         let bands = shape.height.div_ceil(BAND);
         let share = isa.panels();
@@ -65,8 +64,7 @@ impl Direct {
                 image,
                 rows: top..shape.height.min(top + BAND),
                 panels: panel..shape.blocks().min(panel + share),
-                output: to,
-                shape,
+                output,
             };
             match self.lanes {
                 COLOURS => isa.run(Lanes::<COLOURS>(band)),
@@ -85,8 +83,7 @@ struct Band<'a> {
     rows: Range<usize>,
     /// At most as many as fit in the registers.
     panels: Range<usize>,
-    output: Shared<'a, f32>,
-    shape: Shape,
+    output: Images<'a>,
 }
 
 /// A band of maps of whose channels `COLUMN` lie side by side.
@@ -95,15 +92,13 @@ struct Lanes<'a, const COLUMN: usize>(Band<'a>);
 impl<const COLUMN: usize> Kernel for Lanes<'_, COLUMN> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Band {
-            shape, output, image, ..
-        } = self.0;
+        let Band { output, image, .. } = self.0;
+        let width = output.shape.width;
         for panel in self.0.panels.clone() {
-            let (rows, columns) = (self.0.rows.clone(), 0..shape.width);
-            // SAFETY: the output has this shape; the border beside a band is its thread's.
-            unsafe { shape.clear_border(output, (image, panel), rows, columns) };
+            // SAFETY: the border beside a band is its thread's.
+            unsafe { output.clear_border((image, panel), self.0.rows.clone(), 0..width) };
         }
-        let groups = Groups::new(shape.width, S::ROWS);
+        let groups = Groups::new(width, S::ROWS);
         for y in self.0.rows.clone() {
             for group in 0..groups.count() {
                 let range = groups.range(group);
@@ -131,18 +126,17 @@ impl<const COLUMN: usize> Lanes<'_, COLUMN> {
         let depth = blocks * 9 * COLUMN;
         let filters = &band.direct.filters[panel * depth * LANES..][..PANELS * depth * LANES];
         let bias = &band.bias[panel * LANES..][..PANELS * LANES];
-        let at = band.shape.at(band.image, panel, y, x);
-        let to = band
-            .output
-            .pointer(at, (PANELS - 1) * band.shape.block() + PIXELS * LANES);
+        let block = band.output.shape.block();
+        let len = (PANELS - 1) * block + PIXELS * LANES;
+        let to = band.output.pointer((band.image, panel), y, x, len);
         let zero = s.splat(0.0);
         let mut sums = [[zero; PANELS]; PIXELS];
         // SAFETY: the slices and `pointer` checked the largest index of each loop; a band is one thread's.
         unsafe {
-            for block in 0..blocks {
+            for depth_block in 0..blocks {
                 for y in 0..3 {
-                    let window = window.as_ptr().add(block * from.block() + y * from.row());
-                    let filters = filters.as_ptr().add((block * 3 + y) * 3 * COLUMN * LANES);
+                    let window = window.as_ptr().add(depth_block * from.block() + y * from.row());
+                    let filters = filters.as_ptr().add((depth_block * 3 + y) * 3 * COLUMN * LANES);
                     for k in 0..3 * COLUMN {
                         let mut right = [zero; PANELS];
                         for (p, right) in right.iter_mut().enumerate() {
@@ -162,7 +156,7 @@ impl<const COLUMN: usize> Lanes<'_, COLUMN> {
                 for (pixel, sums) in sums.iter().enumerate() {
                     // NaN passes `max` in this order.
                     let value = s.max(zero, s.add(sums[p], bias));
-                    s.store(to.add(p * band.shape.block() + pixel * LANES), value);
+                    s.store(to.add(p * block + pixel * LANES), value);
                 }
             }
         }
@@ -170,23 +164,22 @@ impl<const COLUMN: usize> Lanes<'_, COLUMN> {
 }
 
 /// `output` = of `input` the largest of each 2 x 2; `output` has its shape.
-pub fn pool(input: &Maps, output: &mut Maps, engine: &mut Engine) {
-    let shape = output.shape();
+pub fn pool(input: &Maps, output: Images<'_>, engine: &mut Engine) {
+    let shape = output.shape;
     let isa: Isa = engine.isa;
-    let to = Shared::new(output.data_mut());
     engine.pool.run(shape.count * shape.blocks() * shape.height, |item, _| {
         let (plane, y) = (item / shape.height, item % shape.height);
+        let plane = (plane / shape.blocks(), plane % shape.blocks());
         let from = input.shape();
-        let (image, block) = (plane / shape.blocks(), plane % shape.blocks());
-        let at = from.at(image, block, 2 * y, 0);
+        let at = from.at(plane.0, plane.1, 2 * y, 0);
         isa.run(PoolRow {
             from: &input.data()[at..at + from.row() + 2 * shape.width * LANES],
             below: from.row(),
-            to: to.pointer(shape.at(image, block, y, 0), shape.width * LANES),
+            to: output.pointer(plane, y, 0, shape.width * LANES),
             width: shape.width,
         });
-        // SAFETY: the output has this shape; the border beside a row is its thread's.
-        unsafe { shape.clear_border(to, (image, block), y..y + 1, 0..shape.width) };
+        // SAFETY: the border beside a row is its thread's.
+        unsafe { output.clear_border(plane, y..y + 1, 0..shape.width) };
     });
 }
 

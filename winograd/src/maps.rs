@@ -16,7 +16,7 @@ pub(crate) const COLOURS: usize = 3;
 /// channels are pictures: their "block" is the three colours, so that they lie as their pixels did.
 ///
 /// Invariant: the border, and the channels that fill up the last block, are zero. Who writes an image's numbers writes the
-/// border around them ([`Shape::clear_border`]), while they are in a cache.
+/// border around them (`Images::clear_border`), while they are in a cache.
 #[derive(Clone, Debug, Default)]
 pub struct Maps {
     data: Buffer<f32>,
@@ -66,61 +66,6 @@ impl Shape {
     /// Where the number at a row and a column lies, of an image's block; its other lanes follow.
     pub fn at(self, image: usize, block: usize, row: usize, column: usize) -> usize {
         image * self.image() + block * self.block() + self.origin() + row * self.row() + column * self.lanes()
-    }
-
-    /// Zeros the border beside these rows and columns of an image's block: if they are the first or the last ones, there is
-    /// some.
-    ///
-    /// # Safety
-    /// `maps` have this shape, and nobody else reads or writes that border meanwhile.
-    #[inline(always)]
-    pub unsafe fn clear_border(
-        self,
-        maps: Shared<'_, f32>,
-        place: (usize, usize),
-        rows: Range<usize>,
-        columns: Range<usize>,
-    ) {
-        let is_inside = |range: &Range<usize>, side| range.start > 0 && range.end < side;
-        if !(is_inside(&rows, self.height) && is_inside(&columns, self.width)) {
-            // SAFETY: the caller's.
-            unsafe { self.clear_beside(maps, place, rows, columns) };
-        }
-    }
-
-    #[cold]
-    unsafe fn clear_beside(
-        self,
-        maps: Shared<'_, f32>,
-        (image, block): (usize, usize),
-        rows: Range<usize>,
-        columns: Range<usize>,
-    ) {
-        let lanes = self.lanes();
-        // From here on counted from the border's own first row and column.
-        let inner = columns.start + 1..columns.end + 1;
-        let start = if columns.start == 0 { 0 } else { inner.start };
-        let end = if columns.end == self.width {
-            with_border(self.width)
-        } else {
-            inner.end
-        };
-        let clear = |row: usize, columns: Range<usize>| {
-            let at = image * self.image() + block * self.block() + row * self.row() + columns.start * lanes;
-            let len = columns.len() * lanes;
-            // SAFETY: `pointer` checked that it lies within the maps; the caller vouches that it is nobody else's.
-            unsafe { std::ptr::write_bytes(maps.pointer(at, len), 0, len) };
-        };
-        if rows.start == 0 {
-            clear(0, start..end);
-        }
-        for row in rows.start + 1..rows.end + 1 {
-            clear(row, start..inner.start);
-            clear(row, inner.end..end);
-        }
-        if rows.end == self.height {
-            (rows.end + 1..with_border(self.height)).for_each(|row| clear(row, start..end));
-        }
     }
 
     fn one(self) -> Self {
@@ -267,8 +212,79 @@ impl Maps {
         &self.data
     }
 
-    pub(crate) fn data_mut(&mut self) -> &mut [f32] {
-        &mut self.data
+    /// Some of the images, to write.
+    pub(crate) fn images(&mut self, range: Range<usize>) -> Images<'_> {
+        let shape = Shape {
+            count: range.len(),
+            ..self.shape
+        };
+        let numbers = range.start * shape.image()..range.end * shape.image();
+        Images {
+            data: Shared::new(&mut self.data[numbers]),
+            shape,
+        }
+    }
+}
+
+/// Images of maps that several threads write, each its own rows and columns and the border beside them.
+#[derive(Clone, Copy)]
+pub(crate) struct Images<'a> {
+    data: Shared<'a, f32>,
+    /// Of these images alone.
+    pub shape: Shape,
+}
+
+impl Images<'_> {
+    /// Where the number at a row and a column of an image's block lies.
+    ///
+    /// # Panics
+    /// If there are not `len` numbers from there.
+    pub fn pointer(self, (image, block): (usize, usize), row: usize, column: usize, len: usize) -> *mut f32 {
+        self.data.pointer(self.shape.at(image, block, row, column), len)
+    }
+
+    /// Zeros the border beside these rows and columns of an image's block: if they are the first or the last ones, there is
+    /// some.
+    ///
+    /// # Safety
+    /// Nobody else reads or writes that border meanwhile.
+    #[inline(always)]
+    pub unsafe fn clear_border(self, plane: (usize, usize), rows: Range<usize>, columns: Range<usize>) {
+        let is_inside = |range: &Range<usize>, side| range.start > 0 && range.end < side;
+        if !(is_inside(&rows, self.shape.height) && is_inside(&columns, self.shape.width)) {
+            // SAFETY: the caller's.
+            unsafe { self.clear_beside(plane, rows, columns) };
+        }
+    }
+
+    #[cold]
+    unsafe fn clear_beside(self, (image, block): (usize, usize), rows: Range<usize>, columns: Range<usize>) {
+        let Self { data, shape } = self;
+        let lanes = shape.lanes();
+        // From here on counted from the border's own first row and column.
+        let inner = columns.start + 1..columns.end + 1;
+        let start = if columns.start == 0 { 0 } else { inner.start };
+        let end = if columns.end == shape.width {
+            with_border(shape.width)
+        } else {
+            inner.end
+        };
+        let clear = |row: usize, columns: Range<usize>| {
+            let at = image * shape.image() + block * shape.block() + row * shape.row() + columns.start * lanes;
+            let len = columns.len() * lanes;
+            // SAFETY: `pointer` checked that it lies within the images; the caller vouches that it is nobody else's.
+            unsafe { std::ptr::write_bytes(data.pointer(at, len), 0, len) };
+        };
+        if rows.start == 0 {
+            clear(0, start..end);
+        }
+        for row in rows.start + 1..rows.end + 1 {
+            clear(row, start..inner.start);
+            clear(row, inner.end..end);
+        }
+        if rows.end == shape.height {
+            (rows.end + 1..with_border(shape.height)).for_each(|row| clear(row, start..end));
+        }
     }
 }
 
@@ -304,20 +320,21 @@ mod tests {
 
     #[test]
     fn all_parts_borders_are_the_border() {
-        let mut maps = Maps::new(2, 16, 8, 8);
-        maps.data_mut().fill(1.0);
-        maps.reset(2, 16, 5, 6);
-        let shape = maps.shape();
-        let to = Shared::new(maps.data_mut());
+        let mut maps = Maps::new(3, 16, 8, 8);
+        maps.data.fill(1.0);
+        maps.reset(3, 16, 5, 6);
+        let images = maps.images(1..3);
         for image in 0..2 {
             for rows in [0..2, 2..5] {
                 for columns in [0..1, 1..4, 4..6] {
-                    // SAFETY: it is the maps' shape, and there is one thread.
-                    unsafe { shape.clear_border(to, (image, 0), rows.clone(), columns) };
+                    // SAFETY: there is one thread.
+                    unsafe { images.clear_border((image, 0), rows.clone(), columns) };
                 }
             }
         }
-        let sum: f32 = maps.data()[..shape.count * shape.image()].iter().sum();
+        let (shape, data) = (maps.shape(), maps.data());
+        assert!(data[..shape.image()].iter().all(|&number| number == 1.0));
+        let sum: f32 = data[shape.image()..3 * shape.image()].iter().sum();
         assert_eq!(sum as usize, 2 * 16 * 5 * 6);
     }
 }

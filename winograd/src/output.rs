@@ -2,9 +2,8 @@
 
 use std::ops::Range;
 
-use crate::buffer::Shared;
 use crate::grid::{Grid, Place};
-use crate::maps::Shape;
+use crate::maps::Images;
 use crate::simd::{Kernel, LANES, Simd};
 use crate::tile::{PRODUCTS, TILE, WINDOW, transform_output};
 
@@ -26,10 +25,8 @@ pub struct TransformOutput<'a> {
     pub bias: &'a [f32],
     /// The tiles' maps, before pooling.
     pub grid: Grid,
-    /// Where the results go.
-    pub maps: Shared<'a, f32>,
-    /// The shape of `maps`, after pooling.
-    pub shape: Shape,
+    /// Where the results go, after pooling.
+    pub images: Images<'a>,
     /// Whether to keep the largest of 2 x 2.
     pub pool: bool,
 }
@@ -94,15 +91,16 @@ impl TransformOutput<'_> {
     /// Writes the part of a tile (`SIDE` x `SIDE` numbers of a channel) that lies within the maps.
     #[inline(always)]
     fn write<S: Simd, const SIDE: usize>(&self, s: S, place: Place, panel: usize, tile: [[S::Floats; SIDE]; SIDE]) {
-        let shape = self.shape;
+        let shape = self.images.shape;
         let (top, left) = (place.row * SIDE, place.column * SIDE);
         let height = shape.height.saturating_sub(top).min(SIDE);
         let width = shape.width.saturating_sub(left).min(SIDE);
         if height == 0 || width == 0 {
             return;
         }
-        let at = shape.at(place.image, panel, top, left);
-        let to = self.maps.pointer(at, (height - 1) * shape.row() + width * LANES);
+        let plane = (place.image, panel);
+        let len = (height - 1) * shape.row() + width * LANES;
+        let to = self.images.pointer(plane, top, left, len);
         let is_whole = height == SIDE && width == SIDE;
         for (y, row) in tile.iter().enumerate() {
             for (x, &value) in row.iter().enumerate() {
@@ -113,9 +111,8 @@ impl TransformOutput<'_> {
                 }
             }
         }
-        let (rows, columns) = (top..top + height, left..left + width);
-        // SAFETY: `maps` have this shape; the border beside a tile is its thread's.
-        unsafe { shape.clear_border(self.maps, (place.image, panel), rows, columns) };
+        // SAFETY: the border beside a tile is its thread's.
+        unsafe { self.images.clear_border(plane, top..top + height, left..left + width) };
     }
 }
 

@@ -1,6 +1,5 @@
 //! Pictures to maps.
 
-use crate::buffer::Shared;
 use crate::engine::Engine;
 use crate::maps::Maps;
 
@@ -23,13 +22,12 @@ pub fn normalise(pixels: &[u8], maps: &mut Maps, engine: &mut Engine) {
     maps.reset(pixels.len() / (ROW * SIDE), 3, SIDE, SIDE);
     let table: [[f32; 256]; 3] =
         std::array::from_fn(|colour| std::array::from_fn(|value| (value as f32 / 255.0 - MEAN[colour]) / STD[colour]));
-    let shape = maps.shape();
-    let to = Shared::new(maps.data_mut());
-    engine.pool.run(shape.count * SIDE, |item, _| {
-        let (image, row) = (item / SIDE, item % SIDE);
-        // SAFETY: the maps have this shape; the border beside a row is its thread's.
-        unsafe { shape.clear_border(to, (image, 0), row..row + 1, 0..SIDE) };
-        let to = to.pointer(shape.at(image, 0, row, 0), ROW);
+    let images = maps.images(0..maps.count());
+    engine.pool.run(images.shape.count * SIDE, |item, _| {
+        let (plane, row) = ((item / SIDE, 0), item % SIDE);
+        // SAFETY: the border beside a row is its thread's.
+        unsafe { images.clear_border(plane, row..row + 1, 0..SIDE) };
+        let to = images.pointer(plane, row, 0, ROW);
         let pixels = pixels[item * ROW..][..ROW].as_chunks::<3>().0;
         for (x, pixel) in pixels.iter().enumerate() {
             for (colour, table) in table.iter().enumerate() {

@@ -23,11 +23,12 @@ pub struct Pool {
 }
 
 struct Shared {
-    /// Counts the pieces of work; a worker takes part once in each.
+    /// Counts the pieces of work; a worker takes part at most once in each.
     epoch: AtomicUsize,
     /// The next item that nobody took.
     next: AtomicUsize,
-    /// Workers that have not finished the present piece.
+    /// Workers that take part in the present piece and have not finished. One that comes too late, since the system gave its
+    /// CPU to others, is not waited for.
     busy: AtomicUsize,
     panicked: AtomicBool,
     board: Mutex<Board>,
@@ -131,13 +132,15 @@ impl Pool {
             return;
         }
         let work: &Work<'_> = &work;
-        // SAFETY: only the lifetime changes. Workers touch `work` between the rise of `epoch` and their decrement of
-        // `busy`, and this function waits for `busy` to reach 0 on every path, also when its own share panics.
+        // SAFETY: only the lifetime changes. Workers copy `work` from the board, under the lock under which they increment
+        // `busy`, and touch it until they decrement that; on every path, also when its own share panics, this function takes
+        // `work` off the board and then waits for `busy` to reach 0.
         let work = unsafe { std::mem::transmute::<&Work<'_>, &'static Work<'static>>(work) };
-        self.shared.post(work, items, self.workers.len());
+        self.shared.post(work, items);
         let own = catch_unwind(AssertUnwindSafe(|| self.shared.take_items(work, items, 0)));
-        self.shared.wait_for_workers();
+        // From here on nobody else takes part.
         self.shared.board().work = None;
+        self.shared.wait_for_workers();
         if let Err(panic) = own {
             resume_unwind(panic);
         }
@@ -163,14 +166,12 @@ impl Drop for Pool {
 }
 
 impl Shared {
-    fn post(&self, work: &'static Work<'static>, items: usize, workers: usize) {
+    fn post(&self, work: &'static Work<'static>, items: usize) {
         let mut board = self.board();
         board.work = Some(work);
         board.items = items;
         board.caller = Some(std::thread::current());
         self.next.store(0, Ordering::Relaxed);
-        self.busy.store(workers, Ordering::Relaxed);
-        // Release: a worker that sees the new epoch without the lock sees the counters, too.
         self.epoch.fetch_add(1, Ordering::Release);
         drop(board);
         self.posted.notify_all();
@@ -185,6 +186,9 @@ impl Shared {
                     return;
                 }
                 seen = self.epoch.load(Ordering::Acquire);
+                if board.work.is_some() {
+                    self.busy.fetch_add(1, Ordering::Relaxed);
+                }
                 (board.work, board.items, board.caller.clone())
             };
             if let Some(work) = work {

@@ -10,7 +10,7 @@ use crate::filters::Filters;
 use crate::grid::Grid;
 use crate::groups::Groups;
 use crate::input::{Rows, TransformInput, strip_len};
-use crate::maps::{Maps, Shape};
+use crate::maps::{Images, Maps};
 use crate::multiply::{Float, Integer};
 use crate::output::TransformOutput;
 use crate::plan::{Plan, Work};
@@ -44,16 +44,14 @@ impl Winograd {
     }
 
     /// max(conv(input) + bias, 0), pooled if `pool`; `output` has its shape.
-    pub fn forward(&self, input: &Maps, bias: &Bias, pool: bool, output: &mut Maps, engine: &mut Engine) {
-        let shape = output.shape();
+    pub fn forward(&self, input: &Maps, bias: &Bias, pool: bool, output: Images<'_>, engine: &mut Engine) {
         let pass = Pass {
             winograd: self,
             bias,
             isa: engine.isa,
             input,
             grid: Grid::new(input.shape()),
-            output: Shared::new(output.data_mut()),
-            shape,
+            output,
             pool,
         };
         let work = Work {
@@ -98,8 +96,7 @@ struct Pass<'a> {
     isa: Isa,
     input: &'a Maps,
     grid: Grid,
-    output: Shared<'a, f32>,
-    shape: Shape,
+    output: Images<'a>,
     pool: bool,
 }
 
@@ -246,8 +243,7 @@ impl Pass<'_> {
             panels,
             bias: self.bias,
             grid: self.grid,
-            maps: self.output,
-            shape: self.shape,
+            images: self.output,
             pool: self.pool,
         });
     }

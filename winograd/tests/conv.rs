@@ -122,6 +122,45 @@ fn an_image_is_the_same_in_every_batch() {
 }
 
 #[test]
+fn images_written_one_by_one_are_those_of_the_batch() {
+    let (weight, bias) = (numbers(2, 32 * 16 * 9, 0.1), Bias::new(&numbers(3, 32, 0.5)));
+    let shape = [3, 16, 9, 9];
+    let maps = Maps::from_planes(&numbers(1, shape.iter().product(), 1.0), shape);
+    for packing in PACKINGS {
+        let (first, second) = (
+            packing.pack(&weight, 32),
+            packing.pack(&numbers(4, 16 * 32 * 9, 0.1), 16),
+        );
+        let second_bias = Bias::new(&[0.1; 16]);
+        for pool in [false, true] {
+            let mut engine = Engine::new(2);
+            // Larger maps before, so that no border is zero by chance.
+            let mut joint = Maps::from_planes(&[1.0; 3 * 32 * 20 * 20], [3, 32, 20, 20]);
+            first.shape_output(3, &maps, pool, &mut joint);
+            for place in [2, 0, 1] {
+                first.forward_at(
+                    &maps.select_rows(&[place]),
+                    &bias,
+                    pool,
+                    (&mut joint, place),
+                    &mut engine,
+                );
+            }
+            let mut batch = Maps::default();
+            first.forward(&maps, &bias, pool, &mut batch, &mut engine);
+            // The next layer sees the border, too.
+            let rows = [joint, batch].map(|maps| {
+                let (mut output, mut rows) = (Maps::default(), Vec::new());
+                second.forward(&maps, &second_bias, false, &mut output, &mut engine);
+                output.flatten(&mut rows);
+                rows
+            });
+            assert!(rows[0] == rows[1], "{packing:?}, pool {pool}");
+        }
+    }
+}
+
+#[test]
 fn what_is_not_finite_reaches_the_result() {
     let mut x = numbers(1, 16 * 64, 1.0);
     let (weight, bias) = (numbers(2, 16 * 16 * 9, 1.0), Bias::new(&[0.0; 16]));

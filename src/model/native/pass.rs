@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use winograd::{Engine, Maps, normalise};
+use winograd::normalise;
 
 use super::rows::{Rows, Vectors};
 use super::weight::{NativeOverrides, NativeStack, Weight};
@@ -67,37 +67,48 @@ impl NativePass<'_> {
         let Workspace { engine, maps, .. } = &mut *self.workspace;
         let [image, result, joint] = maps;
         let stack = self.stack;
-        let convolve = |step: usize, maps: &mut Maps, result: &mut Maps, engine: &mut Engine| {
+        let is_large = |step: &usize| stack.input_side(*step) >= LARGE_SIDE;
+        let together = steps.start + steps.clone().take_while(is_large).count();
+        let convolution = |step: usize| {
             let parameters = stack.parameters(step, head);
             let Weight::Conv(weight) = &*parameters.weight else {
                 unreachable!("a convolution's weight is packed as one")
             };
-            weight.forward(maps, &parameters.bias, stack.steps[step].pool, result, engine);
-            std::mem::swap(maps, result);
+            (weight, &*parameters.bias, stack.steps[step].pool)
         };
         let images = group.len();
-        let mut together = steps.start;
         for (place, row) in group.enumerate() {
             match rows {
                 Rows::Pictures(pictures) => normalise(self.pictures[pictures[row]], image, engine),
+                Rows::Maps(maps) if together == steps.start => {
+                    if place == 0 {
+                        joint.reset(images, maps.channels(), maps.height(), maps.width());
+                    }
+                    joint.copy_image(place, maps, row);
+                    continue;
+                }
                 Rows::Maps(maps) => {
                     image.reset(1, maps.channels(), maps.height(), maps.width());
                     image.copy_image(0, maps, row);
                 }
                 Rows::Vectors(_) => unreachable!("vectors come after the convolutions"),
             }
-            together = steps.start;
-            while together < steps.end && image.height() >= LARGE_SIDE {
-                convolve(together, image, result, engine);
-                together += 1;
+            for step in steps.start..together - 1 {
+                let (weight, bias, pool) = convolution(step);
+                weight.forward(image, bias, pool, result, engine);
+                std::mem::swap(image, result);
             }
+            // The last one writes to where the image's maps are needed.
+            let (weight, bias, pool) = convolution(together - 1);
             if place == 0 {
-                joint.reset(images, image.channels(), image.height(), image.width());
+                weight.shape_output(images, image, pool, joint);
             }
-            joint.copy_image(place, image, 0);
+            weight.forward_at(image, bias, pool, (joint, place), engine);
         }
         for step in together..steps.end {
-            convolve(step, joint, result, engine);
+            let (weight, bias, pool) = convolution(step);
+            weight.forward(joint, bias, pool, result, engine);
+            std::mem::swap(joint, result);
         }
     }
 
