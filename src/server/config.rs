@@ -362,3 +362,31 @@ impl ServeArgs {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: ServeArgs,
+    }
+
+    #[test]
+    fn decoders_leave_half_of_the_cores_to_a_forward_pass_on_them() {
+        let decoders = |threads: &str, cores, on_cpu| {
+            let line = Line::parse_from(["serve", "--decode-threads", threads]);
+            line.args.decoders(cores, on_cpu)
+        };
+        for (cores, beside, among) in [(1, 1, 1), (2, 2, 1), (16, 16, 8)] {
+            assert_eq!(
+                (decoders("0", cores, false), decoders("0", cores, true)),
+                (beside, among)
+            );
+            assert_eq!((decoders("3", cores, false), decoders("3", cores, true)), (3, 3));
+        }
+    }
+}

@@ -97,19 +97,11 @@ impl PackedConv {
         (output, first): (&mut Maps, usize),
         engine: &mut Engine,
     ) {
-        let shape = (output.channels(), (output.height(), output.width()));
-        assert_eq!(
-            shape,
-            (self.outputs, output_sides(input, pool_after)),
-            "the output's shape"
-        );
-        self.write(
-            input,
-            bias,
-            pool_after,
-            output.images(first..first + input.count()),
-            engine,
-        );
+        let given = (output.channels(), (output.height(), output.width()));
+        let needed = (self.outputs, output_sides(input, pool_after));
+        assert_eq!(given, needed, "the output's channels and sides");
+        let images = output.images(first..first + input.count());
+        self.write(input, bias, pool_after, images, engine);
     }
 
     fn write(&self, input: &Maps, bias: &Bias, pool_after: bool, output: Images<'_>, engine: &mut Engine) {

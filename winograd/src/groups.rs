@@ -26,6 +26,7 @@ macro_rules! each_row {
         each_row!(@ $rows, $row, $then, 0 1 2 3 4 5 6 7 8 9 10 11 12 13)
     };
     (@ $rows:ident, $row:ident, $then:expr, $($n:literal)*) => {
+        const { assert!($rows <= [$($n),*].len(), "each row is written out above") };
         $(if $n < $rows { let $row = $n; $then })*
     };
 }

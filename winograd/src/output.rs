@@ -101,14 +101,10 @@ impl TransformOutput<'_> {
         let plane = (place.image, panel);
         let len = (height - 1) * shape.row() + width * LANES;
         let to = self.images.pointer(plane, top, left, len);
-        let is_whole = height == SIDE && width == SIDE;
-        for (y, row) in tile.iter().enumerate() {
-            for (x, &value) in row.iter().enumerate() {
-                // A condition within loops of constant length rather than shorter loops: so the tile stays in registers.
-                if is_whole || (y < height && x < width) {
-                    // SAFETY: `pointer` checked room up to the last row's last number; each tile is one thread's.
-                    unsafe { s.store(to.add(y * shape.row() + x * LANES), value) };
-                }
+        for (y, row) in tile.iter().enumerate().take(height) {
+            for (x, &value) in row.iter().enumerate().take(width) {
+                // SAFETY: `pointer` checked room up to the last row's last number; each tile is one thread's.
+                unsafe { s.store(to.add(y * shape.row() + x * LANES), value) };
             }
         }
         // SAFETY: the border beside a tile is its thread's.

@@ -22,6 +22,7 @@ pub struct Pool {
     caller_cpu: Option<usize>,
 }
 
+#[derive(Default)]
 struct Shared {
     /// Counts the pieces of work; a worker takes part at most once in each.
     epoch: AtomicUsize,
@@ -36,6 +37,7 @@ struct Shared {
 }
 
 /// The piece of work on offer.
+#[derive(Default)]
 struct Board {
     work: Option<&'static Work<'static>>,
     items: usize,
@@ -61,19 +63,7 @@ impl Pool {
 
     /// Thread `i` on the `i`th of `cpus`, or anywhere if there are none.
     fn start(threads: usize, cpus: &[usize]) -> Self {
-        let shared = Arc::new(Shared {
-            epoch: AtomicUsize::new(0),
-            next: AtomicUsize::new(0),
-            busy: AtomicUsize::new(0),
-            panicked: AtomicBool::new(false),
-            board: Mutex::new(Board {
-                work: None,
-                items: 0,
-                caller: None,
-                stop: false,
-            }),
-            posted: Condvar::new(),
-        });
+        let shared = Arc::new(Shared::default());
         let workers = (1..threads)
             .map(|thread| {
                 let shared = Arc::clone(&shared);
@@ -273,6 +263,20 @@ mod tests {
                 assert!(done.iter().all(|count| count.load(Ordering::Relaxed) == 1));
             }
         }
+    }
+
+    #[test]
+    fn a_worker_that_never_comes_is_not_waited_for() {
+        let mut pool = Pool {
+            shared: Arc::default(),
+            workers: vec![std::thread::spawn(|| ())],
+            caller_cpu: None,
+        };
+        let done = AtomicUsize::new(0);
+        pool.run(7, |_, _| {
+            done.fetch_add(1, Ordering::Relaxed);
+        });
+        assert_eq!(done.into_inner(), 7);
     }
 
     #[test]
