@@ -58,9 +58,45 @@ impl Channels {
             Self::GreyAlpha => pixels.chunks_exact(2).flat_map(|pixel| [pixel[0]; 3]).collect(),
             Self::Rgb => pixels,
             Self::Rgba => {
-                let rgb = pixels.chunks_exact(4).flat_map(|pixel| [pixel[0], pixel[1], pixel[2]]);
-                rgb.collect()
+                let (pixels, _) = pixels.as_chunks::<4>();
+                let rgb: Vec<[u8; 3]> = pixels.iter().map(|&[red, green, blue, _]| [red, green, blue]).collect();
+                rgb.into_flattened()
             }
+        }
+    }
+}
+
+/// Memory for a decoder to write a picture of `length` bytes to.
+///
+/// The system gives a large picture's memory page by page, as it is first written: a third of the time that decoding 12
+/// megapixels takes. With pages of 2 MiB there are few.
+pub(super) fn zeroed(length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    advise_huge_pages(&mut bytes);
+    bytes
+}
+
+#[cfg(target_os = "linux")]
+fn advise_huge_pages(bytes: &mut [u8]) {
+    const HUGE_PAGE: usize = 2 << 20;
+    let first = bytes.as_ptr().align_offset(HUGE_PAGE).min(bytes.len());
+    let (whole, _) = bytes[first..].as_chunks_mut::<HUGE_PAGE>();
+    // SAFETY: the range is whole pages of `bytes`. The advice changes no contents, and its failure only leaves small pages.
+    unsafe { libc::madvise(whole.as_mut_ptr().cast(), size_of_val(whole), libc::MADV_HUGEPAGE) };
+}
+
+#[cfg(not(target_os = "linux"))]
+fn advise_huge_pages(_: &mut [u8]) {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_of_any_length_is_zeros() {
+        for length in [0, 1, 4097, (2 << 20) - 1, 2 << 20, (9 << 20) + 5] {
+            let bytes = zeroed(length);
+            assert!(bytes.len() == length && bytes.iter().all(|&byte| byte == 0), "{length}");
         }
     }
 }

@@ -13,8 +13,8 @@ use super::samples::{Channels, Samples};
 pub(super) fn decode(bytes: &[u8], (width, height): (u32, u32), channels: Channels, eighths: u32) -> Option<Samples> {
     let (stored, wanted) = match channels {
         Channels::Grey => (ColorSpace::JCS_GRAYSCALE, ColorSpace::JCS_GRAYSCALE),
-        Channels::Rgb => (ColorSpace::JCS_YCbCr, ColorSpace::JCS_RGB),
-        Channels::GreyAlpha | Channels::Rgba => return None,
+        Channels::Rgba => (ColorSpace::JCS_YCbCr, ColorSpace::JCS_EXT_RGBA),
+        Channels::GreyAlpha | Channels::Rgb => return None,
     };
     let read = || {
         let mut decoder = Decompress::with_err(strict()).from_mem(bytes).ok()?;
