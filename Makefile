@@ -27,10 +27,12 @@ run: build ## Serve the demo's untrained weights, or others: make run ARGS='--we
 
 test: setup ## Run every test, then every RPC from Python by reflection
 	cargo test --locked --workspace
+	cargo test --locked --manifest-path fuzz/Cargo.toml --target-dir target/fuzz
 	tests/clients/run target/debug/headswap
 
 check: setup ## Formatting, lints, rustdoc and licences
 	cargo fmt --all --check
+	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locked --document-private-items
 	@if cargo deny --version >/dev/null 2>&1; then cargo deny --locked check bans licenses sources; else echo 'check: cargo-deny is missing; install it with: cargo install --locked cargo-deny'; fi

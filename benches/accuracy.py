@@ -6,6 +6,7 @@ classes whose margins are those of a trained one: fitted to the features, then p
 libtorch would compute, stands beside them. Needs what `scripts/parity/setup` installs.
 """
 
+import argparse
 import subprocess
 import sys
 import tempfile
@@ -116,4 +117,8 @@ def main(headswap, count):
 
 
 if __name__ == "__main__":
-    main(str(Path(sys.argv[1]).resolve()), int(sys.argv[2]) if len(sys.argv) > 2 else 1000)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("headswap", help="path to the binary")
+    parser.add_argument("pictures", nargs="?", type=int, default=1000, help="how many (1000)")
+    arguments = parser.parse_args()
+    main(str(Path(arguments.headswap).resolve()), arguments.pictures)

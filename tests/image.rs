@@ -118,12 +118,26 @@ fn messages_are_one_line() {
     }
 }
 
+/// zune-jpeg would take the first scan for the whole.
+#[test]
+fn separate_scans_that_are_not_ycbcr_are_refused() {
+    let planar = fixture("jpeg_420_planar.jpg");
+    let adobe_says_rgb = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00";
+    let (start, rest) = planar.split_at(2);
+    // Without the JFIF segment, which says YCbCr.
+    let jfif = 2 + usize::from(u16::from_be_bytes([rest[2], rest[3]]));
+    let bytes = [start, adobe_says_rgb, &rest[jfif..]].concat();
+    let message = refusal(&bytes).to_string();
+    assert!(message.contains("separate scans"), "{message}");
+}
+
 #[test]
 fn a_file_cut_short_anywhere_is_refused() {
     // The last bytes of some formats (a checksum, a terminator) carry no pixels.
     let names = [
         ("jpeg_420.jpg", 0),
         ("jpeg_422_progressive.jpg", 0),
+        ("jpeg_420_planar.jpg", 0),
         ("jpeg_grey.jpg", 0),
         ("jpeg_cmyk.jpg", 0),
         ("jpeg_restarts.jpg", 0),
@@ -278,8 +292,8 @@ proptest! {
         is_near_start in any::<bool>(),
     ) {
         let names = [
-            "jpeg_420.jpg", "jpeg_422_progressive.jpg", "jpeg_grey.jpg", "jpeg_cmyk.jpg", "jpeg_ycck.jpg",
-            "jpeg_restarts.jpg", "png_grey1.png", "png_grey16.png", "png_palette_transparent.png", "png_rgba.png",
+            "jpeg_420.jpg", "jpeg_422_progressive.jpg", "jpeg_420_planar.jpg", "jpeg_grey.jpg", "jpeg_cmyk.jpg",
+            "jpeg_ycck.jpg", "jpeg_restarts.jpg", "png_grey1.png", "png_grey16.png", "png_palette_transparent.png", "png_rgba.png",
             "gif_offset_transparent.gif", "gif_frame_beyond_screen.gif", "bmp_rle8.bmp", "bmp_565.bmp",
             "webp_lossy.webp", "webp_animated_alpha.webp",
         ];

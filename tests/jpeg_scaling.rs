@@ -210,9 +210,10 @@ fn more_scans_than_encoders_write_are_refused() {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(60) })]
 
-    /// And no panic: what is wrong is an error, and of a file that `off` refuses no pixels come.
+    /// And no panic. Two decoders may judge damage differently where codes end by chance at the end of the file: then there
+    /// are pixels, or `off`'s words.
     #[test]
-    fn damage_is_refused_as_ever(
+    fn damage_is_refused_with_the_same_words(
         is_progressive in any::<bool>(),
         changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
         is_near_start in any::<bool>(),
@@ -230,8 +231,8 @@ proptest! {
         let [whole, scaled] = [JpegScaling::Off, JpegScaling::Coarse]
             .map(|jpeg_scaling| decode(&bytes, ImageSettings { limits, jpeg_scaling }));
         match (whole, scaled) {
-            (Err(whole), scaled) => prop_assert_eq!(scaled.unwrap_err(), whole),
-            (Ok(_), scaled) => prop_assert!(scaled.is_ok()),
+            (Err(whole), Err(scaled)) => prop_assert_eq!(scaled, whole),
+            (whole, scaled) => prop_assert!(scaled.is_ok(), "{:?}, but {:?}", whole.map(drop), scaled),
         }
     }
 }

@@ -1,11 +1,13 @@
 //! Counts the memory that is taken, to hold it against a bound.
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::cell::Cell;
 
-/// The bytes now taken, and the most there were since [`measure`] began.
-static LIVE: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
+thread_local! {
+    /// The bytes that this thread took and did not give back, and the most there were since [`measure`] began.
+    static LIVE: Cell<isize> = const { Cell::new(0) };
+    static PEAK: Cell<isize> = const { Cell::new(0) };
+}
 
 struct Counting;
 
@@ -27,7 +29,7 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        LIVE.fetch_sub(layout.size(), Relaxed);
+        subtract(layout.size());
         // SAFETY: the caller keeps dealloc's promises.
         unsafe { System.dealloc(pointer, layout) }
     }
@@ -35,21 +37,25 @@ unsafe impl GlobalAlloc for Counting {
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         // While it is moved, both may be there.
         add(size);
-        LIVE.fetch_sub(layout.size(), Relaxed);
+        subtract(layout.size());
         // SAFETY: the caller keeps realloc's promises.
         unsafe { System.realloc(pointer, layout, size) }
     }
 }
 
 fn add(bytes: usize) {
-    let live = LIVE.fetch_add(bytes, Relaxed) + bytes;
-    PEAK.fetch_max(live, Relaxed);
+    LIVE.set(LIVE.get() + bytes as isize);
+    PEAK.set(PEAK.get().max(LIVE.get()));
 }
 
-/// The most bytes that `work` held at one time, and its result.
+fn subtract(bytes: usize) {
+    LIVE.set(LIVE.get() - bytes as isize);
+}
+
+/// The most bytes that `work` held at one time in this thread, and its result.
 pub fn measure<T>(work: impl FnOnce() -> T) -> (usize, T) {
-    let before = LIVE.load(Relaxed);
-    PEAK.store(before, Relaxed);
+    let before = LIVE.get();
+    PEAK.set(before);
     let result = work();
-    (PEAK.load(Relaxed).saturating_sub(before), result)
+    (PEAK.get().abs_diff(before), result)
 }

@@ -1,5 +1,5 @@
-//! The readers of `src/model/checkpoint`, built from their own files but without the rest of the crate, so that neither
-//! building nor starting a target needs libtorch; and what every target asserts.
+//! The readers of `src/model/checkpoint` and `src/image`, built from their own files but without the rest of the crate, so
+//! that neither building nor starting a target needs libtorch; and what every target asserts.
 
 #![allow(
     dead_code,
@@ -10,9 +10,13 @@
 
 mod allocator;
 mod check;
+mod check_picture;
 mod container;
 
+#[path = "../../src/image/mod.rs"]
+mod image;
 mod model;
 
 pub use check::check;
+pub use check_picture::check_picture;
 pub use container::archive;

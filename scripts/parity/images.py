@@ -23,6 +23,7 @@ PHOTOGRAPHS = ["grace_hopper.jpg", "rocket.jpg", "chelsea.png", "coffee.png"]
 GOLDEN = [
     "jpeg_420.jpg",
     "jpeg_422_progressive.jpg",
+    "jpeg_420_planar.jpg",
     "jpeg_grey.jpg",
     "jpeg_cmyk.jpg",
     "jpeg_ycck.jpg",
@@ -166,6 +167,38 @@ def adobe_transform(jpeg, transform):
     return jpeg[: at + 11] + bytes([transform]) + jpeg[at + 12 :]
 
 
+def jpeg_planar(picture, halved):
+    """A sequential YCbCr file with a scan for each component (T.81, A.2.2), which Pillow reads but does not write: made of
+    three grey files, whose quantisation and Huffman tables are the same. With `halved` chroma, 4:2:0.
+    """
+    luma, *chroma = picture.convert("YCbCr").split()
+    if halved:
+        chroma = [plane.reduce(2) for plane in chroma]
+    file, scans = b"", b""
+    for component, plane in enumerate([luma, *chroma], 1):
+        segments = jpeg_segments(encoded(plane, "JPEG", quality=85))
+        scan = next(data for marker, data in segments if marker == 0xDA)
+        scans += scan[:5] + bytes([component]) + scan[6:]
+        if component == 1:
+            factors = 0x22 if halved else 0x11
+            size = struct.pack(">BHHB", 8, plane.height, plane.width, 3)
+            frame = size + bytes([1, factors, 0, 2, 0x11, 0, 3, 0x11, 0])
+            frame = b"\xff\xc0" + struct.pack(">H", len(frame) + 2) + frame
+            file = b"".join(frame if marker == 0xC0 else data for marker, data in segments if marker != 0xDA)
+    return b"\xff\xd8" + file + scans + b"\xff\xd9"
+
+
+def jpeg_segments(jpeg):
+    """(marker, all its bytes) of each segment between the file's first and last marker; a scan's codes are part of it."""
+    at, segments = 2, []
+    while jpeg[at + 1] != 0xD9:
+        (length,) = struct.unpack(">H", jpeg[at + 2 : at + 4])
+        end = len(jpeg) - 2 if jpeg[at + 1] == 0xDA else at + 2 + length
+        segments.append((jpeg[at + 1], jpeg[at:end]))
+        at = end
+    return segments
+
+
 def jpeg_files():
     for number, (width, height) in enumerate([(49, 31), (16, 16), (1, 1), (333, 500), (9, 250)]):
         for sampling, name in [(0, "444"), (1, "422"), (2, "420")]:
@@ -192,6 +225,9 @@ def jpeg_files():
     yield "jpeg_restarts_progressive.jpg", encoded(
         rgb(49, 31, 315), "JPEG", quality=85, restart_marker_rows=1, progressive=True
     )
+    yield "jpeg_420_planar.jpg", jpeg_planar(rgb(49, 31, 319), True)
+    yield "jpeg_444_planar.jpg", jpeg_planar(rgb(49, 31, 319), False)
+    yield "jpeg_420_planar_333x500.jpg", jpeg_planar(rgb(333, 500, 320), True)
     yield "jpeg_bad_quality.jpg", encoded(rgb(49, 31, 316), "JPEG", quality=5)
     yield "jpeg_best_quality.jpg", encoded(rgb(49, 31, 316), "JPEG", quality=100, subsampling=0)
     yield "jpeg_comment.jpg", encoded(rgb(49, 31, 317), "JPEG", comment=b"\xff\xd9" * 30, icc_profile=b"x" * 70000)

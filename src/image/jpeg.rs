@@ -1,4 +1,4 @@
-//! JPEG, by zune-jpeg; a large one at a part of its size, if wished.
+//! JPEG, by zune-jpeg; what it cannot do, a part of the size or components in scans of their own, by libjpeg.
 
 use memchr::memchr;
 use zune_jpeg::JpegDecoder;
@@ -10,8 +10,8 @@ use super::cmyk;
 use super::decode::{ImageLimits, malformed};
 use super::error::ImageError;
 use super::format::Format;
+use super::libjpeg;
 use super::samples::{self, Channels, Samples};
-use super::scaled_jpeg;
 use super::scaling::{JpegScaling, WHOLE};
 
 /// A progressive file refines the whole picture with each scan: without a bound few bytes would buy much work. Encoders
@@ -54,12 +54,18 @@ pub(super) fn decode(bytes: &[u8], limits: ImageLimits, scaling: JpegScaling) ->
         _ => Channels::Rgb,
     };
     let eighths = scaling.eighths(width.min(height));
-    let may_scale = matches!(stored, ColorSpace::Luma | ColorSpace::YCbCr) && scans <= SCANS_MAX;
-    if eighths < WHOLE && may_scale {
-        // What libjpeg will not take is decoded whole, so that damage has one judge and one wording.
-        if let Some(samples) = scaled_jpeg::decode(bytes, (width, height), channels, eighths) {
+    // Of these zune-jpeg 0.5 would take the first scan, and call the green picture whole.
+    let is_planar = scans > 1 && !info.sof.is_progressive();
+    let is_usual = matches!(stored, ColorSpace::Luma | ColorSpace::YCbCr) && scans <= SCANS_MAX;
+    if (eighths < WHOLE || is_planar) && is_usual {
+        // What libjpeg will not take is left to zune-jpeg if possible, so that damage has one judge and one wording.
+        if let Some(samples) = libjpeg::decode(bytes, (width, height), channels, eighths) {
             return Ok(samples);
         }
+    }
+    if is_planar {
+        let reason = "its components are in separate scans, which are damaged or not YCbCr";
+        return Err(malformed(Format::Jpeg, reason));
     }
 
     decoder.set_options(options.jpeg_set_out_colorspace(wanted));

@@ -18,11 +18,11 @@ mod error;
 mod format;
 mod gif;
 mod jpeg;
+mod libjpeg;
 mod pixels;
 mod raster;
 mod resize;
 mod samples;
-mod scaled_jpeg;
 mod scaling;
 
 pub use decode::{ImageLimits, ImageSettings, decode};

@@ -4,5 +4,7 @@
 pub mod checkpoint;
 #[path = "../../../src/model/digest.rs"]
 pub mod digest;
+#[path = "../../../src/model/pace.rs"]
+pub mod pace;
 #[path = "../../../src/model/tensor.rs"]
 pub mod tensor;

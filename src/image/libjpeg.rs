@@ -1,4 +1,4 @@
-//! JPEG at some eighths of its size, by MozJPEG's libjpeg.
+//! JPEG by MozJPEG's libjpeg, at some eighths of its size.
 //!
 //! libjpeg shows what it can of a damaged file and counts warnings; here the first warning ends decoding, as its errors do.
 
