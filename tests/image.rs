@@ -293,9 +293,9 @@ proptest! {
     ) {
         let names = [
             "jpeg_420.jpg", "jpeg_422_progressive.jpg", "jpeg_420_planar.jpg", "jpeg_grey.jpg", "jpeg_cmyk.jpg",
-            "jpeg_ycck.jpg", "jpeg_restarts.jpg", "png_grey1.png", "png_grey16.png", "png_palette_transparent.png", "png_rgba.png",
-            "gif_offset_transparent.gif", "gif_frame_beyond_screen.gif", "bmp_rle8.bmp", "bmp_565.bmp",
-            "webp_lossy.webp", "webp_animated_alpha.webp",
+            "jpeg_ycck.jpg", "jpeg_restarts.jpg", "png_grey1.png", "png_grey16.png", "png_palette_transparent.png",
+            "png_rgba.png", "gif_offset_transparent.gif", "gif_frame_beyond_screen.gif", "bmp_rle8.bmp",
+            "bmp_565.bmp", "webp_lossy.webp", "webp_animated_alpha.webp",
         ];
         let mut bytes = fixture(names[which.index(names.len())]);
         // Headers are where damage leads furthest astray.

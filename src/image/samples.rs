@@ -66,6 +66,9 @@ impl Channels {
     }
 }
 
+#[cfg(target_os = "linux")]
+const HUGE_PAGE: usize = 2 << 20;
+
 /// Memory for a decoder to write a picture of `length` bytes to.
 ///
 /// The system gives a large picture's memory page by page, as it is first written: a third of the time that decoding 12
@@ -78,25 +81,35 @@ pub(super) fn zeroed(length: usize) -> Vec<u8> {
 
 #[cfg(target_os = "linux")]
 fn advise_huge_pages(bytes: &mut [u8]) {
-    const HUGE_PAGE: usize = 2 << 20;
-    let first = bytes.as_ptr().align_offset(HUGE_PAGE).min(bytes.len());
-    let (whole, _) = bytes[first..].as_chunks_mut::<HUGE_PAGE>();
+    let pages = huge_pages(bytes);
     // SAFETY: the range is whole pages of `bytes`. The advice changes no contents, and its failure only leaves small pages.
-    unsafe { libc::madvise(whole.as_mut_ptr().cast(), size_of_val(whole), libc::MADV_HUGEPAGE) };
+    unsafe { libc::madvise(pages.as_mut_ptr().cast(), size_of_val(pages), libc::MADV_HUGEPAGE) };
+}
+
+/// The whole pages of 2 MiB within `bytes`.
+#[cfg(target_os = "linux")]
+fn huge_pages(bytes: &mut [u8]) -> &mut [[u8; HUGE_PAGE]] {
+    let first = bytes.as_ptr().align_offset(HUGE_PAGE).min(bytes.len());
+    bytes[first..].as_chunks_mut().0
 }
 
 #[cfg(not(target_os = "linux"))]
 fn advise_huge_pages(_: &mut [u8]) {}
 
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
 
     #[test]
-    fn memory_of_any_length_is_zeros() {
-        for length in [0, 1, 4097, (2 << 20) - 1, 2 << 20, (9 << 20) + 5] {
-            let bytes = zeroed(length);
-            assert!(bytes.len() == length && bytes.iter().all(|&byte| byte == 0), "{length}");
+    fn huge_pages_are_all_that_lie_within() {
+        for length in [0, 1, HUGE_PAGE - 1, 2 * HUGE_PAGE - 1, 9 * HUGE_PAGE + 5] {
+            let mut bytes = zeroed(length);
+            let all = bytes.as_ptr_range();
+            let (first, end) = (all.start.addr().next_multiple_of(HUGE_PAGE), all.end.addr());
+            let expected = end.saturating_sub(first) / HUGE_PAGE;
+            let pages = huge_pages(&mut bytes);
+            assert_eq!(pages.len(), expected, "{length}");
+            assert!(pages.is_empty() || pages.as_ptr().addr() == first, "{length}");
         }
     }
 }
