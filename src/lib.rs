@@ -2,7 +2,7 @@
 //! replaces a head while traffic flows.
 //!
 //! # Rooms
-//! `main → cli → server → rpc → {heads, engine, image} → model`; arrows point one way. `ARCHITECTURE.md` has the map.
+//! `main → cli → server → rpc → service → {heads, engine, image} → model`; arrows point one way. `ARCHITECTURE.md` has the map.
 
 pub mod cli;
 pub mod engine;
@@ -11,3 +11,4 @@ pub mod image;
 pub mod model;
 pub mod rpc;
 pub mod server;
+pub mod service;

@@ -1,5 +1,6 @@
 //! What the services need once the model is ready, behind a gate that is closed until then.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use prometheus_client::metrics::gauge::Gauge;
@@ -66,6 +67,19 @@ pub struct Gate(Arc<State>);
 struct State {
     serving: OnceLock<Arc<Serving>>,
     draining: watch::Sender<bool>,
+    closed: AtomicBool,
+    /// Requests whose message has arrived and that are not answered yet.
+    accepted: watch::Sender<usize>,
+}
+
+/// One accepted request, until its answer is on its way. A drain waits for it.
+#[must_use = "a drain waits for as long as this lives"]
+pub struct Accepted(Arc<State>);
+
+impl Drop for Accepted {
+    fn drop(&mut self) {
+        self.0.accepted.send_modify(|accepted| *accepted -= 1);
+    }
 }
 
 impl Gate {
@@ -81,6 +95,39 @@ impl Gate {
     pub fn pass(&self) -> Result<Arc<Serving>, Status> {
         let loading = || unavailable("the model is still loading; retry in a second");
         self.0.serving.get().cloned().ok_or_else(loading)
+    }
+
+    /// Counts a request whose whole message has arrived.
+    ///
+    /// # Errors
+    /// UNAVAILABLE once the gate is closed.
+    pub fn accept(&self) -> Result<Accepted, Status> {
+        self.0.accepted.send_modify(|accepted| *accepted += 1);
+        let accepted = Accepted(Arc::clone(&self.0));
+        // Counted before asked, so that a drain that has closed the gate and sees no request has seen the last one.
+        if self.0.closed.load(Ordering::SeqCst) {
+            return Err(unavailable(
+                "the server is shutting down; send the request to another replica",
+            ));
+        }
+        Ok(accepted)
+    }
+
+    /// Refuses every request from now on.
+    pub fn close(&self) {
+        self.0.closed.store(true, Ordering::SeqCst);
+    }
+
+    /// How many accepted requests are not answered yet.
+    pub fn accepted(&self) -> usize {
+        *self.0.accepted.borrow()
+    }
+
+    /// Returns once no accepted request is unanswered.
+    pub async fn idle(&self) {
+        let mut accepted = self.0.accepted.subscribe();
+        // The sender lives as long as the gate.
+        let _ = accepted.wait_for(|accepted| *accepted == 0).await;
     }
 
     /// Ends the streams, once what they accepted is answered.

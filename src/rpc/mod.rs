@@ -18,7 +18,7 @@ mod swap;
 mod upload;
 
 pub use classifier::ClassifierRpc;
-pub use gate::{Gate, ModelInfo, Serving};
+pub use gate::{Accepted, Gate, ModelInfo, Serving};
 pub use head_admin::{AdminSettings, HeadAdminRpc};
 pub use input::Input;
 pub use metrics::RpcMetrics;

@@ -12,6 +12,7 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 use super::PipelineError;
 use crate::engine::EngineError;
 use crate::heads::{self, HeadError};
+use crate::service::ServiceError;
 
 /// When to come back to a server that is busy or loading.
 const RETRY_LATER: Duration = Duration::from_secs(1);
@@ -51,6 +52,21 @@ pub(super) fn of_pipeline(error: PipelineError) -> Status {
         PipelineError::Engine(EngineError::Expired) => Status::deadline_exceeded(message),
         PipelineError::Engine(EngineError::Network(_)) => Status::internal(message),
         PipelineError::Engine(EngineError::Stopped) => unavailable(&message),
+    }
+}
+
+pub(super) fn of_service(error: ServiceError) -> Status {
+    let message = error.to_string();
+    match error {
+        ServiceError::Invalid { field, .. } => invalid(field, message),
+        ServiceError::Head(error) => of_head(&*error),
+        ServiceError::Image(error) => of_pipeline(error.into()),
+        ServiceError::Engine(error) => of_pipeline(error.into()),
+        ServiceError::Exhausted { setting, .. } => exhausted(setting, message),
+        ServiceError::Expired { .. } => Status::deadline_exceeded(message),
+        ServiceError::Cancelled => Status::cancelled(message),
+        ServiceError::Unavailable(_) => unavailable(&message),
+        ServiceError::Internal(_) => Status::internal(message),
     }
 }
 

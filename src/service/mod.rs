@@ -1,0 +1,9 @@
+//! Use cases in the server's own types: what a caller asks, what it gets, and why not.
+//!
+//! The room knows nothing of gRPC. An adapter (`rpc/`) turns messages into calls and errors into statuses.
+
+mod context;
+mod error;
+
+pub use context::{CallContext, Class};
+pub use error::ServiceError;
