@@ -35,6 +35,11 @@ impl Grouping {
         Self { groups, places }
     }
 
+    /// How many rows the batch has.
+    pub fn rows(&self) -> usize {
+        self.places.len()
+    }
+
     /// What the network is asked to compute.
     pub fn heads(&self) -> Vec<HeadRows<'_>> {
         self.groups

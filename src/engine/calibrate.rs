@@ -28,15 +28,8 @@ pub fn calibrate(network: &mut dyn Network, ceiling: usize, budget: Duration) ->
     let mut per_picture: Vec<(usize, Duration)> = Vec::new();
     let mut size = 1;
     while size <= ceiling {
-        let grey = [127; Pixels::BYTES];
-        let pictures = vec![&grey[..]; size];
-        let rows: Vec<usize> = (0..size).collect();
-        let mut timed = || {
-            let started = Instant::now();
-            network.forward(&pictures, &[], &rows).map(|_| started.elapsed())
-        };
         // The first run of a size also allocates; the faster of two is its speed.
-        let fastest = match timed().and_then(|first| Ok(first.min(timed()?))) {
+        let fastest = match fastest_of(2, network, size) {
             Ok(time) => time / size as u32,
             Err(error) if per_picture.is_empty() => return Err(error),
             Err(_) => break,
@@ -51,6 +44,32 @@ pub fn calibrate(network: &mut dyn Network, ceiling: usize, budget: Duration) ->
     }
     let max_batch = best(&per_picture);
     Ok(Calibration { max_batch, per_picture })
+}
+
+/// Measures a batch size that was chosen already, beside the batch of one.
+///
+/// # Errors
+/// As [`calibrate`].
+pub fn measure(network: &mut dyn Network, max_batch: usize) -> Result<Calibration, NetworkError> {
+    let mut per_picture = vec![(1, fastest_of(2, network, 1)?)];
+    if max_batch > 1 {
+        let time = fastest_of(1, network, max_batch)?;
+        per_picture.push((max_batch, time / max_batch as u32));
+    }
+    Ok(Calibration { max_batch, per_picture })
+}
+
+/// The shortest of some runs of a batch of grey pictures.
+fn fastest_of(runs: usize, network: &mut dyn Network, size: usize) -> Result<Duration, NetworkError> {
+    let grey = [127; Pixels::BYTES];
+    let (pictures, rows) = (vec![&grey[..]; size], (0..size).collect::<Vec<_>>());
+    let mut fastest = Duration::MAX;
+    for _ in 0..runs {
+        let started = Instant::now();
+        network.forward(&pictures, &[], &rows)?;
+        fastest = fastest.min(started.elapsed());
+    }
+    Ok(fastest)
 }
 
 /// The smallest size within [`WORTHWHILE`] of the fastest.

@@ -9,21 +9,35 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
+use tokio::time::Instant;
+
+use super::error::EngineError;
+use super::request::Entry;
 use crate::model::StepCount;
 
 /// Counters and histograms; clones share them.
 #[derive(Clone, Debug)]
 pub struct EngineMetrics {
+    /// Requests admitted and not yet answered.
+    pub(super) in_flight: Gauge,
     pub(super) queue_length: Gauge,
     pub(super) queue_wait: Histogram,
+    pub(super) decode: Histogram,
     pub(super) batch_size: Histogram,
     pub(super) compute: Histogram,
     pub(super) cancelled: Counter,
     pub(super) expired: Counter,
     pub(super) expired_executed: Counter,
     pub(super) failed_batches: Counter,
+    deadline_exceeded: Family<StageLabels, Counter>,
     step_passes: Family<StepLabels, Counter>,
     step_rows: Family<StepLabels, Counter>,
+}
+
+/// What a request was doing.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StageLabels {
+    stage: &'static str,
 }
 
 /// A step by the name of its layer.
@@ -36,27 +50,42 @@ impl EngineMetrics {
     /// Registers everything under its name.
     pub fn register(registry: &mut Registry) -> Self {
         let seconds = || Histogram::new(exponential_buckets(0.000_1, 2.0, 18));
+        let unit = || Unit::Seconds;
         let metrics = Self {
+            in_flight: Gauge::default(),
             queue_length: Gauge::default(),
             queue_wait: seconds(),
+            decode: Histogram::new(exponential_buckets(0.000_1, 2.0, 16)),
             batch_size: Histogram::new(exponential_buckets(1.0, 2.0, 10)),
             compute: seconds(),
             cancelled: Counter::default(),
             expired: Counter::default(),
             expired_executed: Counter::default(),
             failed_batches: Counter::default(),
+            deadline_exceeded: Family::default(),
             step_passes: Family::default(),
             step_rows: Family::default(),
         };
-        let unit = || Unit::Seconds;
+        registry.register(
+            "in_flight",
+            "Requests admitted and not yet answered",
+            metrics.in_flight.clone(),
+        );
+        let help = "Decoding, resizing and cropping one picture";
+        registry.register_with_unit("decode", help, unit(), metrics.decode.clone());
+        registry.register(
+            "deadline_exceeded",
+            "Requests whose deadline passed, by what they were doing: waiting, loading, decoding or computing",
+            metrics.deadline_exceeded.clone(),
+        );
         registry.register(
             "queue_length",
-            "Decoded pictures that wait for their forward pass",
+            "Admitted requests that wait for their forward pass",
             metrics.queue_length.clone(),
         );
         registry.register_with_unit(
             "queue_wait",
-            "From the queue's entrance to the forward pass",
+            "From a request's admission to its forward pass, less decoding",
             unit(),
             metrics.queue_wait.clone(),
         );
@@ -80,7 +109,7 @@ impl EngineMetrics {
         let name = "expired_executed";
         registry.register(
             name,
-            "Entries computed after their deadline; stays 0",
+            "Requests that were given to the device after their deadline; stays 0",
             metrics.expired_executed.clone(),
         );
         registry.register(
@@ -112,6 +141,36 @@ impl EngineMetrics {
             let labels = StepLabels { layer: name.clone() };
             self.step_passes.get_or_create(&labels).inc_by(count.passes as u64);
             self.step_rows.get_or_create(&labels).inc_by(count.rows as u64);
+        }
+    }
+
+    /// Counts an entry that left because nobody waits for it or its deadline has passed.
+    pub(super) fn count_dead(&self, expired: bool) {
+        if expired {
+            self.expired.inc();
+        } else {
+            self.cancelled.inc();
+        }
+    }
+
+    /// Returns the entry unless its caller is gone or its deadline has passed; expired entries get
+    /// [`EngineError::Expired`].
+    pub(super) fn alive(&self, entry: Entry, now: Instant) -> Option<Entry> {
+        let expired = entry.expired(now);
+        if !expired && !entry.cancelled() {
+            return Some(entry);
+        }
+        self.count_dead(expired);
+        let stage = entry.progress.stage();
+        entry.answer(Err(EngineError::Expired(stage)));
+        None
+    }
+
+    /// Counts a deadline that passed, by what the request was doing.
+    pub(super) fn observe_error(&self, error: &EngineError) {
+        if let EngineError::Expired(stage) = error {
+            let labels = StageLabels { stage: stage.word() };
+            self.deadline_exceeded.get_or_create(&labels).inc();
         }
     }
 

@@ -1,25 +1,42 @@
-//! From one picture, or the features of one, to its logits, in batches: a `tower::Service` in front of a batcher task and
-//! a device thread, or several.
+//! From one picture, or the features of one, to its logits, in batches.
 //!
-//! The service puts an entry on a bounded queue; the batcher, a tokio task, forms batches by a [pure policy](policy);
-//! the device thread, an OS thread that drives the network, computes them and answers each entry through a oneshot. A GPU
-//! has two, so that one copies while the other computes.
+//! Requests wait in one place: the [`Scheduler`](scheduler::Scheduler), which is pure, holds all that is admitted and is
+//! owned by the batcher, a tokio task. It grants decode slots, on the blocking pool, and devices. A device thread, an OS
+//! thread that drives the network, computes a batch and answers each entry through a oneshot. A GPU has two, so that one
+//! copies while the other computes.
 //! The room knows nothing of gRPC, of head names or of stores.
 
+mod admission;
 mod batch;
 mod batcher;
 mod calibrate;
+mod class;
+mod clock;
+mod cost;
+mod decoders;
 mod error;
+mod fair_queue;
+mod handle;
+mod health;
 mod metrics;
 pub mod policy;
 mod request;
-mod service;
+#[cfg(test)]
+mod rig;
+pub mod scheduler;
+mod share;
 mod together;
 mod worker;
 
-pub use calibrate::{Calibration, calibrate};
-pub use error::{EngineError, StartError};
+pub use admission::Admitted;
+pub use calibrate::{Calibration, calibrate, measure};
+pub use class::{Class, FlowId};
+pub use clock::{Clock, SystemClock};
+pub use cost::CostTable;
+pub use decoders::Decode;
+pub use error::{EngineError, Stage, StartError};
+pub use handle::{Engine, EngineSettings, EngineThreads, start};
+pub use health::EngineHealth;
 pub use metrics::{Counted, EngineMetrics};
 pub use policy::BatchLimits;
-pub use request::{Answer, Request, Row, Timing};
-pub use service::{Engine, EngineThreads, start};
+pub use request::{Answer, HeadSource, Input, Pinned, PinnedHeads, Request, Timing};

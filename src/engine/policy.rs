@@ -1,12 +1,10 @@
 //! When a batch leaves, as a pure function: no clock, no tokio.
 //!
-//! A device holds at most two batches: one that runs and one prepared behind it. An idle device takes whatever waits.
-//! A busy one is given a second batch only when that is full: until then the batch stays open for those who come.
+//! An idle device takes whatever is ready. A device that computes one batch while it copies another, as a GPU does, is
+//! given the second only when that is full: until then the batch stays open for those who come. No batch is prepared
+//! behind those that a device computes, so that an urgent request waits for those alone.
 
 use std::time::Duration;
-
-/// Batches that a device may hold: one runs, one is ready.
-pub const OUTSTANDING_MAX: usize = 2;
 
 /// How large batches grow and how long an idle device waits for company.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,9 +27,9 @@ pub enum Decision {
 }
 
 /// Decides for `queued` entries, the oldest of which has waited for `oldest_wait`, while the least busy device holds
-/// `outstanding` batches.
-pub fn decide(queued: usize, outstanding: usize, oldest_wait: Duration, limits: BatchLimits) -> Decision {
-    if queued == 0 || outstanding >= OUTSTANDING_MAX {
+/// `outstanding` of the `lanes` batches that it computes at the same time.
+pub fn decide(queued: usize, outstanding: usize, lanes: usize, oldest_wait: Duration, limits: BatchLimits) -> Decision {
+    if queued == 0 || outstanding >= lanes {
         return Decision::Wait;
     }
     if queued >= limits.max_batch {
@@ -53,17 +51,17 @@ mod tests {
         #[test]
         fn an_idle_device_never_waits_without_a_configured_wait(queued in 1usize..100, max_batch in 1usize..64) {
             let limits = BatchLimits { max_batch, wait_max: Duration::ZERO };
-            prop_assert_eq!(decide(queued, 0, Duration::ZERO, limits), Decision::Dispatch(queued.min(max_batch)));
+            prop_assert_eq!(decide(queued, 0, 1, Duration::ZERO, limits), Decision::Dispatch(queued.min(max_batch)));
         }
 
         #[test]
         fn batches_are_bounded_and_the_device_is_not_flooded(
-            queued in 0usize..100, outstanding in 0usize..4, waited in 0u64..2000, wait in 0u64..1000, max in 1usize..64,
+            queued in 0usize..100, outstanding in 0usize..4, lanes in 1usize..3, waited in 0u64..2000, wait in 0u64..1000, max in 1usize..64,
         ) {
             let limits = BatchLimits { max_batch: max, wait_max: Duration::from_micros(wait) };
-            match decide(queued, outstanding, Duration::from_micros(waited), limits) {
+            match decide(queued, outstanding, lanes, Duration::from_micros(waited), limits) {
                 Decision::Dispatch(n) => {
-                    prop_assert!(n >= 1 && n <= max && n <= queued && outstanding < OUTSTANDING_MAX);
+                    prop_assert!(n >= 1 && n <= max && n <= queued && outstanding < lanes);
                     prop_assert!(outstanding == 0 || n == max);
                 }
                 Decision::WaitFor(rest) => {

@@ -1,79 +1,73 @@
 //! What goes into the engine and what comes out.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures::future::BoxFuture;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::error::EngineError;
+use super::admission::Admitted;
+use super::class::{Class, FlowId};
+use super::error::{EngineError, Stage};
 use super::metrics::Counted;
+use super::scheduler::Scheduled;
 use crate::image::Pixels;
 use crate::model::PlacedHead;
 
-/// What a row of a batch begins with.
+/// What a request is computed from.
 #[derive(Clone, Debug)]
-pub enum Row {
+pub enum Input {
+    /// An encoded picture.
+    Image(Bytes),
     /// A picture, for the whole network.
     Pixels(Pixels),
     /// The backbone's features of one, for the last Linear of heads that override nothing else.
     Features(Arc<[f32]>),
 }
 
-impl Row {
-    /// The picture, if that is what it is.
-    pub fn pixels(&self) -> Option<Pixels> {
-        match self {
-            Self::Pixels(pixels) => Some(pixels.clone()),
-            Self::Features(_) => None,
-        }
-    }
+/// Heads as placed on the device. While a request has them, they stay there.
+pub type PinnedHeads = Vec<Arc<PlacedHead>>;
 
-    /// The features, if that is what it is.
-    pub fn features(&self) -> Option<Arc<[f32]>> {
-        match self {
-            Self::Features(features) => Some(Arc::clone(features)),
-            Self::Pixels(_) => None,
-        }
-    }
+/// Where a request's heads come from: a bulk request takes them when its turn comes, so that what waits keeps no
+/// device memory; an interactive one takes them at once.
+pub trait HeadSource: Send + Sync {
+    /// Whether [`HeadSource::pin`] would find all of them on the device.
+    fn resident(&self) -> bool;
+
+    /// Takes the heads, at once if they are on the device, else once they have been loaded.
+    fn pin(self: Arc<Self>) -> Pinned;
 }
 
-/// One picture and the heads to run on it. `P` is a [`Row`] when it reaches the engine and whatever that is made from in
-/// the layers before.
-#[derive(Clone, Debug)]
-pub struct Request<P> {
+/// What a [`HeadSource`] gives.
+pub enum Pinned {
+    /// The heads that can answer; none if all failed.
+    Now(PinnedHeads),
+    /// The same, once the missing ones are loaded.
+    Later(BoxFuture<'static, PinnedHeads>),
+}
+
+/// One picture and the heads to run on it.
+pub struct Request {
     /// The picture.
-    pub input: P,
-    /// The heads; each is kept alive by this reference until its answer is out.
-    pub heads: Vec<Arc<PlacedHead>>,
+    pub input: Input,
+    /// The heads; none if the features alone are wanted.
+    pub heads: Option<Arc<dyn HeadSource>>,
     /// Whether the features are wanted, too.
     pub features: bool,
     /// After this the answer is worthless.
     pub deadline: Option<Instant>,
-}
-
-impl<P> Request<P> {
-    /// The same request with another input.
-    pub fn with_input<Q>(self, input: Q) -> Request<Q> {
-        Request {
-            input,
-            heads: self.heads,
-            features: self.features,
-            deadline: self.deadline,
-        }
-    }
-
-    /// Whether the deadline has passed at `now`.
-    pub fn expired(&self, now: Instant) -> bool {
-        self.deadline.is_some_and(|deadline| deadline <= now)
-    }
+    /// The flow that it takes turns for.
+    pub flow: FlowId,
 }
 
 /// The numbers for one picture.
 #[derive(Clone, Debug, Default)]
 pub struct Answer {
-    /// For each head of the request, in its order, one logit per class.
-    pub logits: Vec<Vec<f32>>,
+    /// For each pinned head of the request, in its order, one logit per class, or why this head has none.
+    pub logits: Vec<Result<Vec<f32>, EngineError>>,
     /// The features, if asked for.
     pub features: Option<Vec<f32>>,
     /// Where the time went.
@@ -85,7 +79,7 @@ pub struct Answer {
 pub struct Timing {
     /// Decoding; zero for raw pixels.
     pub decode: Duration,
-    /// From the queue's entrance to the start of the forward pass.
+    /// Everything between its admission and the start of the forward pass, but decoding.
     pub queue: Duration,
     /// The batch's forward pass.
     pub compute: Duration,
@@ -93,23 +87,80 @@ pub struct Timing {
     pub batch_size: usize,
 }
 
-/// A request on its way through the queue.
+/// What a request is doing, for whoever has to say so.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Progress(Arc<AtomicU8>);
+
+impl Progress {
+    pub fn set(&self, stage: Stage) {
+        self.0.store(stage as u8, Ordering::Relaxed);
+    }
+
+    pub fn stage(&self) -> Stage {
+        Stage::ALL[usize::from(self.0.load(Ordering::Relaxed))]
+    }
+}
+
+/// A request on its way through the engine.
 pub(super) struct Entry {
-    pub request: Request<Row>,
-    pub queued_at: Instant,
+    pub input: Input,
+    pub heads: Heads,
+    pub features: bool,
+    pub deadline: Option<Instant>,
+    pub flow: FlowId,
+    pub admitted: Admitted,
+    pub arrived: Instant,
+    pub decode: Duration,
+    pub progress: Progress,
     /// Until the forward pass begins.
     pub in_queue: Option<Counted>,
     pub answer: oneshot::Sender<Result<Answer, EngineError>>,
 }
 
+/// The heads of an entry.
+pub(super) enum Heads {
+    /// To be taken.
+    Source(Arc<dyn HeadSource>),
+    /// On the device until the entry is answered.
+    Pinned(PinnedHeads),
+}
+
 impl Entry {
-    /// Whether the caller has gone.
+    /// Whether the caller is gone.
     pub fn cancelled(&self) -> bool {
         self.answer.is_closed()
     }
 
-    /// Answers; a caller that has gone is no error.
+    /// Whether the deadline has passed at `now`.
+    pub fn expired(&self, now: Instant) -> bool {
+        self.deadline.is_some_and(|deadline| deadline <= now)
+    }
+
+    /// Whether its picture has yet to be decoded.
+    pub fn is_encoded(&self) -> bool {
+        matches!(self.input, Input::Image(_))
+    }
+
+    /// Its heads on the device; none before they are pinned.
+    pub fn pinned(&self) -> &[Arc<PlacedHead>] {
+        match &self.heads {
+            Heads::Pinned(heads) => heads,
+            Heads::Source(_) => &[],
+        }
+    }
+
+    /// Answers; a caller that is gone is no error.
     pub fn answer(self, answer: Result<Answer, EngineError>) {
         let _ = self.answer.send(answer);
+    }
+}
+
+impl Scheduled for Entry {
+    fn class(&self) -> Class {
+        self.admitted.class()
+    }
+
+    fn flow(&self) -> FlowId {
+        self.flow
     }
 }

@@ -3,58 +3,79 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::batch::Grouping;
 use super::batcher::Batch;
+use super::clock::Clock;
+use super::error::{EngineError, Stage, StartError};
+use super::health::EngineHealth;
 use super::metrics::EngineMetrics;
-use super::request::{Answer, Row, Timing};
+use super::request::{Answer, Entry, Input, Timing};
 use super::together::Member;
 use crate::image::Pixels;
-use crate::model::{Network, NetworkError, Outputs};
+use crate::model::{Network, NetworkError, Outputs, PlacedHead, StillWanted};
+
+/// How often the backbone must fail alone, after a batch has failed, before the device counts as lost.
+const PROBES: usize = 2;
 
 pub(super) struct Worker {
     pub network: Box<dyn Network>,
     /// The names of the network's steps.
     pub steps: Vec<String>,
     /// The device's workers take its batches in turn.
-    pub batches: Arc<Mutex<mpsc::Receiver<Batch>>>,
-    pub finished: mpsc::Sender<usize>,
+    pub batches: Arc<Mutex<mpsc::UnboundedReceiver<Batch>>>,
+    pub finished: mpsc::UnboundedSender<usize>,
     /// The index of the lane's device.
     pub device: usize,
+    pub health: EngineHealth,
     pub metrics: EngineMetrics,
+    pub clock: Arc<dyn Clock>,
+}
+
+/// What a forward pass gave for its batch.
+struct Computed {
+    grouping: Grouping,
+    outputs: Outputs,
+    /// The rows that asked for their features, ascending.
+    features: Vec<usize>,
+    started: Instant,
+    compute: Duration,
 }
 
 impl Worker {
-    /// Prepares the network, proves that it computes and says so, then runs until the batcher has gone and every batch is
-    /// answered.
+    /// Prepares the network, proves that it computes a batch of `max_batch` and says so, then runs until the batcher is
+    /// gone and every batch is answered, or the device is lost.
     pub fn run(
         mut self,
         max_batch: usize,
         stop: &AtomicBool,
-        ready: oneshot::Sender<Result<(), NetworkError>>,
+        ready: oneshot::Sender<Result<(), StartError>>,
         own: Member,
     ) {
-        let grey = [127; Pixels::BYTES];
-        let prepared = self.guarded(1, |network| {
-            network.prepare(max_batch, stop)?;
-            network.forward(&[&grey], &[], &[0]).map(drop)
-        });
+        let ended = Ended(self.health.clone());
+        let prepared = self.prepare(max_batch, stop);
         let works = prepared.is_ok();
         let _ = ready.send(prepared);
-        while works && let Some(batch) = self.next() {
-            // What has its features needs little, and does not wait for the pictures of its batch.
-            let (known, pictures): (Batch, Batch) = batch
-                .into_iter()
-                .partition(|entry| matches!(entry.request.input, Row::Features(_)));
-            self.answer_features(known);
-            self.answer_pictures(pictures);
-            // The channel has room for every batch the batcher may have out; if the batcher has gone, nobody counts.
-            let _ = self.finished.try_send(self.device);
+        while works
+            && !self.health.is_lost()
+            && let Some(batch) = self.next()
+        {
+            self.answer(batch);
+            let _ = self.finished.send(self.device);
         }
+        std::mem::forget(ended);
         own.end();
+    }
+
+    fn prepare(&mut self, max_batch: usize, stop: &AtomicBool) -> Result<(), StartError> {
+        guarded(|| self.network.prepare(max_batch, stop))?;
+        self.probe(1)?;
+        let largest = if max_batch > 1 { self.probe(max_batch) } else { Ok(()) };
+        largest.map_err(|error| StartError::MaxBatch { max_batch, error })
     }
 
     fn next(&self) -> Option<Batch> {
@@ -62,100 +83,244 @@ impl Worker {
         batches.blocking_recv()
     }
 
-    fn answer_pictures(&mut self, batch: Batch) {
-        let batch = self.prepare(batch);
-        if batch.is_empty() {
-            return;
+    /// Computes a batch and answers each of its entries.
+    pub fn answer(&mut self, batch: Batch) {
+        // What has its features needs little, and does not wait for the pictures of its batch.
+        let (known, pictures): (Batch, Batch) = batch
+            .into_iter()
+            .partition(|entry| matches!(entry.input, Input::Features(_)));
+        // A head that has failed before is computed apart, after the others, which would fail with it.
+        let (suspected, pictures): (Batch, Batch) = pictures.into_iter().partition(asks_a_suspect);
+        self.compute_or_halve(known);
+        self.compute_or_halve(pictures);
+        for entry in suspected {
+            self.compute_or_halve(vec![entry]);
         }
-        let asked: Vec<usize> = (0..batch.len()).filter(|&row| batch[row].request.features).collect();
-        let pixels: Vec<_> = batch.iter().filter_map(|entry| entry.request.input.pixels()).collect();
-        self.answer(batch, asked, |network, grouping, asked| {
-            let pictures: Vec<&[u8]> = pixels.iter().map(Pixels::as_bytes).collect();
-            network.forward(&pictures, &grouping.heads(), asked)
-        });
     }
 
-    fn answer_features(&mut self, batch: Batch) {
-        let batch = self.prepare(batch);
-        if batch.is_empty() {
-            return;
+    /// Computes a batch. One that fails is tried again in halves, so that what makes it fail is found and the others get
+    /// their answers.
+    fn compute_or_halve(&mut self, batch: Batch) {
+        let mut batch = self.alive(batch);
+        while !batch.is_empty() {
+            match self.compute(&batch) {
+                Ok(computed) => return self.hand_out(batch, computed),
+                Err(NetworkError::NotWanted) => batch = self.alive(batch),
+                Err(error @ NetworkError::Lost(_)) => return self.lose(batch, &error),
+                Err(_) if self.health.is_lost() => return self.refuse(batch),
+                Err(_) if batch.len() > 1 => {
+                    let half = batch.split_off(batch.len() / 2);
+                    self.compute_or_halve(batch);
+                    return self.compute_or_halve(half);
+                }
+                Err(error) => return batch.into_iter().for_each(|entry| self.answer_alone(entry, &error)),
+            }
         }
-        let features: Vec<_> = batch
-            .iter()
-            .filter_map(|entry| entry.request.input.features())
-            .collect();
-        self.answer(batch, Vec::new(), |network, grouping, _| {
-            let rows: Vec<&[f32]> = features.iter().map(|row| &row[..]).collect();
-            Ok(Outputs {
-                logits: network.logits(&rows, &grouping.heads())?,
-                ..Outputs::default()
-            })
-        });
     }
 
-    /// Computes a batch, of which the rows `asked` want their features, and answers it.
-    fn answer(
-        &mut self,
-        batch: Batch,
-        asked: Vec<usize>,
-        compute: impl FnOnce(&mut dyn Network, &Grouping, &[usize]) -> Result<Outputs, NetworkError>,
-    ) {
-        let grouping = Grouping::new(batch.iter().map(|entry| entry.request.heads.as_slice()));
-        let started = Instant::now();
-        let late = batch.iter().filter(|entry| entry.request.expired(started)).count();
-        self.metrics.expired_executed.inc_by(late as u64);
-        let outputs = self.guarded(batch.len(), |network| compute(network, &grouping, &asked));
-        let compute = started.elapsed();
-        self.metrics.observe_batch(batch.len(), compute);
-        if let Ok(outputs) = &outputs {
-            self.metrics.observe_steps(&self.steps, &outputs.steps);
+    /// Answers an entry whose forward pass failed without company: each of its heads by itself, unless it is the device
+    /// that fails.
+    fn answer_alone(&mut self, mut entry: Entry, error: &NetworkError) {
+        let heads = entry.pinned().to_vec();
+        let mut logits = Vec::new();
+        let mut answer = Answer::default();
+        if heads.len() > 1 {
+            for head in &heads {
+                entry.heads = super::request::Heads::Pinned(vec![Arc::clone(head)]);
+                match self.compute(std::slice::from_ref(&entry)) {
+                    Ok(computed) => {
+                        answer = self.answer_of(0, &entry, &computed);
+                        logits.append(&mut answer.logits);
+                    }
+                    Err(error) => logits.push(Err(error.into())),
+                }
+            }
+        } else {
+            logits.extend(heads.iter().map(|_| Err(error.clone().into())));
         }
+        if logits.iter().all(Result::is_err) && !self.device_works() {
+            return self.lose(vec![entry], error);
+        }
+        for (head, _) in heads.iter().zip(&logits).filter(|(_, logits)| logits.is_err()) {
+            head.suspect();
+        }
+        if heads.is_empty() {
+            entry.answer(Err(error.clone().into()));
+        } else {
+            answer.logits = logits;
+            entry.answer(Ok(answer));
+        }
+    }
 
-        let batch_size = batch.len();
-        for (row, entry) in batch.into_iter().enumerate() {
-            let queue = started - entry.queued_at;
-            self.metrics.observe_queue(queue);
-            let timing = Timing {
-                queue,
-                compute,
-                batch_size,
-                ..Timing::default()
-            };
-            let answer = outputs
-                .as_ref()
-                .map_err(|error| error.clone().into())
-                .map(|outputs| Answer {
-                    logits: grouping.logits(row, outputs),
-                    features: features_of(row, &asked, outputs),
-                    timing,
+    /// Whether the backbone computes a grey picture.
+    fn device_works(&mut self) -> bool {
+        (0..PROBES).any(|_| self.probe(1).is_ok())
+    }
+
+    fn probe(&mut self, rows: usize) -> Result<(), NetworkError> {
+        let grey = [127; Pixels::BYTES];
+        let (pictures, all) = (vec![&grey[..]; rows], (0..rows).collect::<Vec<_>>());
+        guarded(|| self.network.forward(&pictures, &[], &all).map(drop))
+    }
+
+    fn compute(&mut self, batch: &[Entry]) -> Result<Computed, NetworkError> {
+        let grouping = Grouping::new(batch.iter().map(Entry::pinned));
+        let mut features: Vec<usize> = (0..batch.len()).filter(|&row| batch[row].features).collect();
+        let started = self.clock.now();
+        for entry in batch {
+            entry.progress.set(Stage::Computing);
+        }
+        let mut look = LastLook::new(batch, &*self.clock);
+        let network = &mut self.network;
+        let outputs = guarded(|| {
+            let known: Vec<&[f32]> = batch.iter().filter_map(known_features).collect();
+            if !known.is_empty() {
+                features.clear();
+                let logits = network.logits(&known, &grouping.heads())?;
+                return Ok(Outputs {
+                    logits,
+                    ..Outputs::default()
                 });
-            entry.answer(answer);
+            }
+            let pictures: Vec<&[u8]> = batch.iter().filter_map(picture).collect();
+            network.forward_if(&pictures, &grouping.heads(), &features, &mut look)
+        });
+        let compute = self.clock.now() - started;
+        let outputs = match outputs {
+            Err(NetworkError::NotWanted) => return Err(NetworkError::NotWanted),
+            outputs => {
+                self.metrics.expired_executed.inc_by(look.late as u64);
+                self.metrics.observe_batch(batch.len(), compute);
+                outputs
+            }
+        };
+        let outputs = outputs.inspect_err(|error| {
+            self.metrics.failed_batches.inc();
+            tracing::error!(%error, batch_size = batch.len(), "a forward pass failed");
+        })?;
+        self.metrics.observe_steps(&self.steps, &outputs.steps);
+        Ok(Computed {
+            grouping,
+            outputs,
+            features,
+            started,
+            compute,
+        })
+    }
+
+    fn hand_out(&mut self, batch: Batch, computed: Computed) {
+        for (row, entry) in batch.into_iter().enumerate() {
+            let answer = self.answer_of(row, &entry, &computed);
+            let finite = |features: &Vec<f32>| features.iter().all(|feature| feature.is_finite());
+            if answer.features.as_ref().is_none_or(finite) {
+                entry.answer(Ok(answer));
+            } else {
+                entry.answer(Err(EngineError::NotFinite("features")));
+            }
         }
     }
 
-    /// Leaves out whoever has gone or run out of time, up to the moment before the forward pass.
-    fn prepare(&self, batch: Batch) -> Batch {
-        let now = Instant::now();
+    fn answer_of(&self, row: usize, entry: &Entry, computed: &Computed) -> Answer {
+        let Computed {
+            grouping,
+            outputs,
+            features,
+            started,
+            compute,
+        } = computed;
+        let queue = started
+            .saturating_duration_since(entry.arrived)
+            .saturating_sub(entry.decode);
+        self.metrics.observe_queue(queue);
+        let finite = |logits: Vec<f32>| match logits.iter().all(|logit| logit.is_finite()) {
+            true => Ok(logits),
+            false => Err(EngineError::NotFinite("logits")),
+        };
+        Answer {
+            logits: grouping.logits(row, outputs).into_iter().map(finite).collect(),
+            features: features_of(row, features, outputs),
+            timing: Timing {
+                decode: entry.decode,
+                queue,
+                compute: *compute,
+                batch_size: grouping.rows(),
+            },
+        }
+    }
+
+    /// Leaves out entries whose caller is gone or whose deadline has passed, up to the moment before the forward pass.
+    fn alive(&self, batch: Batch) -> Batch {
+        let now = self.clock.now();
         let alive = |entry| self.metrics.alive(entry, now);
         let mut batch: Batch = batch.into_iter().filter_map(alive).collect();
         batch.iter_mut().for_each(|entry| entry.in_queue = None);
         batch
     }
 
-    /// A panic in the network costs its batch an error, not the server its life.
-    fn guarded<T>(
-        &mut self,
-        batch_size: usize,
-        compute: impl FnOnce(&mut dyn Network) -> Result<T, NetworkError>,
-    ) -> Result<T, NetworkError> {
-        let compute = AssertUnwindSafe(|| compute(self.network.as_mut()));
-        let outputs =
-            catch_unwind(compute).unwrap_or_else(|_| Err(NetworkError::Device("the forward pass panicked".into())));
-        if let Err(error) = &outputs {
-            self.metrics.failed_batches.inc();
-            tracing::error!(%error, batch_size, "a forward pass failed");
+    fn lose(&self, batch: Batch, error: &NetworkError) {
+        self.health.report_lost(error.to_string());
+        self.refuse(batch);
+    }
+
+    fn refuse(&self, batch: Batch) {
+        for entry in batch {
+            entry.answer(Err(EngineError::DeviceLost));
         }
-        outputs
+    }
+}
+
+/// Reports a worker that ends by a panic.
+struct Ended(EngineHealth);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.report_lost("its thread ended".into());
+    }
+}
+
+/// The network's last question before it gives a batch to the device.
+struct LastLook<'a> {
+    batch: &'a [Entry],
+    clock: &'a dyn Clock,
+    /// Rows whose deadline had passed when it was last asked.
+    late: usize,
+}
+
+impl<'a> LastLook<'a> {
+    fn new(batch: &'a [Entry], clock: &'a dyn Clock) -> Self {
+        Self { batch, clock, late: 0 }
+    }
+}
+
+impl StillWanted for LastLook<'_> {
+    fn still_wanted(&mut self) -> bool {
+        let now = self.clock.now();
+        self.late = self.batch.iter().filter(|entry| entry.expired(now)).count();
+        self.late == 0 && !self.batch.iter().any(Entry::cancelled)
+    }
+}
+
+/// A panic in the network costs its batch an error, not the server its life.
+fn guarded<T>(compute: impl FnOnce() -> Result<T, NetworkError>) -> Result<T, NetworkError> {
+    catch_unwind(AssertUnwindSafe(compute))
+        .unwrap_or_else(|_| Err(NetworkError::Device("the forward pass panicked".into())))
+}
+
+fn asks_a_suspect(entry: &Entry) -> bool {
+    entry.pinned().iter().any(|head| PlacedHead::is_suspect(head))
+}
+
+fn picture(entry: &Entry) -> Option<&[u8]> {
+    match &entry.input {
+        Input::Pixels(pixels) => Some(pixels.as_bytes()),
+        _ => None,
+    }
+}
+
+fn known_features(entry: &Entry) -> Option<&[f32]> {
+    match &entry.input {
+        Input::Features(features) => Some(features),
+        _ => None,
     }
 }
 
@@ -164,4 +329,248 @@ fn features_of(row: usize, asked: &[usize], outputs: &Outputs) -> Option<Vec<f32
     let position = asked.binary_search(&row).ok()?;
     let width = outputs.features.len() / asked.len();
     Some(outputs.features[position * width..(position + 1) * width].to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::class::Class;
+    use crate::engine::request::Heads;
+    use crate::engine::rig::{Answered, Entries, head};
+    use crate::model::{HeadRows, Placer};
+
+    /// A clock that a test sets.
+    struct ManualClock(Mutex<Instant>);
+
+    impl Clock for ManualClock {
+        fn now(&self) -> Instant {
+            *self.0.lock().unwrap()
+        }
+    }
+
+    impl ManualClock {
+        fn advance(&self, by: Duration) {
+            *self.0.lock().unwrap() += by;
+        }
+    }
+
+    type Forward = dyn FnMut(&[HeadRows<'_>], usize, &mut dyn StillWanted) -> Result<f32, NetworkError> + Send;
+
+    /// A network that answers what a closure says, for each class of each head.
+    struct Told(Box<Forward>);
+
+    impl Network for Told {
+        fn into_lanes(self: Box<Self>) -> Vec<Vec<Box<dyn Network>>> {
+            vec![vec![self]]
+        }
+
+        fn forward_if(
+            &mut self,
+            pictures: &[&[u8]],
+            groups: &[HeadRows<'_>],
+            features: &[usize],
+            wanted: &mut dyn StillWanted,
+        ) -> Result<Outputs, NetworkError> {
+            let value = (self.0)(groups, pictures.len(), wanted)?;
+            let logits = groups
+                .iter()
+                .map(|group| vec![value; group.rows.len() * group.head.classes]);
+            Ok(Outputs {
+                logits: logits.collect(),
+                features: vec![value; features.len()],
+                steps: Vec::new(),
+            })
+        }
+
+        fn logits(&mut self, _: &[&[f32]], _: &[HeadRows<'_>]) -> Result<Vec<Vec<f32>>, NetworkError> {
+            Err(NetworkError::ForeignHead)
+        }
+
+        fn placer(&self) -> Arc<dyn Placer> {
+            unreachable!("nothing is placed")
+        }
+
+        fn steps(&self) -> Vec<String> {
+            Vec::new()
+        }
+
+        fn device(&self) -> (String, String) {
+            ("test".into(), "f32".into())
+        }
+    }
+
+    struct Rig {
+        worker: Worker,
+        entries: Entries,
+        clock: Arc<ManualClock>,
+    }
+
+    fn rig(
+        forward: impl FnMut(&[HeadRows<'_>], usize, &mut dyn StillWanted) -> Result<f32, NetworkError> + Send + 'static,
+    ) -> Rig {
+        let entries = Entries::new();
+        let clock = Arc::new(ManualClock(Mutex::new(Instant::now())));
+        let worker = Worker {
+            network: Box::new(Told(Box::new(forward))),
+            steps: Vec::new(),
+            batches: Arc::new(Mutex::new(mpsc::unbounded_channel().1)),
+            finished: mpsc::unbounded_channel().0,
+            device: 0,
+            health: EngineHealth::default(),
+            metrics: entries.metrics.clone(),
+            clock: clock.clone(),
+        };
+        Rig { worker, entries, clock }
+    }
+
+    fn failed() -> NetworkError {
+        NetworkError::Device("a test".into())
+    }
+
+    fn has(groups: &[HeadRows<'_>], classes: usize) -> bool {
+        groups.iter().any(|group| group.head.classes == classes)
+    }
+
+    impl Rig {
+        /// A batch of one row for each list of heads, given by their classes.
+        async fn batch(&self, rows: &[&[usize]]) -> (Batch, Vec<Answered>) {
+            let (mut batch, mut answers) = (Vec::new(), Vec::new());
+            for classes in rows {
+                let heads = classes.iter().map(|&classes| head(classes)).collect();
+                let (entry, answered) = self.entries.picture(Class::Interactive, 1, heads).await;
+                batch.push(entry);
+                answers.push(answered);
+            }
+            (batch, answers)
+        }
+    }
+
+    /// For each head of an answer, whether it has logits.
+    fn outcomes(answered: &mut Answered) -> Result<Vec<bool>, EngineError> {
+        let answer = answered.try_recv().expect("every entry is answered")?;
+        Ok(answer.logits.iter().map(Result::is_ok).collect())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_poisonous_head_fails_alone_and_from_then_on_apart() {
+        let sizes = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&sizes);
+        let mut rig = rig(move |groups, rows, _| {
+            seen.lock().unwrap().push(rows);
+            if has(groups, 13) { Err(failed()) } else { Ok(1.0) }
+        });
+        let (batch, mut answers) = rig.batch(&[&[2], &[13], &[2, 3], &[3, 13]]).await;
+        let poisonous = [Arc::clone(&batch[1].pinned()[0]), Arc::clone(&batch[3].pinned()[1])];
+        rig.worker.answer(batch);
+        let all: Vec<_> = answers.iter_mut().map(|answered| outcomes(answered).unwrap()).collect();
+        assert_eq!(all, [vec![true], vec![false], vec![true, true], vec![true, false]]);
+        assert!(!rig.worker.health.is_lost());
+        assert!(poisonous.iter().all(|head| head.is_suspect()));
+
+        // Now known, it is computed after the others.
+        sizes.lock().unwrap().clear();
+        let (mut batch, mut answers) = rig.batch(&[&[2], &[13], &[3]]).await;
+        batch[1].heads = Heads::Pinned(vec![Arc::clone(&poisonous[0])]);
+        rig.worker.answer(batch);
+        assert_eq!(sizes.lock().unwrap()[0], 2);
+        let all: Vec<_> = answers.iter_mut().map(|answered| outcomes(answered).unwrap()).collect();
+        assert_eq!(all, [vec![true], vec![false], vec![true]]);
+        // A head that fails alone while the backbone computes does not cost the server its life.
+        assert!(!rig.worker.health.is_lost());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_device_that_fails_alone_is_lost_and_everything_is_answered() {
+        for error in [failed(), NetworkError::Lost("a test".into())] {
+            let mut rig = rig(move |_, _, _| Err(error.clone()));
+            let (batch, mut answers) = rig.batch(&[&[2], &[3], &[2, 3]]).await;
+            rig.worker.answer(batch);
+            for answered in &mut answers {
+                assert!(matches!(outcomes(answered), Err(EngineError::DeviceLost)));
+            }
+            assert!(rig.worker.health.is_lost());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_panic_is_a_failed_batch() {
+        let mut rig = rig(|groups, _, _| {
+            if has(groups, 13) {
+                std::panic::panic_any("a defect")
+            } else {
+                Ok(1.0)
+            }
+        });
+        let (batch, mut answers) = rig.batch(&[&[13], &[2]]).await;
+        rig.worker.answer(batch);
+        let all: Vec<_> = answers.iter_mut().map(|answered| outcomes(answered).unwrap()).collect();
+        assert_eq!(all, [vec![false], vec![true]]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn numbers_that_are_not_finite_are_an_error() {
+        let mut rig = rig(|_, _, _| Ok(f32::NAN));
+        let (mut batch, mut answers) = rig.batch(&[&[2], &[2]]).await;
+        batch[1].features = true;
+        rig.worker.answer(batch);
+        assert_eq!(outcomes(&mut answers[0]).unwrap(), [false]);
+        assert!(matches!(
+            outcomes(&mut answers[1]),
+            Err(EngineError::NotFinite("features"))
+        ));
+    }
+
+    /// Time passes between the batch's departure and its turn on the device, as on a GPU.
+    #[tokio::test(start_paused = true)]
+    async fn what_expires_before_the_launch_is_not_computed() {
+        let computed = Arc::new(Mutex::new(Vec::new()));
+        let clock = Arc::new(Mutex::new(None::<Arc<ManualClock>>));
+        let (seen, at_launch) = (Arc::clone(&computed), Arc::clone(&clock));
+        let mut rig = rig(move |_, rows, wanted| {
+            at_launch
+                .lock()
+                .unwrap()
+                .as_ref()
+                .unwrap()
+                .advance(Duration::from_millis(10));
+            if !wanted.still_wanted() {
+                return Err(NetworkError::NotWanted);
+            }
+            seen.lock().unwrap().push(rows);
+            Ok(1.0)
+        });
+        *clock.lock().unwrap() = Some(rig.clock.clone());
+        let (mut batch, mut answers) = rig.batch(&[&[2], &[2], &[2]]).await;
+        let now = rig.clock.now();
+        batch[0].deadline = Some(now + Duration::from_millis(5));
+        batch[1].deadline = Some(now + Duration::from_millis(60));
+        drop(answers.pop());
+        rig.worker.answer(batch);
+        assert!(matches!(outcomes(&mut answers[0]), Err(EngineError::Expired(_))));
+        assert_eq!(outcomes(&mut answers[1]).unwrap(), [true]);
+        assert_eq!(*computed.lock().unwrap(), [1]);
+        assert_eq!(rig.entries.metrics.expired_executed.get(), 0);
+    }
+
+    /// The counter is measured: a network that computes what it was told to leave shows.
+    #[tokio::test(start_paused = true)]
+    async fn what_is_computed_late_is_counted() {
+        let clock = Arc::new(Mutex::new(None::<Arc<ManualClock>>));
+        let at_launch = Arc::clone(&clock);
+        let mut rig = rig(move |_, _, wanted| {
+            at_launch
+                .lock()
+                .unwrap()
+                .as_ref()
+                .unwrap()
+                .advance(Duration::from_millis(10));
+            wanted.still_wanted();
+            Ok(1.0)
+        });
+        *clock.lock().unwrap() = Some(rig.clock.clone());
+        let (mut batch, _answers) = rig.batch(&[&[2], &[2]]).await;
+        batch[0].deadline = Some(rig.clock.now() + Duration::from_millis(5));
+        rig.worker.answer(batch);
+        assert_eq!(rig.entries.metrics.expired_executed.get(), 1);
+    }
 }

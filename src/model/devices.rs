@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use super::network::{HeadRows, Network, NetworkError, Outputs, PlacedHead, Placer, placed};
+use super::network::{HeadRows, Network, NetworkError, Outputs, PlacedHead, Placer, StillWanted, placed};
 use super::tensor::Parameters;
 
 /// One network of several, at least two, that have the same parameters. Driven as one, the first computes.
@@ -85,14 +85,15 @@ impl Network for OnDevice {
         devices.collect()
     }
 
-    fn forward(
+    fn forward_if(
         &mut self,
         pictures: &[&[u8]],
         groups: &[HeadRows<'_>],
         features: &[usize],
+        wanted: &mut dyn StillWanted,
     ) -> Result<Outputs, NetworkError> {
         let groups = self.own(groups)?;
-        self.network.forward(pictures, &groups, features)
+        self.network.forward_if(pictures, &groups, features, wanted)
     }
 
     fn logits(&mut self, features: &[&[f32]], groups: &[HeadRows<'_>]) -> Result<Vec<Vec<f32>>, NetworkError> {

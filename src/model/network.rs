@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::plan::StepKey;
 use super::tensor::Parameters;
@@ -29,16 +29,32 @@ pub trait Network: Send {
     /// it, then each group of rows through its head's last Linear.
     ///
     /// `pictures` has 224x224x3 u8 for each row of the batch, RGB interleaved; `features` names the rows whose features, of
-    /// the backbone alone, are wanted, ascending.
+    /// the backbone alone, are wanted, ascending. `wanted` is asked right before the device is given work that cannot be
+    /// taken back.
     ///
     /// # Errors
-    /// [`NetworkError`] if the device failed; the network stays usable.
+    /// [`NetworkError::NotWanted`] if `wanted` says so; [`NetworkError::Lost`] if the device will not compute again;
+    /// others if the device failed and the network stays usable.
+    fn forward_if(
+        &mut self,
+        pictures: &[&[u8]],
+        groups: &[HeadRows<'_>],
+        features: &[usize],
+        wanted: &mut dyn StillWanted,
+    ) -> Result<Outputs, NetworkError>;
+
+    /// [`Network::forward_if`] for a batch that is always wanted.
+    ///
+    /// # Errors
+    /// As [`Network::forward_if`].
     fn forward(
         &mut self,
         pictures: &[&[u8]],
         groups: &[HeadRows<'_>],
         features: &[usize],
-    ) -> Result<Outputs, NetworkError>;
+    ) -> Result<Outputs, NetworkError> {
+        self.forward_if(pictures, groups, features, &mut Always)
+    }
 
     /// Runs rows of the backbone's features through the last Linear of heads that override nothing else. On the CPU the
     /// logits have the same bits as those that [`Network::forward`] gave with these features.
@@ -55,6 +71,21 @@ pub trait Network: Send {
 
     /// What computes and in which element type, as `cpu` and `f32`.
     fn device(&self) -> (String, String);
+}
+
+/// Says at the last moment whether a batch is still worth computing.
+pub trait StillWanted {
+    /// Whether every row of the batch is still wanted.
+    fn still_wanted(&mut self) -> bool;
+}
+
+/// A batch that is wanted in any case.
+struct Always;
+
+impl StillWanted for Always {
+    fn still_wanted(&mut self) -> bool {
+        true
+    }
 }
 
 /// Moves a head's parameters to the device.
@@ -104,6 +135,8 @@ pub struct PlacedHead {
     /// Which parameters each step uses, from the first on; empty if only the last Linear is the head's own.
     pub(super) keys: Vec<StepKey>,
     placed: Box<dyn Any + Send + Sync>,
+    /// Whether a forward pass failed because of it.
+    suspect: AtomicBool,
     _kept: Option<Box<dyn Any + Send + Sync>>,
 }
 
@@ -115,6 +148,7 @@ impl PlacedHead {
             device_bytes,
             keys: Vec::new(),
             placed,
+            suspect: AtomicBool::new(false),
             _kept: None,
         }
     }
@@ -131,6 +165,16 @@ impl PlacedHead {
     /// Whether the last Linear is all that it overrides, so that the backbone's features are what it needs.
     pub fn shares_features(&self) -> bool {
         self.keys.is_empty()
+    }
+
+    /// Records that a forward pass failed because of this head.
+    pub fn suspect(&self) {
+        self.suspect.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a forward pass failed because of this head, so that it should not share a batch with others.
+    pub fn is_suspect(&self) -> bool {
+        self.suspect.load(Ordering::Relaxed)
     }
 
     /// The same with steps of its own.
@@ -171,6 +215,12 @@ pub enum NetworkError {
     /// Weights that are finite in f32 may overflow in f16.
     #[error("the head's logits are not finite in {0}; try another --precision or smaller weights")]
     NotFinite(String),
+    /// The device will not compute again.
+    #[error("the device is lost: {0}")]
+    Lost(String),
+    /// The batch was no longer wanted when its turn came.
+    #[error("the batch is no longer wanted")]
+    NotWanted,
     /// A head placed by another kind of network.
     #[error("the head belongs to another network")]
     ForeignHead,

@@ -1,33 +1,131 @@
-//! A network that computes nothing, to measure the server alone.
+//! A network that computes nothing, to measure the server alone and to see what it does when a device fails.
 
+use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::LAST_BIAS;
-use super::network::{HeadRows, Network, NetworkError, Outputs, PlacedHead, Placer};
+use super::network::{HeadRows, Network, NetworkError, Outputs, PlacedHead, Placer, StillWanted};
 use super::tensor::Parameters;
 
-/// Answers zeros at once; `width` is the length of a row of features.
-pub fn null_network(width: usize) -> Box<dyn Network> {
-    Box::new(NullNetwork { width })
+/// What a network that computes nothing does instead.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NullSettings {
+    /// How long each row of a batch takes.
+    pub row: Duration,
+    /// How it fails.
+    pub fault: Option<NullFault>,
+}
+
+/// A fault that a head with a certain number of classes brings about, so that a test decides when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NullFault {
+    kind: FaultKind,
+    classes: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum FaultKind {
+    /// Batches with the head fail.
+    Poison,
+    /// The head's logits are NaN.
+    Nan,
+    /// From the first batch with the head on, every batch fails.
+    Fail,
+    /// From the first batch with the head on, every batch panics.
+    Panic,
+    /// The first batch with the head loses the device.
+    Lose,
+}
+
+/// A fault was spelled wrong.
+#[derive(Debug, thiserror::Error)]
+#[error("`{0}` is not a fault; use poison, nan, fail, panic or lose, a colon and a number of classes")]
+pub struct ParseFaultError(String);
+
+impl FromStr for NullFault {
+    type Err = ParseFaultError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let error = || ParseFaultError(text.to_owned());
+        let (kind, classes) = text.split_once(':').ok_or_else(error)?;
+        let kind = match kind {
+            "poison" => FaultKind::Poison,
+            "nan" => FaultKind::Nan,
+            "fail" => FaultKind::Fail,
+            "panic" => FaultKind::Panic,
+            "lose" => FaultKind::Lose,
+            _ => return Err(error()),
+        };
+        let classes = classes.parse().map_err(|_| error())?;
+        Ok(Self { kind, classes })
+    }
+}
+
+/// Answers zeros, at once unless told otherwise; `width` is the length of a row of features.
+pub fn null_network(width: usize, settings: NullSettings) -> Box<dyn Network> {
+    Box::new(NullNetwork {
+        width,
+        settings,
+        broken: None,
+    })
 }
 
 struct NullNetwork {
     width: usize,
+    settings: NullSettings,
+    /// How every batch fails from now on.
+    broken: Option<FaultKind>,
 }
 
 struct NullPlacer;
+
+impl NullNetwork {
+    /// The number of classes of heads that give NaN.
+    fn nan_classes(&self) -> Option<usize> {
+        let nan = |fault: &NullFault| fault.kind == FaultKind::Nan;
+        self.settings.fault.filter(nan).map(|fault| fault.classes)
+    }
+
+    fn fail(&mut self, groups: &[HeadRows<'_>]) -> Result<(), NetworkError> {
+        let Some(fault) = self.settings.fault else {
+            return Ok(());
+        };
+        let asked = groups.iter().any(|group| group.head.classes == fault.classes);
+        let lasts = matches!(fault.kind, FaultKind::Fail | FaultKind::Panic);
+        if asked && lasts {
+            self.broken = Some(fault.kind);
+        }
+        match self.broken.or(Some(fault.kind).filter(|_| asked && !lasts)) {
+            Some(FaultKind::Panic) => std::panic::panic_any("the null network was told to panic"),
+            Some(FaultKind::Lose) => Err(NetworkError::Lost("the null network was told to be lost".into())),
+            Some(FaultKind::Fail | FaultKind::Poison) => {
+                Err(NetworkError::Device("the null network was told to fail".into()))
+            }
+            Some(FaultKind::Nan) | None => Ok(()),
+        }
+    }
+}
 
 impl Network for NullNetwork {
     fn into_lanes(self: Box<Self>) -> Vec<Vec<Box<dyn Network>>> {
         vec![vec![self]]
     }
 
-    fn forward(
+    fn forward_if(
         &mut self,
-        _pictures: &[&[u8]],
+        pictures: &[&[u8]],
         groups: &[HeadRows<'_>],
         features: &[usize],
+        wanted: &mut dyn StillWanted,
     ) -> Result<Outputs, NetworkError> {
+        if !wanted.still_wanted() {
+            return Err(NetworkError::NotWanted);
+        }
+        if !self.settings.row.is_zero() {
+            std::thread::sleep(self.settings.row * pictures.len() as u32);
+        }
+        self.fail(groups)?;
         Ok(Outputs {
             logits: self.logits(&[], groups)?,
             features: vec![0.0; features.len() * self.width],
@@ -36,8 +134,14 @@ impl Network for NullNetwork {
     }
 
     fn logits(&mut self, _features: &[&[f32]], groups: &[HeadRows<'_>]) -> Result<Vec<Vec<f32>>, NetworkError> {
-        let zeros = |group: &HeadRows<'_>| vec![0.0; group.rows.len() * group.head.classes];
-        Ok(groups.iter().map(zeros).collect())
+        let nan = self.nan_classes();
+        let mut logits = Vec::with_capacity(groups.len());
+        for group in groups {
+            let classes = group.head.classes;
+            let value = if nan == Some(classes) { f32::NAN } else { 0.0 };
+            logits.push(vec![value; group.rows.len() * classes]);
+        }
+        Ok(logits)
     }
 
     fn placer(&self) -> Arc<dyn Placer> {

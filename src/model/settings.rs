@@ -9,7 +9,7 @@ use super::devices::on_devices;
 use super::memory::keep_freed_memory;
 use super::native::native_network;
 use super::network::{Network, NetworkError};
-use super::null::null_network;
+use super::null::{NullSettings, null_network};
 use super::torch::{find_devices, torch_network};
 use super::weights::Backbone;
 
@@ -129,7 +129,7 @@ impl NetworkSettings {
 pub fn network(backbone: Backbone, settings: NetworkSettings) -> Result<Box<dyn Network>, NetworkError> {
     let NetworkSettings { engine, precision, .. } = settings;
     if engine == EngineChoice::Null {
-        return Ok(null_network(backbone.architecture.features()));
+        return Ok(null_network(backbone.architecture.features(), NullSettings::default()));
     }
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
     let threads = if settings.threads == 0 { cores } else { settings.threads };

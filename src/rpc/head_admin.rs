@@ -6,7 +6,6 @@ use std::time::Instant;
 
 use tonic::{Request, Response, Status, Streaming};
 
-use super::gate::{Gate, Serving};
 use super::head_info::Describer;
 use super::listing;
 use super::metrics::RpcMetrics;
@@ -21,6 +20,7 @@ use super::swap::{Source, Swap, Swapped};
 use super::upload::upload;
 use crate::heads::{HeadError, HeadName, UPLOAD_BYTES_MAX};
 use crate::model::describe_layers;
+use crate::service::{Gate, Serving};
 
 /// Where ReplaceHead may read files, and how large they may be.
 #[derive(Clone, Debug)]
@@ -57,7 +57,7 @@ impl HeadAdminRpc {
     ) -> Result<Response<T>, Status> {
         let started = Instant::now();
         let answer = async {
-            let serving = self.gate.pass()?;
+            let serving = self.gate.pass().map_err(status::of_service)?;
             let answer = tokio::task::spawn_blocking(move || answer(&serving)).await;
             answer.map_err(|_| Status::internal("reading heads panicked"))?
         };
@@ -73,7 +73,7 @@ impl HeadAdminService for HeadAdminRpc {
     ) -> Result<Response<ReplaceHeadResponse>, Status> {
         let started = Instant::now();
         let answer = async {
-            let serving = self.gate.pass()?;
+            let serving = self.gate.pass().map_err(status::of_service)?;
             let (settings, metrics) = (Arc::clone(&self.settings), self.metrics.clone());
             let request = request.into_inner();
             Swap::detached(move || replace(&serving, &settings, &metrics, request)).await
@@ -88,7 +88,7 @@ impl HeadAdminService for HeadAdminRpc {
     ) -> Result<Response<UploadHeadResponse>, Status> {
         let started = Instant::now();
         let answer = async {
-            let serving = self.gate.pass()?;
+            let serving = self.gate.pass().map_err(status::of_service)?;
             upload(serving, self.metrics.clone(), request.into_inner()).await
         };
         let answer = answer.await.map(|swapped| Response::new(swapped.into()));

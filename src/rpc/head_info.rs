@@ -1,10 +1,9 @@
 //! What clients are told of a version.
 
-use super::gate::Serving;
-use super::leases::Version;
 use super::pb::{HeadInfo, HeadTier};
 use crate::heads::{self, Tier};
 use crate::model::Layer;
+use crate::service::{Serving, Version};
 
 /// Describes versions of one model's heads.
 pub(super) struct Describer {

@@ -4,12 +4,11 @@ use std::ops::ControlFlow;
 
 use tonic::Status;
 
-use super::gate::Serving;
 use super::head_info::{Describer, tier};
-use super::leases::Version;
 use super::pb::{HeadInfo, HeadTier, ListHeadsRequest, ListHeadsResponse};
 use super::status::invalid;
 use crate::heads::HeadName;
+use crate::service::{Serving, Version};
 
 const PAGE_SIZE_DEFAULT: usize = 100;
 const PAGE_SIZE_MAX: usize = 1000;

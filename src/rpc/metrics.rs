@@ -74,16 +74,25 @@ impl RpcMetrics {
         if let Err(status) = &result {
             tracing::info!(method, code = ?status.code(), message = status.message(), "request refused");
         }
-        self.requests
-            .get_or_create(&MethodCode {
-                method,
-                code: format!("{code:?}"),
-            })
-            .inc();
-        self.latency
-            .get_or_create(&Method { method })
-            .observe(started.elapsed().as_secs_f64());
+        self.count(method, started, code);
         result
+    }
+
+    /// Begins a call that is counted when it ends, as cancelled if it is dropped before.
+    pub fn begin(&self, method: &'static str) -> Observed<'_> {
+        Observed {
+            metrics: self,
+            method,
+            started: Instant::now(),
+            ended: false,
+        }
+    }
+
+    fn count(&self, method: &'static str, started: Instant, code: Code) {
+        let code = format!("{code:?}");
+        self.requests.get_or_create(&MethodCode { method, code }).inc();
+        let latency = self.latency.get_or_create(&Method { method });
+        latency.observe(started.elapsed().as_secs_f64());
     }
 
     /// Counts uploads.
@@ -102,5 +111,29 @@ impl RpcMetrics {
     pub fn swapped(&self, head: &str, version: u64) {
         self.swaps.inc();
         self.live(head, version);
+    }
+}
+
+/// A call under way.
+pub struct Observed<'a> {
+    metrics: &'a RpcMetrics,
+    method: &'static str,
+    started: Instant,
+    ended: bool,
+}
+
+impl Observed<'_> {
+    /// Counts the answer and passes it on.
+    pub fn end<T>(mut self, result: Result<T, Status>) -> Result<T, Status> {
+        self.ended = true;
+        self.metrics.observe(self.method, self.started, result)
+    }
+}
+
+impl Drop for Observed<'_> {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.metrics.count(self.method, self.started, Code::Cancelled);
+        }
     }
 }

@@ -9,7 +9,6 @@ use prost::Message as _;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-use super::PipelineError;
 use crate::engine::EngineError;
 use crate::heads::{self, HeadError};
 use crate::service::ServiceError;
@@ -39,19 +38,14 @@ pub(super) fn exhausted(setting: &str, message: String) -> Status {
     Status::with_error_details(Code::ResourceExhausted, message, details)
 }
 
-/// As many requests as allowed are under way.
-pub(super) fn overloaded() -> Status {
-    exhausted("--in-flight-max", PipelineError::Overloaded.to_string())
-}
-
-pub(super) fn of_pipeline(error: PipelineError) -> Status {
+fn of_engine(error: &EngineError) -> Status {
     let message = error.to_string();
     match error {
-        PipelineError::Image(_) => invalid("input", message),
-        PipelineError::Overloaded => overloaded(),
-        PipelineError::Engine(EngineError::Expired) => Status::deadline_exceeded(message),
-        PipelineError::Engine(EngineError::Network(_)) => Status::internal(message),
-        PipelineError::Engine(EngineError::Stopped) => unavailable(&message),
+        EngineError::Full => exhausted("--in-flight-max", message),
+        EngineError::Image(_) => invalid("input", message),
+        EngineError::Expired(_) => Status::deadline_exceeded(message),
+        EngineError::Network(_) | EngineError::NotFinite(_) | EngineError::NoHeads => Status::internal(message),
+        EngineError::DeviceLost | EngineError::Stopped => unavailable(&message),
     }
 }
 
@@ -60,8 +54,8 @@ pub(super) fn of_service(error: ServiceError) -> Status {
     match error {
         ServiceError::Invalid { field, .. } => invalid(field, message),
         ServiceError::Head(error) => of_head(&*error),
-        ServiceError::Image(error) => of_pipeline(error.into()),
-        ServiceError::Engine(error) => of_pipeline(error.into()),
+        ServiceError::Image(_) => invalid("input", message),
+        ServiceError::Engine(error) => of_engine(&error),
         ServiceError::Exhausted { setting, .. } => exhausted(setting, message),
         ServiceError::Expired { .. } => Status::deadline_exceeded(message),
         ServiceError::Cancelled => Status::cancelled(message),

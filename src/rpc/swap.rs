@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use tonic::Status;
 
-use super::gate::Serving;
 use super::head_info::Describer;
 use super::metrics::RpcMetrics;
 use super::pb::{HeadInfo, HeadTier, ReplaceHeadResponse, UploadHeadResponse};
 use super::status;
 use crate::heads::{HeadError, HeadName, HeadWeights, Replacement, Upload};
+use crate::service::Serving;
 
 /// What a client asks for, but for the weights.
 pub(super) struct Swap {

@@ -8,7 +8,6 @@ use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 
 use super::background::gently;
-use super::gate::Serving;
 use super::metrics::RpcMetrics;
 use super::pb::upload_head_request::Part;
 use super::pb::{UploadHeadHeader, UploadHeadRequest};
@@ -16,6 +15,7 @@ use super::status::{self, invalid};
 use super::swap::{self, Source, Swap, Swapped};
 use crate::engine::Counted;
 use crate::heads::{Announced, HeadError, HeadName, UPLOADS_MAX, Upload};
+use crate::service::Serving;
 
 const CHUNK_BYTES_MAX: usize = 4 << 20;
 /// Chunks that wait for the disk.

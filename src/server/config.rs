@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
@@ -10,7 +11,9 @@ use super::ServerError;
 use super::listen_address::ListenAddress;
 use crate::heads::ResidencyLimits;
 use crate::image::{ImageLimits, ImageSettings, JpegScaling};
-use crate::model::{Architecture, DeviceChoice, EngineChoice, NetworkSettings, Precision, WeightsSource};
+use crate::model::{
+    Architecture, DeviceChoice, EngineChoice, NetworkSettings, NullFault, NullSettings, Precision, WeightsSource,
+};
 use crate::rpc::AdminSettings;
 
 /// How logs are written to standard error.
@@ -119,6 +122,23 @@ pub struct ServeArgs {
         help_heading = "Batching"
     )]
     pub batch_wait_us_max: u64,
+    /// Unary calls come before the requests of streams, which keep this part, in percent, of what the device computes while
+    /// both wait
+    #[arg(
+        long,
+        env = "HEADSWAP_BULK_SHARE",
+        default_value_t = 10,
+        value_parser = clap::value_parser!(u32).range(0..=100),
+        value_name = "PERCENT",
+        help_heading = "Batching"
+    )]
+    pub bulk_share: u32,
+    /// How long the null engine takes for a row, in microseconds
+    #[arg(long, env = "HEADSWAP_NULL_ROW_US", default_value_t = 0, hide = true)]
+    pub null_row_us: u64,
+    /// How the null engine fails
+    #[arg(long, env = "HEADSWAP_NULL_FAULT", value_name = "FAULT", hide = true)]
+    pub null_fault: Option<NullFault>,
     /// Bytes of features kept of pictures seen before, 16 kB each, so that one asked again costs the last Linear alone;
     /// 0 keeps none
     #[arg(
@@ -128,10 +148,11 @@ pub struct ServeArgs {
         help_heading = "Limits"
     )]
     pub feature_cache_bytes_max: u64,
-    /// Requests under way at most; more are refused with RESOURCE_EXHAUSTED
+    /// Requests under way at most, unary calls and streams' requests counted apart: more unary calls are refused with
+    /// RESOURCE_EXHAUSTED, streams wait
     #[arg(long, env = "HEADSWAP_IN_FLIGHT_MAX", default_value_t = 256, help_heading = "Limits")]
     pub in_flight_max: usize,
-    /// Requests of one stream under way at most; more wait in the client
+    /// Requests of one stream under way at most, answers that the client has not read included; more wait in the client
     #[arg(
         long,
         env = "HEADSWAP_STREAM_IN_FLIGHT_MAX",
@@ -139,6 +160,14 @@ pub struct ServeArgs {
         help_heading = "Limits"
     )]
     pub stream_in_flight_max: usize,
+    /// How long nothing may move on a stream, in milliseconds, before the server ends it
+    #[arg(
+        long,
+        env = "HEADSWAP_STREAM_IDLE_MS_MAX",
+        default_value_t = 300_000,
+        help_heading = "Limits"
+    )]
+    pub stream_idle_ms_max: u64,
     /// Pictures decoded at the same time; 0 means one for each core, or for every second one if the forward pass runs on
     /// them, too
     #[arg(long, env = "HEADSWAP_DECODE_THREADS", default_value_t = 0, help_heading = "Limits")]
@@ -341,6 +370,14 @@ impl ServeArgs {
             precision: self.precision,
             threads: self.threads,
             pin_threads: self.pin_threads,
+        }
+    }
+
+    /// What the null engine does.
+    pub(super) fn null(&self) -> NullSettings {
+        NullSettings {
+            row: Duration::from_micros(self.null_row_us),
+            fault: self.null_fault,
         }
     }
 

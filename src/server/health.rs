@@ -10,18 +10,31 @@ use tonic_health::pb::health_server::{Health as HealthRpc, HealthServer};
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 use tonic_health::server::{HealthReporter, HealthService};
 
-use crate::rpc::Gate;
+use crate::service::Gate;
 
 /// The names under which probes may ask; the empty one is the server as a whole.
 const SERVICES: [&str; 3] = ["", "headswap.v1.ClassifierService", "headswap.v1.HeadAdminService"];
 
-/// Whether the server is ready, for anyone who asks over HTTP.
+/// Whether the server is ready and alive, for anyone who asks over HTTP.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Readiness(Arc<AtomicBool>);
+pub(super) struct Readiness(Arc<Flags>);
+
+#[derive(Debug, Default)]
+struct Flags {
+    ready: AtomicBool,
+    /// Set when the device no longer computes.
+    dead: AtomicBool,
+}
 
 impl Readiness {
+    /// Whether requests are answered.
     pub fn get(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+        self.0.ready.load(Ordering::Acquire)
+    }
+
+    /// Whether the process need not be started anew.
+    pub fn is_alive(&self) -> bool {
+        !self.0.dead.load(Ordering::Acquire)
     }
 }
 
@@ -90,9 +103,15 @@ impl Health {
         self.set(ServingStatus::NotServing).await;
     }
 
+    /// The process is to be started anew.
+    pub fn not_alive(&self) {
+        self.readiness.0.dead.store(true, Ordering::Release);
+    }
+
     async fn set(&self, status: ServingStatus) {
         self.readiness
             .0
+            .ready
             .store(status == ServingStatus::Serving, Ordering::Release);
         for service in SERVICES {
             self.reporter.set_service_status(service, status).await;

@@ -23,6 +23,14 @@ pub(super) fn routes(registry: Registry, readiness: Readiness) -> Router {
             Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
         }
     };
+    let liveness = readiness.clone();
+    let alive = move || async move {
+        if liveness.is_alive() {
+            (StatusCode::OK, "alive\n")
+        } else {
+            (StatusCode::SERVICE_UNAVAILABLE, "the device no longer computes\n")
+        }
+    };
     let ready = move || async move {
         if readiness.get() {
             (StatusCode::OK, "ready\n")
@@ -32,6 +40,6 @@ pub(super) fn routes(registry: Registry, readiness: Readiness) -> Router {
     };
     Router::new()
         .route("/metrics", get(metrics))
-        .route("/healthz", get(async || "alive\n"))
+        .route("/healthz", get(alive))
         .route("/readyz", get(ready))
 }

@@ -9,15 +9,20 @@ use tokio::sync::Semaphore;
 
 use super::ServerError;
 use super::config::{HeadsLoad, ServeArgs};
-use super::feature_cache::{CacheMetrics, FeatureCache};
-use super::pipeline::{self, PipelineLimits, PipelineMetrics};
-use crate::engine::{self, BatchLimits, EngineMetrics, EngineThreads, calibrate};
+use crate::engine::{
+    self, BatchLimits, CostTable, EngineMetrics, EngineSettings, EngineThreads, StartError, calibrate, measure,
+};
 use crate::heads::{
     DirStore, HeadError, HeadLimits, HeadMetrics, HeadRegistry, HeadWeights, Overridable, PlaceError, RegistryLimits,
     RegistryParts, Reservation, UploadDir,
 };
-use crate::model::{Backbone, Digest, HostTensor, Network, Parameters, PlacedHead, Placer, WeightsSource, network};
-use crate::rpc::{ModelInfo, RpcMetrics, Serving};
+use crate::image;
+use crate::model::{
+    Backbone, Digest, EngineChoice, HostTensor, Network, Parameters, PlacedHead, Placer, WeightsSource, network,
+    null_network,
+};
+use crate::rpc::RpcMetrics;
+use crate::service::{CacheMetrics, FeatureCache, ModelInfo, Serving};
 
 /// The largest batch that the warm-up tries.
 const MAX_BATCH_CEILING: usize = 256;
@@ -32,7 +37,6 @@ pub(super) struct Metrics {
     pub rpc: RpcMetrics,
     engine: EngineMetrics,
     heads: HeadMetrics,
-    pipeline: PipelineMetrics,
     cache: CacheMetrics,
 }
 
@@ -42,7 +46,6 @@ impl Metrics {
             rpc: RpcMetrics::register(registry),
             engine: EngineMetrics::register(registry),
             heads: HeadMetrics::register(registry),
-            pipeline: PipelineMetrics::register(registry),
             cache: CacheMetrics::register(registry),
         }
     }
@@ -54,33 +57,30 @@ pub(super) async fn load(args: &ServeArgs, metrics: &Metrics) -> Result<(Arc<Ser
     let loaded = tokio::task::spawn_blocking(move || Loaded::load(&settings, counted));
     let loaded = loaded.await.map_err(std::io::Error::other)??;
 
-    let wait_max = Duration::from_micros(args.batch_wait_us_max);
-    let limits = BatchLimits {
-        max_batch: loaded.model.max_batch,
-        wait_max,
-    };
-    let engine = engine::start(loaded.network, limits, args.in_flight_max, metrics.engine.clone());
-    let (engine, threads) = engine.await?;
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
-    let limits = PipelineLimits {
+    let image = args.image();
+    let settings = EngineSettings {
+        batches: BatchLimits {
+            max_batch: loaded.model.max_batch,
+            wait_max: Duration::from_micros(args.batch_wait_us_max),
+        },
         in_flight_max: args.in_flight_max,
-        decode_threads: args.decoders(cores, loaded.on_cpu),
-        image: args.image(),
+        bulk_percent: args.bulk_share,
+        decode_slots: args.decoders(cores, loaded.on_cpu),
+        decode: Arc::new(move |bytes| image::decode(bytes, image)),
+        cost: loaded.cost,
     };
+    let (engine, threads) = engine::start(loaded.network, settings, metrics.engine.clone()).await?;
     let cache = FeatureCache::new(
         loaded.backbone,
         args.feature_cache_bytes_max,
         args.arch.features(),
-        engine.clone(),
         metrics.cache.clone(),
     );
-    let (pipeline, patient_pipeline) = pipeline::build(engine, cache, limits, metrics.pipeline.clone());
     let serving = Serving {
-        pipeline,
-        patient_pipeline,
-        in_flight: metrics.pipeline.in_flight.clone(),
-        registry: loaded.registry,
-        load_waits: Semaphore::new(args.in_flight_max),
+        engine,
+        cache,
+        registry: Arc::new(loaded.registry),
         uploads: loaded.uploads,
         upload_permits: Arc::new(Semaphore::new(args.uploads_max)),
         head_limits: loaded.head_limits,
@@ -92,6 +92,8 @@ pub(super) async fn load(args: &ServeArgs, metrics: &Metrics) -> Result<(Arc<Ser
 struct Loaded {
     backbone: Digest,
     network: Box<dyn Network>,
+    /// What a batch costs.
+    cost: CostTable,
     registry: HeadRegistry<PlacedHead>,
     uploads: UploadDir,
     head_limits: HeadLimits,
@@ -120,8 +122,12 @@ impl Loaded {
         };
         tracing::info!(digest = digest.short(), classes, elapsed = ?started.elapsed(), "weights read");
 
-        let mut network = network(backbone, args.network())?;
-        let max_batch = warm_up(network.as_mut(), args.max_batch)?;
+        let mut network = if args.engine == EngineChoice::Null {
+            null_network(args.arch.features(), args.null())
+        } else {
+            network(backbone, args.network())?
+        };
+        let (max_batch, cost) = warm_up(network.as_mut(), args.max_batch)?;
         let (device, precision) = network.device();
         let on_cpu = !device.starts_with("cuda");
         let heads = Heads {
@@ -147,6 +153,7 @@ impl Loaded {
         Ok(Self {
             backbone: digest,
             network,
+            cost,
             registry,
             uploads,
             head_limits,
@@ -156,16 +163,15 @@ impl Loaded {
     }
 }
 
-/// Proves that the network computes, and settles the batch size.
-fn warm_up(network: &mut dyn Network, max_batch: usize) -> Result<usize, ServerError> {
-    let (ceiling, budget) = match max_batch {
-        0 => (MAX_BATCH_CEILING, WARM_UP_BUDGET),
-        _ => (1, Duration::ZERO),
+/// Proves that the network computes, settles the batch size and measures what batches cost.
+fn warm_up(network: &mut dyn Network, max_batch: usize) -> Result<(usize, CostTable), ServerError> {
+    let found = match max_batch {
+        0 => calibrate(network, MAX_BATCH_CEILING, WARM_UP_BUDGET)?,
+        _ => measure(network, max_batch).map_err(|error| StartError::MaxBatch { max_batch, error })?,
     };
-    let found = calibrate(network, ceiling, budget)?;
-    let chosen = if max_batch == 0 { found.max_batch } else { max_batch };
-    tracing::info!(max_batch = chosen, per_picture = ?found.per_picture, "warm-up passed");
-    Ok(chosen)
+    let max_batch = found.max_batch;
+    tracing::info!(max_batch, per_picture = ?found.per_picture, "warm-up passed");
+    Ok((max_batch, CostTable::from_per_picture(&found.per_picture)))
 }
 
 /// What the registry of heads is opened with.

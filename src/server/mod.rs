@@ -2,14 +2,12 @@
 
 mod announce;
 mod config;
-mod feature_cache;
 mod health;
 mod http;
 mod incoming;
 mod listen_address;
 mod listeners;
 mod load;
-mod pipeline;
 mod shutdown;
 mod socket_file;
 mod telemetry;
@@ -20,11 +18,15 @@ pub use config::{LogFormat, ServeArgs};
 pub use listen_address::{ListenAddress, ParseListenAddressError};
 use prometheus_client::registry::Registry;
 
-use crate::rpc::{ClassifierRpc, Gate, HeadAdminRpc};
+use crate::rpc::{ClassifierRpc, HeadAdminRpc};
+use crate::service::Gate;
 use announce::announce;
 use health::Health;
 use listeners::{GrpcSettings, Listeners};
 use load::Metrics;
+
+/// How long the device threads may take to end after everything is answered.
+const ENGINE_END_MAX: Duration = Duration::from_secs(5);
 
 /// Why the server did not start or did not end well.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +62,9 @@ pub enum ServerError {
     /// A listener failed while serving.
     #[error("a listener failed: {0}")]
     Serve(#[from] tonic::transport::Error),
+    /// A device no longer computes.
+    #[error("the device no longer computes ({0}); the server has stopped, so that it can be started anew")]
+    Device(String),
     /// Requests were still under way when the drain's time was up.
     #[error("requests were still under way after {0:?} of draining (--drain-ms-max)")]
     Drain(Duration),
@@ -80,7 +85,12 @@ pub async fn serve(args: ServeArgs) -> Result<(), ServerError> {
     announce(&listeners);
 
     let (gate, health) = (Gate::default(), Health::new().await);
-    let classifier = ClassifierRpc::new(gate.clone(), metrics.rpc.clone(), args.stream_in_flight_max);
+    let classifier = ClassifierRpc::new(
+        gate.clone(),
+        metrics.rpc.clone(),
+        args.stream_in_flight_max,
+        Duration::from_millis(args.stream_idle_ms_max),
+    );
     let admin = HeadAdminRpc::new(gate.clone(), metrics.rpc.clone(), args.admin_settings());
     let grpc = GrpcSettings::from(&args);
     let running = listeners.serve(
@@ -95,19 +105,27 @@ pub async fn serve(args: ServeArgs) -> Result<(), ServerError> {
         loaded = load::load(&args, &metrics) => Some(loaded?),
         () = stop.received() => None,
     };
+    let mut lost = None;
     let engine = if let Some((serving, engine)) = loaded {
         tracing::info!(model = ?serving.model, "ready");
+        let engine_health = serving.engine.health().clone();
         gate.open(serving);
         health.serving().await;
         announce::ready();
-        stop.received().await;
+        lost = tokio::select! {
+            () = stop.received() => None,
+            reason = engine_health.lost() => Some(reason),
+        };
         Some(engine)
     } else {
         None
     };
 
+    if lost.is_some() {
+        health.not_alive();
+    }
     health.not_serving().await;
-    if engine.is_some() {
+    if engine.is_some() && lost.is_none() {
         // Load balancers take a while to hear of it, and go on sending.
         let delay = Duration::from_millis(args.drain_delay_ms);
         tracing::info!(?delay, "draining");
@@ -117,8 +135,11 @@ pub async fn serve(args: ServeArgs) -> Result<(), ServerError> {
     let drained = running.drain(Duration::from_millis(args.drain_ms_max)).await;
     drop(gate);
     if let (Ok(()), Some(engine)) = (&drained, engine) {
-        engine.join().await;
+        engine.join(ENGINE_END_MAX).await;
     }
     tracing::info!("stopped");
-    drained
+    match lost {
+        Some(reason) => Err(ServerError::Device(reason)),
+        None => drained,
+    }
 }

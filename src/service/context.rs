@@ -2,14 +2,7 @@
 
 use tokio::time::Instant;
 
-/// How urgent a request is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Class {
-    /// A caller waits for this one answer: unary calls. Refused rather than kept waiting when the server is full.
-    Interactive,
-    /// One of many requests of a stream, which has flow control and may wait.
-    Bulk,
-}
+use crate::engine::{Class, FlowId};
 
 /// What is known of a call beside its message.
 #[derive(Clone, Debug)]
@@ -18,8 +11,8 @@ pub struct CallContext {
     pub deadline: Option<Instant>,
     /// How urgent it is.
     pub class: Class,
-    /// Identifies the flow that it belongs to: a stream, or the unary calls of one connection. Flows take turns.
-    pub flow: u64,
+    /// The flow that it belongs to: a stream, or the unary calls of one connection. Flows take turns.
+    pub flow: FlowId,
     /// The caller's name for the request; may be empty.
     pub request_id: String,
     /// Where the call came from, for logs; empty if unknown.

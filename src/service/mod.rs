@@ -2,8 +2,25 @@
 //!
 //! The room knows nothing of gRPC. An adapter (`rpc/`) turns messages into calls and errors into statuses.
 
+mod asked_heads;
+mod classify;
 mod context;
 mod error;
+mod feature_cache;
+mod gate;
+mod serving;
 
-pub use context::{CallContext, Class};
+pub use classify::{Classified, ClassifyQuery, Embedded, HeadAnswer, Picture, Prediction, Scores};
+pub use context::CallContext;
 pub use error::ServiceError;
+pub use feature_cache::{CacheMetrics, FeatureCache};
+pub use gate::{Accepted, Gate};
+pub use serving::{ModelInfo, Serving};
+
+use std::sync::Arc;
+
+use crate::heads::HeadVersion;
+use crate::model::PlacedHead;
+
+/// A version of a head on the server's device.
+pub type Version = Arc<HeadVersion<PlacedHead>>;

@@ -8,7 +8,7 @@ use super::pass::NativePass;
 use super::rows::Rows;
 use super::weight::{NativeStack, pack};
 use super::workspace::Workspace;
-use crate::model::network::{HeadRows, Network, NetworkError, Outputs, Placer, placed};
+use crate::model::network::{HeadRows, Network, NetworkError, Outputs, Placer, StillWanted, placed};
 use crate::model::settings::Precision;
 use crate::model::walk::Trail;
 use crate::model::weights::Backbone;
@@ -47,16 +47,20 @@ impl Network for NativeNetwork {
         vec![vec![self]]
     }
 
-    fn forward(
+    fn forward_if(
         &mut self,
         pictures: &[&[u8]],
         groups: &[HeadRows<'_>],
         features: &[usize],
+        wanted: &mut dyn StillWanted,
     ) -> Result<Outputs, NetworkError> {
         if groups.is_empty() && features.is_empty() {
             return Ok(Outputs::default());
         }
         let heads: Vec<&NativeHead> = placed(groups)?;
+        if !wanted.still_wanted() {
+            return Err(NetworkError::NotWanted);
+        }
         let mut pass = NativePass {
             stack: &self.stack,
             workspace: &mut self.workspace,

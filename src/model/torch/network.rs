@@ -15,7 +15,7 @@ use super::lane::{Lane, PICTURE, PICTURE_BYTES, Shared};
 use super::last::{HostProducts, LastProducts, select, to_host};
 use super::placement::Placement;
 use super::steps::{TorchOverrides, TorchSteps};
-use crate::model::network::{HeadRows, Network, NetworkError, Outputs, Placer, StepCount, placed};
+use crate::model::network::{HeadRows, Network, NetworkError, Outputs, Placer, StepCount, StillWanted, placed};
 use crate::model::settings::Precision;
 use crate::model::walk::{Stepper, walk};
 use crate::model::weights::Backbone;
@@ -203,17 +203,21 @@ impl Network for TorchNetwork {
         vec![(1..=LANES).map(lane).collect()]
     }
 
-    fn forward(
+    fn forward_if(
         &mut self,
         pictures: &[&[u8]],
         groups: &[HeadRows<'_>],
         features: &[usize],
+        wanted: &mut dyn StillWanted,
     ) -> Result<Outputs, NetworkError> {
         if groups.is_empty() && features.is_empty() {
             return Ok(Outputs::default());
         }
         let _no_gradients = tch::no_grad_guard();
         let Some(lane) = &mut self.lane else {
+            if !wanted.still_wanted() {
+                return Err(NetworkError::NotWanted);
+            }
             let [height, width, channels] = PICTURE;
             let shape = [pictures.len() as i64, height, width, channels];
             let pixels = Tensor::f_from_data_size(&pictures.concat(), &shape, Kind::Uint8)?;
@@ -221,6 +225,10 @@ impl Network for TorchNetwork {
         };
         let pixels = lane.upload(pictures)?;
         let turn = lane.turn()?;
+        // Others may have had the device for long while this lane waited for its turn.
+        if !wanted.still_wanted() {
+            return Err(NetworkError::NotWanted);
+        }
         let pending = launch(
             &self.steps,
             Some(&turn.graphs),

@@ -1,63 +1,12 @@
-//! What the services need once the model is ready, behind a gate that is closed until then.
+//! The gate between listeners and use cases: closed until the model is ready, and again when a drain has ended.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use prometheus_client::metrics::gauge::Gauge;
-use tokio::sync::{Semaphore, watch};
-use tonic::Status;
+use tokio::sync::watch;
 
-use super::Pipeline;
-use super::status::unavailable;
-use crate::heads::{HeadLimits, HeadRegistry, UploadDir};
-use crate::model::{Architecture, PlacedHead};
-
-/// Everything a ready server serves with.
-pub struct Serving {
-    /// Refuses at once when the server is at its limit: for unary calls.
-    pub pipeline: Pipeline,
-    /// Waits for its turn: for streams, which have flow control.
-    pub patient_pipeline: Pipeline,
-    /// Requests admitted and not yet answered.
-    pub in_flight: Gauge,
-    /// The heads.
-    pub registry: HeadRegistry<PlacedHead>,
-    /// How many more requests may wait for heads to be loaded.
-    pub load_waits: Semaphore,
-    /// Where uploads go.
-    pub uploads: UploadDir,
-    /// How many more uploads may be under way.
-    pub upload_permits: Arc<Semaphore>,
-    /// What is asked of new heads.
-    pub head_limits: HeadLimits,
-    /// What DescribeModel tells.
-    pub model: ModelInfo,
-}
-
-impl Serving {
-    /// Whether somebody waits for an answer, whenever that is asked.
-    pub(super) fn busy(&self) -> impl Fn() -> bool + Send + 'static {
-        let in_flight = self.in_flight.clone();
-        move || in_flight.get() > 0
-    }
-}
-
-/// What is known of the backbone once it is loaded.
-#[derive(Clone, Debug)]
-pub struct ModelInfo {
-    /// The table of layers.
-    pub architecture: Architecture,
-    /// SHA-256, in hexadecimal.
-    pub backbone_digest: String,
-    /// Where the weights came from.
-    pub weights: String,
-    /// As `cpu`, `cuda:0` or `cuda:0,cuda:1`.
-    pub device: String,
-    /// As `f32`.
-    pub precision: String,
-    /// Pictures in a batch at most.
-    pub max_batch: usize,
-}
+use super::error::ServiceError;
+use super::serving::Serving;
 
 /// Opened once, when the warm-up has passed. A drain ends what has no end of its own: streams take no more requests.
 #[derive(Clone, Default)]
@@ -91,24 +40,23 @@ impl Gate {
     /// What to serve with.
     ///
     /// # Errors
-    /// UNAVAILABLE while the model is loading.
-    pub fn pass(&self) -> Result<Arc<Serving>, Status> {
-        let loading = || unavailable("the model is still loading; retry in a second");
+    /// [`ServiceError::Unavailable`] while the model is loading.
+    pub fn pass(&self) -> Result<Arc<Serving>, ServiceError> {
+        let loading = || ServiceError::Unavailable("the model is still loading; retry in a second".into());
         self.0.serving.get().cloned().ok_or_else(loading)
     }
 
     /// Counts a request whose whole message has arrived.
     ///
     /// # Errors
-    /// UNAVAILABLE once the gate is closed.
-    pub fn accept(&self) -> Result<Accepted, Status> {
+    /// [`ServiceError::Unavailable`] once the gate is closed.
+    pub fn accept(&self) -> Result<Accepted, ServiceError> {
         self.0.accepted.send_modify(|accepted| *accepted += 1);
         let accepted = Accepted(Arc::clone(&self.0));
         // Counted before asked, so that a drain that has closed the gate and sees no request has seen the last one.
         if self.0.closed.load(Ordering::SeqCst) {
-            return Err(unavailable(
-                "the server is shutting down; send the request to another replica",
-            ));
+            let reason = "the server is shutting down; send the request to another replica";
+            return Err(ServiceError::Unavailable(reason.into()));
         }
         Ok(accepted)
     }
@@ -139,7 +87,7 @@ impl Gate {
     pub fn draining(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut draining = self.0.draining.subscribe();
         async move {
-            // The sender lives as long as the gate; without one, nobody is left to serve.
+            // The sender lives as long as the gate; without one, nothing is served.
             let _ = draining.wait_for(|draining| *draining).await;
         }
     }

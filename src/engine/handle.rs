@@ -1,0 +1,265 @@
+//! The engine's handle and its start: a request in, its numbers out.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::admission::{Admission, Admitted};
+use super::batcher::{Batch, Batcher, Device, Loads};
+use super::class::Class;
+use super::clock::SystemClock;
+use super::cost::CostTable;
+use super::decoders::{Decode, Decoders};
+use super::error::{EngineError, StartError};
+use super::health::EngineHealth;
+use super::metrics::{Counted, EngineMetrics};
+use super::policy::BatchLimits;
+use super::request::{Answer, Entry, Heads, Progress, Request};
+use super::scheduler::{Scheduler, SchedulerLimits};
+use super::together::Together;
+use super::worker::Worker;
+use crate::model::Network;
+
+/// How the engine works.
+pub struct EngineSettings {
+    /// How large batches grow, and how long an idle device waits for company.
+    pub batches: BatchLimits,
+    /// Requests under way at most, of each class.
+    pub in_flight_max: usize,
+    /// Of the grants while both classes wait, how many in a hundred are bulk's.
+    pub bulk_percent: u32,
+    /// Pictures decoded at the same time.
+    pub decode_slots: usize,
+    /// What decodes them.
+    pub decode: Arc<Decode>,
+    /// What a batch costs.
+    pub cost: CostTable,
+}
+
+/// Cheap to clone; the engine ends when the last clone is gone and everything accepted is answered.
+#[derive(Clone, Debug)]
+pub struct Engine {
+    entries: mpsc::UnboundedSender<Entry>,
+    gone: Arc<Notify>,
+    admission: Admission,
+    health: EngineHealth,
+    metrics: EngineMetrics,
+}
+
+/// The engine's task and threads.
+#[derive(Debug)]
+pub struct EngineThreads {
+    batcher: tokio::task::JoinHandle<()>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+/// Starts a thread for each of the network's lanes, and when all of them are prepared the batcher on the current runtime.
+///
+/// # Errors
+/// If the operating system gives no thread, [`Network::prepare`] failed, or a batch of the largest size does.
+pub async fn start(
+    network: Box<dyn Network>,
+    settings: EngineSettings,
+    metrics: EngineMetrics,
+) -> Result<(Engine, EngineThreads), StartError> {
+    let steps = network.steps();
+    let lanes_of_devices = network.into_lanes();
+    let (finished_in, finished) = mpsc::unbounded_channel();
+    let health = EngineHealth::default();
+    let together = Together::default();
+    let (mut starting, mut prepared, mut devices) = (Starting::default(), Vec::new(), Vec::new());
+    let mut lanes_in_all = 0;
+    for (device, lanes) in lanes_of_devices.into_iter().enumerate() {
+        let (sender, batches) = mpsc::unbounded_channel::<Batch>();
+        devices.push(Device::new(sender, lanes.len()));
+        lanes_in_all += lanes.len();
+        let batches = Arc::new(Mutex::new(batches));
+        for network in lanes {
+            let worker = Worker {
+                steps: steps.clone(),
+                network,
+                batches: Arc::clone(&batches),
+                finished: finished_in.clone(),
+                device,
+                health: health.clone(),
+                metrics: metrics.clone(),
+                clock: Arc::new(SystemClock),
+            };
+            let (ready, when_ready) = oneshot::channel();
+            let (own, stop) = (together.join(), Arc::clone(&starting.stop));
+            let thread = std::thread::Builder::new().name(format!("device-{device}"));
+            let max_batch = settings.batches.max_batch;
+            let run = move || worker.run(max_batch, &stop, ready, own);
+            starting.workers.push(thread.spawn(run)?);
+            prepared.push(when_ready);
+        }
+    }
+    starting.devices = devices;
+    for ready in prepared {
+        ready.await.map_err(|_| StartError::Ended)??;
+    }
+
+    let (entries_in, entries) = mpsc::unbounded_channel();
+    let (decoded_in, decoded) = mpsc::unbounded_channel();
+    let gone = Arc::new(Notify::new());
+    let batcher = Batcher {
+        scheduler: Scheduler::new(SchedulerLimits {
+            max_batch: settings.batches.max_batch,
+            devices: lanes_in_all,
+            bulk_percent: settings.bulk_percent,
+            cost: settings.cost,
+        }),
+        limits: settings.batches,
+        entries,
+        gone: Arc::clone(&gone),
+        decoders: Decoders {
+            decode: settings.decode,
+            slots: settings.decode_slots.max(1),
+            busy: 0,
+            done: decoded_in,
+            metrics: metrics.clone(),
+        },
+        decoded,
+        devices: std::mem::take(&mut starting.devices),
+        finished,
+        health: health.clone(),
+        metrics: metrics.clone(),
+        loads: Loads::default(),
+        ready_since: None,
+    };
+    let batcher = tokio::spawn(batcher.run());
+    let workers = std::mem::take(&mut starting.workers);
+    let engine = Engine {
+        entries: entries_in,
+        gone,
+        admission: Admission::new(settings.in_flight_max, metrics.in_flight.clone()),
+        health,
+        metrics,
+    };
+    Ok((engine, EngineThreads { batcher, workers }))
+}
+
+/// Threads that prepare their networks. Dropped, which is when one failed or the server is told to end, it stops them and
+/// waits: the process must not end while they use a device.
+#[derive(Default)]
+struct Starting {
+    devices: Vec<Device>,
+    workers: Vec<JoinHandle<()>>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.devices.clear();
+        for worker in self.workers.drain(..) {
+            let _ = worker.join();
+        }
+    }
+}
+
+impl EngineThreads {
+    /// Waits until everything accepted is answered and the devices are free, but no longer than `limit`; every [`Engine`]
+    /// must have been dropped. Returns whether it came to its end.
+    pub async fn join(self, limit: Duration) -> bool {
+        let join = async {
+            let _ = self.batcher.await;
+            let workers = self.workers;
+            let join = move || workers.into_iter().for_each(|worker| drop(worker.join()));
+            let _ = tokio::task::spawn_blocking(join).await;
+        };
+        timeout(limit, join).await.is_ok()
+    }
+}
+
+impl Engine {
+    /// Whether the device computes.
+    pub fn health(&self) -> &EngineHealth {
+        &self.health
+    }
+
+    /// How many requests are under way.
+    pub fn in_flight(&self) -> &Gauge {
+        &self.metrics.in_flight
+    }
+
+    /// A place for a request: at once or not at all for an interactive one, within its deadline for a bulk one.
+    ///
+    /// # Errors
+    /// [`EngineError::Full`], [`EngineError::Expired`], [`EngineError::Stopped`].
+    pub async fn admit(&self, class: Class, deadline: Option<Instant>) -> Result<Admitted, EngineError> {
+        let admitted = self.admission.admit(class, deadline).await;
+        admitted.inspect_err(|error| self.metrics.observe_error(error))
+    }
+
+    /// Computes a request. Dropped, it takes the request out of the queue.
+    ///
+    /// # Errors
+    /// [`EngineError`], at the deadline at the latest.
+    pub async fn run(&self, admitted: Admitted, request: Request) -> Result<Answer, EngineError> {
+        let (answer, receiver) = oneshot::channel();
+        let progress = Progress::default();
+        let deadline = request.deadline;
+        let entry = Entry {
+            input: request.input,
+            heads: request.heads.map_or(Heads::Pinned(Vec::new()), Heads::Source),
+            features: request.features,
+            deadline,
+            flow: request.flow,
+            admitted,
+            arrived: Instant::now(),
+            decode: Duration::ZERO,
+            progress: progress.clone(),
+            in_queue: Some(Counted::new(&self.metrics.queue_length)),
+            answer,
+        };
+        self.entries.send(entry).map_err(|_| EngineError::Stopped)?;
+        let waiting = Waiting {
+            receiver,
+            gone: Arc::clone(&self.gone),
+        };
+        let answer = match deadline {
+            None => waiting.answer().await,
+            Some(deadline) => match timeout_at(deadline, waiting.answer()).await {
+                Ok(answer) => answer,
+                Err(_) => Some(Err(EngineError::Expired(progress.stage()))),
+            },
+        };
+        let dropped = || {
+            Err(match self.health.is_lost() {
+                true => EngineError::DeviceLost,
+                false => EngineError::Stopped,
+            })
+        };
+        let answer = answer.unwrap_or_else(dropped);
+        answer.inspect_err(|error| self.metrics.observe_error(error))
+    }
+}
+
+/// A caller that waits for its answer.
+struct Waiting {
+    receiver: oneshot::Receiver<Result<Answer, EngineError>>,
+    gone: Arc<Notify>,
+}
+
+impl Waiting {
+    /// The answer; none if the engine ended without one.
+    async fn answer(mut self) -> Option<Result<Answer, EngineError>> {
+        (&mut self.receiver).await.ok()
+    }
+}
+
+impl Drop for Waiting {
+    /// A caller that is gone before its answer came has the batcher look for entries like its own.
+    fn drop(&mut self) {
+        if !self.receiver.is_terminated() {
+            self.receiver.close();
+            self.gone.notify_one();
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! What the engine's tests are built from.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use prometheus_client::registry::Registry;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::admission::Admission;
+use super::class::{Class, FlowId};
+use super::error::EngineError;
+use super::metrics::{Counted, EngineMetrics};
+use super::request::{Answer, Entry, HeadSource, Heads, Input, Pinned, PinnedHeads, Progress};
+use crate::image::Pixels;
+use crate::model::PlacedHead;
+
+pub(super) type Answered = oneshot::Receiver<Result<Answer, EngineError>>;
+
+/// A decoded picture of one shade.
+pub(super) fn pixels(shade: u8) -> Pixels {
+    Pixels::from_bytes(vec![shade; Pixels::BYTES].into()).unwrap()
+}
+
+pub(super) fn head(classes: usize) -> Arc<PlacedHead> {
+    Arc::new(PlacedHead::new(classes, 0, Box::new(())))
+}
+
+pub(super) fn metrics() -> EngineMetrics {
+    EngineMetrics::register(&mut Registry::default())
+}
+
+/// Makes entries and counts them.
+pub(super) struct Entries {
+    admission: Admission,
+    pub metrics: EngineMetrics,
+}
+
+impl Entries {
+    pub fn new() -> Self {
+        let metrics = metrics();
+        Self {
+            admission: Admission::new(1000, metrics.in_flight.clone()),
+            metrics,
+        }
+    }
+
+    /// An entry that is answered through what is returned with it.
+    pub async fn entry(&self, class: Class, flow: FlowId, input: Input, heads: Heads) -> (Entry, Answered) {
+        let (answer, answered) = oneshot::channel();
+        let entry = Entry {
+            input,
+            heads,
+            features: false,
+            deadline: None,
+            flow,
+            admitted: self.admission.admit(class, None).await.unwrap(),
+            arrived: Instant::now(),
+            decode: Duration::ZERO,
+            progress: Progress::default(),
+            in_queue: Some(Counted::new(&self.metrics.queue_length)),
+            answer,
+        };
+        (entry, answered)
+    }
+
+    /// A decoded picture asked of heads that are on the device.
+    pub async fn picture(&self, class: Class, flow: FlowId, heads: PinnedHeads) -> (Entry, Answered) {
+        let picture = Input::Pixels(pixels(0));
+        self.entry(class, flow, picture, Heads::Pinned(heads)).await
+    }
+
+    /// An encoded picture asked of one head that is on the device.
+    pub async fn encoded(&self, class: Class, flow: FlowId, bytes: &'static [u8]) -> (Entry, Answered) {
+        let picture = Input::Image(Bytes::from_static(bytes));
+        self.entry(class, flow, picture, Heads::Pinned(vec![head(2)])).await
+    }
+}
+
+/// Heads that are loaded when a test says so.
+pub(super) struct ColdHeads {
+    pub loaded: tokio::sync::watch::Sender<bool>,
+    pub pins: AtomicUsize,
+    pub fails: AtomicBool,
+}
+
+impl ColdHeads {
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self {
+            loaded: tokio::sync::watch::Sender::new(false),
+            pins: AtomicUsize::new(0),
+            fails: AtomicBool::new(false),
+        })
+    }
+
+    fn heads(&self) -> PinnedHeads {
+        if self.fails.load(Ordering::Relaxed) {
+            Vec::new()
+        } else {
+            vec![head(2)]
+        }
+    }
+}
+
+impl HeadSource for ColdHeads {
+    fn resident(&self) -> bool {
+        *self.loaded.borrow()
+    }
+
+    fn pin(self: Arc<Self>) -> Pinned {
+        self.pins.fetch_add(1, Ordering::Relaxed);
+        if self.resident() {
+            return Pinned::Now(self.heads());
+        }
+        Pinned::Later(Box::pin(async move {
+            self.loaded.subscribe().wait_for(|loaded| *loaded).await.unwrap();
+            self.heads()
+        }))
+    }
+}

@@ -1,0 +1,470 @@
+//! Who is decoded next and who is computed next: one order over all that is admitted. Pure: no clock, no tokio.
+//!
+//! Interactive requests come before bulk ones, which keep a [`Share`]; within a class, flows take turns. Requests wait
+//! encoded: pictures are decoded at most two batches ahead of the devices, and bulk at most one, so that an interactive
+//! picture never waits for a bulk batch to leave before it can be decoded.
+
+use super::class::{Class, FlowId};
+use super::cost::CostTable;
+use super::fair_queue::FairQueue;
+use super::share::Share;
+
+/// What the scheduler must know of a request.
+pub trait Scheduled {
+    /// Its class.
+    fn class(&self) -> Class;
+    /// The flow that it takes turns for.
+    fn flow(&self) -> FlowId;
+}
+
+/// What bounds the scheduler.
+#[derive(Clone, Debug)]
+pub struct SchedulerLimits {
+    /// Pictures in a batch at most.
+    pub max_batch: usize,
+    /// Batches that the devices compute at the same time.
+    pub devices: usize,
+    /// Of the grants while both classes wait, how many in a hundred are bulk's.
+    pub bulk_percent: u32,
+    /// What a batch costs.
+    pub cost: CostTable,
+}
+
+/// What becomes of a request whose turn has come.
+#[derive(Debug)]
+pub enum Turn<T> {
+    /// It takes its turn.
+    Take(T),
+    /// It cannot yet, and its flow waits with it until [`Scheduler::unpark`].
+    Park(T),
+    /// It has left: it needs something else first, or is no longer wanted.
+    Leave,
+}
+
+/// Admitted requests of type `T`, see the module's text.
+#[derive(Debug)]
+pub struct Scheduler<T> {
+    limits: SchedulerLimits,
+    interactive: ClassQueues<T>,
+    bulk: ClassQueues<T>,
+    decode_share: Share,
+    device_share: Share,
+}
+
+/// The requests of one class.
+#[derive(Debug)]
+struct ClassQueues<T> {
+    /// They wait for a decode slot.
+    encoded: FairQueue<T>,
+    /// They wait for a device.
+    ready: FairQueue<Ready<T>>,
+    /// Granted a decode slot and not computing yet.
+    ahead: usize,
+}
+
+#[derive(Debug)]
+struct Ready<T> {
+    request: T,
+    /// Whether it counts as decoded ahead; raw pixels and known features do not.
+    decoded: bool,
+}
+
+/// A bulk request may join an interactive batch as long as the batch grows by no more than one part in this of its own
+/// cost and of a full batch's, which it may have had to wait for.
+const RIDE_DIVISOR: u32 = 8;
+
+impl<T: Scheduled> Scheduler<T> {
+    /// Without requests.
+    pub fn new(limits: SchedulerLimits) -> Self {
+        let queues = || ClassQueues {
+            encoded: FairQueue::default(),
+            ready: FairQueue::default(),
+            ahead: 0,
+        };
+        Self {
+            decode_share: Share::new(limits.bulk_percent),
+            device_share: Share::new(limits.bulk_percent),
+            interactive: queues(),
+            bulk: queues(),
+            limits,
+        }
+    }
+
+    /// Adds a request whose picture must be decoded.
+    pub fn push_encoded(&mut self, request: T) {
+        let flow = request.flow();
+        self.of(request.class()).encoded.push_back(flow, request);
+    }
+
+    /// Adds a request that can be computed as it is.
+    pub fn push_ready(&mut self, request: T) {
+        self.push_to_device(request, false);
+    }
+
+    /// Puts a request that [left](Turn::Leave) when its turn had come back to the front of its flow.
+    pub fn push_front(&mut self, request: T, encoded: bool) {
+        let (flow, queues) = (request.flow(), self.of(request.class()));
+        if encoded {
+            queues.encoded.push_front(flow, request);
+        } else {
+            let ready = Ready {
+                request,
+                decoded: false,
+            };
+            queues.ready.push_front(flow, ready);
+        }
+    }
+
+    /// The next request to decode, if the pictures that are decoded ahead leave room; `turn` tells what becomes of each
+    /// request whose turn has come. Every request returned must be followed by [`Scheduler::decoded`].
+    pub fn next_to_decode(&mut self, mut turn: impl FnMut(T) -> Turn<T>) -> Option<T> {
+        let batch = self.limits.max_batch * self.limits.devices;
+        loop {
+            if self.interactive.ahead + self.bulk.ahead >= 2 * batch {
+                return None;
+            }
+            let bulk_waits = self.bulk.ahead < batch && self.bulk.encoded.has_turn();
+            let interactive_waits = self.interactive.encoded.has_turn();
+            let class = self.decode_share.pick(interactive_waits, bulk_waits)?;
+            let queues = self.of(class);
+            match turn(queues.encoded.pop()?) {
+                Turn::Take(request) => {
+                    queues.ahead += 1;
+                    return Some(request);
+                }
+                Turn::Park(request) => queues.encoded.park(request.flow(), request),
+                Turn::Leave => {}
+            }
+        }
+    }
+
+    /// Ends the decoding of a request of this class; without a picture it leaves.
+    pub fn decoded(&mut self, class: Class, request: Option<T>) {
+        match request {
+            Some(request) => self.push_to_device(request, true),
+            None => self.of(class).ahead -= 1,
+        }
+    }
+
+    /// How many requests could be computed at once.
+    pub fn ready(&self) -> usize {
+        self.interactive.ready.len() + self.bulk.ready.len()
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.ready() + self.interactive.encoded.len() + self.bulk.encoded.len() == 0
+    }
+
+    /// The next batch; `turn` tells what becomes of each request whose turn has come.
+    pub fn take_batch(&mut self, mut turn: impl FnMut(T) -> Turn<T>) -> Vec<T> {
+        let mut batch = Vec::with_capacity(self.limits.max_batch.min(self.ready()));
+        // Requests that have a right to this batch; those beyond them ride along.
+        let mut entitled = 0;
+        let mut has_interactive = false;
+        while batch.len() < self.limits.max_batch {
+            let interactive_waits = self.interactive.ready.has_turn();
+            let bulk_waits = self.bulk.ready.has_turn();
+            let rides = has_interactive && !interactive_waits;
+            if rides && !self.may_ride(entitled, batch.len() + 1) {
+                break;
+            }
+            let Some(class) = self.device_share.pick(interactive_waits, bulk_waits) else {
+                break;
+            };
+            let queues = self.of(class);
+            let Some(Ready { request, decoded }) = queues.ready.pop() else {
+                break;
+            };
+            match turn(request) {
+                Turn::Take(request) => {
+                    queues.ahead -= usize::from(decoded);
+                    batch.push(request);
+                    has_interactive |= class == Class::Interactive;
+                    entitled += usize::from(!rides);
+                }
+                Turn::Park(request) => queues.ready.park(request.flow(), Ready { request, decoded }),
+                Turn::Leave => queues.ahead -= usize::from(decoded),
+            }
+        }
+        batch
+    }
+
+    /// Lets parked flows take turns again.
+    pub fn unpark(&mut self) {
+        for queues in [&mut self.interactive, &mut self.bulk] {
+            queues.encoded.unpark();
+            queues.ready.unpark();
+        }
+    }
+
+    /// Removes the waiting requests for which `keep` is false.
+    pub fn retain(&mut self, mut keep: impl FnMut(&T) -> bool) {
+        for queues in [&mut self.interactive, &mut self.bulk] {
+            queues.encoded.retain(&mut keep);
+            let mut removed = 0;
+            queues.ready.retain(|ready| {
+                let kept = keep(&ready.request);
+                removed += usize::from(ready.decoded && !kept);
+                kept
+            });
+            queues.ahead -= removed;
+        }
+    }
+
+    /// Takes every waiting request.
+    pub fn drain(&mut self) -> Vec<T> {
+        let mut drained = Vec::new();
+        for queues in [&mut self.interactive, &mut self.bulk] {
+            drained.extend(queues.encoded.drain());
+            for ready in queues.ready.drain() {
+                queues.ahead -= usize::from(ready.decoded);
+                drained.push(ready.request);
+            }
+        }
+        drained
+    }
+
+    /// Whether a batch of `size` costs its `entitled` requests little more than they would cost alone.
+    fn may_ride(&self, entitled: usize, size: usize) -> bool {
+        let cost = &self.limits.cost;
+        let alone = cost.batch(entitled);
+        cost.batch(size) <= alone + (alone + cost.batch(self.limits.max_batch)) / RIDE_DIVISOR
+    }
+
+    fn push_to_device(&mut self, request: T, decoded: bool) {
+        let flow = request.flow();
+        let queues = self.of(request.class());
+        queues.ready.push_back(flow, Ready { request, decoded });
+    }
+
+    fn of(&mut self, class: Class) -> &mut ClassQueues<T> {
+        match class {
+            Class::Interactive => &mut self.interactive,
+            Class::Bulk => &mut self.bulk,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    struct Job {
+        class: Class,
+        flow: FlowId,
+        number: usize,
+    }
+
+    impl Scheduled for Job {
+        fn class(&self) -> Class {
+            self.class
+        }
+        fn flow(&self) -> FlowId {
+            self.flow
+        }
+    }
+
+    fn job(class: Class, flow: FlowId, number: usize) -> Job {
+        Job { class, flow, number }
+    }
+
+    fn scheduler(max_batch: usize, row_ms: u64) -> Scheduler<Job> {
+        let ms = Duration::from_millis(row_ms);
+        Scheduler::new(SchedulerLimits {
+            max_batch,
+            devices: 1,
+            bulk_percent: 10,
+            cost: CostTable::from_per_picture(&[(1, ms), (max_batch.max(2), ms)]),
+        })
+    }
+
+    fn take(job: Job) -> Turn<Job> {
+        Turn::Take(job)
+    }
+
+    #[test]
+    fn an_interactive_request_goes_before_a_backlog_of_bulk() {
+        let mut scheduler = scheduler(8, 10);
+        for number in 0..40 {
+            scheduler.push_ready(job(Class::Bulk, 1, number));
+        }
+        assert_eq!(scheduler.take_batch(take).len(), 8);
+        scheduler.push_ready(job(Class::Interactive, 2, 0));
+        let batch = scheduler.take_batch(take);
+        assert_eq!(batch[0].class, Class::Interactive);
+        // One row costs 10 ms, a full batch 80: an eighth of both is one more row.
+        assert_eq!(batch.len(), 2);
+        assert_eq!(scheduler.take_batch(take).len(), 8);
+    }
+
+    #[test]
+    fn bulk_fills_an_interactive_batch_where_rows_cost_nothing() {
+        let mut scheduler = scheduler(8, 0);
+        for number in 0..40 {
+            scheduler.push_ready(job(Class::Bulk, 1, number));
+        }
+        scheduler.push_ready(job(Class::Interactive, 2, 0));
+        assert_eq!(scheduler.take_batch(take).len(), 8);
+    }
+
+    #[test]
+    fn bulk_decodes_one_batch_ahead_and_interactive_one_more() {
+        let mut scheduler = scheduler(4, 10);
+        for number in 0..20 {
+            scheduler.push_encoded(job(Class::Bulk, 1, number));
+        }
+        let granted: Vec<Job> = std::iter::from_fn(|| scheduler.next_to_decode(take)).collect();
+        assert_eq!(granted.len(), 4);
+        for number in 0..20 {
+            scheduler.push_encoded(job(Class::Interactive, 2, number));
+        }
+        let urgent: Vec<Job> = std::iter::from_fn(|| scheduler.next_to_decode(take)).collect();
+        assert_eq!(urgent.len(), 4);
+        assert!(urgent.iter().all(|job| job.class == Class::Interactive));
+        // A batch that leaves makes room for as many.
+        for job in granted.into_iter().chain(urgent) {
+            scheduler.decoded(job.class, Some(job));
+        }
+        assert_eq!(scheduler.next_to_decode(take), None);
+        let left = scheduler.take_batch(take).len();
+        assert_eq!(std::iter::from_fn(|| scheduler.next_to_decode(take)).count(), left);
+    }
+
+    #[test]
+    fn a_parked_flow_does_not_hold_up_another() {
+        let mut scheduler = scheduler(4, 10);
+        for (flow, number) in [(1, 0), (1, 1), (2, 0)] {
+            scheduler.push_ready(job(Class::Bulk, flow, number));
+        }
+        let cold = |job: Job| {
+            if job.flow == 1 {
+                Turn::Park(job)
+            } else {
+                Turn::Take(job)
+            }
+        };
+        assert_eq!(scheduler.take_batch(cold), [job(Class::Bulk, 2, 0)]);
+        assert!(scheduler.take_batch(take).is_empty());
+        scheduler.unpark();
+        assert_eq!(scheduler.take_batch(take).len(), 2);
+    }
+
+    #[derive(Clone, Copy, Debug)]
+    enum Step {
+        Encoded(Class, FlowId),
+        Ready(Class, FlowId),
+        Decode,
+        Decoded { whole: bool },
+        Batch,
+        Forget(FlowId),
+        Leave(FlowId),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let class = || prop_oneof![Just(Class::Interactive), Just(Class::Bulk)];
+        let step = prop_oneof![
+            4 => (class(), 0u64..4).prop_map(|(class, flow)| Step::Encoded(class, flow)),
+            2 => (class(), 0u64..4).prop_map(|(class, flow)| Step::Ready(class, flow)),
+            4 => Just(Step::Decode),
+            3 => any::<bool>().prop_map(|whole| Step::Decoded { whole }),
+            2 => Just(Step::Batch),
+            1 => (0u64..4).prop_map(Step::Forget),
+            1 => (0u64..4).prop_map(Step::Leave),
+        ];
+        prop::collection::vec(step, 1..120)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(500) })]
+
+        /// Whatever comes, the bounds hold, and every request leaves exactly once.
+        #[test]
+        fn bounds_hold_and_nothing_is_lost(steps in steps(), max_batch in 1usize..6, row_ms in 0u64..3) {
+            let mut scheduler = scheduler(max_batch, row_ms);
+            let (mut decoding, mut decoded_waiting) = (Vec::<Job>::new(), Vec::<usize>::new());
+            let (mut pushed, mut left) = (0, Vec::<usize>::new());
+            for step in steps {
+                match step {
+                    Step::Encoded(class, flow) => {
+                        scheduler.push_encoded(job(class, flow, pushed));
+                        pushed += 1;
+                    }
+                    Step::Ready(class, flow) => {
+                        scheduler.push_ready(job(class, flow, pushed));
+                        pushed += 1;
+                    }
+                    Step::Decode => decoding.extend(scheduler.next_to_decode(take)),
+                    Step::Decoded { whole } => if let Some(job) = decoding.pop() {
+                        if whole {
+                            decoded_waiting.push(job.number);
+                        } else {
+                            left.push(job.number);
+                        }
+                        scheduler.decoded(job.class, whole.then_some(job));
+                    },
+                    Step::Batch => {
+                        let batch = scheduler.take_batch(take);
+                        prop_assert!(batch.len() <= max_batch);
+                        prop_assert!(!batch.is_empty() || scheduler.ready() == 0);
+                        left.extend(batch.iter().map(|job| job.number));
+                    }
+                    Step::Forget(flow) => scheduler.retain(|job| {
+                        if job.flow == flow {
+                            left.push(job.number);
+                        }
+                        job.flow != flow
+                    }),
+                    Step::Leave(flow) => {
+                        let batch = scheduler.take_batch(|job| {
+                            if job.flow != flow {
+                                return Turn::Take(job);
+                            }
+                            left.push(job.number);
+                            Turn::Leave
+                        });
+                        left.extend(batch.iter().map(|job| job.number));
+                    }
+                }
+                decoded_waiting.retain(|number| !left.contains(number));
+                let ahead = decoding.len() + decoded_waiting.len();
+                prop_assert!(ahead <= 2 * max_batch);
+                prop_assert_eq!(scheduler.interactive.ahead + scheduler.bulk.ahead, ahead);
+                let bulk = decoding.iter().filter(|job| job.class == Class::Bulk).count();
+                prop_assert!(bulk <= max_batch && scheduler.bulk.ahead <= max_batch);
+            }
+            left.extend(scheduler.drain().iter().map(|job| job.number));
+            left.extend(decoding.iter().map(|job| job.number));
+            left.sort_unstable();
+            prop_assert_eq!(left, (0..pushed).collect::<Vec<_>>());
+            prop_assert!(scheduler.is_empty());
+        }
+
+        /// Under any interactive load bulk keeps its tenth of the rows.
+        #[test]
+        fn bulk_keeps_its_share_under_full_interactive_load(max_batch in 1usize..10, batches in 20usize..60) {
+            let mut scheduler = scheduler(max_batch, 10);
+            let (mut number, mut rows, mut bulk) = (0, 0, 0);
+            for _ in 0..batches {
+                while scheduler.interactive.ready.len() < 2 * max_batch {
+                    scheduler.push_ready(job(Class::Interactive, number as u64 % 3, number));
+                    number += 1;
+                }
+                while scheduler.bulk.ready.len() < 2 * max_batch {
+                    scheduler.push_ready(job(Class::Bulk, 9, number));
+                    number += 1;
+                }
+                let batch = scheduler.take_batch(take);
+                prop_assert_eq!(batch.len(), max_batch);
+                rows += batch.len();
+                bulk += batch.iter().filter(|job| job.class == Class::Bulk).count();
+            }
+            prop_assert!((bulk * 10).abs_diff(rows) <= 10);
+        }
+    }
+}
