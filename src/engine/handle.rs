@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::admission::{Admission, Admitted};
 use super::batcher::{Batch, Batcher, Device, Loads};
 use super::class::Class;
-use super::clock::SystemClock;
+use super::clock::Clock;
 use super::cost::CostTable;
 use super::decoders::{Decode, Decoders};
 use super::error::{EngineError, StartError};
@@ -39,6 +39,8 @@ pub struct EngineSettings {
     pub decode: Arc<Decode>,
     /// What a batch costs.
     pub cost: CostTable,
+    /// What tells device threads the time.
+    pub clock: Arc<dyn Clock>,
 }
 
 /// Cheap to clone; the engine ends when the last clone is gone and everything accepted is answered.
@@ -88,7 +90,7 @@ pub async fn start(
                 device,
                 health: health.clone(),
                 metrics: metrics.clone(),
-                clock: Arc::new(SystemClock),
+                clock: Arc::clone(&settings.clock),
             };
             let (ready, when_ready) = oneshot::channel();
             let (own, stop) = (together.join(), Arc::clone(&starting.stop));
@@ -261,5 +263,139 @@ impl Drop for Waiting {
             self.receiver.close();
             self.gone.notify_one();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+    use crate::engine::clock::SystemClock;
+    use crate::engine::error::Stage;
+    use crate::engine::request::Input;
+    use crate::engine::rig::{Forward, metrics, pixels, told};
+    use crate::model::{HeadRows, NetworkError, StillWanted};
+
+    /// A clock that panics when told to.
+    #[derive(Default)]
+    struct Failing(AtomicBool);
+
+    impl Clock for Failing {
+        fn now(&self) -> Instant {
+            if self.0.load(Ordering::Relaxed) {
+                std::panic::panic_any("a defect");
+            }
+            Instant::now()
+        }
+    }
+
+    fn settings(max_batch: usize) -> EngineSettings {
+        EngineSettings {
+            batches: BatchLimits {
+                max_batch,
+                wait_max: Duration::ZERO,
+            },
+            in_flight_max: 8,
+            bulk_percent: 10,
+            decode_slots: 1,
+            decode: Arc::new(|_| Ok(pixels(0))),
+            cost: CostTable::default(),
+            clock: Arc::new(SystemClock),
+        }
+    }
+
+    async fn started(forward: impl Forward) -> (Engine, EngineThreads) {
+        start(told(forward), settings(1), metrics()).await.unwrap()
+    }
+
+    fn embed(deadline: Option<Instant>) -> Request {
+        Request {
+            input: Input::Pixels(pixels(0)),
+            heads: None,
+            features: true,
+            deadline,
+            flow: 1,
+        }
+    }
+
+    async fn run(engine: &Engine, deadline: Option<Instant>) -> Result<Answer, EngineError> {
+        let admitted = engine.admit(Class::Interactive, deadline).await?;
+        engine.run(admitted, embed(deadline)).await
+    }
+
+    #[tokio::test]
+    async fn a_batch_of_the_largest_size_is_tried_before_the_engine_is_ready() {
+        fn limited(_: &[HeadRows<'_>], rows: usize, _: &mut dyn StillWanted) -> Result<f32, NetworkError> {
+            match rows {
+                0..=4 => Ok(1.0),
+                _ => Err(NetworkError::Device("out of memory".into())),
+            }
+        }
+        start(told(limited), settings(4), metrics()).await.unwrap();
+        let error = start(told(limited), settings(8), metrics()).await.unwrap_err();
+        assert!(matches!(error, StartError::MaxBatch { max_batch: 8, .. }), "{error}");
+        assert!(error.to_string().contains("lower --max-batch"));
+    }
+
+    #[tokio::test]
+    async fn a_lost_device_is_noticed_and_every_request_is_answered() {
+        let asked = AtomicUsize::new(0);
+        let (engine, threads) = started(move |_, _, _| match asked.fetch_add(1, Ordering::Relaxed) {
+            0 => Ok(1.0),
+            _ => Err(NetworkError::Lost("a test".into())),
+        })
+        .await;
+        assert!(!engine.health().is_lost());
+        for _ in 0..3 {
+            assert!(matches!(run(&engine, None).await, Err(EngineError::DeviceLost)));
+        }
+        assert_eq!(engine.health().lost().await, "the device is lost: a test");
+        drop(engine);
+        assert!(threads.join(Duration::from_secs(60)).await);
+    }
+
+    /// A defect of ours: a panic outside of what guards the network.
+    #[tokio::test]
+    async fn a_device_thread_that_ends_is_noticed_and_every_request_is_answered() {
+        let (mut settings, clock) = (settings(1), Arc::new(Failing::default()));
+        settings.clock = clock.clone();
+        let (engine, threads) = start(told(|_, _, _| Ok(1.0)), settings, metrics()).await.unwrap();
+        run(&engine, None).await.unwrap();
+        clock.0.store(true, Ordering::Relaxed);
+        for _ in 0..3 {
+            assert!(matches!(run(&engine, None).await, Err(EngineError::DeviceLost)));
+        }
+        assert_eq!(engine.health().lost().await, "its thread ended");
+        drop(engine);
+        assert!(threads.join(Duration::from_secs(60)).await);
+    }
+
+    #[tokio::test]
+    async fn a_deadline_says_what_the_request_was_doing() {
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        let asked = AtomicUsize::new(0);
+        let (engine, _threads) = started(move |_, _, _| {
+            // The warm-up's batch is not held.
+            if asked.fetch_add(1, Ordering::Relaxed) > 0 {
+                let _ = released.recv();
+            }
+            Ok(1.0)
+        })
+        .await;
+        let soon = || Some(Instant::now() + Duration::from_millis(50));
+        let computing = run(&engine, soon()).await;
+        assert!(
+            matches!(computing, Err(EngineError::Expired(Stage::Computing))),
+            "{computing:?}"
+        );
+        let waiting = run(&engine, soon()).await;
+        assert!(
+            matches!(waiting, Err(EngineError::Expired(Stage::Waiting))),
+            "{waiting:?}"
+        );
+        assert!(waiting.unwrap_err().to_string().contains("waiting for its turn"));
+        drop(release);
+        run(&engine, None).await.unwrap();
     }
 }

@@ -149,9 +149,17 @@ impl Entry {
         }
     }
 
-    /// Answers; a caller that is gone is no error.
+    /// Answers; a caller that is gone is no error. Its place and its heads are free before the caller hears of it.
     pub fn answer(self, answer: Result<Answer, EngineError>) {
-        let _ = self.answer.send(answer);
+        let Self {
+            answer: sender,
+            admitted,
+            heads,
+            in_queue,
+            ..
+        } = self;
+        drop((admitted, heads, in_queue));
+        let _ = sender.send(answer);
     }
 }
 

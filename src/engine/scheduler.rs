@@ -304,6 +304,22 @@ mod tests {
     }
 
     #[test]
+    fn a_stream_of_many_requests_is_one_flow() {
+        for class in [Class::Interactive, Class::Bulk] {
+            let mut scheduler = scheduler(2, 10);
+            for number in 0..64 {
+                scheduler.push_ready(job(class, 1, number));
+                scheduler.push_encoded(job(class, 1, number));
+            }
+            scheduler.push_ready(job(class, 2, 0));
+            scheduler.push_encoded(job(class, 2, 0));
+            assert_eq!(scheduler.take_batch(take)[1].flow, 2);
+            scheduler.next_to_decode(take);
+            assert_eq!(scheduler.next_to_decode(take).map(|job| job.flow), Some(2));
+        }
+    }
+
+    #[test]
     fn bulk_fills_an_interactive_batch_where_rows_cost_nothing() {
         let mut scheduler = scheduler(8, 0);
         for number in 0..40 {

@@ -336,8 +336,8 @@ mod tests {
     use super::*;
     use crate::engine::class::Class;
     use crate::engine::request::Heads;
-    use crate::engine::rig::{Answered, Entries, head};
-    use crate::model::{HeadRows, Placer};
+    use crate::engine::rig::{Answered, Entries, Forward, head, told};
+    use crate::model::HeadRows;
 
     /// A clock that a test sets.
     struct ManualClock(Mutex<Instant>);
@@ -354,64 +354,17 @@ mod tests {
         }
     }
 
-    type Forward = dyn FnMut(&[HeadRows<'_>], usize, &mut dyn StillWanted) -> Result<f32, NetworkError> + Send;
-
-    /// A network that answers what a closure says, for each class of each head.
-    struct Told(Box<Forward>);
-
-    impl Network for Told {
-        fn into_lanes(self: Box<Self>) -> Vec<Vec<Box<dyn Network>>> {
-            vec![vec![self]]
-        }
-
-        fn forward_if(
-            &mut self,
-            pictures: &[&[u8]],
-            groups: &[HeadRows<'_>],
-            features: &[usize],
-            wanted: &mut dyn StillWanted,
-        ) -> Result<Outputs, NetworkError> {
-            let value = (self.0)(groups, pictures.len(), wanted)?;
-            let logits = groups
-                .iter()
-                .map(|group| vec![value; group.rows.len() * group.head.classes]);
-            Ok(Outputs {
-                logits: logits.collect(),
-                features: vec![value; features.len()],
-                steps: Vec::new(),
-            })
-        }
-
-        fn logits(&mut self, _: &[&[f32]], _: &[HeadRows<'_>]) -> Result<Vec<Vec<f32>>, NetworkError> {
-            Err(NetworkError::ForeignHead)
-        }
-
-        fn placer(&self) -> Arc<dyn Placer> {
-            unreachable!("nothing is placed")
-        }
-
-        fn steps(&self) -> Vec<String> {
-            Vec::new()
-        }
-
-        fn device(&self) -> (String, String) {
-            ("test".into(), "f32".into())
-        }
-    }
-
     struct Rig {
         worker: Worker,
         entries: Entries,
         clock: Arc<ManualClock>,
     }
 
-    fn rig(
-        forward: impl FnMut(&[HeadRows<'_>], usize, &mut dyn StillWanted) -> Result<f32, NetworkError> + Send + 'static,
-    ) -> Rig {
+    fn rig(forward: impl Forward) -> Rig {
         let entries = Entries::new();
         let clock = Arc::new(ManualClock(Mutex::new(Instant::now())));
         let worker = Worker {
-            network: Box::new(Told(Box::new(forward))),
+            network: told(forward),
             steps: Vec::new(),
             batches: Arc::new(Mutex::new(mpsc::unbounded_channel().1)),
             finished: mpsc::unbounded_channel().0,

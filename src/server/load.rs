@@ -10,7 +10,8 @@ use tokio::sync::Semaphore;
 use super::ServerError;
 use super::config::{HeadsLoad, ServeArgs};
 use crate::engine::{
-    self, BatchLimits, CostTable, EngineMetrics, EngineSettings, EngineThreads, StartError, calibrate, measure,
+    self, BatchLimits, CostTable, EngineMetrics, EngineSettings, EngineThreads, StartError, SystemClock, calibrate,
+    measure,
 };
 use crate::heads::{
     DirStore, HeadError, HeadLimits, HeadMetrics, HeadRegistry, HeadWeights, Overridable, PlaceError, RegistryLimits,
@@ -69,6 +70,7 @@ pub(super) async fn load(args: &ServeArgs, metrics: &Metrics) -> Result<(Arc<Ser
         decode_slots: args.decoders(cores, loaded.on_cpu),
         decode: Arc::new(move |bytes| image::decode(bytes, image)),
         cost: loaded.cost,
+        clock: Arc::new(SystemClock),
     };
     let (engine, threads) = engine::start(loaded.network, settings, metrics.engine.clone()).await?;
     let cache = FeatureCache::new(
