@@ -102,9 +102,11 @@ impl Batcher {
     /// Runs until every sender of entries is gone and every entry has been handed on.
     pub async fn run(mut self) {
         let mut open = true;
-        let lost = self.health.clone();
+        let (health, gone) = (self.health.clone(), Arc::clone(&self.gone));
+        let mut lost = std::pin::pin!(health.lost());
+        let mut caller_gone = std::pin::pin!(gone.notified());
         loop {
-            let is_lost = lost.is_lost();
+            let is_lost = health.is_lost();
             if is_lost {
                 self.refuse_all();
             }
@@ -123,14 +125,17 @@ impl Batcher {
                 // What has ended is counted first: a free device beats a fuller batch.
                 biased;
                 Some(device) = self.finished.recv() => self.devices[device].outstanding -= 1,
-                _ = lost.lost(), if !is_lost => {}
+                _ = &mut lost, if !is_lost => {}
                 Some(decoded) = self.decoded.recv() => self.take_decoded(decoded),
                 Some(loaded) = self.loads.pending.next() => self.take_loaded(loaded),
                 entry = self.entries.recv(), if open => match entry {
                     Some(entry) => self.take(entry),
                     None => open = false,
                 },
-                () = self.gone.notified() => self.forget_dead(),
+                () = &mut caller_gone => {
+                    caller_gone.set(gone.notified());
+                    self.forget_dead();
+                }
                 () = timeout => {}
             }
             self.take_what_came();

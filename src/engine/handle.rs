@@ -232,13 +232,8 @@ impl Engine {
                 Err(_) => Some(Err(EngineError::Expired(progress.stage()))),
             },
         };
-        let dropped = || {
-            Err(match self.health.is_lost() {
-                true => EngineError::DeviceLost,
-                false => EngineError::Stopped,
-            })
-        };
-        let answer = answer.unwrap_or_else(dropped);
+        // Only a device thread that ends by a panic drops an entry without an answer.
+        let answer = answer.unwrap_or(Err(EngineError::DeviceLost));
         answer.inspect_err(|error| self.metrics.observe_error(error))
     }
 }
@@ -250,7 +245,7 @@ struct Waiting {
 }
 
 impl Waiting {
-    /// The answer; none if the engine ended without one.
+    /// The answer; none if its entry was dropped without one.
     async fn answer(mut self) -> Option<Result<Answer, EngineError>> {
         (&mut self.receiver).await.ok()
     }

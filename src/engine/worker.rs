@@ -86,11 +86,9 @@ impl Worker {
     /// Computes a batch and answers each of its entries.
     pub fn answer(&mut self, batch: Batch) {
         // What has its features needs little, and does not wait for the pictures of its batch.
-        let (known, pictures): (Batch, Batch) = batch
-            .into_iter()
-            .partition(|entry| matches!(entry.input, Input::Features(_)));
+        let (known, pictures) = split(batch, |entry| matches!(entry.input, Input::Features(_)));
         // A head that has failed before is computed apart, after the others, which would fail with it.
-        let (suspected, pictures): (Batch, Batch) = pictures.into_iter().partition(asks_a_suspect);
+        let (suspected, pictures) = split(pictures, asks_a_suspect);
         self.compute_or_halve(known);
         self.compute_or_halve(pictures);
         for entry in suspected {
@@ -211,8 +209,7 @@ impl Worker {
     fn hand_out(&mut self, batch: Batch, computed: Computed) {
         for (row, entry) in batch.into_iter().enumerate() {
             let answer = self.answer_of(row, &entry, &computed);
-            let finite = |features: &Vec<f32>| features.iter().all(|feature| feature.is_finite());
-            if answer.features.as_ref().is_none_or(finite) {
+            if answer.features.as_deref().is_none_or(all_finite) {
                 entry.answer(Ok(answer));
             } else {
                 entry.answer(Err(EngineError::NotFinite("features")));
@@ -232,7 +229,7 @@ impl Worker {
             .saturating_duration_since(entry.arrived)
             .saturating_sub(entry.decode);
         self.metrics.observe_queue(queue);
-        let finite = |logits: Vec<f32>| match logits.iter().all(|logit| logit.is_finite()) {
+        let finite = |logits: Vec<f32>| match all_finite(&logits) {
             true => Ok(logits),
             false => Err(EngineError::NotFinite("logits")),
         };
@@ -249,10 +246,12 @@ impl Worker {
     }
 
     /// Leaves out entries whose caller is gone or whose deadline has passed, up to the moment before the forward pass.
-    fn alive(&self, batch: Batch) -> Batch {
+    fn alive(&self, mut batch: Batch) -> Batch {
         let now = self.clock.now();
-        let alive = |entry| self.metrics.alive(entry, now);
-        let mut batch: Batch = batch.into_iter().filter_map(alive).collect();
+        if batch.iter().any(|entry| entry.cancelled() || entry.expired(now)) {
+            let alive = |entry| self.metrics.alive(entry, now);
+            batch = batch.into_iter().filter_map(alive).collect();
+        }
         batch.iter_mut().for_each(|entry| entry.in_queue = None);
         batch
     }
@@ -304,6 +303,23 @@ impl StillWanted for LastLook<'_> {
 fn guarded<T>(compute: impl FnOnce() -> Result<T, NetworkError>) -> Result<T, NetworkError> {
     catch_unwind(AssertUnwindSafe(compute))
         .unwrap_or_else(|_| Err(NetworkError::Device("the forward pass panicked".into())))
+}
+
+/// The entries that are chosen, and the others; without a move where none is.
+fn split(batch: Batch, chosen: impl Fn(&Entry) -> bool) -> (Batch, Batch) {
+    if batch.iter().any(&chosen) {
+        batch.into_iter().partition(chosen)
+    } else {
+        (Batch::new(), batch)
+    }
+}
+
+/// Whether there is neither NaN nor infinity: those alone have all bits of the exponent set. Without a branch for each
+/// number, so that the compiler looks at several at once.
+fn all_finite(numbers: &[f32]) -> bool {
+    const EXPONENT: u32 = 0x7f80_0000;
+    let odd = |found: bool, number: &f32| found | (number.to_bits() & EXPONENT == EXPONENT);
+    !numbers.iter().fold(false, odd)
 }
 
 fn asks_a_suspect(entry: &Entry) -> bool {

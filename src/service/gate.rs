@@ -1,9 +1,9 @@
 //! The gate between listeners and use cases: closed until the model is ready, and again when a drain has ended.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::error::ServiceError;
 use super::serving::Serving;
@@ -18,7 +18,9 @@ struct State {
     draining: watch::Sender<bool>,
     closed: AtomicBool,
     /// Requests whose message has arrived and that are not answered yet.
-    accepted: watch::Sender<usize>,
+    accepted: AtomicUsize,
+    /// Told when there are none.
+    idle: Notify,
 }
 
 /// One accepted request, until its answer is on its way. A drain waits for it.
@@ -27,7 +29,9 @@ pub struct Accepted(Arc<State>);
 
 impl Drop for Accepted {
     fn drop(&mut self) {
-        self.0.accepted.send_modify(|accepted| *accepted -= 1);
+        if self.0.accepted.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.0.idle.notify_waiters();
+        }
     }
 }
 
@@ -51,7 +55,7 @@ impl Gate {
     /// # Errors
     /// [`ServiceError::Unavailable`] once the gate is closed.
     pub fn accept(&self) -> Result<Accepted, ServiceError> {
-        self.0.accepted.send_modify(|accepted| *accepted += 1);
+        self.0.accepted.fetch_add(1, Ordering::SeqCst);
         let accepted = Accepted(Arc::clone(&self.0));
         // Counted before asked, so that a drain that has closed the gate and sees no request has seen the last one.
         if self.0.closed.load(Ordering::SeqCst) {
@@ -68,14 +72,20 @@ impl Gate {
 
     /// How many accepted requests are not answered yet.
     pub fn accepted(&self) -> usize {
-        *self.0.accepted.borrow()
+        self.0.accepted.load(Ordering::SeqCst)
     }
 
     /// Returns once no accepted request is unanswered.
     pub async fn idle(&self) {
-        let mut accepted = self.0.accepted.subscribe();
-        // The sender lives as long as the gate.
-        let _ = accepted.wait_for(|accepted| *accepted == 0).await;
+        loop {
+            let mut told = std::pin::pin!(self.0.idle.notified());
+            // Registered before asked, so that the last answer is not missed.
+            told.as_mut().enable();
+            if self.accepted() == 0 {
+                return;
+            }
+            told.await;
+        }
     }
 
     /// Ends the streams, once what they accepted is answered.
@@ -90,5 +100,27 @@ impl Gate {
             // The sender lives as long as the gate; without one, nothing is served.
             let _ = draining.wait_for(|draining| *draining).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_closed_gate_waits_for_what_it_has_accepted() {
+        let gate = Gate::default();
+        let (one, two) = (gate.accept().unwrap(), gate.accept().unwrap());
+        let mut idle = Box::pin(gate.idle());
+        assert!(idle.as_mut().now_or_never().is_none());
+        drop(one);
+        assert!(idle.as_mut().now_or_never().is_none());
+        gate.close();
+        assert!(gate.accept().is_err());
+        assert_eq!(gate.accepted(), 1);
+        drop(two);
+        idle.await;
     }
 }
