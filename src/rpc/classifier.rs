@@ -54,9 +54,10 @@ impl ClassifierService for ClassifierRpc {
 
     async fn classify(&self, request: Request<ClassifyRequest>) -> Result<Response<ClassifyResponse>, Status> {
         let started = Instant::now();
-        let deadline = deadline::of(request.metadata());
+        let deadline = deadline::of(&request);
         let answer = async {
             let serving = self.gate.pass()?;
+            let _accepted = self.gate.accept()?;
             classify(&serving, Patience::Refused, request.into_inner(), deadline).await
         };
         self.metrics
@@ -68,15 +69,19 @@ impl ClassifierService for ClassifierRpc {
         request: Request<Streaming<ClassifyStreamRequest>>,
     ) -> Result<Response<Self::ClassifyStreamStream>, Status> {
         let serving = self.gate.pass()?;
-        let metrics = self.metrics.clone();
-        let deadline = deadline::of(request.metadata());
+        let (gate, metrics) = (self.gate.clone(), self.metrics.clone());
+        let deadline = deadline::of(&request);
         let answer = move |request: ClassifyStreamRequest| {
             let (serving, metrics) = (Arc::clone(&serving), metrics.clone());
+            let accepted = gate.accept();
             async move {
                 let started = Instant::now();
                 let request = request.request.unwrap_or_default();
                 let (request_id, heads) = (request.request_id.clone(), request.heads.clone());
-                let answer = classify(&serving, Patience::Waits, request, deadline).await;
+                let answer = match &accepted {
+                    Ok(_) => classify(&serving, Patience::Waits, request, deadline).await,
+                    Err(status) => Err(status.clone()),
+                };
                 let answer = metrics.observe("ClassifyStream", started, answer);
                 let response = answer.unwrap_or_else(|status| refused(status, request_id, heads));
                 Ok(ClassifyStreamResponse {
@@ -94,9 +99,10 @@ impl ClassifierService for ClassifierRpc {
 
     async fn embed(&self, request: Request<EmbedRequest>) -> Result<Response<EmbedResponse>, Status> {
         let started = Instant::now();
-        let deadline = deadline::of(request.metadata());
+        let deadline = deadline::of(&request);
         let answer = async {
             let serving = self.gate.pass()?;
+            let _accepted = self.gate.accept()?;
             embed(&serving, request.into_inner(), deadline).await
         };
         self.metrics.observe("Embed", started, answer.await.map(Response::new))

@@ -2,9 +2,10 @@
 //!
 //! The room knows nothing of libtorch. What it serves arrives through a [`Gate`], closed until the model is ready.
 
+mod arrival;
 mod background;
 mod classifier;
-mod deadline;
+pub mod deadline;
 mod gate;
 mod head_admin;
 mod head_info;
@@ -17,11 +18,13 @@ mod status;
 mod swap;
 mod upload;
 
+pub use arrival::{Arrival, Peer};
 pub use classifier::ClassifierRpc;
 pub use gate::{Accepted, Gate, ModelInfo, Serving};
 pub use head_admin::{AdminSettings, HeadAdminRpc};
 pub use input::Input;
 pub use metrics::RpcMetrics;
+pub use status::{ADMIN_MESSAGE_BYTES_MAX, MESSAGE_BYTES_MAX, too_large, unavailable};
 
 use tower::util::BoxCloneSyncService;
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use futures::stream::{self, Stream, StreamExt as _};
 use tonic::{Status, Streaming};
 
-use super::status::unavailable;
+use super::status::{MESSAGE_BYTES_MAX, of_message, unavailable};
 
 /// Why a stream ended, if not because the client had sent everything. To be told after the last answer: an error ends
 /// a stream at once, and with it the answers that are still under way.
@@ -30,7 +30,7 @@ pub(super) fn until_end<T>(
         let request = tokio::select! {
             biased;
             () = &mut draining => Err(unavailable("the server is shutting down; send what is unanswered elsewhere")),
-            request = requests.message() => request,
+            request = requests.message() => request.map_err(|error| of_message(error, MESSAGE_BYTES_MAX)),
         };
         match request {
             Ok(request) => Some((request?, (requests, draining, end))),
