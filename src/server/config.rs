@@ -155,6 +155,23 @@ pub struct ServeArgs {
         help_heading = "Pictures"
     )]
     pub jpeg_scaling: JpegScaling,
+    /// Requests and streams open on one connection at most; more wait in the client
+    #[arg(
+        long,
+        env = "HEADSWAP_STREAMS_PER_CONNECTION_MAX",
+        default_value_t = 100,
+        help_heading = "Limits"
+    )]
+    pub streams_per_connection_max: u32,
+    /// How long, in milliseconds, the message of a request may stall while it arrives; then the request ends with
+    /// DEADLINE_EXCEEDED. A stream may pause for longer between its messages
+    #[arg(
+        long,
+        env = "HEADSWAP_STREAM_IDLE_MS_MAX",
+        default_value_t = 300_000,
+        help_heading = "Limits"
+    )]
+    pub stream_idle_ms_max: u64,
     /// Bytes of a ClassifierService message at most, after decompression
     #[arg(long, env = "HEADSWAP_MESSAGE_BYTES_MAX", default_value_t = 32 << 20, help_heading = "Limits")]
     pub message_bytes_max: usize,
@@ -276,6 +293,8 @@ impl ServeArgs {
             ("--head-versions-kept", self.head_versions_kept),
             ("--head-loads-max", self.head_loads_max),
             ("--uploads-max", self.uploads_max),
+            ("--streams-per-connection-max", self.streams_per_connection_max as usize),
+            ("--stream-idle-ms-max", usize::from(self.stream_idle_ms_max > 0)),
         ];
         mistakes.extend(
             positive

@@ -1,17 +1,29 @@
 //! Composition: listeners, the tower stack, health, drain and telemetry.
 
+mod activity;
 mod announce;
 mod config;
+mod edge;
 mod feature_cache;
+mod framing;
+mod grpc;
 mod health;
 mod http;
 mod incoming;
 mod listen_address;
 mod listeners;
 mod load;
+mod message_body;
+mod opening;
 mod pipeline;
+mod port;
+mod reset_budget;
+mod running;
+mod services;
 mod shutdown;
 mod socket_file;
+mod stage;
+mod stream_tasks;
 mod telemetry;
 
 use std::time::Duration;
@@ -23,7 +35,7 @@ use prometheus_client::registry::Registry;
 use crate::rpc::{ClassifierRpc, Gate, HeadAdminRpc};
 use announce::announce;
 use health::Health;
-use listeners::{GrpcSettings, Listeners};
+use listeners::{GrpcSettings, Listeners, WithHealth};
 use load::Metrics;
 
 /// Why the server did not start or did not end well.
@@ -57,12 +69,17 @@ pub enum ServerError {
     /// The system gave no thread, or a file could not be read.
     #[error("{0}")]
     Io(#[from] std::io::Error),
-    /// A listener failed while serving.
+    /// A port stopped accepting connections while serving.
     #[error("a listener failed: {0}")]
-    Serve(#[from] tonic::transport::Error),
-    /// Requests were still under way when the drain's time was up.
-    #[error("requests were still under way after {0:?} of draining (--drain-ms-max)")]
-    Drain(Duration),
+    Listener(String),
+    /// Accepted requests were not answered when the drain's time was up.
+    #[error("{left} accepted requests were still unanswered after {longest:?} of draining (--drain-ms-max)")]
+    Drain {
+        /// How many.
+        left: usize,
+        /// `--drain-ms-max`.
+        longest: Duration,
+    },
 }
 
 /// Serves until SIGTERM or SIGINT, then drains.
@@ -80,30 +97,34 @@ pub async fn serve(args: ServeArgs) -> Result<(), ServerError> {
     announce(&listeners);
 
     let (gate, health) = (Gate::default(), Health::new().await);
-    let classifier = ClassifierRpc::new(gate.clone(), metrics.rpc.clone(), args.stream_in_flight_max);
-    let admin = HeadAdminRpc::new(gate.clone(), metrics.rpc.clone(), args.admin_settings());
-    let grpc = GrpcSettings::from(&args);
-    let running = listeners.serve(
-        grpc,
-        classifier,
-        admin,
-        || health.service(&gate),
-        http::routes(registry, health.readiness()),
-    );
+    let classifier = WithHealth {
+        service: ClassifierRpc::new(gate.clone(), metrics.rpc.clone(), args.stream_in_flight_max),
+        health: health.classification.service(&gate),
+    };
+    let admin = WithHealth {
+        service: HeadAdminRpc::new(gate.clone(), metrics.rpc.clone(), args.admin_settings()),
+        health: health.administration.service(&gate),
+    };
+    let http = http::routes(registry, health.readiness());
+    let mut running = listeners.serve(GrpcSettings::from(&args), classifier, admin, http);
 
     let loaded = tokio::select! {
         loaded = load::load(&args, &metrics) => Some(loaded?),
         () = stop.received() => None,
     };
-    let engine = if let Some((serving, engine)) = loaded {
+    let (engine, ended) = if let Some((serving, engine)) = loaded {
         tracing::info!(model = ?serving.model, "ready");
         gate.open(serving);
         health.serving().await;
         announce::ready();
-        stop.received().await;
-        Some(engine)
+        // Every reason to stop serving is a branch here; one that is a failure is returned after the drain.
+        let ended = tokio::select! {
+            () = stop.received() => Ok(()),
+            failed = running.failed() => Err(failed),
+        };
+        (Some(engine), ended)
     } else {
-        None
+        (None, Ok(()))
     };
 
     health.not_serving().await;
@@ -113,12 +134,11 @@ pub async fn serve(args: ServeArgs) -> Result<(), ServerError> {
         tracing::info!(?delay, "draining");
         tokio::time::sleep(delay).await;
     }
-    gate.drain();
-    let drained = running.drain(Duration::from_millis(args.drain_ms_max)).await;
+    let drained = running.drain(&gate, Duration::from_millis(args.drain_ms_max)).await;
     drop(gate);
     if let (Ok(()), Some(engine)) = (&drained, engine) {
         engine.join().await;
     }
     tracing::info!("stopped");
-    drained
+    ended.and(drained)
 }
