@@ -20,7 +20,7 @@ use tonic::{Status, Streaming};
 use super::classifier::{query, response, result};
 use super::metrics::RpcMetrics;
 use super::pb::{ClassifyRequest, ClassifyResponse, ClassifyStreamRequest, ClassifyStreamResponse};
-use super::status;
+use super::status::{self, MESSAGE_BYTES_MAX};
 use crate::service::{CallContext, ClassifyQuery, Gate, ServiceError, Serving};
 
 /// What bounds a stream.
@@ -122,7 +122,7 @@ impl ClassifyStream {
                     Ok(Some(request)) => under_way.push(self.answer(request.request.unwrap_or_default()).boxed()),
                     Ok(None) => end = Some(Ok(())),
                     // Told after the last answer: an error ends a stream at once.
-                    Err(status) => end = Some(Err(status)),
+                    Err(status) => end = Some(Err(status::of_message(status, MESSAGE_BYTES_MAX))),
                 },
                 // What is under way moves by itself and has an end.
                 () = sleep_until(moved_at + self.limits.idle_max), if under_way.is_empty() => {

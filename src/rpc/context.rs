@@ -2,17 +2,19 @@
 
 use tonic::Request;
 
+use super::arrival::Peer;
 use super::deadline;
 use crate::engine::Class;
 use crate::service::CallContext;
 
-/// The context of a call of this class, whose message has not been looked into.
+/// The context of a call of this class, whose message has not been looked into. Unary calls of one connection are one flow.
 pub(super) fn of<T>(request: &Request<T>, class: Class) -> CallContext {
+    let peer = request.extensions().get::<Peer>();
     CallContext {
-        deadline: deadline::of(request.metadata()),
+        deadline: deadline::of(request),
         class,
-        flow: 0,
+        flow: peer.map_or(0, |peer| peer.connection),
         request_id: String::new(),
-        peer: String::new(),
+        peer: peer.map_or_else(String::new, |peer| peer.address.clone()),
     }
 }

@@ -3,17 +3,28 @@
 
 use std::time::Duration;
 
+use http::HeaderMap;
 use tokio::time::Instant;
-use tonic::metadata::MetadataMap;
+use tonic::Request;
+
+use super::arrival::Arrival;
 
 /// The answer has to travel, so work ends this fraction of the timeout before it, 5 ms at most.
 const MARGIN_DIVISOR: u32 = 64;
 const MARGIN_MAX: Duration = Duration::from_millis(5);
 
-/// When the answer must be on its way, if the caller said. A malformed header is as good as none.
-pub(super) fn of(metadata: &MetadataMap) -> Option<Instant> {
-    let timeout = parse(metadata.get("grpc-timeout")?.to_str().ok()?)?;
-    Instant::now().checked_add(timeout - (timeout / MARGIN_DIVISOR).min(MARGIN_MAX))
+/// Returns when the answer must be on its way, if the caller set a deadline. It counts from the request's [`Arrival`], or
+/// from now for a request without one.
+pub fn of<T>(request: &Request<T>) -> Option<Instant> {
+    let timeout = timeout(request.metadata().as_ref())?;
+    let arrival = request.extensions().get::<Arrival>();
+    let arrival = arrival.map_or_else(Instant::now, |arrival| arrival.0);
+    arrival.checked_add(timeout - (timeout / MARGIN_DIVISOR).min(MARGIN_MAX))
+}
+
+/// Returns the caller's `grpc-timeout`. A malformed header counts as none.
+pub fn timeout(headers: &HeaderMap) -> Option<Duration> {
+    parse(headers.get("grpc-timeout")?.to_str().ok()?)
 }
 
 fn parse(text: &str) -> Option<Duration> {
@@ -48,5 +59,16 @@ mod tests {
         check("123456789m", None);
         check("+1m", None);
         check("1é", None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_deadline_counts_from_the_arrival_of_the_headers() {
+        let mut request = Request::new(());
+        assert_eq!(of(&request), None);
+        request.metadata_mut().insert("grpc-timeout", "10S".parse().unwrap());
+        let arrival = Instant::now();
+        request.extensions_mut().insert(Arrival(arrival));
+        tokio::time::advance(Duration::from_secs(3)).await;
+        assert_eq!(of(&request), Some(arrival + Duration::from_secs(10) - MARGIN_MAX));
     }
 }

@@ -58,6 +58,7 @@ impl HeadAdminRpc {
         let started = Instant::now();
         let answer = async {
             let serving = self.gate.pass().map_err(status::of_service)?;
+            let _accepted = self.gate.accept().map_err(status::of_service)?;
             let answer = tokio::task::spawn_blocking(move || answer(&serving)).await;
             answer.map_err(|_| Status::internal("reading heads panicked"))?
         };
@@ -74,9 +75,14 @@ impl HeadAdminService for HeadAdminRpc {
         let started = Instant::now();
         let answer = async {
             let serving = self.gate.pass().map_err(status::of_service)?;
+            let accepted = self.gate.accept().map_err(status::of_service)?;
             let (settings, metrics) = (Arc::clone(&self.settings), self.metrics.clone());
             let request = request.into_inner();
-            Swap::detached(move || replace(&serving, &settings, &metrics, request)).await
+            Swap::detached(move || {
+                let _until_the_end = accepted;
+                replace(&serving, &settings, &metrics, request)
+            })
+            .await
         };
         let answer = answer.await.map(|swapped| Response::new(swapped.into()));
         self.metrics.observe("ReplaceHead", started, answer)
@@ -89,7 +95,7 @@ impl HeadAdminService for HeadAdminRpc {
         let started = Instant::now();
         let answer = async {
             let serving = self.gate.pass().map_err(status::of_service)?;
-            upload(serving, self.metrics.clone(), request.into_inner()).await
+            upload(&self.gate, serving, self.metrics.clone(), request.into_inner()).await
         };
         let answer = answer.await.map(|swapped| Response::new(swapped.into()));
         self.metrics.observe("UploadHead", started, answer)

@@ -3,11 +3,12 @@
 //! The room knows nothing of libtorch. What it serves arrives through a [`Gate`](crate::service::Gate), closed until the
 //! model is ready.
 
+mod arrival;
 mod background;
 mod classifier;
 mod classify_stream;
 mod context;
-mod deadline;
+pub mod deadline;
 mod head_admin;
 mod head_info;
 mod listing;
@@ -16,9 +17,11 @@ mod status;
 mod swap;
 mod upload;
 
+pub use arrival::{Arrival, Peer};
 pub use classifier::ClassifierRpc;
 pub use head_admin::{AdminSettings, HeadAdminRpc};
 pub use metrics::RpcMetrics;
+pub use status::{ADMIN_MESSAGE_BYTES_MAX, MESSAGE_BYTES_MAX, too_large, unavailable};
 
 /// The generated messages, clients and servers of `proto/headswap/v1`.
 #[allow(missing_docs, unused_qualifications, clippy::all, clippy::pedantic)]

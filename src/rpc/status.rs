@@ -19,6 +19,11 @@ const RETRY_LATER: Duration = Duration::from_secs(1);
 /// The type of a version, where a status names one.
 const VERSION: &str = "headswap.v1.HeadVersion";
 
+/// The setting that bounds a message of the classification port.
+pub const MESSAGE_BYTES_MAX: &str = "--message-bytes-max";
+/// The setting that bounds a message of the administration port.
+pub const ADMIN_MESSAGE_BYTES_MAX: &str = "--admin-message-bytes-max";
+
 /// INVALID_ARGUMENT about one field of the request.
 pub(super) fn invalid(field: &str, message: String) -> Status {
     let details = ErrorDetails::with_bad_request_violation(field, message.clone());
@@ -26,7 +31,7 @@ pub(super) fn invalid(field: &str, message: String) -> Status {
 }
 
 /// UNAVAILABLE for a while: another replica, or this one a little later, can answer.
-pub(super) fn unavailable(message: &str) -> Status {
+pub fn unavailable(message: &str) -> Status {
     let details = ErrorDetails::with_retry_info(Some(RETRY_LATER));
     Status::with_error_details(Code::Unavailable, message, details)
 }
@@ -104,6 +109,33 @@ pub(super) fn of_head(error: impl Borrow<HeadError>) -> Status {
     }
 }
 
+/// The status of an error that `Streaming::message` returned, on the port whose messages `setting` bounds.
+pub(super) fn of_message(error: Status, setting: &str) -> Status {
+    too_large(&error, setting).unwrap_or(error)
+}
+
+/// Returns RESOURCE_EXHAUSTED that names `setting` if `error` is tonic's about a message that is too large. tonic says
+/// OUT_OF_RANGE for a plain one and RESOURCE_EXHAUSTED for one that grows too large when decompressed.
+pub fn too_large(error: &Status, setting: &str) -> Option<Status> {
+    let text = error.message();
+    let message = match error.code() {
+        Code::OutOfRange => {
+            let sizes = text.strip_prefix("Error, decoded message length too large: found ")?;
+            let (found, limit) = sizes.split_once(" bytes, the limit is: ")?;
+            let limit = limit.strip_suffix(" bytes")?;
+            format!("the message has {found} bytes, the limit is {limit} bytes ({setting})")
+        }
+        Code::ResourceExhausted => {
+            let limit = text.strip_prefix("Error decompressing: size limit, of ")?;
+            let limit = limit.strip_suffix(" bytes, exceeded while decompressing message")?;
+            format!("the message has more bytes than the limit of {limit} when decompressed ({setting})")
+        }
+        _ => return None,
+    };
+    let details = ErrorDetails::with_quota_failure_violation(setting, message.clone());
+    Some(Status::with_error_details(Code::ResourceExhausted, message, details))
+}
+
 /// The status as a message, for answers that carry their own error.
 pub(super) fn message(status: &Status) -> tonic_types::Status {
     let plain = || tonic_types::Status {
@@ -114,5 +146,65 @@ pub(super) fn message(status: &Status) -> tonic_types::Status {
     match tonic_types::Status::decode(status.details()) {
         Ok(full) if full.code != 0 => full,
         _ => plain(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::codec::{Codec as _, CompressionEncoding, Streaming};
+    use tonic_prost::ProstCodec;
+
+    use super::*;
+    use crate::rpc::pb::ClassifyRequest;
+
+    /// 64 zero bytes as gzip.
+    const GZIP: [u8; 24] = [
+        0x1f, 0x8b, 0x08, 0x00, 0x00, 0x00, 0x00, 0x00, 0x02, 0x03, 0x63, 0x60, 0xa0, 0x0c, 0x00, 0x00, 0x36, 0x63,
+        0x8d, 0x75, 0x40, 0x00, 0x00, 0x00,
+    ];
+
+    async fn read(compressed: u8, message: &[u8], bytes_max: usize) -> Status {
+        let length = (message.len() as u32).to_be_bytes();
+        let body = axum::body::Body::from([&[compressed][..], &length, message].concat());
+        let mut codec = ProstCodec::<ClassifyRequest, ClassifyRequest>::default();
+        let encoding = Some(CompressionEncoding::Gzip);
+        let mut messages = Streaming::new_request(codec.decoder(), body, encoding, Some(bytes_max));
+        messages.message().await.unwrap_err()
+    }
+
+    /// Fails when tonic changes the texts that [`too_large`] looks for.
+    #[tokio::test]
+    async fn messages_that_are_too_large_have_one_status() {
+        let check = |error: Status, expected: &str| {
+            let status = of_message(error, MESSAGE_BYTES_MAX);
+            assert_eq!((status.code(), status.message()), (Code::ResourceExhausted, expected));
+            let violations = status.get_details_quota_failure().unwrap().violations;
+            assert_eq!(
+                (violations.len(), violations[0].subject.as_str()),
+                (1, MESSAGE_BYTES_MAX)
+            );
+        };
+        check(
+            read(0, &[0; 64], 63).await,
+            "the message has 64 bytes, the limit is 63 bytes (--message-bytes-max)",
+        );
+        check(
+            read(1, &GZIP, 63).await,
+            "the message has more bytes than the limit of 63 when decompressed (--message-bytes-max)",
+        );
+        check(
+            read(1, &GZIP, 23).await,
+            "the message has 24 bytes, the limit is 23 bytes (--message-bytes-max)",
+        );
+        // Large enough, and no message.
+        let status = of_message(read(1, &GZIP, 64).await, MESSAGE_BYTES_MAX);
+        assert_eq!(status.code(), Code::Internal, "{status:?}");
+        for status in [
+            of_engine(&EngineError::Full),
+            Status::out_of_range("other"),
+            Status::resource_exhausted("other"),
+        ] {
+            assert!(too_large(&status, MESSAGE_BYTES_MAX).is_none());
+        }
     }
 }

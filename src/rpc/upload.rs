@@ -11,11 +11,11 @@ use super::background::gently;
 use super::metrics::RpcMetrics;
 use super::pb::upload_head_request::Part;
 use super::pb::{UploadHeadHeader, UploadHeadRequest};
-use super::status::{self, invalid};
+use super::status::{self, ADMIN_MESSAGE_BYTES_MAX, invalid};
 use super::swap::{self, Source, Swap, Swapped};
 use crate::engine::Counted;
 use crate::heads::{Announced, HeadError, HeadName, UPLOADS_MAX, Upload};
-use crate::service::Serving;
+use crate::service::{Accepted, Gate, Serving};
 
 const CHUNK_BYTES_MAX: usize = 4 << 20;
 /// Chunks that wait for the disk.
@@ -25,6 +25,7 @@ const SILENCE_MAX: Duration = Duration::from_secs(60);
 
 /// From the first part to the live version. Dropping this drops the upload and its file; a swap that has begun ends.
 pub(super) async fn upload(
+    gate: &Gate,
     serving: Arc<Serving>,
     metrics: RpcMetrics,
     mut parts: Streaming<UploadHeadRequest>,
@@ -38,7 +39,7 @@ pub(super) async fn upload(
     let permit = Arc::clone(&serving.upload_permits).try_acquire_owned().map_err(full)?;
     let counted = Counted::new(metrics.uploads_in_flight());
     let header = header(&serving, &mut parts).await?;
-    let upload = receive(&serving, &header, &mut parts).await?;
+    let (upload, accepted) = receive(gate, &serving, &header, &mut parts).await?;
     let swap = Swap {
         head: header.head,
         labels: header.labels,
@@ -47,7 +48,7 @@ pub(super) async fn upload(
         annotations: header.annotations,
     };
     let swapped = gently("upload-swap", serving.busy(), move || {
-        let _until_the_end = (permit, counted);
+        let _until_the_end = (permit, counted, accepted);
         swap.run(Source::Upload(upload), &serving, &metrics)
     });
     swapped.await.map_err(swap::panicked)?
@@ -66,10 +67,11 @@ async fn header(serving: &Serving, parts: &mut Streaming<UploadHeadRequest>) -> 
 
 /// The file on the disk. A thread writes what comes; it ends when this does.
 async fn receive(
+    gate: &Gate,
     serving: &Arc<Serving>,
     header: &UploadHeadHeader,
     parts: &mut Streaming<UploadHeadRequest>,
-) -> Result<Upload, Status> {
+) -> Result<(Upload, Accepted), Status> {
     let announced = Announced {
         bytes: Some(header.size_bytes).filter(|bytes| *bytes > 0),
         sha256: header.sha256.clone(),
@@ -93,7 +95,9 @@ async fn receive(
         }
     }
     drop(chunks);
-    on_disk(async { written.await.map_err(std::io::Error::other)? }).await
+    let accepted = gate.accept().map_err(status::of_service)?;
+    let upload = on_disk(async { written.await.map_err(std::io::Error::other)? }).await?;
+    Ok((upload, accepted))
 }
 
 async fn on_disk(work: impl Future<Output = std::io::Result<Result<Upload, HeadError>>>) -> Result<Upload, Status> {
@@ -123,7 +127,8 @@ async fn next(parts: &mut Streaming<UploadHeadRequest>) -> Result<Option<Part>, 
     let silent = |_| Status::deadline_exceeded(format!("nothing came for {SILENCE_MAX:?}; send the file again"));
     let message = tokio::time::timeout(SILENCE_MAX, parts.message())
         .await
-        .map_err(silent)??;
+        .map_err(silent)?
+        .map_err(|error| status::of_message(error, ADMIN_MESSAGE_BYTES_MAX))?;
     let empty = || invalid("part", "a message holds neither a header nor a chunk".into());
     message.map(|message| message.part.ok_or_else(empty)).transpose()
 }

@@ -160,14 +160,6 @@ pub struct ServeArgs {
         help_heading = "Limits"
     )]
     pub stream_in_flight_max: usize,
-    /// How long nothing may move on a stream, in milliseconds, before the server ends it
-    #[arg(
-        long,
-        env = "HEADSWAP_STREAM_IDLE_MS_MAX",
-        default_value_t = 300_000,
-        help_heading = "Limits"
-    )]
-    pub stream_idle_ms_max: u64,
     /// Pictures decoded at the same time; 0 means one for each core, or for every second one if the forward pass runs on
     /// them, too
     #[arg(long, env = "HEADSWAP_DECODE_THREADS", default_value_t = 0, help_heading = "Limits")]
@@ -184,6 +176,23 @@ pub struct ServeArgs {
         help_heading = "Pictures"
     )]
     pub jpeg_scaling: JpegScaling,
+    /// Requests and streams open on one connection at most; more wait in the client
+    #[arg(
+        long,
+        env = "HEADSWAP_STREAMS_PER_CONNECTION_MAX",
+        default_value_t = 100,
+        help_heading = "Limits"
+    )]
+    pub streams_per_connection_max: u32,
+    /// How long, in milliseconds, the message of a request may stall while it arrives, and nothing may move on a
+    /// ClassifyStream; then it ends with DEADLINE_EXCEEDED
+    #[arg(
+        long,
+        env = "HEADSWAP_STREAM_IDLE_MS_MAX",
+        default_value_t = 300_000,
+        help_heading = "Limits"
+    )]
+    pub stream_idle_ms_max: u64,
     /// Bytes of a ClassifierService message at most, after decompression
     #[arg(long, env = "HEADSWAP_MESSAGE_BYTES_MAX", default_value_t = 32 << 20, help_heading = "Limits")]
     pub message_bytes_max: usize,
@@ -305,6 +314,8 @@ impl ServeArgs {
             ("--head-versions-kept", self.head_versions_kept),
             ("--head-loads-max", self.head_loads_max),
             ("--uploads-max", self.uploads_max),
+            ("--streams-per-connection-max", self.streams_per_connection_max as usize),
+            ("--stream-idle-ms-max", usize::from(self.stream_idle_ms_max > 0)),
         ];
         mistakes.extend(
             positive

@@ -1,37 +1,38 @@
-//! Three sockets: classification, administration, HTTP. All are bound before anything is loaded.
+//! Three ports: classification, administration, HTTP. All are bound before anything is loaded.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tonic::codec::CompressionEncoding::{Gzip, Zstd};
 use tonic::service::Routes;
-use tonic::transport::Server;
 use tonic_health::pb::health_server::HealthServer;
 
 use super::ServerError;
 use super::config::ServeArgs;
+use super::edge::{Edge, Refused};
+use super::grpc::Grpc;
 use super::health::EndingWatch;
-use super::incoming::{KEEPALIVE, Listener, incoming};
+use super::http::Http;
 use super::listen_address::ListenAddress;
+use super::port::{self, ConnectionIds};
+use super::running::{Ports, Running};
+use super::services::{ADMINISTRATION, CLASSIFICATION, Services};
 use super::socket_file::SocketFile;
+use super::stage::Stages;
 use crate::rpc::pb::classifier_service_server::ClassifierServiceServer;
 use crate::rpc::pb::head_admin_service_server::HeadAdminServiceServer;
-use crate::rpc::{ClassifierRpc, HeadAdminRpc, pb};
+use crate::rpc::{ADMIN_MESSAGE_BYTES_MAX, ClassifierRpc, HeadAdminRpc, MESSAGE_BYTES_MAX};
 
-/// Flow-control windows: room for some pictures on each stream, so that one round trip does not bound the rate.
-const STREAM_WINDOW_BYTES: u32 = 1 << 20;
-const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
-const FRAME_BYTES_MAX: u32 = 256 << 10;
-
-/// What both gRPC listeners are told.
+/// The settings of both gRPC ports.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct GrpcSettings {
     message_bytes_max: usize,
     admin_message_bytes_max: usize,
-    streams_max: u32,
+    streams_per_connection_max: u32,
+    stream_idle_max: Duration,
 }
 
 impl From<&ServeArgs> for GrpcSettings {
@@ -39,8 +40,8 @@ impl From<&ServeArgs> for GrpcSettings {
         Self {
             message_bytes_max: args.message_bytes_max,
             admin_message_bytes_max: args.admin_message_bytes_max,
-            // One connection may fill the server, and be told so rather than wait.
-            streams_max: u32::try_from(args.in_flight_max.saturating_mul(2)).unwrap_or(u32::MAX),
+            streams_per_connection_max: args.streams_per_connection_max,
+            stream_idle_max: Duration::from_millis(args.stream_idle_ms_max),
         }
     }
 }
@@ -58,6 +59,12 @@ enum GrpcListener {
     Tcp(TcpListener),
     /// In this order: the file goes before its listener does.
     Unix(SocketFile, UnixListener),
+}
+
+/// A gRPC service and the health service of its port.
+pub(super) struct WithHealth<S> {
+    pub service: S,
+    pub health: HealthServer<EndingWatch>,
 }
 
 impl Listeners {
@@ -95,116 +102,90 @@ impl Listeners {
     pub fn serve(
         self,
         settings: GrpcSettings,
-        classifier: ClassifierRpc,
-        admin: HeadAdminRpc,
-        health: impl Fn() -> HealthServer<EndingWatch>,
+        classifier: WithHealth<ClassifierRpc>,
+        admin: WithHealth<HeadAdminRpc>,
         http: Router,
     ) -> Running {
-        let (stop, stopped) = watch::channel(false);
+        let (ids, refused, mut socket) = (ConnectionIds::default(), Refused::default(), None);
+        let (stage, stages) = Stages::new();
         let mut tasks = JoinSet::new();
 
-        let classifier = ClassifierServiceServer::new(classifier)
-            .max_decoding_message_size(settings.message_bytes_max)
-            .max_encoding_message_size(usize::MAX)
-            .accept_compressed(Gzip)
-            .accept_compressed(Zstd)
-            .send_compressed(Gzip)
-            .send_compressed(Zstd);
-        let admin = HeadAdminServiceServer::new(admin)
-            .max_decoding_message_size(settings.admin_message_bytes_max)
-            .max_encoding_message_size(usize::MAX)
-            .accept_compressed(Gzip)
-            .accept_compressed(Zstd)
-            .send_compressed(Gzip)
-            .send_compressed(Zstd);
-        let routes = with_reflection(Routes::new(classifier).add_service(health()));
-        let stop_grpc = wait(stopped.clone());
-        let mut socket = None;
+        let classifier = settings.classification(classifier, &refused);
         match self.grpc {
-            GrpcListener::Tcp(listener) => tasks.spawn(serve_grpc(listener, routes, settings, stop_grpc)),
+            GrpcListener::Tcp(listener) => {
+                tasks.spawn(port::serve("grpc", listener, classifier, ids.clone(), stages.clone()));
+            }
             GrpcListener::Unix(file, listener) => {
                 socket = Some(file);
-                tasks.spawn(serve_grpc(listener, routes, settings, stop_grpc))
+                tasks.spawn(port::serve("grpc", listener, classifier, ids.clone(), stages.clone()));
             }
-        };
-        let routes = Routes::new(admin).add_service(health());
-        tasks.spawn(serve_grpc(
-            self.admin,
-            with_reflection(routes),
-            settings,
-            wait(stopped.clone()),
-        ));
+        }
+        let admin = settings.administration(admin, &refused);
+        tasks.spawn(port::serve("admin", self.admin, admin, ids.clone(), stages));
+        let grpc = Ports { stage, tasks };
 
-        // Metrics and probes answer to the very end of a drain.
-        let http = tokio::spawn(async move { axum::serve(self.http, http).await });
+        // Its connections are accepted and answered until the gRPC ports have ended.
+        let (stage, stages) = Stages::new();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(port::serve("http", self.http, Http(http), ids, stages));
+        let http = Ports { stage, tasks };
         Running {
-            stop,
-            tasks,
+            grpc,
             http,
+            refused,
             socket,
         }
     }
 }
 
-/// The listeners' tasks.
-pub(super) struct Running {
-    stop: watch::Sender<bool>,
-    tasks: JoinSet<Result<(), tonic::transport::Error>>,
-    http: tokio::task::JoinHandle<std::io::Result<()>>,
-    socket: Option<SocketFile>,
-}
+impl GrpcSettings {
+    fn classification(&self, classifier: WithHealth<ClassifierRpc>, refused: &Refused) -> Grpc {
+        let service = ClassifierServiceServer::new(classifier.service)
+            .max_decoding_message_size(self.message_bytes_max)
+            .max_encoding_message_size(usize::MAX)
+            .accept_compressed(Gzip)
+            .accept_compressed(Zstd)
+            .send_compressed(Gzip)
+            .send_compressed(Zstd);
+        let routes = Routes::new(service).add_service(classifier.health);
+        self.grpc(routes, Services::of(CLASSIFICATION), MESSAGE_BYTES_MAX, refused)
+    }
 
-impl Running {
-    /// Accepts nothing more and waits until everything accepted is answered, for `longest` at most.
-    pub async fn drain(mut self, longest: Duration) -> Result<(), ServerError> {
-        // While its listener lives, so that no other server takes it for a stale one meanwhile.
-        drop(self.socket.take());
-        let _ = self.stop.send(true);
-        let all = async {
-            while let Some(task) = self.tasks.join_next().await {
-                task.map_err(std::io::Error::other)??;
-            }
-            Ok(())
-        };
-        let drained = tokio::time::timeout(longest, all)
-            .await
-            .unwrap_or(Err(ServerError::Drain(longest)));
-        self.http.abort();
-        drained
+    fn administration(&self, admin: WithHealth<HeadAdminRpc>, refused: &Refused) -> Grpc {
+        let service = HeadAdminServiceServer::new(admin.service)
+            .max_decoding_message_size(self.admin_message_bytes_max)
+            .max_encoding_message_size(usize::MAX)
+            .accept_compressed(Gzip)
+            .accept_compressed(Zstd)
+            .send_compressed(Gzip)
+            .send_compressed(Zstd);
+        let routes = Routes::new(service).add_service(admin.health);
+        self.grpc(routes, Services::of(ADMINISTRATION), ADMIN_MESSAGE_BYTES_MAX, refused)
+    }
+
+    fn grpc(&self, routes: Routes, services: Services, message_setting: &'static str, refused: &Refused) -> Grpc {
+        Grpc {
+            edge: Arc::new(Edge {
+                router: with_reflection(routes, &services).prepare().into_axum_router(),
+                services,
+                message_setting,
+                stream_idle_max: self.stream_idle_max,
+                refused: refused.clone(),
+            }),
+            streams_per_connection_max: self.streams_per_connection_max,
+        }
     }
 }
 
-async fn serve_grpc(
-    listener: impl Listener,
-    routes: Routes,
-    settings: GrpcSettings,
-    stop: impl Future<Output = ()>,
-) -> Result<(), tonic::transport::Error> {
-    // The stop comes as the end of `incoming`, after the backlog.
-    Server::builder()
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_frame_size(FRAME_BYTES_MAX)
-        .max_concurrent_streams(settings.streams_max)
-        .http2_keepalive_interval(Some(KEEPALIVE))
-        .add_routes(routes)
-        .serve_with_incoming_shutdown(incoming(listener, stop), std::future::pending())
-        .await
-}
-
-/// Reflection in both versions that clients ask for.
-fn with_reflection(routes: Routes) -> Routes {
+/// Reflection in both versions that clients ask for, of the port's services alone.
+fn with_reflection(routes: Routes, services: &Services) -> Routes {
     let builder = || {
         tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(pb::FILE_DESCRIPTOR_SET)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .register_file_descriptor_set(services.descriptors())
+            .include_reflection_service(false)
     };
     let broken = "the descriptors were compiled with this program";
     routes
         .add_service(builder().build_v1().expect(broken))
         .add_service(builder().build_v1alpha().expect(broken))
-}
-
-async fn wait(mut stopped: watch::Receiver<bool>) {
-    let _ = stopped.wait_for(|stopped| *stopped).await;
 }

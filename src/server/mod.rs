@@ -1,15 +1,27 @@
 //! Composition: listeners, the tower stack, health, drain and telemetry.
 
+mod activity;
 mod announce;
 mod config;
+mod edge;
+mod framing;
+mod grpc;
 mod health;
 mod http;
 mod incoming;
 mod listen_address;
 mod listeners;
 mod load;
+mod message_body;
+mod opening;
+mod port;
+mod reset_budget;
+mod running;
+mod services;
 mod shutdown;
 mod socket_file;
+mod stage;
+mod stream_tasks;
 mod telemetry;
 
 use std::time::Duration;
@@ -22,7 +34,7 @@ use crate::rpc::{ClassifierRpc, HeadAdminRpc};
 use crate::service::Gate;
 use announce::announce;
 use health::Health;
-use listeners::{GrpcSettings, Listeners};
+use listeners::{GrpcSettings, Listeners, WithHealth};
 use load::Metrics;
 
 /// How long the device threads may take to end after everything is answered.
@@ -59,15 +71,20 @@ pub enum ServerError {
     /// The system gave no thread, or a file could not be read.
     #[error("{0}")]
     Io(#[from] std::io::Error),
-    /// A listener failed while serving.
+    /// A port stopped accepting connections while serving.
     #[error("a listener failed: {0}")]
-    Serve(#[from] tonic::transport::Error),
+    Listener(String),
     /// A device no longer computes.
     #[error("the device no longer computes ({0}); the server has stopped, so that it can be started anew")]
     Device(String),
-    /// Requests were still under way when the drain's time was up.
-    #[error("requests were still under way after {0:?} of draining (--drain-ms-max)")]
-    Drain(Duration),
+    /// Accepted requests were not answered when the drain's time was up.
+    #[error("{left} accepted requests were still unanswered after {longest:?} of draining (--drain-ms-max)")]
+    Drain {
+        /// How many.
+        left: usize,
+        /// `--drain-ms-max`.
+        longest: Duration,
+    },
 }
 
 /// Serves until SIGTERM or SIGINT, then drains.
@@ -85,61 +102,58 @@ pub async fn serve(args: ServeArgs) -> Result<(), ServerError> {
     announce(&listeners);
 
     let (gate, health) = (Gate::default(), Health::new().await);
-    let classifier = ClassifierRpc::new(
-        gate.clone(),
-        metrics.rpc.clone(),
-        args.stream_in_flight_max,
-        Duration::from_millis(args.stream_idle_ms_max),
-    );
-    let admin = HeadAdminRpc::new(gate.clone(), metrics.rpc.clone(), args.admin_settings());
-    let grpc = GrpcSettings::from(&args);
-    let running = listeners.serve(
-        grpc,
-        classifier,
-        admin,
-        || health.service(&gate),
-        http::routes(registry, health.readiness()),
-    );
+    let classifier = WithHealth {
+        service: ClassifierRpc::new(
+            gate.clone(),
+            metrics.rpc.clone(),
+            args.stream_in_flight_max,
+            Duration::from_millis(args.stream_idle_ms_max),
+        ),
+        health: health.classification.service(&gate),
+    };
+    let admin = WithHealth {
+        service: HeadAdminRpc::new(gate.clone(), metrics.rpc.clone(), args.admin_settings()),
+        health: health.administration.service(&gate),
+    };
+    let http = http::routes(registry, health.readiness());
+    let mut running = listeners.serve(GrpcSettings::from(&args), classifier, admin, http);
 
     let loaded = tokio::select! {
         loaded = load::load(&args, &metrics) => Some(loaded?),
         () = stop.received() => None,
     };
-    let mut lost = None;
-    let engine = if let Some((serving, engine)) = loaded {
+    let (engine, ended) = if let Some((serving, engine)) = loaded {
         tracing::info!(model = ?serving.model, "ready");
         let engine_health = serving.engine.health().clone();
         gate.open(serving);
         health.serving().await;
         announce::ready();
-        lost = tokio::select! {
-            () = stop.received() => None,
-            reason = engine_health.lost() => Some(reason),
+        // Every reason to stop serving is a branch here; one that is a failure is returned after the drain.
+        let ended = tokio::select! {
+            () = stop.received() => Ok(()),
+            failed = running.failed() => Err(failed),
+            reason = engine_health.lost() => Err(ServerError::Device(reason)),
         };
-        Some(engine)
+        (Some(engine), ended)
     } else {
-        None
+        (None, Ok(()))
     };
 
-    if lost.is_some() {
+    if ended.is_err() {
         health.not_alive();
     }
     health.not_serving().await;
-    if engine.is_some() && lost.is_none() {
+    if engine.is_some() && ended.is_ok() {
         // Load balancers take a while to hear of it, and go on sending.
         let delay = Duration::from_millis(args.drain_delay_ms);
         tracing::info!(?delay, "draining");
         tokio::time::sleep(delay).await;
     }
-    gate.drain();
-    let drained = running.drain(Duration::from_millis(args.drain_ms_max)).await;
+    let drained = running.drain(&gate, Duration::from_millis(args.drain_ms_max)).await;
     drop(gate);
     if let (Ok(()), Some(engine)) = (&drained, engine) {
         engine.join(ENGINE_END_MAX).await;
     }
     tracing::info!("stopped");
-    match lost {
-        Some(reason) => Err(ServerError::Device(reason)),
-        None => drained,
-    }
+    ended.and(drained)
 }

@@ -51,12 +51,27 @@ impl Server {
         server
     }
 
+    /// Starts the server, which writes its logs to `log`, and waits until it is ready.
+    pub fn start_logging(log: &Path, heads_dir: &Path, args: &[&str]) -> Self {
+        let log = std::fs::File::create(log).unwrap();
+        let mut server = Self::spawn_with("demo", heads_dir, args, log.into());
+        assert!(
+            server.line().contains("\"ready\":true"),
+            "the server did not become ready"
+        );
+        server
+    }
+
     /// Starts the server and waits until it listens.
     pub fn spawn(heads_dir: &Path, args: &[&str]) -> Self {
         Self::spawn_on("demo", heads_dir, args)
     }
 
     fn spawn_on(weights: &str, heads_dir: &Path, args: &[&str]) -> Self {
+        Self::spawn_with(weights, heads_dir, args, Stdio::inherit())
+    }
+
+    fn spawn_with(weights: &str, heads_dir: &Path, args: &[&str], stderr: Stdio) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_headswap"));
         command.args([
             "serve",
@@ -81,7 +96,7 @@ impl Server {
             .arg(heads_dir)
             .args(["--log", "warn"])
             .args(args);
-        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut child = command.stdout(Stdio::piped()).stderr(stderr).spawn().unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap()).lines();
         let mut server = Self {
             child,

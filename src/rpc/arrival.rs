@@ -1,0 +1,16 @@
+//! Where a request came from and when: extensions that the server adds to every request.
+
+use tokio::time::Instant;
+
+/// The client's end of the connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Unique among all connections of this process.
+    pub connection: u64,
+    /// `IP:PORT`, or `unix` for a Unix socket.
+    pub address: String,
+}
+
+/// When the request's headers arrived. `grpc-timeout` counts from here, not from the end of the message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrival(pub Instant);
