@@ -3,14 +3,14 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{Semaphore, watch};
 use tonic::Status;
 
 use super::Pipeline;
 use super::status::unavailable;
-use crate::heads::{HeadLimits, HeadRegistry, UploadDir};
-use crate::model::{Architecture, PlacedHead};
+use crate::heads::HeadRegistry;
+use crate::model::PlacedHead;
+use crate::service::{HeadAdmin, ModelInfo};
 
 /// Everything a ready server serves with.
 pub struct Serving {
@@ -18,45 +18,14 @@ pub struct Serving {
     pub pipeline: Pipeline,
     /// Waits for its turn: for streams, which have flow control.
     pub patient_pipeline: Pipeline,
-    /// Requests admitted and not yet answered.
-    pub in_flight: Gauge,
     /// The heads.
-    pub registry: HeadRegistry<PlacedHead>,
+    pub registry: Arc<HeadRegistry<PlacedHead>>,
     /// How many more requests may wait for heads to be loaded.
     pub load_waits: Semaphore,
-    /// Where uploads go.
-    pub uploads: UploadDir,
-    /// How many more uploads may be under way.
-    pub upload_permits: Arc<Semaphore>,
-    /// What is asked of new heads.
-    pub head_limits: HeadLimits,
+    /// Their administration.
+    pub heads: Arc<HeadAdmin>,
     /// What DescribeModel tells.
     pub model: ModelInfo,
-}
-
-impl Serving {
-    /// Whether somebody waits for an answer, whenever that is asked.
-    pub(super) fn busy(&self) -> impl Fn() -> bool + Send + 'static {
-        let in_flight = self.in_flight.clone();
-        move || in_flight.get() > 0
-    }
-}
-
-/// What is known of the backbone once it is loaded.
-#[derive(Clone, Debug)]
-pub struct ModelInfo {
-    /// The table of layers.
-    pub architecture: Architecture,
-    /// SHA-256, in hexadecimal.
-    pub backbone_digest: String,
-    /// Where the weights came from.
-    pub weights: String,
-    /// As `cpu`, `cuda:0` or `cuda:0,cuda:1`.
-    pub device: String,
-    /// As `f32`.
-    pub precision: String,
-    /// Pictures in a batch at most.
-    pub max_batch: usize,
 }
 
 /// Opened once, when the warm-up has passed. A drain ends what has no end of its own: streams take no more requests.

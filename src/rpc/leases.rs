@@ -8,7 +8,7 @@ use tonic::Status;
 
 use super::gate::Serving;
 use super::status;
-use crate::heads::{Acquired, HeadError, HeadName, HeadVersion, Lease, Pending};
+use crate::heads::{Acquired, HeadError, HeadName, HeadVersion, Lease, Pending, Urgency};
 use crate::model::PlacedHead;
 
 /// A version that a request resolved.
@@ -27,6 +27,16 @@ pub(super) enum Patience {
     Refused,
     /// For streams, which have flow control.
     Waits,
+}
+
+impl Patience {
+    /// What a unary call waits for is loaded before what streams wait for.
+    fn urgency(self) -> Urgency {
+        match self {
+            Self::Refused => Urgency::Interactive,
+            Self::Waits => Urgency::Bulk,
+        }
+    }
 }
 
 /// What a request asks for.
@@ -53,7 +63,7 @@ pub(super) async fn lease(
     names: &[String],
     asked: Asked,
 ) -> Result<Vec<Result<Held, Status>>, Status> {
-    let found: Vec<Found> = names.iter().map(|name| find(serving, name, asked.version)).collect();
+    let found: Vec<Found> = names.iter().map(|name| find(serving, name, asked)).collect();
     let waits = found.iter().any(|found| matches!(found, Found::Loading(..)));
     let all = async {
         let _permit = match asked.patience {
@@ -62,7 +72,7 @@ pub(super) async fn lease(
             // The semaphore is never closed.
             Patience::Waits => serving.load_waits.acquire().await.ok(),
         };
-        let settled = found.into_iter().map(|found| settled(serving, found, asked.version));
+        let settled = found.into_iter().map(|found| settled(serving, found, asked));
         Ok(join_all(settled).await)
     };
     match asked.deadline.filter(|_| waits) {
@@ -75,19 +85,19 @@ pub(super) async fn lease(
     }
 }
 
-fn find(serving: &Serving, name: &str, version: u64) -> Found {
+fn find(serving: &Serving, name: &str, asked: Asked) -> Found {
     let resolve = || -> Result<_, HeadError> {
         let name = HeadName::parse(name)?;
-        Ok((serving.registry.table().resolve(&name, version)?, name))
+        Ok((serving.registry.table().resolve(&name, asked.version)?, name))
     };
     match resolve() {
-        Ok((version, name)) => acquire(serving, name, version),
+        Ok((version, name)) => acquire(serving, name, version, asked.patience.urgency()),
         Err(error) => Found::Failed(status::of_head(&error)),
     }
 }
 
-fn acquire(serving: &Serving, name: HeadName, version: Version) -> Found {
-    match serving.registry.acquire(&version) {
+fn acquire(serving: &Serving, name: HeadName, version: Version, urgency: Urgency) -> Found {
+    match serving.registry.acquire(&version, urgency) {
         Acquired::Hot(lease) => Found::Held(Held { version, lease }),
         Acquired::Wait(pending) => Found::Loading(name, version, pending),
         Acquired::Load(pending, task) => {
@@ -98,7 +108,7 @@ fn acquire(serving: &Serving, name: HeadName, version: Version) -> Found {
     }
 }
 
-async fn settled(serving: &Serving, mut found: Found, asked: u64) -> Result<Held, Status> {
+async fn settled(serving: &Serving, mut found: Found, asked: Asked) -> Result<Held, Status> {
     loop {
         let (name, version, pending) = match found {
             Found::Held(held) => return Ok(held),

@@ -2,7 +2,6 @@
 //!
 //! The room knows nothing of libtorch. What it serves arrives through a [`Gate`], closed until the model is ready.
 
-mod background;
 mod classifier;
 mod deadline;
 mod gate;
@@ -10,16 +9,14 @@ mod head_admin;
 mod head_info;
 mod input;
 mod leases;
-mod listing;
 mod metrics;
 mod requests;
 mod status;
-mod swap;
 mod upload;
 
 pub use classifier::ClassifierRpc;
-pub use gate::{Accepted, Gate, ModelInfo, Serving};
-pub use head_admin::{AdminSettings, HeadAdminRpc};
+pub use gate::{Accepted, Gate, Serving};
+pub use head_admin::HeadAdminRpc;
 pub use input::Input;
 pub use metrics::RpcMetrics;
 

@@ -16,8 +16,11 @@ use crate::heads::{
     DirStore, HeadError, HeadLimits, HeadMetrics, HeadRegistry, HeadWeights, Overridable, PlaceError, RegistryLimits,
     RegistryParts, Reservation, UploadDir,
 };
-use crate::model::{Backbone, Digest, HostTensor, Network, Parameters, PlacedHead, Placer, WeightsSource, network};
-use crate::rpc::{ModelInfo, RpcMetrics, Serving};
+use crate::model::{
+    Backbone, Digest, HostTensor, Network, NetworkError, Parameters, PlacedHead, Placer, WeightsSource, network,
+};
+use crate::rpc::{RpcMetrics, Serving};
+use crate::service::{HeadAdmin, HeadAdminParts, ModelInfo};
 
 /// The largest batch that the warm-up tries.
 const MAX_BATCH_CEILING: usize = 256;
@@ -75,15 +78,23 @@ pub(super) async fn load(args: &ServeArgs, metrics: &Metrics) -> Result<(Arc<Ser
         metrics.cache.clone(),
     );
     let (pipeline, patient_pipeline) = pipeline::build(engine, cache, limits, metrics.pipeline.clone());
+    let heads = HeadAdmin::new(HeadAdminParts {
+        registry: Arc::clone(&loaded.registry),
+        limits: loaded.head_limits,
+        uploads: loaded.uploads,
+        uploads_max: args.uploads_max,
+        trial_bytes_max: args.heads_resident_bytes_max,
+        sources: args.head_sources(),
+        model: loaded.model.clone(),
+        in_flight: metrics.pipeline.in_flight.clone(),
+        metrics: metrics.heads.clone(),
+    });
     let serving = Serving {
         pipeline,
         patient_pipeline,
-        in_flight: metrics.pipeline.in_flight.clone(),
         registry: loaded.registry,
         load_waits: Semaphore::new(args.in_flight_max),
-        uploads: loaded.uploads,
-        upload_permits: Arc::new(Semaphore::new(args.uploads_max)),
-        head_limits: loaded.head_limits,
+        heads: Arc::new(heads),
         model: loaded.model,
     };
     Ok((Arc::new(serving), threads))
@@ -92,7 +103,7 @@ pub(super) async fn load(args: &ServeArgs, metrics: &Metrics) -> Result<(Arc<Ser
 struct Loaded {
     backbone: Digest,
     network: Box<dyn Network>,
-    registry: HeadRegistry<PlacedHead>,
+    registry: Arc<HeadRegistry<PlacedHead>>,
     uploads: UploadDir,
     head_limits: HeadLimits,
     model: ModelInfo,
@@ -133,9 +144,6 @@ impl Loaded {
             metrics: metrics.heads,
         };
         let (registry, uploads) = heads.open(&HeadWeights::new(last, labels))?;
-        for version in registry.table().list() {
-            metrics.rpc.live(version.info.name.as_str(), version.info.version);
-        }
         let model = ModelInfo {
             architecture: args.arch,
             backbone_digest: digest.to_string(),
@@ -147,7 +155,7 @@ impl Loaded {
         Ok(Self {
             backbone: digest,
             network,
-            registry,
+            registry: Arc::new(registry),
             uploads,
             head_limits,
             model,
@@ -189,8 +197,7 @@ impl Heads<'_> {
         let placer = self.placer;
         let place = move |weights: &HeadWeights, reservation: Reservation| -> Result<PlacedHead, PlaceError> {
             let placed = placer.place(&weights.parameters);
-            let placed = placed.map_err(|error| PlaceError(error.to_string()))?;
-            Ok(placed.keeping(reservation))
+            Ok(placed.map_err(place_error)?.keeping(reservation))
         };
         let parts = RegistryParts {
             store: Arc::new(store),
@@ -208,6 +215,13 @@ impl Heads<'_> {
         let heads = registry.table().count();
         tracing::info!(dir = %dir.display(), heads, elapsed = ?started.elapsed(), "heads loaded");
         Ok((registry, uploads))
+    }
+}
+
+fn place_error(error: NetworkError) -> PlaceError {
+    match error {
+        NetworkError::OutOfMemory(_) => PlaceError::OutOfMemory(error.to_string()),
+        error => PlaceError::Refused(error.to_string()),
     }
 }
 

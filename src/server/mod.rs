@@ -81,7 +81,7 @@ pub async fn serve(args: ServeArgs) -> Result<(), ServerError> {
 
     let (gate, health) = (Gate::default(), Health::new().await);
     let classifier = ClassifierRpc::new(gate.clone(), metrics.rpc.clone(), args.stream_in_flight_max);
-    let admin = HeadAdminRpc::new(gate.clone(), metrics.rpc.clone(), args.admin_settings());
+    let admin = HeadAdminRpc::new(gate.clone(), metrics.rpc.clone());
     let grpc = GrpcSettings::from(&args);
     let running = listeners.serve(
         grpc,

@@ -4,6 +4,10 @@
 
 mod context;
 mod error;
+pub mod heads;
+mod model_info;
 
 pub use context::{CallContext, Class};
 pub use error::ServiceError;
+pub use heads::{HeadAdmin, HeadAdminParts};
+pub use model_info::ModelInfo;
