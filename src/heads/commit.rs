@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Instant;
 
 use super::error::HeadError;
 
@@ -12,9 +13,21 @@ const ABANDONED: u8 = 2;
 /// Shared by a swap and its caller: either the swap begins its commit or the caller abandons it, whichever is first.
 /// Clones are the same commit.
 #[derive(Clone, Debug, Default)]
-pub struct Commit(Arc<AtomicU8>);
+pub struct Commit {
+    state: Arc<AtomicU8>,
+    /// From here on the caller has given up, even if nothing has told so yet: a timer may be late.
+    deadline: Option<Instant>,
+}
 
 impl Commit {
+    /// One that cannot begin after `deadline`.
+    pub fn until(deadline: Option<Instant>) -> Self {
+        Self {
+            state: Arc::default(),
+            deadline,
+        }
+    }
+
     /// Abandons the swap. Returns false if its commit has begun: then it is finished whether or not its caller waits.
     pub fn abandon(&self) -> bool {
         self.decide(ABANDONED) != BEGUN
@@ -23,7 +36,8 @@ impl Commit {
     /// # Errors
     /// [`HeadError::Cancelled`] once the swap is abandoned.
     pub(super) fn check(&self) -> Result<(), HeadError> {
-        match self.0.load(Ordering::Acquire) {
+        self.look_at_the_clock();
+        match self.state.load(Ordering::Acquire) {
             ABANDONED => Err(HeadError::Cancelled),
             _ => Ok(()),
         }
@@ -34,16 +48,23 @@ impl Commit {
     /// # Errors
     /// [`HeadError::Cancelled`] if it was.
     pub(super) fn begin(&self) -> Result<(), HeadError> {
+        self.look_at_the_clock();
         match self.decide(BEGUN) {
             ABANDONED => Err(HeadError::Cancelled),
             _ => Ok(()),
         }
     }
 
+    fn look_at_the_clock(&self) {
+        if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            self.abandon();
+        }
+    }
+
     /// The decision, which is `wanted` unless there was one before.
     fn decide(&self, wanted: u8) -> u8 {
         let decided = self
-            .0
+            .state
             .compare_exchange(PENDING, wanted, Ordering::AcqRel, Ordering::Acquire);
         decided.map_or_else(|before| before, |_| wanted)
     }
@@ -65,6 +86,17 @@ mod tests {
         commit.begin().unwrap();
         assert!(!commit.abandon());
         commit.check().unwrap();
+    }
+
+    #[test]
+    fn no_commit_begins_after_its_deadline() {
+        let commit = Commit::until(Some(Instant::now()));
+        assert!(matches!(commit.begin(), Err(HeadError::Cancelled)));
+        let commit = Commit::until(Some(Instant::now()));
+        assert!(matches!(commit.check(), Err(HeadError::Cancelled)));
+        let commit = Commit::until(Instant::now().checked_add(std::time::Duration::from_secs(3600)));
+        commit.check().unwrap();
+        commit.begin().unwrap();
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub(super) struct Caller {
 impl Caller {
     pub fn new(deadline: Option<Instant>) -> Self {
         Self {
-            commit: Commit::default(),
+            commit: Commit::until(deadline.map(Instant::into_std)),
             deadline,
         }
     }
@@ -31,11 +31,14 @@ impl Caller {
             return work.await;
         };
         let mut work = pin!(work);
+        let expired = ServiceError::Expired {
+            doing: "the head was being replaced; nothing was changed",
+        };
         match timeout_at(deadline, &mut work).await {
+            // The caller is still here, so it was its deadline that the swap stopped at.
+            Ok(Err(ServiceError::Cancelled)) => Err(expired),
             Ok(result) => result,
-            Err(_) if self.commit.abandon() => Err(ServiceError::Expired {
-                doing: "the head was being replaced; nothing was changed",
-            }),
+            Err(_) if self.commit.abandon() => Err(expired),
             Err(_) => work.await,
         }
     }
