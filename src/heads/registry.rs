@@ -178,7 +178,7 @@ impl<R: Send + Sync> HeadRegistry<R> {
     /// room is made for it, and it becomes durable and is published. Swaps of one head take turns; others run beside them.
     ///
     /// # Errors
-    /// [`HeadError`]; whatever was live stays live, and nothing has left the device.
+    /// [`HeadError`]; whatever was live stays live, and nothing has left the device unless the disk failed in the commit.
     pub fn replace(&self, replacement: Replacement, commit: &Commit) -> Result<Replaced, HeadError> {
         annotations::check(&replacement.annotations)?;
         let turn = self.turns.of(&replacement.name);

@@ -97,20 +97,21 @@ impl HeadAdmin {
     pub async fn get(&self, head: &str, version: u64) -> Result<GotHead, ServiceError> {
         let name = HeadName::parse(head)?;
         let (registry, split_layers) = (Arc::clone(&self.registry), Arc::clone(&self.split_layers));
+        // Again if a swap let the version go meanwhile: the live one is another then, and one asked for by its number is not
+        // there.
         let get = move || loop {
             let history = registry.table().history(&name, version)?;
             let labels = match registry.labels(&history.version) {
-                // A swap let it go meanwhile: the live one is another now, and one asked for by its number is not there.
                 Err(HeadError::LetGo { .. }) => continue,
                 labels => labels?,
             };
-            return Ok::<_, ServiceError>(GotHead {
-                head: HeadDescription {
-                    labels,
-                    ..split_layers.describe(&history.version, history.live)
-                },
-                available_versions: history.available,
-            });
+            let head = split_layers.describe(&history.version, history.live);
+            if head.tier.is_some() {
+                return Ok::<_, ServiceError>(GotHead {
+                    head: HeadDescription { labels, ..head },
+                    available_versions: history.available,
+                });
+            }
         };
         self.readers.run(get).await?
     }

@@ -107,39 +107,45 @@ struct Page<'a> {
 
 impl Page<'_> {
     /// Adds a head, unless its labels are too long for this page.
-    fn add(&mut self, version: &Arc<HeadVersion<PlacedHead>>) -> ControlFlow<()> {
-        let (version, labels) = self.labels(version);
-        self.labels_bytes += labels.iter().map(String::len).sum::<usize>();
+    fn add(&mut self, listed: &Arc<HeadVersion<PlacedHead>>) -> ControlFlow<()> {
+        let head = self.describe(listed);
+        self.labels_bytes += head.labels.iter().map(String::len).sum::<usize>();
         if self.labels_bytes > PAGE_LABELS_BYTES_MAX && !self.heads.is_empty() {
             return ControlFlow::Break(());
         }
-        self.heads.push(HeadDescription {
-            labels,
-            ..self.split_layers.describe(&version, true)
-        });
+        self.heads.push(head);
         ControlFlow::Continue(())
     }
 
-    /// The version that is live when its labels are read, and those. A file that cannot be read now is no reason to tell
-    /// nothing of the others.
-    fn labels(&self, version: &Arc<HeadVersion<PlacedHead>>) -> (Arc<HeadVersion<PlacedHead>>, Arc<[String]>) {
-        let mut version = Arc::clone(version);
-        if !self.include_labels {
-            return (version, Arc::default());
-        }
+    /// The live version: another than was listed if a swap let that go meanwhile.
+    fn describe(&self, listed: &Arc<HeadVersion<PlacedHead>>) -> HeadDescription {
+        let mut version = Arc::clone(listed);
         loop {
-            match self.registry.labels(&version) {
-                Ok(labels) => return (version, labels),
-                // A swap let it go meanwhile. Heads never leave the table.
-                Err(HeadError::LetGo { .. }) => {
-                    if let Ok(live) = self.registry.table().resolve(&version.info.name, 0) {
-                        version = live;
-                    }
-                }
-                Err(error) => {
-                    tracing::warn!(head = %version.info.name, %error, "labels left out");
-                    return (version, Arc::default());
-                }
+            let labels = self.labels(&version);
+            let head = self.split_layers.describe(&version, true);
+            if let (Some(labels), Some(_)) = (labels, head.tier) {
+                return HeadDescription { labels, ..head };
+            }
+            match self.registry.table().resolve(&version.info.name, 0) {
+                Ok(live) => version = live,
+                // Heads never leave the table.
+                Err(_) => return head,
+            }
+        }
+    }
+
+    /// Labels, if they are asked for; none of a version that was let go. A file that cannot be read now is no reason to
+    /// tell nothing of the others.
+    fn labels(&self, version: &HeadVersion<PlacedHead>) -> Option<Arc<[String]>> {
+        if !self.include_labels {
+            return Some(Arc::default());
+        }
+        match self.registry.labels(version) {
+            Ok(labels) => Some(labels),
+            Err(HeadError::LetGo { .. }) => None,
+            Err(error) => {
+                tracing::warn!(head = %version.info.name, %error, "labels left out");
+                Some(Arc::default())
             }
         }
     }

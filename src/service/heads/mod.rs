@@ -75,7 +75,7 @@ pub struct HeadAdmin {
     turns: PerHead<Mutex<()>>,
     small: Lane,
     large: Lane,
-    /// Upload's files are written by these; a thread's place is that of the upload, to the end of its swap.
+    /// Uploads' files are written by these; a thread's place is that of the upload, to the end of its swap.
     writers: Threads,
     readers: Threads,
 }
