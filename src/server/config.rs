@@ -169,7 +169,8 @@ pub struct ServeArgs {
         help_heading = "Limits"
     )]
     pub upload_bytes_max: u64,
-    /// Uploads at the same time at most; more are refused with RESOURCE_EXHAUSTED
+    /// Uploads at the same time at most; more are refused with RESOURCE_EXHAUSTED. As many files above 8 MiB, uploaded or
+    /// not, are swapped in at the same time
     #[arg(long, env = "HEADSWAP_UPLOADS_MAX", default_value_t = 4, help_heading = "Limits")]
     pub uploads_max: usize,
 
@@ -204,8 +205,8 @@ pub struct ServeArgs {
     )]
     pub heads_load: HeadsLoad,
     /// Bytes of heads on the device at most, counted in f32; the least recently used leave for others and are loaded again
-    /// when asked for. Wants room for all that are asked for at the same time. Heads that are being swapped in are tried in
-    /// as many bytes again and 64 MiB, which is what heads take together at most
+    /// when asked for. Wants room for all that are asked for at the same time. Heads that are being swapped in are tried
+    /// beside these, in as many bytes again and 64 MiB
     #[arg(long, env = "HEADSWAP_HEADS_RESIDENT_BYTES_MAX", default_value_t = 2 << 30, help_heading = "Heads")]
     pub heads_resident_bytes_max: u64,
     /// Bytes of heads kept in host memory, from where they come back faster than from the disk. Copies of what is on the
