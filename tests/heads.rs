@@ -6,12 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use futures::FutureExt as _;
 use headswap::heads::{
-    Acquired, DirStore, HeadError, HeadInfo, HeadLimits, HeadMetrics, HeadName, HeadRegistry, HeadStore, HeadVersion,
-    HeadWeights, Lease, PlaceError, RegistryLimits, RegistryParts, Replaced, Replacement, Reservation, ResidencyLimits,
-    StoreError,
+    Acquired, Commit, DirStore, HeadError, HeadInfo, HeadLimits, HeadMetrics, HeadName, HeadRegistry, HeadStore,
+    HeadVersion, HeadWeights, Lease, PlaceError, RegistryLimits, RegistryParts, Replaced, Replacement, Reservation,
+    ResidencyLimits, StagedHead, StoreError, Urgency,
 };
 use headswap::model::{Digest, HostTensor, LAST_BIAS, LAST_WEIGHT, Parameters};
 use proptest::prelude::*;
@@ -71,7 +72,7 @@ fn open_on(store: Arc<dyn HeadStore>, limits: RegistryLimits, device: Device) ->
 
 /// A version, loaded if need be.
 fn acquire(registry: &Registry, version: &Arc<HeadVersion<Resident>>) -> Result<Lease<Resident>, Arc<HeadError>> {
-    let pending = match registry.acquire(version) {
+    let pending = match registry.acquire(version, Urgency::Interactive) {
         Acquired::Hot(lease) => return Ok(lease),
         Acquired::Wait(pending) => pending,
         Acquired::Load(pending, task) => {
@@ -97,15 +98,23 @@ fn replacement(head: &str, seed: f32) -> Replacement {
 }
 
 fn replace(registry: &Registry, head: &str, seed: f32) -> Result<Replaced, HeadError> {
-    registry.replace(replacement(head, seed))
+    registry.replace(replacement(head, seed), &Commit::default())
 }
 
 /// A store in memory that fails when told to; its clones are the same store.
 #[derive(Clone, Default)]
 struct MemoryStore(Arc<MemoryState>);
 
+/// Called by the thread that stages a version.
+type Stop = Arc<dyn Fn() + Send + Sync>;
+
 #[derive(Default)]
 struct MemoryState {
+    /// How many versions are written but not the store's.
+    staged: AtomicU64,
+    /// Where threads stop, by the head that they write.
+    stops: Mutex<BTreeMap<&'static str, Stop>>,
+    commit_fails: AtomicBool,
     heads: Mutex<BTreeMap<(HeadName, u64), (HeadInfo, HeadWeights)>>,
     save_fails: AtomicBool,
     remove_fails: AtomicBool,
@@ -124,6 +133,27 @@ impl MemoryStore {
     }
 }
 
+struct Staged {
+    store: MemoryStore,
+    head: (HeadInfo, HeadWeights),
+}
+
+impl StagedHead for Staged {
+    fn commit(self: Box<Self>) -> Result<Duration, StoreError> {
+        unless(&self.store.0.commit_fails)?;
+        let key = (self.head.0.name.clone(), self.head.0.version);
+        let before = self.store.0.heads.lock().unwrap().insert(key, self.head.clone());
+        assert!(before.is_none(), "a version number was used twice");
+        Ok(Duration::ZERO)
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        self.store.0.staged.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 fn unless(fails: &AtomicBool) -> Result<(), StoreError> {
     match fails.load(Ordering::SeqCst) {
         false => Ok(()),
@@ -136,13 +166,18 @@ fn unless(fails: &AtomicBool) -> Result<(), StoreError> {
 }
 
 impl HeadStore for MemoryStore {
-    fn save(&self, info: &HeadInfo, weights: &HeadWeights) -> Result<(), StoreError> {
+    fn stage(&self, info: &HeadInfo, weights: &HeadWeights) -> Result<Box<dyn StagedHead>, StoreError> {
+        self.0.staged.fetch_add(1, Ordering::SeqCst);
+        let staged = Staged {
+            store: self.clone(),
+            head: (info.clone(), weights.clone()),
+        };
+        let stop = self.0.stops.lock().unwrap().get(info.name.as_str()).cloned();
+        if let Some(stop) = stop {
+            stop();
+        }
         unless(&self.0.save_fails)?;
-        let (info, weights) = (info.clone(), weights.clone());
-        let key = (info.name.clone(), info.version);
-        let before = self.0.heads.lock().unwrap().insert(key, (info, weights));
-        assert!(before.is_none(), "a version number was used twice");
-        Ok(())
+        Ok(Box::new(staged))
     }
 
     fn remove(&self, name: &HeadName, version: u64) -> Result<(), StoreError> {
@@ -180,7 +215,7 @@ impl HeadStore for MemoryStore {
 fn open_with(store: &MemoryStore, limits: RegistryLimits) -> Registry {
     let state = Arc::clone(&store.0);
     let device = move |_: &HeadWeights| match state.device_fails.load(Ordering::SeqCst) {
-        true => Err(PlaceError("the trial gave NaN".into())),
+        true => Err(PlaceError::Refused("the trial gave NaN".into())),
         false => Ok(()),
     };
     open_on(Arc::new(store.clone()), limits, Box::new(device)).unwrap()
@@ -225,7 +260,9 @@ enum Trouble {
     DryRun,
     Place,
     Save,
+    Commit,
     Prune,
+    Cancelled,
 }
 
 const HEADS: [&str; 3] = ["default", "cats", "dogs"];
@@ -233,7 +270,7 @@ const HEADS: [&str; 3] = ["default", "cats", "dogs"];
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let trouble = prop_oneof![
         5 => Just(Trouble::None), 1 => Just(Trouble::DryRun), 1 => Just(Trouble::Place),
-        1 => Just(Trouble::Save), 1 => Just(Trouble::Prune),
+        1 => Just(Trouble::Save), 1 => Just(Trouble::Commit), 1 => Just(Trouble::Prune), 1 => Just(Trouble::Cancelled),
     ];
     let expected = prop_oneof![3 => Just(None), 2 => (0..5u64).prop_map(Some)];
     let replace = (0..HEADS.len(), expected, trouble);
@@ -275,6 +312,7 @@ fn check_replace(registry: &Registry, store: &MemoryStore, model: &mut Model, se
     let head = HEADS[head];
     let live = model.live(head);
     store.0.save_fails.store(trouble == Trouble::Save, Ordering::SeqCst);
+    store.0.commit_fails.store(trouble == Trouble::Commit, Ordering::SeqCst);
     store.0.remove_fails.store(trouble == Trouble::Prune, Ordering::SeqCst);
     let request = Replacement {
         expected_version: expected,
@@ -282,15 +320,24 @@ fn check_replace(registry: &Registry, store: &MemoryStore, model: &mut Model, se
         ..replacement(head, seed)
     };
     device_fails.store(trouble == Trouble::Place, Ordering::SeqCst);
-    let result = registry.replace(request);
+    let commit = Commit::default();
+    if trouble == Trouble::Cancelled {
+        assert!(commit.abandon());
+    }
+    let result = registry.replace(request, &commit);
+    assert_eq!(store.0.staged.load(Ordering::SeqCst), 0);
     device_fails.store(false, Ordering::SeqCst);
+    if trouble == Trouble::Cancelled {
+        assert!(matches!(result.unwrap_err(), HeadError::Cancelled));
+        return;
+    }
     if let Some(stale) = expected.filter(|expected| *expected != live) {
         let error = result.unwrap_err();
         assert!(matches!(error, HeadError::VersionMismatch { live: l, expected: e } if (l, e) == (live, stale)));
         return;
     }
     match (trouble, result) {
-        (Trouble::Place, Err(HeadError::Place(_))) | (Trouble::Save, Err(HeadError::Store(_))) => {}
+        (Trouble::Place, Err(HeadError::Place(_))) | (Trouble::Save | Trouble::Commit, Err(HeadError::Store(_))) => {}
         (Trouble::None | Trouble::Prune | Trouble::DryRun, Ok(replaced)) => {
             assert_eq!((replaced.info.version, replaced.previous_version), (live + 1, live));
             assert_eq!(replaced.info.digest, weights(seed).digest);
@@ -455,7 +502,7 @@ fn limits_name_their_setting_and_change_nothing() {
     check(
         heads,
         "dogs",
-        "there are 2 heads already, which is the most; raise --heads-max",
+        "there are 2 heads already, which is the limit; raise --heads-max",
     );
     let bytes = RegistryLimits {
         bytes_max: 3 * HEAD_BYTES - 1,
@@ -464,7 +511,7 @@ fn limits_name_their_setting_and_change_nothing() {
     check(
         bytes,
         "cats",
-        "have 24 bytes and this one 12, while 35 are the most; raise --heads-bytes-max",
+        "have 24 bytes and this one 12; the limit is 35; raise --heads-bytes-max",
     );
 
     // At the limit, a head that exists can be replaced.
@@ -511,7 +558,7 @@ fn annotations_are_kept_and_bounded() {
             annotations: annotations.clone(),
             ..replacement("cats", 1.0)
         };
-        match (registry.replace(request), refused) {
+        match (registry.replace(request, &Commit::default()), refused) {
             (Ok(replaced), None) => assert_eq!(replaced.info.annotations, annotations),
             (Err(error @ HeadError::Annotations { .. }), Some(part)) => {
                 let message = error.to_string();
@@ -526,10 +573,10 @@ fn annotations_are_kept_and_bounded() {
     let some = |count: usize| (0..count).map(|i| (i.to_string(), String::new())).collect();
     let one = |key: usize, value: usize| BTreeMap::from([("k".repeat(key), "v".repeat(value))]);
     check(some(64), None);
-    check(some(65), Some("there are 65, 64 are the most"));
+    check(some(65), Some("there are 65; the limit is 64"));
     check(one(128, 1024), None);
-    check(one(129, 0), Some("has 129 bytes; 128 are the most"));
-    check(one(1, 1025), Some("the value of `k` has 1025 bytes; 1024 are the most"));
+    check(one(129, 0), Some("has 129 bytes; the limit is 128"));
+    check(one(1, 1025), Some("the value of `k` has 1025 bytes; the limit is 1024"));
     let default = registry.table().resolve(&name("default"), 1).unwrap();
     assert_eq!(default.info.annotations["source"], "backbone");
 }
@@ -547,7 +594,7 @@ fn a_dry_run_tells_the_version_that_it_would_be() {
         dry_run: true,
         ..replacement("default", 5.0)
     };
-    let replaced = registry.replace(request).unwrap();
+    let replaced = registry.replace(request, &Commit::default()).unwrap();
     assert_eq!((replaced.info.version, replaced.previous_version), (2, 1));
     assert_eq!((replaced.store.as_nanos(), placed.load(Ordering::SeqCst)), (0, 2));
     assert!(store.numbers("default").is_empty());
@@ -585,7 +632,7 @@ fn a_stored_version_that_cannot_be_placed_gives_way_to_an_older_one() {
         replace(&registry, head, seed).unwrap();
     }
     let no_twos = |weights: &HeadWeights| match seed_of(weights) {
-        2.0 => Err(PlaceError("out of memory".into())),
+        2.0 => Err(PlaceError::Refused("out of memory".into())),
         _ => Ok(()),
     };
     let registry = open_on(Arc::new(store.clone()), LIMITS, Box::new(no_twos)).unwrap();
@@ -600,7 +647,7 @@ fn a_stored_version_that_cannot_be_placed_gives_way_to_an_older_one() {
     assert_eq!(replace(&registry, "dogs", 3.0).unwrap().info.version, 2);
     assert_eq!(seen(&open(&store))["cats"], [(1, 1.0), (2, 2.0)]);
 
-    let fails = |_: &HeadWeights| Err(PlaceError("no device".into()));
+    let fails = |_: &HeadWeights| Err(PlaceError::Refused("no device".into()));
     let error = open_on(Arc::new(store), LIMITS, Box::new(fails)).err().unwrap();
     assert!(error.to_string().contains("no device"), "{error}");
 }
@@ -651,4 +698,264 @@ fn heads_on_disk_survive_restarts_and_damage() {
     std::fs::write(head.join(format!("{}.safetensors", u64::MAX)), b"?").unwrap();
     let error = replace(&registry, "cats", 6.0).unwrap_err();
     assert!(error.to_string().contains("highest number"), "{error}");
+}
+
+/// What the metrics say now, without those that only grow.
+fn gauges(metrics: &prometheus_client::registry::Registry) -> BTreeMap<String, i64> {
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, metrics).unwrap();
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    let values = lines.map(|line| line.rsplit_once(' ').unwrap());
+    values
+        .filter(|(name, _)| !name.contains("_total") && !name.contains("seconds"))
+        .map(|(name, value)| (name.to_owned(), value.parse().unwrap()))
+        .collect()
+}
+
+/// A registry with all metrics, whose device asks `device` first.
+fn open_counted(store: &MemoryStore, device: Device) -> (Registry, prometheus_client::registry::Registry) {
+    let mut metrics = prometheus_client::registry::Registry::default();
+    let place = move |weights: &HeadWeights, room: Reservation| {
+        device(weights)?;
+        let seed = seed_of(weights);
+        Ok(Resident { seed, _room: room })
+    };
+    let parts = RegistryParts {
+        store: Arc::new(store.clone()),
+        place: Box::new(place),
+        metrics: HeadMetrics::register(&mut metrics),
+    };
+    (Registry::open(parts, LIMITS, &weights(-1.0)).unwrap(), metrics)
+}
+
+/// Invariant 5: up to the commit, a caller that gives up leaves everything as it was, wherever the swap is.
+#[test]
+fn a_swap_that_its_caller_gave_up_changes_nothing() {
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum At {
+        Queued,
+        Placing,
+        Staged,
+    }
+    for at in [At::Queued, At::Placing, At::Staged] {
+        let (store, commit) = (MemoryStore::default(), Commit::default());
+        let gives_up = commit.clone();
+        let device = move |weights: &HeadWeights| {
+            if at == At::Placing && seed_of(weights) == 2.0 {
+                assert!(gives_up.abandon());
+            }
+            Ok(())
+        };
+        let (registry, metrics) = open_counted(&store, Box::new(device));
+        replace(&registry, "cats", 1.0).unwrap();
+        let (before, shown) = (seen(&registry), gauges(&metrics));
+        match at {
+            At::Queued => drop(commit.abandon()),
+            At::Placing => {}
+            At::Staged => {
+                let gives_up = commit.clone();
+                let stop: Stop = Arc::new(move || assert!(gives_up.abandon()));
+                store.0.stops.lock().unwrap().insert("cats", stop);
+            }
+        }
+        let error = registry.replace(replacement("cats", 2.0), &commit).unwrap_err();
+        assert!(matches!(error, HeadError::Cancelled), "{at:?}: {error}");
+        assert_eq!((seen(&registry), gauges(&metrics)), (before, shown), "{at:?}");
+        assert_eq!(
+            (store.numbers("cats"), store.0.staged.load(Ordering::SeqCst)),
+            (vec![1], 0)
+        );
+        // Its number was never seen, so the next one gets it.
+        store.0.stops.lock().unwrap().clear();
+        assert_eq!(replace(&registry, "cats", 3.0).unwrap().info.version, 2);
+    }
+}
+
+/// A place where threads stop until they are let on.
+#[derive(Default)]
+struct Barrier {
+    state: Mutex<(usize, bool)>,
+    changed: std::sync::Condvar,
+}
+
+impl Barrier {
+    /// Stops here.
+    fn pass(&self) {
+        let mut state = self.state.lock().unwrap();
+        state.0 += 1;
+        self.changed.notify_all();
+        drop(self.changed.wait_while(state, |state| !state.1).unwrap());
+    }
+
+    /// Returns once so many threads have come.
+    fn wait_for(&self, threads: usize) {
+        let state = self.state.lock().unwrap();
+        drop(self.changed.wait_while(state, |state| state.0 < threads).unwrap());
+    }
+
+    fn open(&self) {
+        self.state.lock().unwrap().1 = true;
+        self.changed.notify_all();
+    }
+}
+
+/// Stops whoever places a head of this number.
+fn placing(barrier: &Arc<Barrier>, number: f32) -> Device {
+    let barrier = Arc::clone(barrier);
+    Box::new(move |weights| {
+        if seed_of(weights) == number {
+            barrier.pass();
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn swaps_of_other_heads_go_on_beside_one_that_is_blocked() {
+    let (store, in_placing, in_writing) = (MemoryStore::default(), Arc::default(), Arc::<Barrier>::default());
+    let registry = open_on(Arc::new(store.clone()), LIMITS, placing(&in_placing, 1.0)).unwrap();
+    let stop = Arc::clone(&in_writing);
+    store
+        .0
+        .stops
+        .lock()
+        .unwrap()
+        .insert("dogs", Arc::new(move || stop.pass()));
+    std::thread::scope(|scope| {
+        let cats = scope.spawn(|| replace(&registry, "cats", 1.0).unwrap());
+        let dogs = scope.spawn(|| replace(&registry, "dogs", 2.0).unwrap());
+        in_placing.wait_for(1);
+        in_writing.wait_for(1);
+        for (version, seed) in [(1, 3.0), (2, 4.0)] {
+            assert_eq!(replace(&registry, "birds", seed).unwrap().info.version, version);
+        }
+        assert_eq!(registry.table().count(), 2);
+        in_placing.open();
+        in_writing.open();
+        assert_eq!(
+            (cats.join().unwrap().info.version, dogs.join().unwrap().info.version),
+            (1, 1)
+        );
+    });
+    assert_eq!(registry.table().count(), 4);
+}
+
+/// What a swap under way will take counts already, and is given back if the swap fails.
+#[test]
+fn limits_hold_with_swaps_beside_each_other() {
+    let check = |limits: RegistryLimits, setting: &str| {
+        let (store, barrier) = (MemoryStore::default(), Arc::default());
+        let stopped = placing(&barrier, 1.0);
+        let device = move |weights: &HeadWeights| {
+            stopped(weights)?;
+            match seed_of(weights) {
+                1.0 => Err(PlaceError::Refused("the trial gave NaN".into())),
+                _ => Ok(()),
+            }
+        };
+        let registry = open_on(Arc::new(store), limits, Box::new(device)).unwrap();
+        std::thread::scope(|scope| {
+            let fails = scope.spawn(|| replace(&registry, "cats", 1.0).unwrap_err());
+            barrier.wait_for(1);
+            let message = replace(&registry, "dogs", 2.0).unwrap_err().to_string();
+            assert!(message.contains(setting), "{message}");
+            let request = Replacement {
+                dry_run: true,
+                ..replacement("dogs", 2.0)
+            };
+            let message = registry.replace(request, &Commit::default()).unwrap_err().to_string();
+            assert!(message.contains(setting), "{message}");
+            barrier.open();
+            fails.join().unwrap();
+        });
+        replace(&registry, "dogs", 2.0).unwrap();
+    };
+    check(RegistryLimits { heads_max: 2, ..LIMITS }, "--heads-max");
+    let bytes_max = 2 * HEAD_BYTES;
+    check(RegistryLimits { bytes_max, ..LIMITS }, "--heads-bytes-max");
+}
+
+#[test]
+fn the_gauge_of_the_live_version_never_goes_back() {
+    const WRITERS: u64 = 8;
+    const SWAPS: u64 = 60;
+    let (registry, metrics) = open_counted(&MemoryStore::default(), Box::new(|_| Ok(())));
+    let ended = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let (registry, metrics, ended) = (&registry, &metrics, &ended);
+        let watcher = scope.spawn(move || {
+            let mut least = BTreeMap::<String, i64>::new();
+            while !ended.load(Ordering::SeqCst) {
+                let shown = gauges(metrics).into_iter();
+                for (name, version) in shown.filter(|(name, _)| name.starts_with("live_head_version")) {
+                    let before = least.insert(name, version).unwrap_or(0);
+                    assert!(version >= before, "{version} after {before}");
+                }
+            }
+        });
+        let writers: Vec<_> = (0..WRITERS)
+            .map(|writer| {
+                scope.spawn(move || {
+                    let head = ["cats", "dogs"][writer as usize % 2];
+                    for _ in 0..SWAPS {
+                        let version = replace(registry, head, writer as f32).unwrap().info.version as i64;
+                        // Set before the swap returns.
+                        let shown = gauges(metrics)[&format!("live_head_version{{head=\"{head}\"}}")];
+                        assert!(shown >= version, "{shown} after {version}");
+                    }
+                })
+            })
+            .collect();
+        for writer in writers {
+            writer.join().unwrap();
+        }
+        ended.store(true, Ordering::SeqCst);
+        watcher.join().unwrap();
+    });
+    let shown = gauges(&metrics);
+    for head in ["cats", "dogs"] {
+        assert_eq!(
+            shown[&format!("live_head_version{{head=\"{head}\"}}")],
+            (SWAPS * WRITERS / 2) as i64
+        );
+    }
+}
+
+/// A file that the system does not read now is not damaged: it stays, and is read when it is asked for.
+#[test]
+fn a_file_that_cannot_be_read_now_is_not_damaged() {
+    let dir = tempfile::tempdir().unwrap();
+    let backbone = Digest::of_parameters(&Parameters::new(), &[]);
+    let limits = HeadLimits {
+        classes_max: 4,
+        features: 2,
+        deeper: BTreeMap::new(),
+    };
+    let open = |eager: bool| {
+        let store = DirStore::open(dir.path(), backbone, limits.clone()).unwrap();
+        open_on(
+            Arc::new(store),
+            RegistryLimits { eager, ..LIMITS },
+            Box::new(|_| Ok(())),
+        )
+        .unwrap()
+    };
+    replace(&open(false), "cats", 1.0).unwrap();
+    let registry = open(false);
+    let file = dir.path().join(backbone.short()).join("cats/1.safetensors");
+    let aside = file.with_extension("aside");
+    std::fs::rename(&file, &aside).unwrap();
+    // ELOOP stands for all that is neither in the file nor its absence: EIO, EMFILE, ENOMEM.
+    std::os::unix::fs::symlink(&file, &file).unwrap();
+    let live = registry.table().resolve(&name("cats"), 0).unwrap();
+    for _ in 0..2 {
+        let error = acquire(&registry, &live).unwrap_err();
+        assert!(matches!(*error, HeadError::Unreadable { .. }), "{error}");
+        let error = registry.labels(&live).unwrap_err();
+        assert!(matches!(error, HeadError::Unreadable { .. }), "{error}");
+    }
+    std::fs::rename(&aside, &file).unwrap();
+    assert_eq!(acquire(&registry, &live).unwrap().resident.seed, 1.0);
+    drop(registry);
+    assert_eq!(seen(&open(true))["cats"], [(1, 1.0)]);
 }

@@ -5,12 +5,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use futures::FutureExt as _;
 use headswap::heads::{
-    Acquired, HeadError, HeadInfo, HeadMetrics, HeadName, HeadRegistry, HeadStore, HeadVersion, HeadWeights, Lease,
-    LoadTask, Pending, PlaceError, RegistryLimits, RegistryParts, Replacement, Reservation, ResidencyLimits,
-    StoreError, Tier,
+    Acquired, Commit, HeadError, HeadInfo, HeadMetrics, HeadName, HeadRegistry, HeadStore, HeadVersion, HeadWeights,
+    Lease, LoadTask, Pending, PlaceError, RegistryLimits, RegistryParts, Replaced, Replacement, Reservation,
+    ResidencyLimits, StagedHead, StoreError, Tier, Urgency,
 };
 use headswap::model::{HostTensor, LAST_BIAS, LAST_WEIGHT, Parameters};
 use proptest::prelude::*;
@@ -37,6 +38,9 @@ impl Drop for Resident {
 struct Device {
     bytes: AtomicU64,
     panics: AtomicBool,
+    refuses: AtomicBool,
+    /// What was placed, in order.
+    placed: Arc<Mutex<Vec<f32>>>,
 }
 
 type Registry = HeadRegistry<Resident>;
@@ -55,20 +59,34 @@ fn weights(units: u64, number: f32) -> HeadWeights {
     HeadWeights::new(Parameters::from(parameters), vec![number.to_string(); classes])
 }
 
+type Heads = Arc<Mutex<BTreeMap<(HeadName, u64), (HeadInfo, HeadWeights)>>>;
+
+struct Staged {
+    heads: Heads,
+    head: (HeadInfo, HeadWeights),
+}
+
+impl StagedHead for Staged {
+    fn commit(self: Box<Self>) -> Result<Duration, StoreError> {
+        let key = (self.head.0.name.clone(), self.head.0.version);
+        self.heads.lock().unwrap().insert(key, self.head);
+        Ok(Duration::ZERO)
+    }
+}
+
 /// A store in memory that counts what is read, and notices if one version is read twice at once.
 #[derive(Default)]
 struct Store {
-    heads: Mutex<BTreeMap<(HeadName, u64), (HeadInfo, HeadWeights)>>,
+    heads: Heads,
     damaged: Mutex<BTreeSet<HeadName>>,
     reading: Mutex<BTreeSet<(HeadName, u64)>>,
     reads: AtomicU64,
 }
 
 impl HeadStore for Store {
-    fn save(&self, info: &HeadInfo, weights: &HeadWeights) -> Result<(), StoreError> {
-        let key = (info.name.clone(), info.version);
-        self.heads.lock().unwrap().insert(key, (info.clone(), weights.clone()));
-        Ok(())
+    fn stage(&self, info: &HeadInfo, weights: &HeadWeights) -> Result<Box<dyn StagedHead>, StoreError> {
+        let (heads, head) = (Arc::clone(&self.heads), (info.clone(), weights.clone()));
+        Ok(Box::new(Staged { heads, head }))
     }
 
     fn remove(&self, name: &HeadName, version: u64) -> Result<(), StoreError> {
@@ -145,9 +163,14 @@ impl Bench {
         let counted = Arc::clone(&device);
         let place = move |weights: &HeadWeights, room: Reservation| -> Result<Resident, PlaceError> {
             assert!(!counted.panics.load(Ordering::SeqCst), "a test's panic");
+            if counted.refuses.load(Ordering::SeqCst) {
+                return Err(PlaceError::Refused("a test".into()));
+            }
+            let number = weights.parameters[LAST_BIAS].values[0];
+            counted.placed.lock().unwrap().push(number);
             counted.bytes.fetch_add(weights.bytes(), Ordering::SeqCst);
             Ok(Resident {
-                number: weights.parameters[LAST_BIAS].values[0],
+                number,
                 bytes: weights.bytes(),
                 device: Arc::clone(&counted),
                 _room: room,
@@ -174,14 +197,18 @@ impl Bench {
     }
 
     fn replace(&self, head: usize, units: u64, number: f32) -> Result<u64, HeadError> {
-        let replaced = self.registry.replace(Replacement {
+        Ok(self.swap(head, units, number, false)?.info.version)
+    }
+
+    fn swap(&self, head: usize, units: u64, number: f32, dry_run: bool) -> Result<Replaced, HeadError> {
+        let replacement = Replacement {
             name: name(head),
             weights: weights(units, number),
             expected_version: None,
-            dry_run: false,
+            dry_run,
             annotations: BTreeMap::new(),
-        })?;
-        Ok(replaced.info.version)
+        };
+        self.registry.replace(replacement, &Commit::default())
     }
 
     fn version(&self, head: usize) -> Version {
@@ -189,7 +216,7 @@ impl Bench {
     }
 
     fn start(&self, head: usize) -> Acquired<Resident> {
-        self.registry.acquire(&self.version(head))
+        self.registry.acquire(&self.version(head), Urgency::Interactive)
     }
 
     fn load(&self, head: usize) -> (Pending<Resident>, LoadTask<Resident>) {
@@ -525,15 +552,114 @@ fn a_load_that_fails_is_tried_again() {
 }
 
 #[test]
-fn a_task_that_is_dropped_leaves_its_work_to_the_next() {
+fn a_task_that_is_dropped_leaves_its_work_to_another_that_runs() {
+    let bench = Bench::new(&[1; 3], LIMITS);
+    let (first, dropped) = bench.load(0);
+    let (second, task) = bench.load(1);
+    let third = bench.wait(2);
+    drop(dropped);
+    task.run();
+    for (pending, number) in [first, second, third].into_iter().zip(0..) {
+        assert_eq!(done(pending).unwrap().resident.number, number as f32);
+    }
+}
+
+#[test]
+fn a_task_that_is_dropped_alone_wakes_those_who_wait() {
     let limits = ResidencyLimits { loads_max: 1, ..LIMITS };
     let bench = Bench::new(&[1, 1], limits);
-    let (first, task) = bench.load(0);
-    drop(task);
-    let (second, task) = bench.load(1);
+    for _ in 0..3 {
+        let (first, task) = bench.load(0);
+        let waiting = [first, bench.wait(0), bench.wait(1)];
+        drop(task);
+        for pending in waiting {
+            assert!(matches!(*done(pending).unwrap_err(), HeadError::LoadsStopped));
+        }
+    }
+    // The next who asks gets a task again.
+    for head in [0, 1] {
+        let (pending, task) = bench.load(head);
+        task.run();
+        assert_eq!(done(pending).unwrap().resident.number, head as f32);
+    }
+}
+
+/// A stream asks for many cold heads; what a unary call waits for comes right after the load that runs.
+#[test]
+fn interactive_loads_come_before_bulk_ones() {
+    const BULK: usize = 20;
+    let limits = ResidencyLimits {
+        resident_bytes_max: 100 * UNIT,
+        loads_max: 1,
+        ..LIMITS
+    };
+    let bench = Bench::new(&[1; BULK + 2], limits);
+    let bulk = |head: usize| bench.registry.acquire(&bench.version(head), Urgency::Bulk);
+    let Acquired::Load(_running, task) = bulk(0) else {
+        panic!("it is the first")
+    };
+    let _waiting: Vec<_> = (1..BULK).map(bulk).collect();
+    // One of its own, and one that the stream waits for, too.
+    let (own, shared) = (bench.wait(BULK), bench.wait(BULK - 1));
+    let order = Arc::clone(&bench.device.placed);
+    order.lock().unwrap().clear();
     task.run();
-    assert_eq!(done(first).unwrap().resident.number, 0.0);
-    assert_eq!(done(second).unwrap().resident.number, 1.0);
+    assert_eq!(done(own).unwrap().resident.number, BULK as f32);
+    assert_eq!(done(shared).unwrap().resident.number, (BULK - 1) as f32);
+    let order = order.lock().unwrap();
+    let expected: Vec<f32> = [BULK, BULK - 1]
+        .into_iter()
+        .chain(0..BULK - 1)
+        .map(|head| head as f32)
+        .collect();
+    assert_eq!(*order, expected);
+}
+
+/// Heads that are in use leave no room, and a head without a use leaves only for one that stays.
+#[test]
+fn what_is_not_committed_evicts_nothing() {
+    let bench = Bench::new(&[3, 3, 1], LIMITS);
+    let tiers = || [0, 1, 2].map(|head| bench.version(head).tier());
+    drop((bench.acquire(0).unwrap(), bench.acquire(1).unwrap()));
+    let full = [Some(Tier::Hot), Some(Tier::Hot), Some(Tier::Cold)];
+    assert_eq!(tiers(), full);
+
+    // A dry run tells that room could be had, and takes none.
+    bench.swap(2, 4, 7.0, true).unwrap();
+    assert_eq!((tiers(), bench.bytes()), (full, 6 * UNIT));
+    let error = bench.swap(2, 7, 7.0, true).unwrap_err();
+    assert!(matches!(error, HeadError::LimitReached { .. }), "{error}");
+
+    // A trial that fails.
+    bench.device.refuses.store(true, Ordering::SeqCst);
+    for dry_run in [false, true] {
+        let error = bench.swap(2, 4, 7.0, dry_run).unwrap_err();
+        assert!(matches!(error, HeadError::Place(_)), "{error}");
+        assert_eq!((tiers(), bench.bytes()), (full, 6 * UNIT));
+    }
+    bench.device.refuses.store(false, Ordering::SeqCst);
+
+    // Heads in use: one of the two may leave, which is too little.
+    let held = bench.acquire(0).unwrap();
+    for dry_run in [false, true] {
+        let error = bench.swap(2, 4, 7.0, dry_run).unwrap_err();
+        assert!(matches!(error, HeadError::NoRoom { .. }), "{error}");
+        assert_eq!((tiers(), bench.bytes()), (full, 6 * UNIT));
+        assert_eq!(bench.version(2).info.version, 1);
+        assert_eq!(bench.store.heads.lock().unwrap().len(), 3);
+    }
+    drop(held);
+    bench.swap(2, 4, 7.0, false).unwrap();
+    assert_eq!(tiers(), [Some(Tier::Cold), Some(Tier::Cold), Some(Tier::Hot)]);
+    assert_eq!(
+        (bench.bytes(), bench.acquire(2).unwrap().resident.number),
+        (4 * UNIT, 7.0)
+    );
+    // What was on trial is given back: as much as ever can be tried again.
+    for _ in 0..3 {
+        bench.swap(1, 6, 8.0, true).unwrap();
+        bench.swap(1, 6, 8.0, false).unwrap();
+    }
 }
 
 #[test]
@@ -547,7 +673,7 @@ fn a_version_that_is_let_go_while_it_is_awaited_says_so() {
         *done(pending).unwrap_err(),
         HeadError::LetGo { version: 1, .. }
     ));
-    let Acquired::Wait(pending) = bench.registry.acquire(&before) else {
+    let Acquired::Wait(pending) = bench.registry.acquire(&before, Urgency::Interactive) else {
         panic!("it is gone")
     };
     assert!(matches!(*done(pending).unwrap_err(), HeadError::LetGo { .. }));
@@ -567,7 +693,7 @@ fn refusals_say_what_to_raise() {
     };
     check(
         bench.acquire(0),
-        &["head `h0` needs 84 bytes", "72 are the most", "raise"],
+        &["head `h0` needs 84 bytes", "the limit is 72", "raise"],
     );
     let held = bench.acquire(1).unwrap();
     check(
@@ -653,7 +779,9 @@ fn the_price_of_a_hot_head() {
                 scope.spawn(|| {
                     let version = bench.version(0);
                     for _ in 0..TIMES {
-                        drop(std::hint::black_box(bench.registry.acquire(&version)));
+                        drop(std::hint::black_box(
+                            bench.registry.acquire(&version, Urgency::Interactive),
+                        ));
                     }
                 });
             }

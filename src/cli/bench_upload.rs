@@ -91,7 +91,8 @@ impl BenchUploadArgs {
         if self.json {
             print_json(
                 &json!({ "p99_ratio": ratio, "failed": quiet.failed + busy.failed, "extra_bytes": extra,
-                "tensor_bytes": tensors, "validate_us": uploaded.validate_us, "store_us": uploaded.store_us }),
+                "tensor_bytes": tensors, "validate_us": uploaded.validate_us, "store_us": uploaded.store_us,
+                "sync_us": uploaded.sync_us }),
             );
             return;
         }

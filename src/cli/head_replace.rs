@@ -60,6 +60,7 @@ pub(super) async fn run(args: ReplaceArgs) -> Result<(), CliError> {
         print_json(&json!({
             "head": head_json(&head), "previous_version": response.previous_version, "dry_run": args.dry_run,
             "validate_us": response.validate_us, "place_us": response.place_us, "store_us": response.store_us,
+            "sync_us": response.sync_us,
         }));
         return Ok(());
     }
@@ -71,10 +72,11 @@ pub(super) async fn run(args: ReplaceArgs) -> Result<(), CliError> {
     );
     println!("digest   {}", head.digest);
     println!(
-        "took     checking {}, placing {}, storing {}",
+        "took     checking {}, placing {}, storing {} of which fsync {}",
         us(response.validate_us),
         us(response.place_us),
-        us(response.store_us)
+        us(response.store_us),
+        us(response.sync_us)
     );
     Ok(())
 }

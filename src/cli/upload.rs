@@ -15,7 +15,7 @@ use super::error::CliError;
 use super::head_replace::unreadable;
 use super::output::byte_progress;
 use crate::rpc::pb::upload_head_request::Part;
-use crate::rpc::pb::{ReplaceHeadResponse, UploadHeadHeader, UploadHeadRequest, UploadHeadResponse};
+use crate::rpc::pb::{ReplaceHeadResponse, UploadHeadHeader, UploadHeadRequest};
 
 const CHUNK_BYTES: usize = 1 << 20;
 
@@ -45,20 +45,7 @@ pub(super) async fn upload(
     // A file that could not be read to its end is why the server refused.
     let unread = unread.lock().unwrap_or_else(PoisonError::into_inner).take();
     unread.map_or(Ok(()), |error| Err(failed(error)))?;
-    let UploadHeadResponse {
-        head,
-        previous_version,
-        validate_us,
-        place_us,
-        store_us,
-    } = answer?.into_inner();
-    Ok(ReplaceHeadResponse {
-        head,
-        previous_version,
-        validate_us,
-        place_us,
-        store_us,
-    })
+    Ok(answer?.into_inner().into())
 }
 
 /// The header, then the file; it ends early where the file cannot be read, which `unread` then tells.

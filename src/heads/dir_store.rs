@@ -6,12 +6,13 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::error::HeadError;
 use super::name::HeadName;
 use super::record;
 use super::safetensors_file::write_durably;
-use super::store::{HeadStore, StoreError};
+use super::store::{HeadStore, StagedHead, StoreError};
 use super::upload::UploadDir;
 use super::version::HeadInfo;
 use super::weights::{HeadLimits, HeadWeights};
@@ -76,25 +77,26 @@ impl DirStore {
 }
 
 impl HeadStore for DirStore {
-    fn save(&self, info: &HeadInfo, weights: &HeadWeights) -> Result<(), StoreError> {
+    fn stage(&self, info: &HeadInfo, weights: &HeadWeights) -> Result<Box<dyn StagedHead>, StoreError> {
         let (dir, path) = (self.head_dir(&info.name), self.path(&info.name, info.version));
         let texts = record::texts(info, weights)
             .map_err(io::Error::from)
             .map_err(at("describe", &path))?;
+        let is_new = !dir.is_dir();
+        let started = Instant::now();
         create_durably(&dir).map_err(at("create", &dir))?;
-        let partial = dir.join(format!("{}{PARTIAL}", info.version));
-        let written = write_durably(&partial, texts, &weights.parameters).and_then(|()| fs::rename(&partial, &path));
-        if let Err(error) = written {
-            let _ = fs::remove_file(&partial);
-            return Err(at("write", &path)(error));
-        }
-        // The head's own folder may be new, too, from this write or from one whose sync failed.
-        if let Err(error) = sync(&dir).and_then(|()| sync(&self.dir)) {
-            // Not known to be durable, so not acknowledged: it must not come back after a restart.
-            let _ = fs::remove_file(&path);
-            return Err(at("sync", &dir)(error));
-        }
-        Ok(())
+        let mut staged = Box::new(StagedFile {
+            partial: dir.join(format!("{}{PARTIAL}", info.version)),
+            path,
+            store_dir: self.dir.clone(),
+            dir,
+            is_new,
+            syncing: started.elapsed(),
+            committed: false,
+        });
+        let written = write_durably(&staged.partial, texts, &weights.parameters);
+        staged.syncing += written.map_err(at("write", &staged.path))?;
+        Ok(staged)
     }
 
     fn remove(&self, name: &HeadName, version: u64) -> Result<(), StoreError> {
@@ -143,13 +145,58 @@ impl HeadStore for DirStore {
     }
 }
 
+/// A version's file beside its final name.
+#[derive(Debug)]
+struct StagedFile {
+    partial: PathBuf,
+    path: PathBuf,
+    /// The head's own, which is there for the first time if it `is_new`.
+    dir: PathBuf,
+    is_new: bool,
+    store_dir: PathBuf,
+    syncing: Duration,
+    committed: bool,
+}
+
+impl StagedHead for StagedFile {
+    fn commit(mut self: Box<Self>) -> Result<Duration, StoreError> {
+        fs::rename(&self.partial, &self.path).map_err(at("write", &self.path))?;
+        let started = Instant::now();
+        // The head's own folder may be new, too, from this write or from one whose sync failed.
+        if let Err(error) = sync(&self.dir).and_then(|()| sync(&self.store_dir)) {
+            // Not known to be durable, so not acknowledged: it must not come back after a restart.
+            let _ = fs::remove_file(&self.path);
+            return Err(at("sync", &self.dir)(error));
+        }
+        self.committed = true;
+        Ok(self.syncing + started.elapsed())
+    }
+}
+
+impl Drop for StagedFile {
+    fn drop(&mut self) {
+        if self.committed {
+            return;
+        }
+        if let Err(error) = fs::remove_file(&self.partial)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(path = %self.partial.display(), %error, "a staged file stays until the next start");
+        }
+        if self.is_new {
+            // Refused if there is anything in it.
+            let _ = fs::remove_dir(&self.dir);
+        }
+    }
+}
+
 /// What reading a listed version's file failed with, as its users are told.
 fn damaged(info: &HeadInfo, error: HeadError) -> HeadError {
     match error {
-        HeadError::Store(error) if error.source.kind() == io::ErrorKind::NotFound => {
+        HeadError::Unreadable { source, .. } if source.kind() == io::ErrorKind::NotFound => {
             damaged_because(info, "its file is gone".into())
         }
-        HeadError::Store(error) => error.into(),
+        error @ HeadError::Unreadable { .. } => error,
         error => damaged_because(info, error.to_string()),
     }
 }
@@ -381,7 +428,9 @@ mod tests {
         }
         fs::remove_dir(&cats_dir).unwrap();
         fs::write(&cats_dir, b"in the way").unwrap();
-        assert!(matches!(store.load(&listed), Err(HeadError::Store(_))));
+        for error in [store.load(&listed).err(), store.labels(&listed).err()] {
+            assert!(matches!(error.unwrap(), HeadError::Unreadable { .. }));
+        }
     }
 
     #[test]
@@ -409,6 +458,26 @@ mod tests {
         assert!(!cats_dir.join("2.partial").exists());
         assert!(no_heads.exists());
         assert!(strangers.iter().all(|stranger| cats_dir.join(stranger).exists()));
+    }
+
+    #[test]
+    fn what_is_staged_is_seen_once_it_is_committed_and_removed_if_it_is_not() {
+        let (_dir, store, cats_dir) = with_versions(0);
+        for _ in 0..2 {
+            let weights = weights(1.0);
+            let staged = store.stage(&info(1, &weights), &weights).unwrap();
+            assert_eq!(entries(&cats_dir).unwrap(), [cats_dir.join("1.partial")]);
+            assert!(versions(&store).is_empty());
+            assert_eq!(store.highest_version(&cats()).unwrap(), 0);
+            drop(staged);
+            assert!(!cats_dir.exists());
+        }
+        let weights = weights(1.0);
+        let committed = store.stage(&info(1, &weights), &weights).unwrap().commit();
+        assert!(committed.unwrap() > Duration::ZERO);
+        drop(store.stage(&info(2, &weights), &weights).unwrap());
+        assert_eq!(entries(&cats_dir).unwrap(), [cats_dir.join("1.safetensors")]);
+        assert_eq!(versions(&store), [1]);
     }
 
     #[test]

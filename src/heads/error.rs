@@ -1,5 +1,8 @@
 //! Why a head was refused or is not there.
 
+use std::io;
+use std::path::PathBuf;
+
 use super::name::HeadName;
 use super::store::StoreError;
 
@@ -54,6 +57,10 @@ pub enum HeadError {
         bytes: u64,
         most: u64,
     },
+    #[error("cannot read {path}: {source}; retry later, and check the disk if it stays so", path = .path.display())]
+    Unreadable { path: PathBuf, source: io::Error },
+    #[error("the call was cancelled before the change was made; nothing was changed")]
+    Cancelled,
     #[error("version {version} of head `{name}` was let go meanwhile; ask again")]
     LetGo { name: HeadName, version: u64 },
     #[error("loading version {version} of head `{name}` failed: it panicked; retry, and report this")]
@@ -66,10 +73,16 @@ pub enum HeadError {
     Store(#[from] StoreError),
 }
 
-/// The device refused the head; the text says why.
+/// Why a head is not on the device.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the head cannot be served: {0}")]
-pub struct PlaceError(pub String);
+pub enum PlaceError {
+    /// The device cannot serve it; the text says why.
+    #[error("the head cannot be served: {0}")]
+    Refused(String),
+    /// Another time there may be memory for it.
+    #[error("there is no memory for the head now: {0}; retry later, or lower {RESIDENT_BYTES_MAX} or --max-batch")]
+    OutOfMemory(String),
+}
 
 /// The user's text as messages quote it: one line, and not all of it if it is long.
 pub(super) fn shown(text: &str) -> String {

@@ -25,7 +25,7 @@ impl<R> Future for Pending<R> {
 }
 
 /// Loads what is waited for until nothing is, and blocks meanwhile: for a thread of its own.
-#[must_use = "somebody waits for what this loads"]
+#[must_use = "requests wait for what this loads"]
 pub struct LoadTask<R>(pub(super) Option<Arc<Residency<R>>>);
 
 impl<R> LoadTask<R> {
@@ -40,8 +40,10 @@ impl<R> LoadTask<R> {
 }
 
 impl<R> Drop for LoadTask<R> {
-    /// A task that did not get to its end leaves its place to another.
+    /// A task that did not get to its end leaves its place to another, and no one waiting for work that it had taken.
     fn drop(&mut self) {
-        self.0.iter().for_each(|residency| residency.abandon_loads());
+        if let Some(residency) = &self.0 {
+            residency.abandon_loads();
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! What is known of heads in memory.
+//! What is counted of heads: which are live and where they are.
 
 use std::time::Duration;
 
@@ -9,12 +9,18 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
-use super::error::HeadError;
+use super::error::{HeadError, PlaceError};
+use super::name::HeadName;
 use super::slot::Tier;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct TierLabel {
     tier: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct HeadLabel {
+    head: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -32,6 +38,9 @@ pub struct HeadMetrics {
     loads: Family<ResultLabel, Counter>,
     load_seconds: Histogram,
     evictions: Counter,
+    swaps: Counter,
+    live_versions: Family<HeadLabel, Gauge>,
+    uploads_in_flight: Gauge,
 }
 
 impl HeadMetrics {
@@ -43,6 +52,9 @@ impl HeadMetrics {
             loads: Family::default(),
             load_seconds: Histogram::new(exponential_buckets(0.000_1, 2.0, 18)),
             evictions: Counter::default(),
+            swaps: Counter::default(),
+            live_versions: Family::default(),
+            uploads_in_flight: Gauge::default(),
         };
         for tier in [Tier::Hot, Tier::Warm, Tier::Cold] {
             drop(metrics.versions.get_or_create(&label(tier)));
@@ -60,6 +72,12 @@ impl HeadMetrics {
         registry.register_with_unit("head_load", help, Unit::Seconds, metrics.load_seconds.clone());
         let help = "Versions that left the device for others";
         registry.register("head_evictions", help, metrics.evictions.clone());
+        let help = "Head versions made live by ReplaceHead and UploadHead";
+        registry.register("swaps", help, metrics.swaps.clone());
+        let help = "The live version of each head";
+        registry.register("live_head_version", help, metrics.live_versions.clone());
+        let help = "Uploads that have begun and are not live yet";
+        registry.register("uploads_in_flight", help, metrics.uploads_in_flight.clone());
         metrics
     }
 
@@ -82,11 +100,34 @@ impl HeadMetrics {
         let result = match result {
             Ok(_) => "ok",
             Err(HeadError::Damaged { .. }) => "damaged",
-            Err(HeadError::NoRoom { .. } | HeadError::LimitReached { .. }) => "no_room",
+            Err(
+                HeadError::NoRoom { .. }
+                | HeadError::LimitReached { .. }
+                | HeadError::Place(PlaceError::OutOfMemory(_)),
+            ) => "no_room",
             Err(_) => "failed",
         };
         self.loads.get_or_create(&ResultLabel { result }).inc();
         self.load_seconds.observe(took.as_secs_f64());
+    }
+
+    /// Counts uploads.
+    pub fn uploads_in_flight(&self) -> &Gauge {
+        &self.uploads_in_flight
+    }
+
+    /// Counts a swap. Only the table's writer calls this, while no other writes: the gauge never goes back.
+    pub(super) fn published(&self, name: &HeadName, version: u64) {
+        self.swaps.inc();
+        self.live(name, version);
+    }
+
+    /// Records which version of a head is live.
+    pub(super) fn live(&self, name: &HeadName, version: u64) {
+        let head = name.to_string();
+        self.live_versions
+            .get_or_create(&HeadLabel { head })
+            .set(version as i64);
     }
 
     pub(super) fn evicted(&self) {

@@ -63,6 +63,12 @@ impl<R: Send + Sync> Opening<'_, R> {
             let version = self.residency.tiers.version(info, None);
             match self.bring(&version, kept.is_empty()) {
                 Ok(()) => kept.push(version),
+                Err(error @ HeadError::Unreadable { .. }) => {
+                    // Not known to be damaged: read again when it is asked for.
+                    let info = &version.info;
+                    tracing::warn!(head = %info.name, version = info.version, %error, "a stored head; not loaded yet");
+                    kept.push(version);
+                }
                 Err(error) => {
                     let info = &version.info;
                     tracing::warn!(head = %info.name, version = info.version, %error, "a stored head; skipped");

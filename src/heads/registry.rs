@@ -4,19 +4,20 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::error::{HeadError, shown};
+use super::annotations;
+use super::commit::Commit;
+use super::error::HeadError;
+use super::load_queue::Urgency;
 use super::metrics::HeadMetrics;
 use super::name::HeadName;
 use super::opening::{Opening, prune};
-use super::residency::{Acquired, Place, Residency, ResidencyLimits};
+use super::per_head::PerHead;
+use super::quota::{Promise, Quota};
+use super::residency::{Acquired, Place, Residency, ResidencyLimits, let_go};
 use super::store::{HeadStore, StoreError};
 use super::table::RoutingTable;
 use super::version::{HeadInfo, HeadVersion};
 use super::weights::HeadWeights;
-
-const ANNOTATIONS_MAX: usize = 64;
-const ANNOTATION_KEY_BYTES_MAX: usize = 128;
-const ANNOTATION_VALUE_BYTES_MAX: usize = 1024;
 
 /// The number of the backbone's own last Linear.
 const BACKBONE_VERSION: u64 = 1;
@@ -74,6 +75,8 @@ pub struct Replaced {
     pub place: Duration,
     /// Making it durable.
     pub store: Duration,
+    /// The part of that spent in fsync.
+    pub sync: Duration,
 }
 
 /// All heads of one backbone. `R` is what a version keeps on the device.
@@ -82,8 +85,10 @@ pub struct HeadRegistry<R> {
     limits: RegistryLimits,
     store: Arc<dyn HeadStore>,
     residency: Arc<Residency<R>>,
-    /// Held for the length of a swap: one at a time.
-    swapping: Mutex<()>,
+    metrics: HeadMetrics,
+    quota: Quota,
+    /// Held for the length of a swap: one of each head at a time.
+    turns: PerHead<Mutex<()>>,
 }
 
 impl<R: Send + Sync> HeadRegistry<R> {
@@ -101,7 +106,7 @@ impl<R: Send + Sync> HeadRegistry<R> {
         backbone_head: &HeadWeights,
     ) -> Result<Self, HeadError> {
         let RegistryParts { store, place, metrics } = parts;
-        let residency = Residency::new(limits.residency, Arc::clone(&store), place, metrics);
+        let residency = Residency::new(limits.residency, Arc::clone(&store), place, metrics.clone());
         let default = HeadName::parse(HeadName::DEFAULT)?;
         let annotations = BTreeMap::from([("source".to_owned(), "backbone".to_owned())]);
         let info = describe(default.clone(), BACKBONE_VERSION, backbone_head, annotations);
@@ -125,13 +130,20 @@ impl<R: Send + Sync> HeadRegistry<R> {
         };
         let heads = opening.versions(listed).into_iter().flatten();
         let (table, surplus) = RoutingTable::new(std::iter::once(backbone_head).chain(heads), limits.versions_kept);
-        surplus.iter().for_each(|version| residency.tiers.let_go(version));
+        for version in &surplus {
+            residency.tiers.let_go(version);
+        }
+        for version in table.list() {
+            metrics.live(&version.info.name, version.info.version);
+        }
         Ok(Self {
             table,
             limits,
             store,
             residency: Arc::new(residency),
-            swapping: Mutex::new(()),
+            metrics,
+            quota: Quota::new(limits.heads_max, limits.bytes_max),
+            turns: PerHead::default(),
         })
     }
 
@@ -141,61 +153,111 @@ impl<R: Send + Sync> HeadRegistry<R> {
     }
 
     /// A version that the table gave, at once or as soon as it is on the device.
-    pub fn acquire(&self, version: &Arc<HeadVersion<R>>) -> Acquired<R> {
-        self.residency.acquire(version)
+    pub fn acquire(&self, version: &Arc<HeadVersion<R>>, urgency: Urgency) -> Acquired<R> {
+        self.residency.acquire(version, urgency)
     }
 
     /// A version's labels, which may have to be read from the store.
     ///
     /// # Errors
-    /// [`HeadError::Damaged`], [`HeadError::Store`].
+    /// [`HeadError::LetGo`] if no request may name the version any more, [`HeadError::Damaged`],
+    /// [`HeadError::Unreadable`].
     pub fn labels(&self, version: &HeadVersion<R>) -> Result<Arc<[String]>, HeadError> {
-        let stored = || Ok(self.store.labels(&version.info)?.into());
-        version.slot.labels().map_or_else(stored, Ok)
+        if let Some(labels) = version.slot.labels() {
+            return Ok(labels);
+        }
+        match self.store.labels(&version.info) {
+            Ok(labels) => Ok(labels.into()),
+            // Versions are let go before their files are removed.
+            Err(_) if version.tier().is_none() => Err(let_go(&version.info)),
+            Err(error) => Err(error),
+        }
     }
 
-    /// Makes a new version live: placed and tried first, then durable, then published.
+    /// Makes a new version live: placed and tried first, then staged in the store; then, unless `commit` was abandoned,
+    /// room is made for it, and it becomes durable and is published. Swaps of one head take turns; others run beside them.
     ///
     /// # Errors
-    /// [`HeadError`]; whatever was live stays live.
-    pub fn replace(&self, replacement: Replacement) -> Result<Replaced, HeadError> {
-        let Replacement {
-            name,
-            weights,
-            expected_version,
-            dry_run,
-            annotations,
-        } = replacement;
-        check_annotations(&annotations)?;
-        let _swapping = self.swapping.lock().unwrap_or_else(PoisonError::into_inner);
-        let live = self.check_expected(&name, expected_version)?;
-        self.check_room(live == 0, weights.bytes())?;
-        // Above whatever was written before, damaged files included: a number never names two things.
-        let highest = live.max(self.store.highest_version(&name)?);
-        let number = highest.checked_add(1).ok_or_else(|| used_up(&name))?;
-        let info = describe(name, number, &weights, annotations);
+    /// [`HeadError`]; whatever was live stays live, and nothing has left the device unless the disk failed in the commit.
+    pub fn replace(&self, replacement: Replacement, commit: &Commit) -> Result<Replaced, HeadError> {
+        annotations::check(&replacement.annotations)?;
+        let turn = self.turns.of(&replacement.name);
+        let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+        commit.check()?;
+        // Nothing else changes the head before the turn ends: what is live now is live at the commit.
+        let previous_version = self.check_expected(&replacement.name, replacement.expected_version)?;
+        if replacement.dry_run {
+            self.try_out(replacement, previous_version)
+        } else {
+            self.swap(replacement, previous_version, commit)
+        }
+    }
+
+    fn swap(&self, replacement: Replacement, live: u64, commit: &Commit) -> Result<Replaced, HeadError> {
+        let Replacement { name, weights, .. } = replacement;
+        let promise = self.quota.promise(&self.table, live == 0, weights.bytes())?;
+        let number = self.next_number(&name, live)?;
+        let info = describe(name, number, &weights, replacement.annotations);
+        let started = Instant::now();
+        let trial = self.residency.try_out(&info, &weights)?;
+        let place = started.elapsed();
+        commit.check()?;
 
         let started = Instant::now();
-        let lease = self.residency.put(&weights, self.residency.tiers.reserve(&info)?)?;
-        let place = started.elapsed();
-        let mut store = Duration::ZERO;
-        if !dry_run {
-            let started = Instant::now();
-            self.store.save(&info, &weights)?;
-            store = started.elapsed();
-            let version = self.residency.admit(info.clone(), lease, &weights);
-            for old in self.table.publish(version, self.limits.versions_kept) {
-                self.residency.tiers.let_go(&old);
-                prune(self.store.as_ref(), &old.info);
-            }
-        }
+        let staged = self.store.stage(&info, &weights)?;
+        commit.begin()?;
+        let lease = self.residency.settle(&info, trial)?;
+        let sync = staged.commit()?;
+        let store = started.elapsed();
+        let version = self.residency.admit(info.clone(), lease, &weights);
+        self.publish(version, promise);
         Ok(Replaced {
             info,
             labels: weights.labels,
             previous_version: live,
             place,
             store,
+            sync,
         })
+    }
+
+    /// All of a swap but what changes anything.
+    fn try_out(&self, replacement: Replacement, live: u64) -> Result<Replaced, HeadError> {
+        let Replacement { name, weights, .. } = replacement;
+        self.quota.check(&self.table, live == 0, weights.bytes())?;
+        let number = self.next_number(&name, live)?;
+        let info = describe(name, number, &weights, replacement.annotations);
+        let started = Instant::now();
+        drop(self.residency.try_out(&info, &weights)?);
+        self.residency.tiers.check_room(&info)?;
+        Ok(Replaced {
+            info,
+            labels: weights.labels,
+            previous_version: live,
+            place: started.elapsed(),
+            store: Duration::ZERO,
+            sync: Duration::ZERO,
+        })
+    }
+
+    /// Makes a version live, in one step with the gauge that tells so, and forgets those that it leaves no place.
+    fn publish(&self, version: Arc<HeadVersion<R>>, promise: Promise<'_>) {
+        let info = version.info.clone();
+        let surplus = promise.redeem(|| {
+            let surplus = self.table.publish(version, self.limits.versions_kept);
+            self.metrics.published(&info.name, info.version);
+            surplus
+        });
+        for old in surplus {
+            self.residency.tiers.let_go(&old);
+            prune(self.store.as_ref(), &old.info);
+        }
+    }
+
+    /// Above whatever was written before, damaged files included: a number never names two things.
+    fn next_number(&self, name: &HeadName, live: u64) -> Result<u64, HeadError> {
+        let highest = live.max(self.store.highest_version(name)?);
+        Ok(highest.checked_add(1).ok_or_else(|| used_up(name))?)
     }
 
     /// The live version, 0 if there is none, if it is the one that a caller expects.
@@ -208,24 +270,6 @@ impl<R: Send + Sync> HeadRegistry<R> {
             Some(expected) => Err(HeadError::VersionMismatch { live, expected }),
             None => Ok(live),
         }
-    }
-
-    fn check_room(&self, is_new: bool, bytes: u64) -> Result<(), HeadError> {
-        let limit = |setting, reason| Err(HeadError::LimitReached { setting, reason });
-        let heads = self.table.count();
-        if is_new && heads >= self.limits.heads_max {
-            return limit(
-                "--heads-max",
-                format!("there are {heads} heads already, which is the most"),
-            );
-        }
-        let resident = self.table.bytes();
-        if resident + bytes > self.limits.bytes_max {
-            let most = self.limits.bytes_max;
-            let reason = format!("all heads have {resident} bytes and this one {bytes}, while {most} are the most");
-            return limit("--heads-bytes-max", reason);
-        }
-        Ok(())
     }
 }
 
@@ -249,31 +293,4 @@ fn describe(name: HeadName, version: u64, weights: &HeadWeights, annotations: BT
         parameters: weights.parameters.keys().cloned().collect(),
         resident_bytes: weights.bytes(),
     }
-}
-
-fn check_annotations(annotations: &BTreeMap<String, String>) -> Result<(), HeadError> {
-    let refused = |reason| Err(HeadError::Annotations { reason });
-    if annotations.len() > ANNOTATIONS_MAX {
-        return refused(format!(
-            "there are {}, {ANNOTATIONS_MAX} are the most",
-            annotations.len()
-        ));
-    }
-    for (key, value) in annotations {
-        if key.len() > ANNOTATION_KEY_BYTES_MAX {
-            return refused(format!(
-                "the key `{}` has {} bytes; {ANNOTATION_KEY_BYTES_MAX} are the most",
-                shown(key),
-                key.len()
-            ));
-        }
-        if value.len() > ANNOTATION_VALUE_BYTES_MAX {
-            return refused(format!(
-                "the value of `{}` has {} bytes; {ANNOTATION_VALUE_BYTES_MAX} are the most",
-                shown(key),
-                value.len()
-            ));
-        }
-    }
-    Ok(())
 }

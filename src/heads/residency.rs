@@ -2,7 +2,6 @@
 //!
 //! To make room, the least recently used leaves first, and what somebody has a [`Lease`] of never.
 
-use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -11,9 +10,10 @@ use futures::channel::oneshot;
 
 use super::error::{HeadError, PlaceError};
 use super::load::{LoadTask, Pending};
+use super::load_queue::{LoadQueue, Urgency};
 use super::metrics::HeadMetrics;
 use super::room::Reservation;
-use super::slot::{Lease, State};
+use super::slot::{Lease, Loaded, State, Waiters};
 use super::store::HeadStore;
 use super::tiers::Tiers;
 use super::version::{HeadInfo, HeadVersion};
@@ -44,6 +44,12 @@ pub enum Acquired<R> {
     Load(Pending<R>, LoadTask<R>),
 }
 
+/// Weights on the device that are not a version's yet. Dropping this takes them off.
+pub(super) struct Trial<R> {
+    lease: Lease<R>,
+    bytes: Reservation,
+}
+
 /// See the module's text.
 pub(super) struct Residency<R> {
     pub tiers: Tiers<R>,
@@ -54,10 +60,10 @@ pub(super) struct Residency<R> {
     loads: Mutex<Loads<R>>,
 }
 
-/// Versions that somebody waits for. Each is here once, so there are no more than versions.
+/// Versions that requests wait for. Each is here once, so there are no more than versions.
 struct Loads<R> {
     running: usize,
-    queue: VecDeque<Arc<HeadVersion<R>>>,
+    queue: LoadQueue<Arc<HeadVersion<R>>>,
 }
 
 impl<R> Residency<R> {
@@ -70,7 +76,7 @@ impl<R> Residency<R> {
             loads_max: limits.loads_max.max(1),
             loads: Mutex::new(Loads {
                 running: 0,
-                queue: VecDeque::new(),
+                queue: LoadQueue::default(),
             }),
         }
     }
@@ -97,14 +103,28 @@ impl<R> Residency<R> {
         Ok(self.tiers.version(info, Some(lease)))
     }
 
+    /// Puts weights on the device for a trial, beside what is there: nothing leaves for them.
+    pub fn try_out(&self, info: &HeadInfo, weights: &HeadWeights) -> Result<Trial<R>, HeadError> {
+        let reservation = self.tiers.reserve_trial(info)?;
+        let bytes = reservation.share();
+        let lease = self.put(weights, reservation)?;
+        Ok(Trial { lease, bytes })
+    }
+
+    /// Moves what passed its trial to where versions stay; the least recently used leave for it.
+    pub fn settle(&self, info: &HeadInfo, trial: Trial<R>) -> Result<Lease<R>, HeadError> {
+        trial.bytes.move_into(self.tiers.reserve(info)?);
+        Ok(trial.lease)
+    }
+
     /// The version, at once or as soon as it is loaded. What fails to load is tried again for the next who asks.
-    pub fn acquire(self: &Arc<Self>, version: &Arc<HeadVersion<R>>) -> Acquired<R> {
+    pub fn acquire(self: &Arc<Self>, version: &Arc<HeadVersion<R>>, urgency: Urgency) -> Acquired<R> {
         version.slot.used(self.tiers.tick());
         if let Some(lease) = &version.slot.lock().hot {
             return Acquired::Hot(lease.clone());
         }
         let (sender, receiver) = oneshot::channel();
-        let pending = Pending(receiver);
+        let (pending, mut first) = (Pending(receiver), false);
         match &mut *version.slot.lock() {
             State { hot: Some(lease), .. } => return Acquired::Hot(lease.clone()),
             State { let_go: true, .. } => {
@@ -114,15 +134,28 @@ impl<R> Residency<R> {
             State {
                 waiters: Some(waiters), ..
             } => {
-                // Whoever has gone leaves, so that there are never more than requests.
-                waiters.retain(|waiter| !waiter.is_canceled());
-                waiters.push(sender);
-                return Acquired::Wait(pending);
+                if !waiters.add(sender, urgency) {
+                    return Acquired::Wait(pending);
+                }
             }
-            State { waiters, .. } => *waiters = Some(vec![sender]),
+            State { waiters, .. } => {
+                *waiters = Some(Waiters::new(sender, urgency));
+                first = true;
+            }
         }
         let mut loads = self.loads();
-        loads.queue.push_back(Arc::clone(version));
+        if !first {
+            loads.queue.promote(|queued| queued.slot.id == version.slot.id);
+            return Acquired::Wait(pending);
+        }
+        // A more urgent request may have come to wait before the version was in the queue.
+        let urgency = version
+            .slot
+            .lock()
+            .waiters
+            .as_ref()
+            .map_or(urgency, |waiters| waiters.urgency);
+        loads.queue.push(Arc::clone(version), urgency);
         if loads.running == self.loads_max {
             return Acquired::Wait(pending);
         }
@@ -133,9 +166,9 @@ impl<R> Residency<R> {
     /// The next version that somebody still waits for. None ends one of the running loads.
     pub fn next_load(&self) -> Option<Arc<HeadVersion<R>>> {
         let mut loads = self.loads();
-        while let Some(version) = loads.queue.pop_front() {
+        while let Some(version) = loads.queue.pop() {
             let mut state = version.slot.lock();
-            if state.waiters.iter().flatten().any(|waiter| !waiter.is_canceled()) {
+            if state.waiters.as_ref().is_some_and(|waiters| !waiters.all_gave_up()) {
                 drop(state);
                 return Some(version);
             }
@@ -145,9 +178,23 @@ impl<R> Residency<R> {
         None
     }
 
-    /// Ends one of the running loads before it has found the queue empty.
+    /// Ends one of the running loads before it has found the queue empty. If no other is left to take what is queued,
+    /// those who wait for it get an error, and the next request tries again.
     pub fn abandon_loads(&self) {
-        self.loads().running -= 1;
+        let mut loads = self.loads();
+        loads.running -= 1;
+        if loads.running > 0 {
+            return;
+        }
+        let abandoned: Vec<_> = std::iter::from_fn(|| loads.queue.pop()).collect();
+        drop(loads);
+        let stopped: Loaded<R> = Err(Arc::new(HeadError::LoadsStopped));
+        for version in abandoned {
+            let waiters = version.slot.lock().waiters.take();
+            if let Some(waiters) = waiters {
+                waiters.wake(&stopped);
+            }
+        }
     }
 
     /// Brings a version to the device and tells those who wait for it. However it ends, the next try is a new one.
@@ -168,8 +215,8 @@ impl<R> Residency<R> {
         let loaded = loaded.map_err(Arc::new);
         let lease = loaded.as_ref().ok().cloned();
         let waiters = self.tiers.keep_hot(version, lease, |state| state.waiters.take());
-        for waiter in waiters.into_iter().flatten() {
-            let _ = waiter.send(loaded.clone());
+        if let Some(waiters) = waiters {
+            waiters.wake(&loaded);
         }
     }
 
@@ -203,7 +250,8 @@ impl<R> Residency<R> {
     }
 }
 
-fn let_go(info: &HeadInfo) -> HeadError {
+/// No request may name the version any more.
+pub(super) fn let_go(info: &HeadInfo) -> HeadError {
     let (name, version) = (info.name.clone(), info.version);
     HeadError::LetGo { name, version }
 }

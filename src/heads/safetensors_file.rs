@@ -4,13 +4,15 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 
-use crate::model::{Parameters, breathe};
+use super::synced_file::SyncedFile;
+use crate::model::Parameters;
 
 #[cfg(target_endian = "big")]
 compile_error!("safetensors files are little-endian, and their bytes are used as they lie in memory");
@@ -18,14 +20,12 @@ compile_error!("safetensors files are little-endian, and their bytes are used as
 /// The data begin at a multiple of this.
 const ALIGNMENT: usize = 8;
 
-/// Numbers that are written at a time.
-const WRITE_BLOCK: usize = 64 << 10;
-
 /// Free-form text that the header holds.
 pub(super) type Texts = HashMap<String, String>;
 
-/// Writes a whole file and waits until it is on the disk. The tensors go from where they lie to the system.
-pub(super) fn write_durably(path: &Path, texts: Texts, parameters: &Parameters) -> io::Result<()> {
+/// Writes a whole file and waits until it is on the disk. The tensors go from where they lie to the system. Returns the
+/// part of the time that was spent in fsync.
+pub(super) fn write_durably(path: &Path, texts: Texts, parameters: &Parameters) -> io::Result<Duration> {
     let mut end = 0;
     let infos = parameters.iter().map(|(name, tensor)| {
         let start = end;
@@ -41,14 +41,11 @@ pub(super) fn write_durably(path: &Path, texts: Texts, parameters: &Parameters) 
     let mut header = serde_json::to_vec(&metadata)?;
     header.resize(header.len().next_multiple_of(ALIGNMENT), b' ');
 
-    let mut file = File::create(path)?;
-    file.write_all(&(header.len() as u64).to_le_bytes())?;
-    file.write_all(&header)?;
+    let mut file = SyncedFile::new(File::create(path)?);
+    file.write(&(header.len() as u64).to_le_bytes())?;
+    file.write(&header)?;
     for tensor in parameters.values() {
-        for block in tensor.values.chunks(WRITE_BLOCK) {
-            file.write_all(bytemuck::cast_slice(block))?;
-            breathe();
-        }
+        file.write(bytemuck::cast_slice(&tensor.values))?;
     }
-    file.sync_all()
+    file.finish()
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures::channel::oneshot;
 
 use super::error::HeadError;
+use super::load_queue::Urgency;
 use super::lru::Usage;
 use super::weights::HeadWeights;
 
@@ -57,9 +58,46 @@ pub(super) struct State<R> {
     pub hot: Option<Lease<R>>,
     pub warm: Option<HeadWeights>,
     /// Those who wait for the load that is queued or under way, if one is.
-    pub waiters: Option<Vec<oneshot::Sender<Loaded<R>>>>,
+    pub waiters: Option<Waiters<R>>,
     /// No request may name the version any more.
     pub let_go: bool,
+}
+
+/// Requests that wait for one load.
+#[derive(Debug)]
+pub(super) struct Waiters<R> {
+    senders: Vec<oneshot::Sender<Loaded<R>>>,
+    /// The most urgent of those that came.
+    pub urgency: Urgency,
+}
+
+impl<R> Waiters<R> {
+    pub fn new(first: oneshot::Sender<Loaded<R>>, urgency: Urgency) -> Self {
+        Self {
+            senders: vec![first],
+            urgency,
+        }
+    }
+
+    /// Adds one; those that gave up leave, so that there are never more than requests. Returns whether the load is more
+    /// urgent now.
+    pub fn add(&mut self, sender: oneshot::Sender<Loaded<R>>, urgency: Urgency) -> bool {
+        self.senders.retain(|waiter| !waiter.is_canceled());
+        self.senders.push(sender);
+        let before = self.urgency;
+        self.urgency = before.max(urgency);
+        self.urgency > before
+    }
+
+    pub fn all_gave_up(&self) -> bool {
+        self.senders.iter().all(oneshot::Sender::is_canceled)
+    }
+
+    pub fn wake(self, loaded: &Loaded<R>) {
+        for waiter in self.senders {
+            let _ = waiter.send(loaded.clone());
+        }
+    }
 }
 
 impl<R> Slot<R> {

@@ -1,6 +1,7 @@
 //! Where acknowledged heads outlive the process.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::error::HeadError;
 use super::name::HeadName;
@@ -9,11 +10,20 @@ use super::weights::HeadWeights;
 
 /// A durable store of head versions.
 pub trait HeadStore: Send + Sync {
+    /// Writes a version beside its final place, where it survives a power loss but is not one of the store's yet.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then nothing of the version is there.
+    fn stage(&self, info: &HeadInfo, weights: &HeadWeights) -> Result<Box<dyn StagedHead>, StoreError>;
+
     /// Writes a version; once it returns, the version survives a power loss.
     ///
     /// # Errors
     /// [`StoreError`]; then nothing of the version is there.
-    fn save(&self, info: &HeadInfo, weights: &HeadWeights) -> Result<(), StoreError>;
+    fn save(&self, info: &HeadInfo, weights: &HeadWeights) -> Result<(), StoreError> {
+        self.stage(info, weights)?.commit()?;
+        Ok(())
+    }
 
     /// Forgets a version; one that is not there is forgotten already.
     ///
@@ -30,7 +40,8 @@ pub trait HeadStore: Send + Sync {
     /// A listed version's weights, which are those that were acknowledged.
     ///
     /// # Errors
-    /// [`HeadError::Damaged`] if they are not, [`HeadError::Store`] if they cannot be read.
+    /// [`HeadError::Damaged`] if the file was read and is wrong, ends early or is gone; [`HeadError::Unreadable`] if the
+    /// system refused to read it.
     fn load(&self, info: &HeadInfo) -> Result<HeadWeights, HeadError>;
 
     /// A listed version's labels, without reading the tensors.
@@ -46,9 +57,19 @@ pub trait HeadStore: Send + Sync {
     fn highest_version(&self, name: &HeadName) -> Result<u64, StoreError>;
 }
 
-/// The disk refused.
+/// A version that is written but not one of the store's. Dropping this removes it.
+pub trait StagedHead: Send {
+    /// Makes it one of the store's; once this returns, that survives a power loss. Returns how much of the time since
+    /// [`HeadStore::stage`] began was spent in fsync.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then nothing of the version is there.
+    fn commit(self: Box<Self>) -> Result<Duration, StoreError>;
+}
+
+/// The disk refused to write.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {action} {path}: {source}; no head was changed, so mend that and try again", path = .path.display())]
+#[error("cannot {action} {path}: {source}; no head was changed, so fix that and try again", path = .path.display())]
 pub struct StoreError {
     /// As "write".
     pub action: &'static str,

@@ -22,6 +22,17 @@ pub struct RoutingTable<R> {
     map: ArcSwap<Map<R>>,
 }
 
+/// One version of a head and its others.
+#[derive(Debug)]
+pub struct History<R> {
+    /// The version that was asked for.
+    pub version: Arc<HeadVersion<R>>,
+    /// Whether it is the live one.
+    pub live: bool,
+    /// All that can be asked for, oldest first.
+    pub available: Vec<u64>,
+}
+
 /// Some of the heads, and how many there are.
 #[derive(Debug)]
 pub struct Page<R> {
@@ -54,23 +65,7 @@ impl<R> RoutingTable<R> {
     /// # Errors
     /// [`HeadError::UnknownHead`], [`HeadError::UnknownVersion`].
     pub fn resolve(&self, name: &HeadName, version: u64) -> Result<Arc<HeadVersion<R>>, HeadError> {
-        let map = self.map.load();
-        let versions = map.get(name).ok_or_else(|| HeadError::UnknownHead {
-            name: name.clone(),
-            known: neighbours(&map, name),
-        })?;
-        let found = match version {
-            0 => versions.last(),
-            _ => versions.iter().find(|candidate| candidate.info.version == version),
-        };
-        found.cloned().ok_or_else(|| {
-            let available = versions.iter().map(|version| version.info.version).collect();
-            HeadError::UnknownVersion {
-                name: name.clone(),
-                version,
-                available,
-            }
-        })
+        find(&self.map.load(), name, version)
     }
 
     /// The live version of every head, by name.
@@ -104,15 +99,26 @@ impl<R> RoutingTable<R> {
         Page { heads, more, total }
     }
 
+    /// A version of a head, 0 is the live one, and all versions that can be asked for, oldest first: as of one moment.
+    ///
+    /// # Errors
+    /// As [`RoutingTable::resolve`].
+    pub fn history(&self, name: &HeadName, version: u64) -> Result<History<R>, HeadError> {
+        let map = self.map.load();
+        let found = find(&map, name, version)?;
+        let versions = map.get(name).into_iter().flatten();
+        let available: Vec<u64> = versions.map(|version| version.info.version).collect();
+        Ok(History {
+            live: available.last() == Some(&found.info.version),
+            version: found,
+            available,
+        })
+    }
+
     /// The versions of a head that can be asked for, oldest first.
     pub fn versions(&self, name: &HeadName) -> Vec<u64> {
-        self.map
-            .load()
-            .get(name)
-            .into_iter()
-            .flatten()
-            .map(|version| version.info.version)
-            .collect()
+        self.history(name, 0)
+            .map_or_else(|_| Vec::new(), |history| history.available)
     }
 
     /// Bytes of all versions' tensors.
@@ -127,13 +133,29 @@ impl<R> RoutingTable<R> {
 
     /// Makes `version` live and keeps the newest `kept` of its head, itself included; returns those let go.
     ///
-    /// Only the registry calls this, under its lock: two writers at once would lose one's change.
+    /// Only the registry calls this, under the writers' lock: two writers at once would lose one's change.
     pub(super) fn publish(&self, version: Arc<HeadVersion<R>>, kept: usize) -> Versions<R> {
         let mut map = Map::clone(&self.map.load());
         let let_go = add(&mut map, version, kept);
         self.map.store(Arc::new(map));
         let_go
     }
+}
+
+fn find<R>(map: &Map<R>, name: &HeadName, version: u64) -> Result<Arc<HeadVersion<R>>, HeadError> {
+    let versions = map.get(name).ok_or_else(|| HeadError::UnknownHead {
+        name: name.clone(),
+        known: neighbours(map, name),
+    })?;
+    let found = match version {
+        0 => versions.last(),
+        _ => versions.iter().find(|candidate| candidate.info.version == version),
+    };
+    found.cloned().ok_or_else(|| HeadError::UnknownVersion {
+        name: name.clone(),
+        version,
+        available: versions.iter().map(|version| version.info.version).collect(),
+    })
 }
 
 fn add<R>(map: &mut Map<R>, version: Arc<HeadVersion<R>>, kept: usize) -> Versions<R> {

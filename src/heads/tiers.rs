@@ -13,12 +13,17 @@ use super::slot::{Lease, Slot, State};
 use super::version::{HeadInfo, HeadVersion};
 use super::weights::HeadWeights;
 
+/// Bytes of trials beside as many as heads may take on the device: small swaps find room beside a large one.
+pub(super) const TRIAL_BYTES_BESIDE: u64 = 64 << 20;
+
 /// The versions of one device, by where they are.
 pub(super) struct Tiers<R> {
     metrics: HeadMetrics,
     /// Numbers uses and versions.
     clock: AtomicU64,
     room: Room,
+    /// For what is tried before it may take the place of others.
+    trial_room: Room,
     hot: Mutex<Lru<Arc<HeadVersion<R>>>>,
     warm_bytes_max: u64,
     warm: Mutex<Lru<Arc<HeadVersion<R>>>>,
@@ -30,6 +35,7 @@ impl<R> Tiers<R> {
             metrics,
             clock: AtomicU64::new(1),
             room: Room::new(resident_bytes_max),
+            trial_room: Room::new(resident_bytes_max.saturating_add(TRIAL_BYTES_BESIDE)),
             hot: Mutex::default(),
             warm_bytes_max,
             warm: Mutex::default(),
@@ -54,32 +60,33 @@ impl<R> Tiers<R> {
         self.room.take(bytes)
     }
 
+    /// Takes room for a trial, for which nothing leaves.
+    pub fn reserve_trial(&self, info: &HeadInfo) -> Result<Reservation, HeadError> {
+        self.check_size(info)?;
+        self.trial_room
+            .take(info.resident_bytes)
+            .ok_or_else(|| self.no_room(info))
+    }
+
+    /// Whether [`Tiers::reserve`] would succeed; nothing leaves.
+    pub fn check_room(&self, info: &HeadInfo) -> Result<(), HeadError> {
+        self.check_size(info)?;
+        let mut hot = lock(&self.hot);
+        let victims = hot.victims(self.room.lacking(info.resident_bytes), usage);
+        victims.map(drop).ok_or_else(|| self.no_room(info))
+    }
+
     /// Makes room on the device for a version, and takes it.
     pub fn reserve(&self, info: &HeadInfo) -> Result<Reservation, HeadError> {
-        let (bytes, most) = (info.resident_bytes, self.room.most());
-        if bytes > most {
-            let setting = RESIDENT_BYTES_MAX;
-            let reason = format!(
-                "head `{}` needs {bytes} bytes on the device, where {most} are the most",
-                info.name
-            );
-            return Err(HeadError::LimitReached { setting, reason });
-        }
+        self.check_size(info)?;
+        let bytes = info.resident_bytes;
         let mut hot = lock(&self.hot);
         loop {
             if let Some(reservation) = self.room.take(bytes) {
                 return Ok(reservation);
             }
-            let usage = |version: &Arc<HeadVersion<R>>| version.slot.usage();
-            let Some(victims) = hot.victims(self.room.lacking(bytes), usage) else {
-                let (name, version) = (info.name.clone(), info.version);
-                return Err(HeadError::NoRoom {
-                    name,
-                    version,
-                    bytes,
-                    most,
-                });
-            };
+            let victims = hot.victims(self.room.lacking(bytes), usage);
+            let victims = victims.ok_or_else(|| self.no_room(info))?;
             for (id, victim) in victims {
                 // Somebody may have come to use it meanwhile; then others are looked for.
                 let unused = |state: &mut State<R>| state.hot.take_if(|lease| !lease.is_shared());
@@ -88,6 +95,27 @@ impl<R> Tiers<R> {
                     self.metrics.evicted();
                 }
             }
+        }
+    }
+
+    fn check_size(&self, info: &HeadInfo) -> Result<(), HeadError> {
+        let (bytes, limit) = (info.resident_bytes, self.room.most());
+        if bytes <= limit {
+            return Ok(());
+        }
+        let name = &info.name;
+        Err(HeadError::LimitReached {
+            setting: RESIDENT_BYTES_MAX,
+            reason: format!("head `{name}` needs {bytes} bytes on the device; the limit is {limit}"),
+        })
+    }
+
+    fn no_room(&self, info: &HeadInfo) -> HeadError {
+        HeadError::NoRoom {
+            name: info.name.clone(),
+            version: info.version,
+            bytes: info.resident_bytes,
+            most: self.room.most(),
         }
     }
 
@@ -161,6 +189,10 @@ impl<R> Tiers<R> {
         self.metrics.moved(before, state.tier(), version.info.resident_bytes);
         result
     }
+}
+
+fn usage<R>(version: &Arc<HeadVersion<R>>) -> Usage {
+    version.slot.usage()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

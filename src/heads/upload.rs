@@ -1,7 +1,7 @@
 //! Files on their way in: on the disk, bounded, and gone if they do not come to their end.
 
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -9,9 +9,9 @@ use sha2::{Digest as _, Sha256};
 
 use super::error::HeadError;
 use super::store::StoreError;
-use crate::model::breathe;
+use super::synced_file::SyncedFile;
 
-/// Bytes that are hashed and written at a time.
+/// Bytes that are hashed before they are written.
 const WRITE_BLOCK: usize = 256 << 10;
 
 /// The setting that bounds an upload.
@@ -41,7 +41,7 @@ pub struct Announced {
 #[derive(Debug)]
 pub struct Upload {
     path: PathBuf,
-    file: File,
+    file: SyncedFile,
     announced: Announced,
     bytes: u64,
     bytes_max: u64,
@@ -66,20 +66,29 @@ impl UploadDir {
         })
     }
 
+    /// Whether a file of the announced length may come.
+    ///
+    /// # Errors
+    /// [`HeadError::LimitReached`].
+    pub fn check(&self, announced: &Announced) -> Result<(), HeadError> {
+        match announced.bytes {
+            Some(bytes) if bytes > self.bytes_max => Err(too_large(self.bytes_max)),
+            _ => Ok(()),
+        }
+    }
+
     /// An empty file for what a client announced.
     ///
     /// # Errors
     /// [`HeadError::LimitReached`] if too much was announced, [`HeadError::Store`] if the disk refuses.
     pub fn begin(&self, announced: Announced) -> Result<Upload, HeadError> {
-        if announced.bytes.is_some_and(|bytes| bytes > self.bytes_max) {
-            return Err(too_large(self.bytes_max));
-        }
+        self.check(&announced)?;
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let path = self.dir.join(format!("{number}.part"));
         let file = File::create_new(&path).map_err(failed("create", &path))?;
         Ok(Upload {
             path,
-            file,
+            file: SyncedFile::new(file),
             announced,
             bytes: 0,
             bytes_max: self.bytes_max,
@@ -106,10 +115,14 @@ impl Upload {
         }
         for block in chunk.chunks(WRITE_BLOCK) {
             self.hash.update(block);
-            self.file.write_all(block).map_err(failed("write", &self.path))?;
-            breathe();
+            self.file.write(block).map_err(failed("write", &self.path))?;
         }
         Ok(())
+    }
+
+    /// Bytes that have come.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// Where the file lies, once it is as announced.
@@ -225,7 +238,7 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let uploads = UploadDir::open(parent.path().join("uploads"), 100).unwrap();
         let mut upload = uploads.begin(Announced::default()).unwrap();
-        upload.file = File::options().write(true).open("/dev/full").unwrap();
+        upload.file = SyncedFile::new(File::options().write(true).open("/dev/full").unwrap());
         let error = upload.write(b"some").unwrap_err();
         assert!(error.to_string().contains("No space left"), "{error}");
         drop(upload);

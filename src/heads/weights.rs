@@ -1,13 +1,13 @@
 //! A head's weights, checked: once a [`HeadWeights`] exists, it can be placed.
 
 use std::collections::{BTreeMap, HashMap};
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::error::{HeadError, shown};
-use super::store::StoreError;
 use crate::model::{Checkpoint, CheckpointError, Digest, LAST_BIAS, LAST_WEIGHT, Parameters, TensorEntry};
 
 const LABEL_BYTES_MAX: usize = 1024;
@@ -67,16 +67,20 @@ impl HeadWeights {
     /// # Errors
     /// [`HeadError::Weights`] or [`HeadError::Labels`] says which tensor or label is wrong, and how.
     pub fn from_bytes(bytes: Bytes, labels: Vec<String>, limits: &HeadLimits) -> Result<Self, HeadError> {
-        let checkpoint = Checkpoint::from_bytes(bytes).map_err(|error| refused(error.to_string()))?;
+        let checkpoint = Checkpoint::from_bytes(bytes).map_err(|error| failed(Path::new("the file"), error))?;
         Self::from_checkpoint(&checkpoint, labels, limits)
     }
 
     /// As [`HeadWeights::from_bytes`], from a file on the disk, tensor by tensor.
     ///
     /// # Errors
-    /// As there, or [`HeadError::Store`] if the file cannot be read.
+    /// As there, or [`HeadError::Unreadable`] if the system refuses to read the file.
     pub fn from_file(path: &Path, labels: Vec<String>, limits: &HeadLimits) -> Result<Self, HeadError> {
-        Self::from_checkpoint(&open(path)?, labels, limits)
+        let weights = Self::from_checkpoint(&open(path)?, labels, limits);
+        weights.map_err(|error| match error {
+            HeadError::Unreadable { source, .. } => unreadable(path, source),
+            error => error,
+        })
     }
 
     /// As [`HeadWeights::from_bytes`], of an open checkpoint: names and shapes first, then tensor by tensor.
@@ -98,7 +102,9 @@ impl HeadWeights {
         check_labels(&labels, classes)?;
         let mut parameters = Parameters::new();
         for (name, entry) in entries {
-            let tensor = checkpoint.read(entry).map_err(|error| refused(error.to_string()))?;
+            let tensor = checkpoint
+                .read(entry)
+                .map_err(|error| failed(Path::new("a tensor"), error))?;
             let backbone = limits.deeper.get(name);
             if backbone.is_none_or(|backbone| backbone.digest != tensor.digest()) {
                 parameters.insert(name.to_owned(), Arc::new(tensor));
@@ -118,14 +124,25 @@ pub(super) fn open(path: &Path) -> Result<Checkpoint, HeadError> {
     if path.is_dir() {
         return Err(refused("it is a folder".into()));
     }
-    Checkpoint::open(path).map_err(|error| match error {
-        CheckpointError::Read(source) => HeadError::Store(StoreError {
-            action: "read",
-            path: path.to_owned(),
-            source,
-        }),
+    Checkpoint::open(path).map_err(|error| failed(path, error))
+}
+
+/// Why a file was not read. That it ends early is its own fault; other failures of reading are the system's.
+fn failed(path: &Path, error: CheckpointError) -> HeadError {
+    match error {
+        CheckpointError::Read(source) if source.kind() == io::ErrorKind::UnexpectedEof => {
+            refused("the file ends before its tensors do".into())
+        }
+        CheckpointError::Read(source) => unreadable(path, source),
         error => refused(error.to_string()),
-    })
+    }
+}
+
+fn unreadable(path: &Path, source: io::Error) -> HeadError {
+    HeadError::Unreadable {
+        path: path.to_owned(),
+        source,
+    }
 }
 
 fn refused(reason: String) -> HeadError {
@@ -239,6 +256,8 @@ fn check_labels(labels: &[String], classes: usize) -> Result<(), HeadError> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use half::{bf16, f16};
     use proptest::prelude::*;
     use safetensors::Dtype;
@@ -284,6 +303,33 @@ mod tests {
 
     fn read(bytes: &[u8]) -> Result<HeadWeights, HeadError> {
         HeadWeights::from_bytes(bytes.to_vec().into(), Vec::new(), &LIMITS)
+    }
+
+    /// Only what is in the file, or lacks in it, is the file's fault.
+    #[test]
+    fn a_refused_read_is_told_apart_from_a_wrong_file() {
+        let check = |error: io::Error, is_files_fault: bool| {
+            let kind = error.kind();
+            match failed(Path::new("/heads/cats"), CheckpointError::Read(error)) {
+                HeadError::Weights { .. } => assert!(is_files_fault, "{kind}"),
+                HeadError::Unreadable { path, source } => {
+                    assert!(!is_files_fault, "{kind}");
+                    assert_eq!((path, source.kind()), (PathBuf::from("/heads/cats"), kind));
+                }
+                other => panic!("{other}"),
+            }
+        };
+        check(io::ErrorKind::UnexpectedEof.into(), true);
+        for errno in [
+            libc::EIO,
+            libc::EMFILE,
+            libc::EINTR,
+            libc::ENOMEM,
+            libc::EACCES,
+            libc::ENOENT,
+        ] {
+            check(io::Error::from_raw_os_error(errno), false);
+        }
     }
 
     #[test]

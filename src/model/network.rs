@@ -212,6 +212,9 @@ pub enum NetworkError {
     /// libtorch or the device refused; the text is libtorch's first line.
     #[error("the device failed: {0}")]
     Device(String),
+    /// The device has too little memory; the text is libtorch's first line.
+    #[error("the device has too little memory: {0}")]
+    OutOfMemory(String),
     /// Weights that are finite in f32 may overflow in f16.
     #[error("the head's logits are not finite in {0}; try another --precision or smaller weights")]
     NotFinite(String),
@@ -224,4 +227,40 @@ pub enum NetworkError {
     /// A head placed by another kind of network.
     #[error("the head belongs to another network")]
     ForeignHead,
+}
+
+impl NetworkError {
+    /// What libtorch, CUDA or one of its libraries said when it failed.
+    pub(super) fn of_device(text: &str) -> Self {
+        let line = text.lines().next().unwrap_or_default().to_owned();
+        // `CUDA out of memory`, `CUDA error: out of memory`; libtorch's own allocator for the host: `not enough memory`;
+        // cuBLAS and cuDNN: `CUBLAS_STATUS_ALLOC_FAILED`, `CUDNN_STATUS_ALLOC_FAILED`.
+        let exhausted = ["out of memory", "not enough memory", "STATUS_ALLOC_FAILED"];
+        if exhausted.iter().any(|words| line.contains(words)) {
+            Self::OutOfMemory(line)
+        } else {
+            Self::Device(line)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn too_little_memory_is_told_apart_from_other_failures() {
+        for text in [
+            "CUDA out of memory. Tried to allocate 392.00 MiB. GPU 0 has a total capacity of 79.11 GiB\nstack",
+            "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",
+            "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes",
+            "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        ] {
+            let error = NetworkError::of_device(text);
+            let line = text.lines().next().unwrap();
+            assert_eq!(error, NetworkError::OutOfMemory(line.to_owned()));
+        }
+        let other = "CUDA error: an illegal memory access was encountered";
+        assert_eq!(NetworkError::of_device(other), NetworkError::Device(other.into()));
+    }
 }

@@ -52,6 +52,15 @@ pub fn breathe() {
     });
 }
 
+/// To be called after waiting for the disk: the thread did not work meanwhile and owes no rest for it.
+pub fn waited() {
+    PACE.with_borrow_mut(|pace| {
+        if let Some(pace) = pace {
+            pace.since = Instant::now();
+        }
+    });
+}
+
 /// How long to rest after some work.
 fn rest(worked: Duration, busy: bool) -> Duration {
     if busy {

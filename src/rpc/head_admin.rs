@@ -1,68 +1,45 @@
-//! `headswap.v1.HeadAdminService`.
+//! `headswap.v1.HeadAdminService`: messages to calls of [`HeadAdmin`], results to messages.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
 
 use tonic::{Request, Response, Status, Streaming};
 
-use super::head_info::Describer;
-use super::listing;
+use super::deadline;
+use super::head_info;
 use super::metrics::RpcMetrics;
 use super::pb::head_admin_service_server::HeadAdminService;
 use super::pb::{
-    DescribeModelRequest, DescribeModelResponse, GetHeadRequest, GetHeadResponse, HeadInfo, ListHeadsRequest,
-    ListHeadsResponse, Parameter, ReplaceHeadRequest, ReplaceHeadResponse, UploadHeadRequest, UploadHeadResponse,
+    DescribeModelRequest, DescribeModelResponse, GetHeadRequest, GetHeadResponse, HeadTier, ListHeadsRequest,
+    ListHeadsResponse, ReplaceHeadRequest, ReplaceHeadResponse, UploadHeadRequest, UploadHeadResponse,
     replace_head_request,
 };
 use super::status::{self, invalid};
-use super::swap::{Source, Swap, Swapped};
 use super::upload::upload;
-use crate::heads::{HeadError, HeadName, UPLOAD_BYTES_MAX};
-use crate::model::describe_layers;
-use crate::service::{Gate, Serving};
-
-/// Where ReplaceHead may read files, and how large they may be.
-#[derive(Clone, Debug)]
-pub struct AdminSettings {
-    /// `--head-source-dir`; none refuses every `uri`.
-    pub source_dir: Option<PathBuf>,
-    /// A file at a `uri` may have this many bytes.
-    pub source_bytes_max: u64,
-}
+use crate::service::heads::{HeadQuery, Source, Swap, Swapped};
+use crate::service::{Accepted, Gate, HeadAdmin};
 
 /// Answers administration requests.
 #[derive(Clone)]
 pub struct HeadAdminRpc {
     gate: Gate,
     metrics: RpcMetrics,
-    settings: Arc<AdminSettings>,
 }
 
 impl HeadAdminRpc {
     /// Serves what `gate` lets through.
-    pub fn new(gate: Gate, metrics: RpcMetrics, settings: AdminSettings) -> Self {
-        Self {
-            gate,
-            metrics,
-            settings: Arc::new(settings),
-        }
+    pub fn new(gate: Gate, metrics: RpcMetrics) -> Self {
+        Self { gate, metrics }
     }
 
-    /// Answers on the blocking pool, as the store may have to be read.
-    async fn read<T: Send + 'static>(
-        &self,
-        method: &'static str,
-        answer: impl FnOnce(&Serving) -> Result<T, Status> + Send + 'static,
-    ) -> Result<Response<T>, Status> {
-        let started = Instant::now();
-        let answer = async {
-            let serving = self.gate.pass().map_err(status::of_service)?;
-            let _accepted = self.gate.accept().map_err(status::of_service)?;
-            let answer = tokio::task::spawn_blocking(move || answer(&serving)).await;
-            answer.map_err(|_| Status::internal("reading heads panicked"))?
-        };
-        self.metrics.observe(method, started, answer.await.map(Response::new))
+    fn heads(&self) -> Result<Arc<HeadAdmin>, Status> {
+        let serving = self.gate.pass().map_err(status::of_service)?;
+        Ok(Arc::clone(&serving.heads))
+    }
+
+    /// The same for a request whose whole message has arrived.
+    fn accept(&self) -> Result<(Accepted, Arc<HeadAdmin>), Status> {
+        let accepted = self.gate.accept().map_err(status::of_service)?;
+        Ok((accepted, self.heads()?))
     }
 }
 
@@ -72,66 +49,73 @@ impl HeadAdminService for HeadAdminRpc {
         &self,
         request: Request<ReplaceHeadRequest>,
     ) -> Result<Response<ReplaceHeadResponse>, Status> {
-        let started = Instant::now();
+        let observed = self.metrics.begin("ReplaceHead");
         let answer = async {
-            let serving = self.gate.pass().map_err(status::of_service)?;
-            let accepted = self.gate.accept().map_err(status::of_service)?;
-            let (settings, metrics) = (Arc::clone(&self.settings), self.metrics.clone());
-            let request = request.into_inner();
-            Swap::detached(move || {
-                let _until_the_end = accepted;
-                replace(&serving, &settings, &metrics, request)
-            })
-            .await
+            let deadline = deadline::of(&request);
+            let (_accepted, heads) = self.accept()?;
+            let swapped = replace(&heads, request.into_inner(), deadline).await?;
+            Ok(Response::new(swapped.into()))
         };
-        let answer = answer.await.map(|swapped| Response::new(swapped.into()));
-        self.metrics.observe("ReplaceHead", started, answer)
+        observed.end(answer.await)
     }
 
     async fn upload_head(
         &self,
         request: Request<Streaming<UploadHeadRequest>>,
     ) -> Result<Response<UploadHeadResponse>, Status> {
-        let started = Instant::now();
+        let observed = self.metrics.begin("UploadHead");
         let answer = async {
-            let serving = self.gate.pass().map_err(status::of_service)?;
-            upload(&self.gate, serving, self.metrics.clone(), request.into_inner()).await
+            let deadline = deadline::of(&request);
+            let swapped = upload(&self.gate, &self.heads()?, request.into_inner(), deadline).await?;
+            Ok(Response::new(ReplaceHeadResponse::from(swapped).into()))
         };
-        let answer = answer.await.map(|swapped| Response::new(swapped.into()));
-        self.metrics.observe("UploadHead", started, answer)
+        observed.end(answer.await)
     }
 
     async fn list_heads(&self, request: Request<ListHeadsRequest>) -> Result<Response<ListHeadsResponse>, Status> {
-        let request = request.into_inner();
-        self.read("ListHeads", move |serving| listing::list(serving, &request))
-            .await
+        let observed = self.metrics.begin("ListHeads");
+        let answer = async {
+            let query = query(request.into_inner())?;
+            let (_accepted, heads) = self.accept()?;
+            let page = heads.list(query).await.map_err(status::of_service)?;
+            Ok(Response::new(page.into()))
+        };
+        observed.end(answer.await)
     }
 
     async fn get_head(&self, request: Request<GetHeadRequest>) -> Result<Response<GetHeadResponse>, Status> {
-        let request = request.into_inner();
-        self.read("GetHead", move |serving| get(serving, &request)).await
+        let observed = self.metrics.begin("GetHead");
+        let answer = async {
+            let GetHeadRequest { head, version } = request.into_inner();
+            let (_accepted, heads) = self.accept()?;
+            let got = heads.get(&head, version).await.map_err(status::of_service)?;
+            Ok(Response::new(got.into()))
+        };
+        observed.end(answer.await)
     }
 
     async fn describe_model(
         &self,
         request: Request<DescribeModelRequest>,
     ) -> Result<Response<DescribeModelResponse>, Status> {
-        let request = request.into_inner();
-        self.read("DescribeModel", move |serving| describe(serving, &request))
-            .await
+        let observed = self.metrics.begin("DescribeModel");
+        let described = self.accept().and_then(|(_accepted, heads)| {
+            let described = heads.describe(&request.get_ref().head);
+            described.map_err(status::of_service)
+        });
+        let answer = described.map(|description| Response::new(description.into()));
+        observed.end(answer)
     }
 }
 
-/// The whole swap; blocking.
-fn replace(
-    serving: &Serving,
-    settings: &AdminSettings,
-    metrics: &RpcMetrics,
+async fn replace(
+    heads: &HeadAdmin,
     request: ReplaceHeadRequest,
+    deadline: Option<tokio::time::Instant>,
 ) -> Result<Swapped, Status> {
     let source = match request.source {
         Some(replace_head_request::Source::Safetensors(bytes)) => Source::Bytes(bytes),
-        Some(replace_head_request::Source::Uri(uri)) => Source::Path(settings.find(&uri)?),
+        Some(replace_head_request::Source::Uri(uri)) => Source::Uri(uri),
         None => return Err(invalid("source", "set `safetensors` or `uri`".into())),
     };
     let swap = Swap {
@@ -139,88 +123,20 @@ fn replace(
         labels: request.labels,
         expected_version: request.expected_version,
         dry_run: request.dry_run,
-        annotations: request.annotations,
+        annotations: request.annotations.into_iter().collect(),
     };
-    swap.run(source, serving, metrics)
+    heads.replace(swap, source, deadline).await.map_err(status::of_service)
 }
 
-impl AdminSettings {
-    /// The file that a `file://` URI names, if it lies below the source directory, links followed.
-    fn find(&self, uri: &str) -> Result<PathBuf, Status> {
-        let refused = |message: String| invalid("uri", message);
-        let dir = self.source_dir.as_ref().ok_or_else(|| {
-            refused("this server reads no files; start it with --head-source-dir or send `safetensors`".into())
-        })?;
-        let path = uri
-            .strip_prefix("file://")
-            .filter(|path| path.starts_with('/'))
-            .ok_or_else(|| refused(format!("`{uri}` is no file URI; use file:///absolute/path.safetensors")))?;
-        let no_such = || refused(format!("there is no file {path} below the server's --head-source-dir"));
-        let dir = dir.canonicalize().map_err(|_| no_such())?;
-        // What lies outside and what does not exist get the same answer, so that nobody can probe the disk.
-        let real = Path::new(path).canonicalize().map_err(|_| no_such())?;
-        if !real.starts_with(&dir) || !real.is_file() {
-            return Err(no_such());
-        }
-        let bytes = real.metadata().map_err(|_| no_such())?.len();
-        if bytes > self.source_bytes_max {
-            return Err(refused(format!(
-                "{path} has {bytes} bytes, {} are the most ({UPLOAD_BYTES_MAX})",
-                self.source_bytes_max
-            )));
-        }
-        Ok(real)
-    }
-}
-
-fn get(serving: &Serving, request: &GetHeadRequest) -> Result<GetHeadResponse, Status> {
-    let table = serving.registry.table();
-    let find = || -> Result<_, HeadError> {
-        let name = HeadName::parse(&request.head)?;
-        let live = table.resolve(&name, 0)?.info.version;
-        let version = table.resolve(&name, request.version)?;
-        let labels = serving.registry.labels(&version)?;
-        Ok((version, live, labels, table.versions(&name)))
-    };
-    let (version, live, labels, available_versions) = find().map_err(status::of_head)?;
-    let head = HeadInfo {
-        labels: labels.to_vec(),
-        ..Describer::new(serving).version(&version, version.info.version == live)
-    };
-    Ok(GetHeadResponse {
-        head: Some(head),
-        available_versions,
-    })
-}
-
-fn describe(serving: &Serving, request: &DescribeModelRequest) -> Result<DescribeModelResponse, Status> {
-    let name = HeadName::parse(&request.head).map_err(status::of_head)?;
-    let version = serving.registry.table().resolve(&name, 0).map_err(status::of_head)?;
-    let (model, info, backbone) = (&serving.model, &version.info, &serving.head_limits.deeper);
-    let parameters: Vec<Parameter> = model
-        .architecture
-        .parameters(info.classes)
-        .into_iter()
-        .map(|(name, shape)| Parameter {
-            count: shape.iter().product::<usize>() as u64,
-            shape: shape.into_iter().map(|dimension| dimension as u64).collect(),
-            overridden: info.parameters.contains(&name),
-            digest: backbone
-                .get(&name)
-                .map(|own| own.digest.to_string())
-                .unwrap_or_default(),
-            name,
-        })
-        .collect();
-    Ok(DescribeModelResponse {
-        layers: describe_layers(model.architecture, info.classes),
-        parameter_count: parameters.iter().map(|parameter| parameter.count).sum(),
-        parameters,
-        backbone_digest: model.backbone_digest.clone(),
-        weights: model.weights.clone(),
-        device: model.device.clone(),
-        precision: model.precision.clone(),
-        max_batch: model.max_batch as u32,
-        head: Some(Describer::new(serving).version(&version, true)),
+fn query(request: ListHeadsRequest) -> Result<HeadQuery, Status> {
+    let number = request.tier;
+    let tier = HeadTier::try_from(number)
+        .map_err(|_| invalid("tier", format!("{number} is no tier; use HOT, WARM, COLD or none")))?;
+    Ok(HeadQuery {
+        include_labels: request.include_labels,
+        page_size: request.page_size as usize,
+        page_token: request.page_token,
+        name_prefix: request.name_prefix,
+        tier: head_info::tier(tier),
     })
 }

@@ -5,7 +5,6 @@ use std::time::Instant;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 use tonic::{Code, Status};
@@ -21,19 +20,11 @@ struct Method {
     method: &'static str,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Head {
-    head: String,
-}
-
 /// Counters of the services; clones share them.
 #[derive(Clone, Debug)]
 pub struct RpcMetrics {
     requests: Family<MethodCode, Counter>,
     latency: Family<Method, Histogram>,
-    swaps: Counter,
-    live_versions: Family<Head, Gauge>,
-    uploads_in_flight: Gauge,
 }
 
 impl RpcMetrics {
@@ -42,9 +33,6 @@ impl RpcMetrics {
         let metrics = Self {
             requests: Family::default(),
             latency: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.000_1, 2.0, 20))),
-            swaps: Counter::default(),
-            live_versions: Family::default(),
-            uploads_in_flight: Gauge::default(),
         };
         registry.register(
             "requests",
@@ -53,18 +41,6 @@ impl RpcMetrics {
         );
         let help = "From a request's arrival to its answer";
         registry.register_with_unit("request_duration", help, Unit::Seconds, metrics.latency.clone());
-        registry.register(
-            "swaps",
-            "Head versions made live by ReplaceHead and UploadHead",
-            metrics.swaps.clone(),
-        );
-        registry.register(
-            "live_head_version",
-            "The live version of each head",
-            metrics.live_versions.clone(),
-        );
-        let help = "Uploads that have begun and are not live yet";
-        registry.register("uploads_in_flight", help, metrics.uploads_in_flight.clone());
         metrics
     }
 
@@ -93,24 +69,6 @@ impl RpcMetrics {
         self.requests.get_or_create(&MethodCode { method, code }).inc();
         let latency = self.latency.get_or_create(&Method { method });
         latency.observe(started.elapsed().as_secs_f64());
-    }
-
-    /// Counts uploads.
-    pub fn uploads_in_flight(&self) -> &Gauge {
-        &self.uploads_in_flight
-    }
-
-    /// Records which version of a head is live.
-    pub fn live(&self, head: &str, version: u64) {
-        self.live_versions
-            .get_or_create(&Head { head: head.to_owned() })
-            .set(version as i64);
-    }
-
-    /// Counts a swap.
-    pub fn swapped(&self, head: &str, version: u64) {
-        self.swaps.inc();
-        self.live(head, version);
     }
 }
 

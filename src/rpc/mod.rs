@@ -4,22 +4,19 @@
 //! model is ready.
 
 mod arrival;
-mod background;
 mod classifier;
 mod classify_stream;
 mod context;
 pub mod deadline;
 mod head_admin;
 mod head_info;
-mod listing;
 mod metrics;
 mod status;
-mod swap;
 mod upload;
 
 pub use arrival::{Arrival, Peer};
 pub use classifier::ClassifierRpc;
-pub use head_admin::{AdminSettings, HeadAdminRpc};
+pub use head_admin::HeadAdminRpc;
 pub use metrics::RpcMetrics;
 pub use status::{ADMIN_MESSAGE_BYTES_MAX, MESSAGE_BYTES_MAX, too_large, unavailable};
 

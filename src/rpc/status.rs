@@ -10,7 +10,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::engine::EngineError;
-use crate::heads::{self, HeadError};
+use crate::heads::{self, HeadError, PlaceError};
 use crate::service::ServiceError;
 
 /// When to come back to a server that is busy or loading.
@@ -96,10 +96,15 @@ pub(super) fn of_head(error: impl Borrow<HeadError>) -> Status {
             Status::with_error_details(Code::DataLoss, message, details)
         }
         HeadError::NoRoom { .. } => exhausted(heads::RESIDENT_BYTES_MAX, message),
-        HeadError::LetGo { .. } | HeadError::LoadsStopped => unavailable(&message),
+        HeadError::Place(PlaceError::OutOfMemory(_)) => {
+            let details = ErrorDetails::with_retry_info(Some(RETRY_LATER));
+            Status::with_error_details(Code::ResourceExhausted, message, details)
+        }
+        HeadError::LetGo { .. } | HeadError::LoadsStopped | HeadError::Unreadable { .. } => unavailable(&message),
+        HeadError::Cancelled => Status::cancelled(message),
         HeadError::LoadPanicked { .. } => Status::internal(message),
         HeadError::Store(error) if error.source.kind() == ErrorKind::StorageFull => Status::resource_exhausted(message),
-        HeadError::Place(_) => Status::failed_precondition(message),
+        HeadError::Place(PlaceError::Refused(_)) => Status::failed_precondition(message),
         HeadError::Store(_) => Status::internal(message),
         HeadError::Upload { field, .. } => invalid(field, message),
         HeadError::Name { .. } => invalid("head", message),
@@ -151,10 +156,14 @@ pub(super) fn message(status: &Status) -> tonic_types::Status {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+    use std::sync::Arc;
+
     use tonic::codec::{Codec as _, CompressionEncoding, Streaming};
     use tonic_prost::ProstCodec;
 
     use super::*;
+    use crate::heads::{HeadName, StoreError};
     use crate::rpc::pb::ClassifyRequest;
 
     /// 64 zero bytes as gzip.
@@ -206,5 +215,45 @@ mod tests {
         ] {
             assert!(too_large(&status, MESSAGE_BYTES_MAX).is_none());
         }
+    }
+
+    #[test]
+    fn what_may_pass_says_when_to_retry() {
+        let check = |error: HeadError, code: Code, retry: bool| {
+            let text = error.to_string();
+            let status = of_service(ServiceError::from(error));
+            assert_eq!(status.code(), code, "{text}");
+            assert_eq!(status.get_details_retry_info().is_some(), retry, "{text}");
+            assert_eq!(status.message(), text);
+        };
+        let errno = io::Error::from_raw_os_error;
+        let unreadable = |number| HeadError::Unreadable {
+            path: "/heads/cats".into(),
+            source: errno(number),
+        };
+        for number in [libc::EIO, libc::EMFILE, libc::ENOMEM, libc::EINTR] {
+            check(unreadable(number), Code::Unavailable, true);
+        }
+        let written = |number| StoreError {
+            action: "write",
+            path: "/heads/cats".into(),
+            source: errno(number),
+        };
+        check(written(libc::EIO).into(), Code::Internal, false);
+        check(written(libc::ENOSPC).into(), Code::ResourceExhausted, false);
+        let damaged = HeadError::Damaged {
+            name: HeadName::parse("cats").unwrap(),
+            version: 1,
+            reason: "its file is gone".into(),
+        };
+        check(damaged, Code::DataLoss, false);
+        check(HeadError::LoadsStopped, Code::Unavailable, true);
+        check(HeadError::Cancelled, Code::Cancelled, false);
+        let text = || "CUDA out of memory".to_owned();
+        check(PlaceError::OutOfMemory(text()).into(), Code::ResourceExhausted, true);
+        check(PlaceError::Refused(text()).into(), Code::FailedPrecondition, false);
+        // Shared by those who waited for one load.
+        let shared = ServiceError::Head(Arc::new(unreadable(libc::EIO)));
+        assert_eq!(of_service(shared).code(), Code::Unavailable);
     }
 }

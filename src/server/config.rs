@@ -14,7 +14,7 @@ use crate::image::{ImageLimits, ImageSettings, JpegScaling};
 use crate::model::{
     Architecture, DeviceChoice, EngineChoice, NetworkSettings, NullFault, NullSettings, Precision, WeightsSource,
 };
-use crate::rpc::AdminSettings;
+use crate::service::heads::SourceSettings;
 
 /// How logs are written to standard error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -207,7 +207,8 @@ pub struct ServeArgs {
         help_heading = "Limits"
     )]
     pub upload_bytes_max: u64,
-    /// Uploads at the same time at most; more are refused with RESOURCE_EXHAUSTED
+    /// Uploads at the same time at most; more are refused with RESOURCE_EXHAUSTED. As many files above 8 MiB, uploaded or
+    /// not, are swapped in at the same time
     #[arg(long, env = "HEADSWAP_UPLOADS_MAX", default_value_t = 4, help_heading = "Limits")]
     pub uploads_max: usize,
 
@@ -242,7 +243,8 @@ pub struct ServeArgs {
     )]
     pub heads_load: HeadsLoad,
     /// Bytes of heads on the device at most, counted in f32; the least recently used leave for others and are loaded again
-    /// when asked for. Wants room for all that are asked for at the same time, and for one that is being swapped in
+    /// when asked for. Wants room for all that are asked for at the same time. Heads that are being swapped in are tried
+    /// beside these, in as many bytes again and 64 MiB
     #[arg(long, env = "HEADSWAP_HEADS_RESIDENT_BYTES_MAX", default_value_t = 2 << 30, help_heading = "Heads")]
     pub heads_resident_bytes_max: u64,
     /// Bytes of heads kept in host memory, from where they come back faster than from the disk. Copies of what is on the
@@ -402,11 +404,11 @@ impl ServeArgs {
         }
     }
 
-    /// What the admin service needs to know.
-    pub(super) fn admin_settings(&self) -> AdminSettings {
-        AdminSettings {
-            source_dir: self.head_source_dir.clone(),
-            source_bytes_max: self.upload_bytes_max,
+    /// Which files ReplaceHead may read.
+    pub(super) fn head_sources(&self) -> SourceSettings {
+        SourceSettings {
+            dir: self.head_source_dir.clone(),
+            bytes_max: self.upload_bytes_max,
         }
     }
 }

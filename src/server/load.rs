@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use prometheus_client::registry::Registry;
-use tokio::sync::Semaphore;
 
 use super::ServerError;
 use super::config::{HeadsLoad, ServeArgs};
@@ -19,11 +18,11 @@ use crate::heads::{
 };
 use crate::image;
 use crate::model::{
-    Backbone, Digest, EngineChoice, HostTensor, Network, Parameters, PlacedHead, Placer, WeightsSource, network,
-    null_network,
+    Backbone, Digest, EngineChoice, HostTensor, Network, NetworkError, Parameters, PlacedHead, Placer, WeightsSource,
+    network, null_network,
 };
 use crate::rpc::RpcMetrics;
-use crate::service::{CacheMetrics, FeatureCache, ModelInfo, Serving};
+use crate::service::{CacheMetrics, FeatureCache, HeadAdmin, HeadAdminParts, ModelInfo, Serving};
 
 /// The largest batch that the warm-up tries.
 const MAX_BATCH_CEILING: usize = 256;
@@ -79,13 +78,22 @@ pub(super) async fn load(args: &ServeArgs, metrics: &Metrics) -> Result<(Arc<Ser
         args.arch.features(),
         metrics.cache.clone(),
     );
+    let heads = HeadAdmin::new(HeadAdminParts {
+        registry: Arc::clone(&loaded.registry),
+        limits: loaded.head_limits,
+        uploads: loaded.uploads,
+        uploads_max: args.uploads_max,
+        trial_bytes_max: args.heads_resident_bytes_max,
+        sources: args.head_sources(),
+        model: loaded.model.clone(),
+        in_flight: engine.in_flight().clone(),
+        metrics: metrics.heads.clone(),
+    });
     let serving = Serving {
         engine,
         cache,
-        registry: Arc::new(loaded.registry),
-        uploads: loaded.uploads,
-        upload_permits: Arc::new(Semaphore::new(args.uploads_max)),
-        head_limits: loaded.head_limits,
+        registry: loaded.registry,
+        heads: Arc::new(heads),
         model: loaded.model,
     };
     Ok((Arc::new(serving), threads))
@@ -96,7 +104,7 @@ struct Loaded {
     network: Box<dyn Network>,
     /// What a batch costs.
     cost: CostTable,
-    registry: HeadRegistry<PlacedHead>,
+    registry: Arc<HeadRegistry<PlacedHead>>,
     uploads: UploadDir,
     head_limits: HeadLimits,
     model: ModelInfo,
@@ -141,9 +149,6 @@ impl Loaded {
             metrics: metrics.heads,
         };
         let (registry, uploads) = heads.open(&HeadWeights::new(last, labels))?;
-        for version in registry.table().list() {
-            metrics.rpc.live(version.info.name.as_str(), version.info.version);
-        }
         let model = ModelInfo {
             architecture: args.arch,
             backbone_digest: digest.to_string(),
@@ -156,7 +161,7 @@ impl Loaded {
             backbone: digest,
             network,
             cost,
-            registry,
+            registry: Arc::new(registry),
             uploads,
             head_limits,
             model,
@@ -197,8 +202,7 @@ impl Heads<'_> {
         let placer = self.placer;
         let place = move |weights: &HeadWeights, reservation: Reservation| -> Result<PlacedHead, PlaceError> {
             let placed = placer.place(&weights.parameters);
-            let placed = placed.map_err(|error| PlaceError(error.to_string()))?;
-            Ok(placed.keeping(reservation))
+            Ok(placed.map_err(place_error)?.keeping(reservation))
         };
         let parts = RegistryParts {
             store: Arc::new(store),
@@ -216,6 +220,13 @@ impl Heads<'_> {
         let heads = registry.table().count();
         tracing::info!(dir = %dir.display(), heads, elapsed = ?started.elapsed(), "heads loaded");
         Ok((registry, uploads))
+    }
+}
+
+fn place_error(error: NetworkError) -> PlaceError {
+    match error {
+        NetworkError::OutOfMemory(_) => PlaceError::OutOfMemory(error.to_string()),
+        error => PlaceError::Refused(error.to_string()),
     }
 }
 

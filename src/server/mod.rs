@@ -112,7 +112,7 @@ pub async fn serve(args: ServeArgs) -> Result<(), ServerError> {
         health: health.classification.service(&gate),
     };
     let admin = WithHealth {
-        service: HeadAdminRpc::new(gate.clone(), metrics.rpc.clone(), args.admin_settings()),
+        service: HeadAdminRpc::new(gate.clone(), metrics.rpc.clone()),
         health: health.administration.service(&gate),
     };
     let http = http::routes(registry, health.readiness());

@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Version;
-use crate::engine::{HeadSource, Pinned, PinnedHeads};
-use crate::heads::{Acquired, HeadError, HeadName, HeadRegistry, Lease, Pending, Tier};
+use crate::engine::{Class, HeadSource, Pinned, PinnedHeads};
+use crate::heads::{Acquired, HeadError, HeadName, HeadRegistry, Lease, Pending, Tier, Urgency};
 use crate::model::{LAST_BIAS, LAST_WEIGHT, PlacedHead};
 
 /// What a request holds of one head.
@@ -18,6 +18,8 @@ pub(super) struct AskedHeads {
     registry: Arc<HeadRegistry<PlacedHead>>,
     /// The version of every head; 0 is the live one.
     version: u64,
+    /// Whose loads come first.
+    urgency: Urgency,
     heads: Mutex<Vec<AskedHead>>,
 }
 
@@ -32,7 +34,12 @@ type Loading = (usize, HeadName, Version, Pending<PlacedHead>);
 
 impl AskedHeads {
     /// Resolves each name to the version that the request will run on.
-    pub fn resolve(registry: &Arc<HeadRegistry<PlacedHead>>, names: &[String], version: u64) -> Arc<Self> {
+    pub fn resolve(
+        registry: &Arc<HeadRegistry<PlacedHead>>,
+        names: &[String],
+        version: u64,
+        class: Class,
+    ) -> Arc<Self> {
         let mut heads = Vec::with_capacity(names.len());
         for name in names {
             heads.push(match resolve(registry, name, version) {
@@ -43,6 +50,10 @@ impl AskedHeads {
         Arc::new(Self {
             registry: Arc::clone(registry),
             version,
+            urgency: match class {
+                Class::Interactive => Urgency::Interactive,
+                Class::Bulk => Urgency::Bulk,
+            },
             heads: Mutex::new(heads),
         })
     }
@@ -82,7 +93,7 @@ impl AskedHeads {
 
     /// Takes the lease of a version that is on the device; else it is loaded.
     fn acquire(&self, version: &Version) -> Result<Lease<PlacedHead>, Pending<PlacedHead>> {
-        match self.registry.acquire(version) {
+        match self.registry.acquire(version, self.urgency) {
             Acquired::Hot(lease) => Ok(lease),
             Acquired::Wait(pending) => Err(pending),
             Acquired::Load(pending, task) => {

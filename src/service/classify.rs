@@ -129,7 +129,7 @@ impl Serving {
         let names = query.names()?;
         let picture = present(query.picture)?;
         let admitted = self.engine.admit(call.class, call.deadline).await?;
-        let asked = AskedHeads::resolve(&self.registry, &names, query.version);
+        let asked = AskedHeads::resolve(&self.registry, &names, query.version, call.class);
         if let Some(error) = asked.error_of_all() {
             return Err(ServiceError::Head(error));
         }

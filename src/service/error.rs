@@ -53,6 +53,9 @@ pub enum ServiceError {
 
 impl From<HeadError> for ServiceError {
     fn from(error: HeadError) -> Self {
-        Self::Head(Arc::new(error))
+        match error {
+            HeadError::Cancelled => Self::Cancelled,
+            error => Self::Head(Arc::new(error)),
+        }
     }
 }

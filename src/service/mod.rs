@@ -8,6 +8,8 @@ mod context;
 mod error;
 mod feature_cache;
 mod gate;
+pub mod heads;
+mod model_info;
 mod serving;
 
 pub use classify::{Classified, ClassifyQuery, Embedded, HeadAnswer, Picture, Prediction, Scores};
@@ -15,7 +17,9 @@ pub use context::CallContext;
 pub use error::ServiceError;
 pub use feature_cache::{CacheMetrics, FeatureCache};
 pub use gate::{Accepted, Gate};
-pub use serving::{ModelInfo, Serving};
+pub use heads::{HeadAdmin, HeadAdminParts};
+pub use model_info::ModelInfo;
+pub use serving::Serving;
 
 use std::sync::Arc;
 

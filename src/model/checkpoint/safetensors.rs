@@ -22,9 +22,7 @@ const HEADER_BYTES_MAX: u64 = 4 * 1024 * 1024;
 const METADATA_MAX: usize = 4096;
 
 pub(super) fn open(source: &Source) -> Result<Found, CheckpointError> {
-    let length = source
-        .read(0, 8)
-        .map_err(|_| damaged(format!("{} bytes are too few", source.length())))?;
+    let length = source.read_within(0, 8, || damaged(format!("{} bytes are too few", source.length())))?;
     let header_bytes = u64::from_le_bytes(length[..].try_into().unwrap_or_default());
     if header_bytes > HEADER_BYTES_MAX.min(source.length() - 8) {
         return Err(damaged(format!("its header claims {header_bytes} bytes")));

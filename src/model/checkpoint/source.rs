@@ -7,6 +7,8 @@ use std::path::Path;
 
 use bytes::Bytes;
 
+use super::error::CheckpointError;
+
 /// Small enough to stay in a core's cache between reading and widening.
 const BLOCK_BYTES: usize = 1024 * 1024;
 
@@ -61,6 +63,19 @@ impl Source {
             Self::Memory(bytes) => each(&bytes[start as usize..(start + length) as usize]),
         }
         Ok(())
+    }
+
+    /// As [`Source::read`]; a source that ends before these bytes do is damaged as `cut` says.
+    pub fn read_within(
+        &self,
+        start: u64,
+        length: u64,
+        cut: impl FnOnce() -> CheckpointError,
+    ) -> Result<Bytes, CheckpointError> {
+        match self.read(start, length) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(cut()),
+            read => Ok(read?),
+        }
     }
 
     fn check(&self, start: u64, length: u64) -> io::Result<()> {

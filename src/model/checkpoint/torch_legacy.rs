@@ -49,7 +49,7 @@ fn walk<'a>(
         let cut = || damaged(format!("the storage {} is cut off", shown(key)));
         let item = items.get(key).copied();
         let item = item.ok_or_else(|| damaged(format!("nothing uses the storage {}", shown(key))))?;
-        let length = source.read(at, 8).map_err(|_| cut())?;
+        let length = source.read_within(at, 8, cut)?;
         let length = u64::from_le_bytes(length[..].try_into().map_err(|_| cut())?);
         let storage = Storage {
             start: at + 8,

@@ -73,7 +73,7 @@ impl Archive {
             )));
         }
         let broken = || damaged(format!("{} is not where its directory says", shown(name)));
-        let header = source.read(entry.header, 30).map_err(|_| broken())?;
+        let header = source.read_within(entry.header, 30, broken)?;
         let mut cursor = Cursor::new(&header, 0);
         let signature = cursor.u32();
         let _versions_to_sizes = cursor.take(22);

@@ -19,7 +19,6 @@ use super::network::NetworkError;
 
 impl From<tch::TchError> for NetworkError {
     fn from(error: tch::TchError) -> Self {
-        let text = error.to_string();
-        Self::Device(text.lines().next().unwrap_or_default().to_owned())
+        Self::of_device(&error.to_string())
     }
 }

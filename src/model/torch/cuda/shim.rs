@@ -130,5 +130,5 @@ pub(super) fn check(failure: Failure) -> Result<(), NetworkError> {
     }
     // SAFETY: the shim returns a C string that stays until this thread's next call.
     let text = unsafe { CStr::from_ptr(failure) }.to_string_lossy();
-    Err(NetworkError::Device(text.lines().next().unwrap_or_default().to_owned()))
+    Err(NetworkError::of_device(&text))
 }

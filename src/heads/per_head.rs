@@ -1,0 +1,50 @@
+//! A lock for each head that is being changed.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use super::name::HeadName;
+
+/// Locks of type `L` by head; one is kept for as long as somebody has it.
+#[derive(Debug)]
+pub struct PerHead<L>(Mutex<HashMap<HeadName, Weak<L>>>);
+
+impl<L> Default for PerHead<L> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<L: Default> PerHead<L> {
+    /// The head's lock: the same for all who have it at the same time.
+    pub fn of(&self, name: &HeadName) -> Arc<L> {
+        let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(lock) = locks.get(name).and_then(Weak::upgrade) {
+            return lock;
+        }
+        // No more stay than there are changes under way.
+        locks.retain(|_, lock| lock.strong_count() > 0);
+        let lock = Arc::<L>::default();
+        locks.insert(name.clone(), Arc::downgrade(&lock));
+        lock
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_has_one_lock_for_as_long_as_it_is_used() {
+        let (locks, [cats, dogs]) = (
+            PerHead::<Mutex<()>>::default(),
+            ["cats", "dogs"].map(|name| HeadName::parse(name).unwrap()),
+        );
+        let lock = locks.of(&cats);
+        assert!(Arc::ptr_eq(&lock, &locks.of(&cats)));
+        assert!(!Arc::ptr_eq(&lock, &locks.of(&dogs)));
+        drop(lock);
+        let _other = locks.of(&dogs);
+        assert_eq!(locks.0.lock().unwrap().len(), 1);
+    }
+}
