@@ -799,7 +799,16 @@ impl Barrier {
     }
 }
 
-/// Stops whoever places a head of this number.
+/// Opens when it is dropped, so that a test that fails does not wait for the threads that it stopped.
+struct Opened<'a>(&'a Barrier);
+
+impl Drop for Opened<'_> {
+    fn drop(&mut self) {
+        self.0.open();
+    }
+}
+
+/// Stops the thread that places a head of this number.
 fn placing(barrier: &Arc<Barrier>, number: f32) -> Device {
     let barrier = Arc::clone(barrier);
     Box::new(move |weights| {
@@ -822,6 +831,7 @@ fn swaps_of_other_heads_go_on_beside_one_that_is_blocked() {
         .unwrap()
         .insert("dogs", Arc::new(move || stop.pass()));
     std::thread::scope(|scope| {
+        let _opened = (Opened(&in_placing), Opened(&in_writing));
         let cats = scope.spawn(|| replace(&registry, "cats", 1.0).unwrap());
         let dogs = scope.spawn(|| replace(&registry, "dogs", 2.0).unwrap());
         in_placing.wait_for(1);
@@ -855,6 +865,7 @@ fn limits_hold_with_swaps_beside_each_other() {
         };
         let registry = open_on(Arc::new(store), limits, Box::new(device)).unwrap();
         std::thread::scope(|scope| {
+            let _opened = Opened(&barrier);
             let fails = scope.spawn(|| replace(&registry, "cats", 1.0).unwrap_err());
             barrier.wait_for(1);
             let message = replace(&registry, "dogs", 2.0).unwrap_err().to_string();
@@ -875,6 +886,15 @@ fn limits_hold_with_swaps_beside_each_other() {
     check(RegistryLimits { bytes_max, ..LIMITS }, "--heads-bytes-max");
 }
 
+/// Says that something has ended, also if that fails.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
 #[test]
 fn the_gauge_of_the_live_version_never_goes_back() {
     const WRITERS: u64 = 8;
@@ -883,7 +903,8 @@ fn the_gauge_of_the_live_version_never_goes_back() {
     let ended = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let (registry, metrics, ended) = (&registry, &metrics, &ended);
-        let watcher = scope.spawn(move || {
+        let writing = Ends(ended);
+        scope.spawn(move || {
             let mut least = BTreeMap::<String, i64>::new();
             while !ended.load(Ordering::SeqCst) {
                 let shown = gauges(metrics).into_iter();
@@ -909,8 +930,7 @@ fn the_gauge_of_the_live_version_never_goes_back() {
         for writer in writers {
             writer.join().unwrap();
         }
-        ended.store(true, Ordering::SeqCst);
-        watcher.join().unwrap();
+        drop(writing);
     });
     let shown = gauges(&metrics);
     for head in ["cats", "dogs"] {

@@ -65,6 +65,13 @@ impl Stops {
         self.counts.lock().unwrap()[&(at, label.to_owned())].0
     }
 
+    fn let_all_on(&self) {
+        for count in self.counts.lock().unwrap().values_mut() {
+            count.1 = usize::MAX;
+        }
+        self.changed.notify_all();
+    }
+
     fn let_on(&self, at: At, label: &str) {
         self.counts.lock().unwrap().get_mut(&(at, label.to_owned())).unwrap().1 = usize::MAX;
         self.changed.notify_all();
@@ -128,6 +135,13 @@ struct Bench {
     stops: Arc<Stops>,
     metrics: prometheus_client::registry::Registry,
     admin: Arc<HeadAdmin>,
+}
+
+impl Drop for Bench {
+    /// A test that fails does not wait for the threads that it stopped.
+    fn drop(&mut self) {
+        self.stops.let_all_on();
+    }
 }
 
 impl Bench {
