@@ -120,6 +120,7 @@ fn documented_flags_exist() {
         &["bench", "cache"],
         &["bench", "heads"],
         &["bench", "upload"],
+        &["bench", "isolation"],
         &["demo"],
         &["completions"],
     ];

@@ -9,11 +9,12 @@ use super::bare_forward::BareForward;
 use super::bench_cache::{self, BenchCacheArgs};
 use super::bench_heads::{self, BenchHeadsArgs};
 use super::bench_image::{self, BenchImageArgs};
+use super::bench_isolation::{self, BenchIsolationArgs};
 use super::bench_server::{self, BenchServeArgs};
 use super::bench_upload::{self, BenchUploadArgs};
 use super::error::CliError;
 use super::output::{print_json, print_table, table};
-use crate::model::{DeviceChoice, EngineChoice, NetworkSettings, Precision, WeightsSource};
+use crate::model::{DeviceChoice, EngineChoice, NetworkSettings, NullFault, Precision, WeightsSource};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum BenchCommand {
@@ -29,6 +30,8 @@ pub(super) enum BenchCommand {
     Heads(BenchHeadsArgs),
     /// A large head uploaded under load
     Upload(BenchUploadArgs),
+    /// Unary calls beside streams, read or not
+    Isolation(BenchIsolationArgs),
 }
 
 /// What computes.
@@ -52,6 +55,12 @@ pub(super) struct ModelArgs {
     /// Keep the threads of our own forward pass on one CPU each
     #[arg(long)]
     pub pin_threads: bool,
+    /// How long the null engine takes for a row, in microseconds
+    #[arg(long, default_value_t = 0, hide = true)]
+    pub null_row_us: u64,
+    /// How the null engine fails
+    #[arg(long, value_name = "FAULT", hide = true)]
+    pub null_fault: Option<NullFault>,
 }
 
 impl BenchCommand {
@@ -60,7 +69,7 @@ impl BenchCommand {
         match self {
             Self::Forward(args) => args.model.network().prepare_memory(),
             Self::Serve(args) => args.model.network().prepare_memory(),
-            Self::Cache(_) | Self::Heads(_) | Self::Image(_) | Self::Upload(_) => {}
+            Self::Cache(_) | Self::Heads(_) | Self::Image(_) | Self::Isolation(_) | Self::Upload(_) => {}
         }
     }
 }
@@ -82,13 +91,15 @@ impl ModelArgs {
             WeightsSource::Demo => "demo".to_owned(),
             WeightsSource::File(path) => path.display().to_string(),
         };
-        let flags = [
+        let mut flags = vec![
             ("--weights", weights),
             ("--engine", name_of(&self.engine)),
             ("--device", self.device.to_string()),
             ("--precision", name_of(&self.precision)),
             ("--threads", self.threads.to_string()),
+            ("--null-row-us", self.null_row_us.to_string()),
         ];
+        flags.extend(self.null_fault.map(|fault| ("--null-fault", fault.to_string())));
         let words = flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]);
         words
             .chain(self.pin_threads.then(|| "--pin-threads".to_owned()))
@@ -125,6 +136,7 @@ pub(super) async fn run(command: BenchCommand) -> Result<(), CliError> {
         BenchCommand::Cache(args) => bench_cache::run(args).await,
         BenchCommand::Heads(args) => bench_heads::run(args).await,
         BenchCommand::Upload(args) => bench_upload::run(args).await,
+        BenchCommand::Isolation(args) => bench_isolation::run(args).await,
     }
 }
 

@@ -5,6 +5,7 @@ mod bench;
 mod bench_cache;
 mod bench_heads;
 mod bench_image;
+mod bench_isolation;
 mod bench_server;
 mod bench_upload;
 mod classify;

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
 use super::client::{Admin, Classifier, admin, channel, classifier};
@@ -16,6 +17,7 @@ pub(super) struct ServerProcess {
     child: Child,
     grpc: String,
     admin: String,
+    http: String,
     dir: PathBuf,
 }
 
@@ -50,7 +52,7 @@ impl ServerProcess {
             .kill_on_drop(true);
         let mut child = command.spawn()?;
 
-        let (mut grpc, mut admin) = (String::new(), String::new());
+        let (mut grpc, mut admin, mut http) = (String::new(), String::new(), String::new());
         if let Some(stdout) = child.stdout.take() {
             let mut lines = BufReader::new(stdout).lines();
             while let Some(line) = lines.next_line().await? {
@@ -59,11 +61,13 @@ impl ServerProcess {
                 match said["listening"].as_str() {
                     Some("grpc") => grpc = address,
                     Some("admin") => admin = address,
+                    Some("http") => http = address,
                     _ if said["ready"] == true => {
                         return Ok(Self {
                             child,
                             grpc,
                             admin,
+                            http,
                             dir,
                         });
                     }
@@ -78,6 +82,27 @@ impl ServerProcess {
             "the server did not start; the end of its log:\n{}",
             last.join("\n")
         )))
+    }
+
+    /// The address of ClassifierService.
+    pub fn address(&self) -> &str {
+        &self.grpc
+    }
+
+    /// The value of an unlabelled metric.
+    pub async fn metric(&self, name: &str) -> Result<f64, CliError> {
+        let mut stream = TcpStream::connect(&self.http).await?;
+        let request = format!(
+            "GET /metrics HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n",
+            self.http
+        );
+        stream.write_all(request.as_bytes()).await?;
+        let mut page = String::new();
+        stream.read_to_string(&mut page).await?;
+        let value = page
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
+        value.ok_or_else(|| CliError::Failed(format!("the server does not measure {name}")))
     }
 
     /// A new connection to ClassifierService.

@@ -393,4 +393,35 @@ mod tests {
         drop(release);
         run(&engine, None).await.unwrap();
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deadline_while_a_picture_is_decoded_says_so() {
+        let (started, mut when_started) = mpsc::unbounded_channel();
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        let released = Mutex::new(released);
+        let settings = EngineSettings {
+            decode: Arc::new(move |_| {
+                let _ = started.send(());
+                let _ = released.lock().unwrap().recv();
+                Ok(pixels(0))
+            }),
+            ..settings(1)
+        };
+        let (engine, _threads) = start(told(|_, _, _| Ok(1.0)), settings, metrics()).await.unwrap();
+        let deadline = Some(Instant::now() + Duration::from_secs(60));
+        let admitted = engine.admit(Class::Interactive, deadline).await.unwrap();
+        let request = Request {
+            input: Input::Image(bytes::Bytes::from_static(b"picture")),
+            ..embed(deadline)
+        };
+        let (decoding, ()) = tokio::join!(engine.run(admitted, request), async {
+            when_started.recv().await.unwrap();
+            tokio::time::advance(Duration::from_secs(61)).await;
+        });
+        assert!(
+            matches!(decoding, Err(EngineError::Expired(Stage::Decoding))),
+            "{decoding:?}"
+        );
+        drop(release);
+    }
 }

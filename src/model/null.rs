@@ -1,5 +1,6 @@
 //! A network that computes nothing, to measure the server alone and to see what it does when a device fails.
 
+use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,6 +60,19 @@ impl FromStr for NullFault {
         };
         let classes = classes.parse().map_err(|_| error())?;
         Ok(Self { kind, classes })
+    }
+}
+
+impl fmt::Display for NullFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.kind {
+            FaultKind::Poison => "poison",
+            FaultKind::Nan => "nan",
+            FaultKind::Fail => "fail",
+            FaultKind::Panic => "panic",
+            FaultKind::Lose => "lose",
+        };
+        write!(f, "{kind}:{}", self.classes)
     }
 }
 

@@ -97,7 +97,8 @@ impl ClassifyStream {
         let mut end = None;
         let mut moved_at = Instant::now();
         loop {
-            let has_place = under_way.len() + ready.len() < self.limits.in_flight_max;
+            let unread = answers.max_capacity() - answers.capacity();
+            let has_place = under_way.len() + ready.len() + unread < self.limits.in_flight_max;
             if let Some(end) = &end
                 && under_way.is_empty()
                 && ready.is_empty()
@@ -107,7 +108,8 @@ impl ClassifyStream {
             tokio::select! {
                 biased;
                 Some(answer) = under_way.next(), if !under_way.is_empty() => ready.push_back(answer),
-                place = answers.reserve(), if !ready.is_empty() => {
+                // Also with nothing to send: the answer that the client takes leaves a place.
+                place = answers.reserve(), if !ready.is_empty() || unread > 0 => {
                     // Without a reader, the task is about to be ended.
                     let place = place.map_err(|_| Status::cancelled("the client is gone"))?;
                     if let Some(answer) = ready.pop_front() {

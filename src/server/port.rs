@@ -225,6 +225,7 @@ mod tests {
         {
             io.write_all(&[peer.connection as u8]).await.unwrap();
             tokio::select! {
+                biased;
                 _ = io.read_u8() => Ended::Closed,
                 () = stages.reached(Stage::Cut) => Ended::Cut { open: 2 },
             }

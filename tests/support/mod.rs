@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test file uses a part")]
 
+pub mod raw_call;
+
 use std::io::{BufRead as _, BufReader, Lines};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
@@ -81,10 +83,11 @@ impl Server {
             "vgg16-narrow",
             "--device",
             "cpu",
-            "--max-batch",
-            "4",
         ]);
         let given = |flag: &&str| args.contains(flag);
+        if !given(&"--max-batch") {
+            command.args(["--max-batch", "4"]);
+        }
         for listen in ["--listen", "--admin-listen", "--http-listen"]
             .into_iter()
             .filter(|flag| !given(flag))

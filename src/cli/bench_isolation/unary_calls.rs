@@ -1,0 +1,137 @@
+//! Unary calls beside streams, and how long they took of what they had to take.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tonic::Status;
+
+use super::super::client::Classifier;
+use super::super::error::{CliError, describe};
+use super::super::load::{self, Workload};
+use crate::rpc::pb::classify_request::Input;
+use crate::rpc::pb::{ClassifyRequest, ClassifyResponse};
+
+/// When clients send no more.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Until {
+    /// After this many calls.
+    Calls(u64),
+    /// At this time.
+    Time(Instant),
+}
+
+/// Calls and their answers.
+#[derive(Debug, Default)]
+pub(super) struct UnaryCalls {
+    answered: Vec<Answered>,
+    pub refused: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Answered {
+    latency: Duration,
+    /// The forward pass of its own batch.
+    own: Duration,
+}
+
+impl UnaryCalls {
+    /// Has each client send a call when its last is answered.
+    pub async fn run(clients: Vec<Classifier>, pictures: &[Input], until: Until) -> Result<Self, CliError> {
+        let sequence = Arc::new(Sequence {
+            pictures: pictures.to_vec(),
+            until,
+            calls: Mutex::default(),
+        });
+        load::run(clients, Arc::clone(&sequence)).await?;
+        let calls = std::mem::take(&mut *sequence.lock());
+        Ok(calls)
+    }
+
+    /// Adds those of another time.
+    pub fn extend(&mut self, other: &Self) {
+        self.answered.extend_from_slice(&other.answered);
+        self.refused += other.refused;
+    }
+
+    pub fn answered(&self) -> u64 {
+        self.answered.len() as u64
+    }
+
+    /// The longest forward pass that one of them was part of.
+    pub fn longest_own(&self) -> Duration {
+        let own = self.answered.iter().map(|call| call.own);
+        own.max().unwrap_or_default()
+    }
+
+    /// The median forward pass of their own batches.
+    pub fn own(&self) -> Duration {
+        quantile(self.answered.iter().map(|call| call.own.as_secs_f64()), 0.5)
+    }
+
+    /// The latency that this share of the calls stays below or at.
+    pub fn latency(&self, share: f64) -> Duration {
+        quantile(self.answered.iter().map(|call| call.latency.as_secs_f64()), share)
+    }
+
+    /// The same of each call's latency divided by what it may have had to wait for: the `longest` batch, which ran when
+    /// it came, and its own.
+    pub fn ratio(&self, longest: Duration, share: f64) -> f64 {
+        let ratio = |call: &Answered| call.latency.as_secs_f64() / (longest + call.own).as_secs_f64();
+        quantile(self.answered.iter().map(ratio), share).as_secs_f64()
+    }
+}
+
+/// The value that this share of the values stays below or at.
+fn quantile(values: impl Iterator<Item = f64>, share: f64) -> Duration {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_unstable_by(f64::total_cmp);
+    let rank = (share * values.len() as f64).ceil() as usize;
+    let value = values.get(rank.saturating_sub(1)).copied().unwrap_or_default();
+    Duration::from_secs_f64(value)
+}
+
+/// The pictures in turn.
+struct Sequence {
+    pictures: Vec<Input>,
+    until: Until,
+    calls: Mutex<UnaryCalls>,
+}
+
+impl Sequence {
+    fn lock(&self) -> MutexGuard<'_, UnaryCalls> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Workload for Sequence {
+    fn next(&self, index: u64) -> Option<ClassifyRequest> {
+        let goes_on = match self.until {
+            Until::Calls(calls) => index < calls,
+            Until::Time(end) => Instant::now() < end,
+        };
+        goes_on.then(|| ClassifyRequest {
+            input: Some(self.pictures[index as usize % self.pictures.len()].clone()),
+            ..ClassifyRequest::default()
+        })
+    }
+
+    fn check(&self, _: u64, sent: Instant, answer: Result<ClassifyResponse, Status>) {
+        let latency = sent.elapsed();
+        let mut calls = self.lock();
+        match answer {
+            Ok(answer) => {
+                let compute_us = answer.timing.map_or(0, |timing| timing.compute_us);
+                calls.answered.push(Answered {
+                    latency,
+                    own: Duration::from_micros(compute_us),
+                });
+            }
+            Err(status) => {
+                if calls.refused == 0 {
+                    eprintln!("headswap: {}", describe(&status));
+                }
+                calls.refused += 1;
+            }
+        }
+    }
+}
