@@ -182,7 +182,11 @@ impl Batcher {
 
     fn take_decoded(&mut self, decoded: Decoded) {
         self.decoders.finished();
-        self.scheduler.decoded(decoded.class, decoded.entry);
+        // A caller that left while its picture was decoded was not found among those that wait.
+        let entry = decoded
+            .entry
+            .and_then(|entry| self.metrics.alive(entry, Instant::now()));
+        self.scheduler.decoded(decoded.class, entry);
     }
 
     fn take_loaded(&mut self, loaded: Loaded) {
@@ -310,7 +314,7 @@ fn with_heads(mut entry: Entry, heads: PinnedHeads) -> Option<Entry> {
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
-    use std::sync::atomic::Ordering;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     use futures::FutureExt as _;
     use tokio::task::JoinHandle;
@@ -322,6 +326,9 @@ mod tests {
     use crate::engine::scheduler::SchedulerLimits;
     use crate::image::ImageError;
 
+    /// A picture whose decoding waits for the test.
+    const HELD: &[u8] = b"\x02";
+
     /// A batcher whose device is the test.
     struct Rig {
         entries: Entries,
@@ -329,6 +336,8 @@ mod tests {
         gone: Arc<Notify>,
         batches: mpsc::UnboundedReceiver<Batch>,
         finished: mpsc::UnboundedSender<usize>,
+        /// Whether decoding [`HELD`] waits.
+        hold: Arc<AtomicBool>,
         health: EngineHealth,
         task: JoinHandle<()>,
         /// The bytes that were decoded, in order.
@@ -345,6 +354,8 @@ mod tests {
             let (finished_in, finished) = mpsc::unbounded_channel();
             let (gone, health, decoded) = (Arc::new(Notify::new()), EngineHealth::default(), Arc::default());
             let seen: Arc<Mutex<Vec<u8>>> = Arc::clone(&decoded);
+            let hold = Arc::<AtomicBool>::default();
+            let held = Arc::clone(&hold);
             let ms = Duration::from_millis(10);
             let batcher = Batcher {
                 scheduler: Scheduler::new(SchedulerLimits {
@@ -361,6 +372,9 @@ mod tests {
                         None => Err(ImageError::Empty),
                         Some(0) => std::panic::panic_any("a decoder's defect"),
                         Some(&first) => {
+                            while bytes == HELD && held.load(Ordering::Relaxed) {
+                                std::thread::yield_now();
+                            }
                             seen.lock().unwrap().push(first);
                             Ok(pixels(first))
                         }
@@ -384,6 +398,7 @@ mod tests {
                 gone,
                 batches,
                 finished: finished_in,
+                hold,
                 health,
                 task: tokio::spawn(batcher.run()),
                 decoded,
@@ -534,6 +549,29 @@ mod tests {
         rig.settle().await;
         // Its place is free while the device is still busy.
         assert_eq!(rig.entries.metrics.in_flight.get(), 1);
+        assert_eq!(rig.entries.metrics.cancelled.get(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_caller_that_leaves_while_its_picture_is_decoded_is_not_kept() {
+        let mut rig = Rig::new(1, Duration::ZERO);
+        let (running, _running) = rig.entries.picture(Class::Interactive, 0, vec![head(2)]).await;
+        rig.send(running);
+        let _running = rig.batch().await;
+        let (entry, answered) = rig.entries.encoded(Class::Interactive, 1, HELD).await;
+        let progress = entry.progress.clone();
+        rig.hold.store(true, Ordering::Relaxed);
+        rig.send(entry);
+        while progress.stage() != Stage::Decoding {
+            tokio::task::yield_now().await;
+        }
+        drop(answered);
+        rig.gone.notify_one();
+        rig.settle().await;
+        rig.hold.store(false, Ordering::Relaxed);
+        while rig.entries.metrics.in_flight.get() > 1 {
+            tokio::task::yield_now().await;
+        }
         assert_eq!(rig.entries.metrics.cancelled.get(), 1);
     }
 

@@ -56,7 +56,8 @@ impl ClassifierService for ClassifierRpc {
             let serving = self.gate.pass()?;
             let request = request.into_inner();
             call.request_id.clone_from(&request.request_id);
-            let classified = serving.classify(&call, query(request)).await?;
+            let admitted = serving.admit(&call).await?;
+            let classified = serving.classify(&call, admitted, query(request)).await?;
             Ok(response(classified, std::mem::take(&mut call.request_id)))
         };
         observed.end(answer.await.map(Response::new).map_err(status::of_service))

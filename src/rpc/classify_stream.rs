@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures::future::Fuse;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use futures::{FutureExt as _, Stream};
 use tokio::sync::{mpsc, oneshot};
@@ -18,10 +19,11 @@ use tokio::time::{Instant, sleep_until};
 use tonic::{Status, Streaming};
 
 use super::classifier::{query, response, result};
-use super::metrics::RpcMetrics;
+use super::metrics::{Observed, RpcMetrics};
 use super::pb::{ClassifyRequest, ClassifyResponse, ClassifyStreamRequest, ClassifyStreamResponse};
 use super::status::{self, MESSAGE_BYTES_MAX};
-use crate::service::{CallContext, ClassifyQuery, Gate, ServiceError, Serving};
+use crate::engine::Admitted;
+use crate::service::{Accepted, CallContext, ClassifyQuery, Gate, ServiceError, Serving};
 
 /// What bounds a stream.
 #[derive(Clone, Copy, Debug)]
@@ -92,6 +94,10 @@ impl ClassifyStream {
     ) -> Result<(), Status> {
         let mut under_way = FuturesUnordered::new();
         let mut ready = VecDeque::new();
+        // The request that was read last, until it is admitted: no more are read before, so that what a stream has not
+        // been given a place for stays with the client.
+        let mut next = None;
+        let mut admission = std::pin::pin!(Fuse::terminated());
         let mut draining = std::pin::pin!(self.gate.draining());
         // Why no more requests are read, once that is so.
         let mut end = None;
@@ -100,6 +106,7 @@ impl ClassifyStream {
             let unread = answers.max_capacity() - answers.capacity();
             let has_place = under_way.len() + ready.len() + unread < self.limits.in_flight_max;
             if let Some(end) = &end
+                && next.is_none()
                 && under_way.is_empty()
                 && ready.is_empty()
             {
@@ -116,18 +123,24 @@ impl ClassifyStream {
                         place.send(answer);
                     }
                 }
+                admitted = &mut admission => if let Some(asked) = next.take() {
+                    under_way.push(self.answer(asked, admitted).boxed());
+                },
                 () = &mut draining, if end.is_none() => {
                     let reason = "the server is shutting down; send what is unanswered elsewhere";
                     end = Some(Err(status::unavailable(reason)));
                 }
-                request = requests.message(), if end.is_none() && has_place => match request {
-                    Ok(Some(request)) => under_way.push(self.answer(request.request.unwrap_or_default()).boxed()),
+                request = requests.message(), if end.is_none() && has_place && next.is_none() => match request {
+                    Ok(Some(request)) => {
+                        next = Some(self.asked(request));
+                        admission.set(self.serving.admit(&self.call).fuse());
+                    }
                     Ok(None) => end = Some(Ok(())),
                     // Told after the last answer: an error ends a stream at once.
                     Err(status) => end = Some(Err(status::of_message(status, MESSAGE_BYTES_MAX))),
                 },
                 // What is under way moves by itself and has an end.
-                () = sleep_until(moved_at + self.limits.idle_max), if under_way.is_empty() => {
+                () = sleep_until(moved_at + self.limits.idle_max), if under_way.is_empty() && next.is_none() => {
                     return Err(idle(self.limits.idle_max));
                 }
             }
@@ -135,20 +148,32 @@ impl ClassifyStream {
         }
     }
 
-    /// One request of the stream, from its message to its answer.
-    async fn answer(&self, request: ClassifyRequest) -> ClassifyStreamResponse {
-        let observed = self.metrics.begin("ClassifyStream");
+    /// A request whose message has arrived.
+    fn asked(&self, request: ClassifyStreamRequest) -> Asked<'_> {
+        Asked {
+            request: request.request.unwrap_or_default(),
+            observed: self.metrics.begin("ClassifyStream"),
+            accepted: self.gate.accept(),
+        }
+    }
+
+    /// One request of the stream, from its admission to its answer.
+    async fn answer(&self, asked: Asked<'_>, admitted: Result<Admitted, ServiceError>) -> ClassifyStreamResponse {
+        let Asked {
+            request,
+            observed,
+            accepted,
+        } = asked;
         let call = CallContext {
             request_id: request.request_id.clone(),
             ..self.call.clone()
         };
         let heads = request.heads.clone();
         let answer = async {
-            let _accepted = self.gate.accept()?;
-            self.serving.classify(&call, query(request)).await
+            let _accepted = accepted?;
+            self.serving.classify(&call, admitted?, query(request)).await
         };
-        let answered = answer.await;
-        let (answered, response) = match answered {
+        let (answered, response) = match answer.await {
             Ok(classified) => (Ok(()), response(classified, call.request_id)),
             Err(error) => {
                 let refused = refused(&heads, &error, call.request_id);
@@ -161,6 +186,13 @@ impl ClassifyStream {
             response: Some(response),
         }
     }
+}
+
+/// A request of a stream that has been read.
+struct Asked<'a> {
+    request: ClassifyRequest,
+    observed: Observed<'a>,
+    accepted: Result<Accepted, ServiceError>,
 }
 
 /// A stream's answer to a request that failed as a whole: every head it asked for gets the error.

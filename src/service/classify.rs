@@ -120,15 +120,28 @@ impl ClassifyQuery {
 }
 
 impl Serving {
+    /// A place for a request of this call: at once or not at all for an interactive one, within its deadline for a bulk
+    /// one. A caller that reads requests from a stream takes a request's place before it reads the next.
+    ///
+    /// # Errors
+    /// [`ServiceError::Engine`].
+    pub async fn admit(&self, call: &CallContext) -> Result<Admitted, ServiceError> {
+        Ok(self.engine.admit(call.class, call.deadline).await?)
+    }
+
     /// Runs one picture through the backbone and every head asked for.
     ///
     /// # Errors
     /// [`ServiceError`]; a head that fails beside others is that head's outcome.
-    pub async fn classify(&self, call: &CallContext, query: ClassifyQuery) -> Result<Classified, ServiceError> {
+    pub async fn classify(
+        &self,
+        call: &CallContext,
+        admitted: Admitted,
+        query: ClassifyQuery,
+    ) -> Result<Classified, ServiceError> {
         check_request_id(&call.request_id)?;
         let names = query.names()?;
         let picture = present(query.picture)?;
-        let admitted = self.engine.admit(call.class, call.deadline).await?;
         let asked = AskedHeads::resolve(&self.registry, &names, query.version, call.class);
         if let Some(error) = asked.error_of_all() {
             return Err(ServiceError::Head(error));
@@ -171,7 +184,7 @@ impl Serving {
     pub async fn embed(&self, call: &CallContext, picture: Option<Picture>) -> Result<Embedded, ServiceError> {
         check_request_id(&call.request_id)?;
         let picture = present(picture)?;
-        let admitted = self.engine.admit(call.class, call.deadline).await?;
+        let admitted = self.admit(call).await?;
         let answer = self.compute(call, admitted, picture, None, true).await?;
         Ok(Embedded {
             features: answer.features.unwrap_or_default(),
