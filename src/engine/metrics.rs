@@ -11,7 +11,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use tokio::time::Instant;
 
-use super::error::EngineError;
+use super::error::{EngineError, Stage};
 use super::request::Entry;
 use crate::model::StepCount;
 
@@ -71,6 +71,11 @@ impl EngineMetrics {
             "Requests admitted and not yet answered",
             metrics.in_flight.clone(),
         );
+        // Shown from the start, so that a rate can be taken of the first.
+        for stage in Stage::ALL {
+            let labels = StageLabels { stage: stage.word() };
+            metrics.deadline_exceeded.get_or_create(&labels);
+        }
         let help = "Decoding, resizing and cropping one picture";
         registry.register_with_unit("decode", help, unit(), metrics.decode.clone());
         registry.register(
