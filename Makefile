@@ -37,10 +37,11 @@ check: setup ## Formatting, lints, rustdoc and licences
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locked --document-private-items
 	@if cargo deny --version >/dev/null 2>&1; then cargo deny --locked check bans licenses sources; else echo 'check: cargo-deny is missing; install it with: cargo install --locked cargo-deny'; fi
 
-bench: build ## Forward pass, served rate, the server alone; then beside other engines and servers (25 minutes; QUICK=1: 6)
+bench: build ## Forward pass, served rate, the server alone, isolation; then beside other engines and servers (30 minutes; QUICK=1: 7)
 	$(HEADSWAP) bench forward $(if $(QUICK),--seconds 1) $(ARGS)
 	$(HEADSWAP) bench serve $(if $(QUICK),--seconds 1 --repetitions 1) $(ARGS)
 	$(HEADSWAP) bench serve --engine null $(if $(QUICK),--seconds 1 --repetitions 1) $(ARGS)
+	$(HEADSWAP) bench isolation $(if $(QUICK),--unary 5 --stall-seconds 10 --seconds 1 --repetitions 1)
 	benches/run $(HEADSWAP) $(if $(QUICK),--quick)
 
 parity: build ## Compare pixels and logits with real torchvision, live
