@@ -64,7 +64,7 @@ impl Decoders {
                     None
                 }
             };
-            // The batcher has gone only if the runtime is going.
+            // Nothing receives it only if the runtime is shutting down.
             let _ = done.send(Decoded { class, entry });
         });
     }

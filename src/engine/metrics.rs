@@ -149,7 +149,7 @@ impl EngineMetrics {
         }
     }
 
-    /// Counts an entry that left because nobody waits for it or its deadline has passed.
+    /// Counts an entry that left because its caller is gone or its deadline has passed.
     pub(super) fn count_dead(&self, expired: bool) {
         if expired {
             self.expired.inc();

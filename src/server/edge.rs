@@ -120,9 +120,10 @@ impl Edge {
         }
         let answer = self.router.clone().call(Request::from_parts(parts, body));
         tokio::select! {
+            // A handler that watches the deadline itself says more, also where this task is woken late for both.
             biased;
-            () = sleep_until(deadline) => expired(&arrived).into_http(),
             Ok(response) = answer => self.one_status(response),
+            () = sleep_until(deadline) => expired(&arrived).into_http(),
             () = closed(&connection.stages, &arrived) => self.refused.status().into_http(),
         }
     }
