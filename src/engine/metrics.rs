@@ -74,7 +74,7 @@ impl EngineMetrics {
         // Shown from the start, so that a rate can be taken of the first.
         for stage in Stage::ALL {
             let labels = StageLabels { stage: stage.word() };
-            metrics.deadline_exceeded.get_or_create(&labels);
+            drop(metrics.deadline_exceeded.get_or_create(&labels));
         }
         let help = "Decoding, resizing and cropping one picture";
         registry.register_with_unit("decode", help, unit(), metrics.decode.clone());

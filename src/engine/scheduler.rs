@@ -1,6 +1,6 @@
 //! Who is decoded next and who is computed next: one order over all that is admitted. Pure: no clock, no tokio.
 //!
-//! Interactive requests come before bulk ones, which keep a [`Share`]; within a class, flows take turns. Requests wait
+//! Interactive requests come before bulk ones, which keep a share; within a class, flows take turns. Requests wait
 //! encoded: pictures are decoded at most two batches ahead of the devices, and bulk at most one, so that an interactive
 //! picture never waits for a bulk batch to leave before it can be decoded.
 

@@ -1,8 +1,8 @@
 //! Administration of heads: replace, upload, list, get, describe.
 //!
 //! None of it costs others their turn. Swaps of one head take turns in order of arrival, as futures; what blocks runs on
-//! threads of this folder's own ([`threads`]), apart from those that decode pictures, and large swaps apart from small
-//! ones ([`lane`]). A caller that gives up before the commit leaves nothing behind ([`caller`]).
+//! threads of this folder's own (`threads.rs`), apart from those that decode pictures, and large swaps apart from small
+//! ones (`lane.rs`). A caller that gives up before the commit leaves nothing behind (`caller.rs`).
 
 mod caller;
 mod description;
