@@ -9,7 +9,7 @@ use super::super::error::CliError;
 use super::super::output::{bytes, ms, print_json, print_table, spinner, table};
 use super::super::server_process::ServerProcess;
 use super::BenchIsolationArgs;
-use super::unary_calls::{UnaryCalls, Until};
+use super::unary_calls::UnaryCalls;
 use super::unread_stream::{Reading, Received, UnreadStream};
 use crate::rpc::pb::classify_request::Input;
 use crate::rpc::pb::{ClassifyRequest, ClassifyStreamRequest};
@@ -51,8 +51,7 @@ impl BesideReaders {
         }
         let deadline = Instant::now() + Duration::from_secs(args.stall_seconds);
 
-        let client = server.classifier().await?;
-        let calls = UnaryCalls::run(vec![client], pictures, Until::Calls(args.unary)).await?;
+        let calls = UnaryCalls::run_apart(server.address(), pictures, args.unary).await?;
         let middle = server.resident_bytes();
         let too_short = Instant::now() >= deadline;
 

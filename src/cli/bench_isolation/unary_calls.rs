@@ -3,9 +3,11 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::runtime::Builder;
+use tokio::sync::oneshot;
 use tonic::Status;
 
-use super::super::client::Classifier;
+use super::super::client::{Classifier, channel, classifier};
 use super::super::error::{CliError, describe};
 use super::super::load::{self, Workload};
 use crate::rpc::pb::classify_request::Input;
@@ -45,6 +47,27 @@ impl UnaryCalls {
         load::run(clients, Arc::clone(&sequence)).await?;
         let calls = std::mem::take(&mut *sequence.lock());
         Ok(calls)
+    }
+
+    /// Has one client send calls on a thread and a connection of its own, so that what this process does for the streams
+    /// delays it no more than another process would.
+    pub async fn run_apart(address: &str, pictures: &[Input], calls: u64) -> Result<Self, CliError> {
+        let (address, pictures) = (address.to_owned(), pictures.to_vec());
+        let (done, result) = oneshot::channel();
+        let calls = async move {
+            let client = classifier(channel(&address, "--address").await?);
+            Self::run(vec![client], &pictures, Until::Calls(calls)).await
+        };
+        std::thread::Builder::new().name("unary".into()).spawn(move || {
+            let runtime = Builder::new_current_thread().enable_all().build();
+            let _ = done.send(
+                runtime
+                    .map_err(CliError::from)
+                    .and_then(|runtime| runtime.block_on(calls)),
+            );
+        })?;
+        let panicked = |_| CliError::Failed("the unary client's thread ended by a panic".into());
+        result.await.map_err(panicked)?
     }
 
     /// Adds those of another time.
