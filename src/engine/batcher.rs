@@ -273,7 +273,7 @@ impl Batcher {
     }
 }
 
-/// What becomes of an entry whose turn has come: it needs its heads, unless it is no longer wanted.
+/// Decides what becomes of an entry whose turn has come: it takes its heads, or leaves if it is dead.
 fn turn(entry: Entry, loads: &mut Loads, metrics: &EngineMetrics) -> Turn<Entry> {
     let Some(entry) = metrics.alive(entry, Instant::now()) else {
         return Turn::Leave;
@@ -323,7 +323,7 @@ mod tests {
     use crate::engine::cost::CostTable;
     use crate::engine::request::Input;
     use crate::engine::rig::{ColdHeads, Entries, head, pixels};
-    use crate::engine::scheduler::SchedulerLimits;
+    use crate::engine::scheduler::{Scheduled, SchedulerLimits};
     use crate::image::ImageError;
 
     /// A picture whose decoding waits for the test.
@@ -428,8 +428,6 @@ mod tests {
     fn classes(batch: &Batch) -> Vec<Class> {
         batch.iter().map(Scheduled::class).collect()
     }
-
-    use crate::engine::scheduler::Scheduled;
 
     #[tokio::test(start_paused = true)]
     async fn a_unary_call_runs_in_the_next_batch_whatever_a_stream_has_sent() {

@@ -146,7 +146,7 @@ pub async fn start(
     Ok((engine, EngineThreads { batcher, workers }))
 }
 
-/// Threads that prepare their networks. Dropped, which is when one failed or the server is told to end, it stops them and
+/// Threads that prepare their networks. Dropped, which is when one failed or the server is stopping, it stops them and
 /// waits: the process must not end while they use a device.
 #[derive(Default)]
 struct Starting {

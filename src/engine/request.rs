@@ -87,7 +87,7 @@ pub struct Timing {
     pub batch_size: usize,
 }
 
-/// What a request is doing, for whoever has to say so.
+/// The stage that a request is in, shared with its caller for error messages.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Progress(Arc<AtomicU8>);
 

@@ -14,7 +14,7 @@ use super::clock::Clock;
 use super::error::{EngineError, Stage, StartError};
 use super::health::EngineHealth;
 use super::metrics::EngineMetrics;
-use super::request::{Answer, Entry, Input, Timing};
+use super::request::{Answer, Entry, Heads, Input, Timing};
 use super::together::Member;
 use crate::image::Pixels;
 use crate::model::{Network, NetworkError, Outputs, PlacedHead, StillWanted};
@@ -124,12 +124,14 @@ impl Worker {
         let mut answer = Answer::default();
         if heads.len() > 1 {
             for head in &heads {
-                entry.heads = super::request::Heads::Pinned(vec![Arc::clone(head)]);
+                entry.heads = Heads::Pinned(vec![Arc::clone(head)]);
                 match self.compute(std::slice::from_ref(&entry)) {
                     Ok(computed) => {
                         answer = self.answer_of(0, &entry, &computed);
                         logits.append(&mut answer.logits);
                     }
+                    // The head is not to blame for a caller that is gone.
+                    Err(NetworkError::NotWanted) => return drop(self.alive(vec![entry])),
                     Err(error) => logits.push(Err(error.into())),
                 }
             }
@@ -140,7 +142,7 @@ impl Worker {
             return self.lose(vec![entry], error);
         }
         for (head, _) in heads.iter().zip(&logits).filter(|(_, logits)| logits.is_err()) {
-            head.suspect();
+            head.suspect(true);
         }
         if heads.is_empty() {
             entry.answer(Err(error.clone().into()));
@@ -213,6 +215,10 @@ impl Worker {
 
     fn hand_out(&mut self, batch: Batch, computed: Computed) {
         for (row, entry) in batch.into_iter().enumerate() {
+            // A head that answers is trusted with company again.
+            for head in entry.pinned().iter().filter(|head| head.is_suspect()) {
+                head.suspect(false);
+            }
             let answer = self.answer_of(row, &entry, &computed);
             if answer.features.as_deref().is_none_or(all_finite) {
                 entry.answer(Ok(answer));
@@ -356,7 +362,6 @@ fn features_of(row: usize, asked: &[usize], outputs: &Outputs) -> Option<Vec<f32
 mod tests {
     use super::*;
     use crate::engine::class::Class;
-    use crate::engine::request::Heads;
     use crate::engine::rig::{Answered, Entries, Forward, head, told};
     use crate::model::HeadRows;
 
@@ -451,6 +456,41 @@ mod tests {
         assert_eq!(all, [vec![true], vec![false], vec![true]]);
         // A head that fails alone while the backbone computes does not cost the server its life.
         assert!(!rig.worker.health.is_lost());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_that_computes_again_is_trusted_again() {
+        let mut rig = rig(|_, _, _| Ok(1.0));
+        let (batch, mut answers) = rig.batch(&[&[2]]).await;
+        let head = Arc::clone(&batch[0].pinned()[0]);
+        head.suspect(true);
+        rig.worker.answer(batch);
+        assert_eq!(outcomes(&mut answers[0]).unwrap(), [true]);
+        assert!(!head.is_suspect());
+    }
+
+    /// A caller that leaves while the heads of its failed batch are tried one by one.
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_that_leaves_casts_no_suspicion_on_a_head() {
+        let caller = Arc::new(Mutex::new(None::<Answered>));
+        let leaving = Arc::clone(&caller);
+        let mut rig = rig(move |groups, _, wanted| {
+            if groups.len() > 1 {
+                drop(leaving.lock().unwrap().take());
+                return Err(failed());
+            }
+            if wanted.still_wanted() {
+                Ok(1.0)
+            } else {
+                Err(NetworkError::NotWanted)
+            }
+        });
+        let (batch, mut answers) = rig.batch(&[&[2, 3]]).await;
+        let heads = batch[0].pinned().to_vec();
+        *caller.lock().unwrap() = answers.pop();
+        rig.worker.answer(batch);
+        assert!(!heads.iter().any(|head| head.is_suspect()));
+        assert_eq!(rig.entries.metrics.cancelled.get(), 1);
     }
 
     #[tokio::test(start_paused = true)]

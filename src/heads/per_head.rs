@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::name::HeadName;
 
-/// Locks of type `L` by head; one is kept for as long as somebody has it.
+/// Locks of type `L` by head; one is kept while any caller holds it.
 #[derive(Debug)]
 pub struct PerHead<L>(Mutex<HashMap<HeadName, Weak<L>>>);
 

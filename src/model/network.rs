@@ -167,12 +167,12 @@ impl PlacedHead {
         self.keys.is_empty()
     }
 
-    /// Records that a forward pass failed because of this head.
-    pub fn suspect(&self) {
-        self.suspect.store(true, Ordering::Relaxed);
+    /// Records whether the last forward pass with this head failed because of it.
+    pub fn suspect(&self, failed: bool) {
+        self.suspect.store(failed, Ordering::Relaxed);
     }
 
-    /// Whether a forward pass failed because of this head, so that it should not share a batch with others.
+    /// Whether the last forward pass with this head failed because of it, so that it should not share a batch with others.
     pub fn is_suspect(&self) -> bool {
         self.suspect.load(Ordering::Relaxed)
     }

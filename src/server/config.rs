@@ -2,18 +2,16 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
 
 use super::ServerError;
 use super::listen_address::ListenAddress;
+use super::null_args::NullArgs;
 use crate::heads::ResidencyLimits;
 use crate::image::{ImageLimits, ImageSettings, JpegScaling};
-use crate::model::{
-    Architecture, DeviceChoice, EngineChoice, NetworkSettings, NullFault, NullSettings, Precision, WeightsSource,
-};
+use crate::model::{Architecture, DeviceChoice, EngineChoice, NetworkSettings, Precision, WeightsSource};
 use crate::service::heads::SourceSettings;
 
 /// How logs are written to standard error.
@@ -133,12 +131,9 @@ pub struct ServeArgs {
         help_heading = "Batching"
     )]
     pub bulk_share: u32,
-    /// How long the null engine takes for a row, in microseconds
-    #[arg(long, env = "HEADSWAP_NULL_ROW_US", default_value_t = 0, hide = true)]
-    pub null_row_us: u64,
-    /// How the null engine fails
-    #[arg(long, env = "HEADSWAP_NULL_FAULT", value_name = "FAULT", hide = true)]
-    pub null_fault: Option<NullFault>,
+    /// What the null engine does
+    #[command(flatten)]
+    pub null: NullArgs,
     /// Bytes of features kept of pictures seen before, 16 kB each, so that one asked again costs the last Linear alone;
     /// 0 keeps none
     #[arg(
@@ -383,14 +378,6 @@ impl ServeArgs {
             precision: self.precision,
             threads: self.threads,
             pin_threads: self.pin_threads,
-        }
-    }
-
-    /// What the null engine does.
-    pub(super) fn null(&self) -> NullSettings {
-        NullSettings {
-            row: Duration::from_micros(self.null_row_us),
-            fault: self.null_fault,
         }
     }
 

@@ -133,7 +133,7 @@ impl Loaded {
         tracing::info!(digest = digest.short(), classes, elapsed = ?started.elapsed(), "weights read");
 
         let mut network = if args.engine == EngineChoice::Null {
-            null_network(args.arch.features(), args.null())
+            null_network(args.arch.features(), args.null.settings())
         } else {
             network(backbone, args.network())?
         };

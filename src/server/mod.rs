@@ -13,6 +13,7 @@ mod listen_address;
 mod listeners;
 mod load;
 mod message_body;
+mod null_args;
 mod opening;
 mod port;
 mod reset_budget;

@@ -22,7 +22,7 @@ const OPEN_WINDOW_BYTES: u32 = 1 << 20;
 /// How often a slow reader reads a byte.
 const BYTE_EVERY: Duration = Duration::from_secs(1);
 
-/// How a client reads until it is told to read everything.
+/// How a client reads until the end of the measurement, when it reads everything.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Reading {
     /// Not at all.
@@ -146,7 +146,7 @@ async fn drive(mut connection: Connection<TcpStream, Bytes>, when_open: oneshot:
         _ = when_open => {}
     }
     if connection.set_initial_window_size(OPEN_WINDOW_BYTES).is_ok() {
-        // How it ends is told to its streams.
+        // Its streams get the error that ends it.
         let _ = connection.await;
     }
 }
