@@ -36,7 +36,7 @@ pub use digest::Digest;
 pub use fit::{Misfit, fit_backbone, fit_head};
 pub use network::{HeadRows, Network, NetworkError, Outputs, PlacedHead, Placer, StepCount, StillWanted};
 pub use null::{NullFault, NullSettings, ParseFaultError, null_network};
-pub use pace::{breathe, paced, waited};
+pub use pace::{NICENESS, breathe, give_way, paced, waited};
 pub use prediction::{Prediction, top_k};
 pub use settings::{DeviceChoice, EngineChoice, NetworkSettings, Precision, network};
 pub use step::Step;

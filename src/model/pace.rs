@@ -13,6 +13,10 @@ const COUNTED_MAX: Duration = Duration::from_millis(10);
 /// Rest for work: a tenth of a core.
 const REST: u32 = 9;
 
+/// What [`give_way`] adds to a thread's niceness (nice(7)): it gets about a tenth of a core that others want, and all of one
+/// that nobody wants.
+pub const NICENESS: libc::c_int = 10;
+
 thread_local! {
     static PACE: RefCell<Option<Pace>> = const { RefCell::new(None) };
 }
@@ -20,6 +24,12 @@ thread_local! {
 struct Pace {
     busy: Box<dyn Fn() -> bool>,
     since: Instant,
+}
+
+/// Lowers this thread's priority by [`NICENESS`]. Threads that it starts inherit that.
+pub fn give_way() {
+    // SAFETY: setpriority takes plain numbers; on Linux 0 means the calling thread alone. A refusal is no harm.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICENESS) };
 }
 
 /// Does `work` on this thread, which rests where it calls [`breathe`] if somebody is `busy`.

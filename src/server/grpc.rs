@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::activity::Activity;
 use super::edge::{Connection, Edge};
+use super::fair_reads::FairReads;
 use super::incoming::KEEPALIVE;
 use super::opening::{Opened, Watched};
 use super::port::{Ended, Protocol};
@@ -66,7 +67,7 @@ impl Protocol for Grpc {
             activity: Activity::new(),
             stages,
         });
-        let io = TokioIo::new(Watched::new(io, opened.clone()));
+        let io = TokioIo::new(FairReads::new(Watched::new(io, opened.clone())));
         let ended = self.run(io, &connection, &opened, tasks.clone()).await;
         tasks.end().await;
         ended

@@ -4,6 +4,7 @@ mod activity;
 mod announce;
 mod config;
 mod edge;
+mod fair_reads;
 mod framing;
 mod grpc;
 mod health;

@@ -9,7 +9,8 @@ use super::super::error::CliError;
 use super::super::output::{bytes, ms, print_json, print_table, spinner, table};
 use super::super::server_process::ServerProcess;
 use super::BenchIsolationArgs;
-use super::unary_calls::UnaryCalls;
+use super::crowd::Crowd;
+use super::unary_calls::{UnaryCalls, UnaryClient};
 use super::unread_stream::{Reading, Received, UnreadStream};
 use crate::rpc::pb::classify_request::Input;
 use crate::rpc::pb::{ClassifyRequest, ClassifyStreamRequest};
@@ -43,15 +44,18 @@ impl BesideReaders {
         reading: Reading,
     ) -> Result<Self, CliError> {
         let waiting = spinner("unary calls beside streams that are not read");
+        let client = UnaryClient::connect(server.address(), pictures).await?;
         let before = server.resident_bytes();
+        let crowd = Crowd::new()?;
         let mut streams = Vec::new();
         for _ in 0..args.stalled {
             let requests = requests(args.requests, pictures);
-            streams.push(UnreadStream::start(server.address(), requests, args.stall_seconds, reading).await?);
+            let stream = UnreadStream::start(server.address().to_owned(), requests, args.stall_seconds, reading);
+            streams.push(crowd.run(stream).await?);
         }
         let deadline = Instant::now() + Duration::from_secs(args.stall_seconds);
 
-        let calls = UnaryCalls::run_apart(server.address(), pictures, args.unary).await?;
+        let calls = client.run(args.unary).await?;
         let middle = server.resident_bytes();
         let too_short = Instant::now() >= deadline;
 

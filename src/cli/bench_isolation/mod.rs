@@ -3,6 +3,7 @@
 mod beside_bulk;
 mod beside_readers;
 mod bulk_streams;
+mod crowd;
 mod unary_calls;
 mod unread_stream;
 

@@ -49,27 +49,6 @@ impl UnaryCalls {
         Ok(calls)
     }
 
-    /// Has one client send calls on a thread and a connection of its own, so that what this process does for the streams
-    /// delays it no more than another process would.
-    pub async fn run_apart(address: &str, pictures: &[Input], calls: u64) -> Result<Self, CliError> {
-        let (address, pictures) = (address.to_owned(), pictures.to_vec());
-        let (done, result) = oneshot::channel();
-        let calls = async move {
-            let client = classifier(channel(&address, "--address").await?);
-            Self::run(vec![client], &pictures, Until::Calls(calls)).await
-        };
-        std::thread::Builder::new().name("unary".into()).spawn(move || {
-            let runtime = Builder::new_current_thread().enable_all().build();
-            let _ = done.send(
-                runtime
-                    .map_err(CliError::from)
-                    .and_then(|runtime| runtime.block_on(calls)),
-            );
-        })?;
-        let panicked = |_| CliError::Failed("the unary client's thread ended by a panic".into());
-        result.await.map_err(panicked)?
-    }
-
     /// Adds those of another time.
     pub fn extend(&mut self, other: &Self) {
         self.answered.extend_from_slice(&other.answered);
@@ -102,6 +81,54 @@ impl UnaryCalls {
         let ratio = |call: &Answered| call.latency.as_secs_f64() / (longest + call.own).as_secs_f64();
         quantile(self.answered.iter().map(ratio), share).as_secs_f64()
     }
+}
+
+/// A client on a thread and a connection of its own, so that what this process does for the streams delays it no more than
+/// another process would. It has made a call, as clients have that live long: its connection is open.
+pub(super) struct UnaryClient {
+    begin: oneshot::Sender<u64>,
+    calls: oneshot::Receiver<Result<UnaryCalls, CliError>>,
+}
+
+impl UnaryClient {
+    pub async fn connect(address: &str, pictures: &[Input]) -> Result<Self, CliError> {
+        let (address, pictures) = (address.to_owned(), pictures.to_vec());
+        let ((connected, when_connected), (begin, when_begun)) = (oneshot::channel(), oneshot::channel());
+        let (done, calls) = oneshot::channel();
+        let client = async move {
+            let client = match Self::connected(&address, &pictures).await {
+                Ok(client) => client,
+                Err(error) => return drop(connected.send(Err(error))),
+            };
+            let _ = connected.send(Ok(()));
+            // Without a number of calls, the measurement was given up.
+            if let Ok(count) = when_begun.await {
+                let _ = done.send(UnaryCalls::run(vec![client], &pictures, Until::Calls(count)).await);
+            }
+        };
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let thread = std::thread::Builder::new().name("unary".into());
+        thread.spawn(move || runtime.block_on(client))?;
+        when_connected.await.map_err(panicked)??;
+        Ok(Self { begin, calls })
+    }
+
+    async fn connected(address: &str, pictures: &[Input]) -> Result<Classifier, CliError> {
+        let client = classifier(channel(address, "--address").await?);
+        UnaryCalls::run(vec![client.clone()], pictures, Until::Calls(1)).await?;
+        Ok(client)
+    }
+
+    /// Sends calls one after the other.
+    pub async fn run(self, calls: u64) -> Result<UnaryCalls, CliError> {
+        // If its thread ended by a panic, so says the answer.
+        let _ = self.begin.send(calls);
+        self.calls.await.map_err(panicked)?
+    }
+}
+
+fn panicked(_: oneshot::error::RecvError) -> CliError {
+    CliError::Failed("the unary client's thread ended by a panic".into())
 }
 
 /// The value that this share of the values stays below or at.

@@ -51,12 +51,12 @@ pub(super) struct Received {
 impl UnreadStream {
     /// Opens a stream with this deadline and sends the requests as far as the server takes them.
     pub async fn start(
-        address: &str,
+        address: String,
         requests: Vec<ClassifyStreamRequest>,
         deadline_s: u64,
         reading: Reading,
     ) -> Result<Self, CliError> {
-        let socket = TcpStream::connect(address).await?;
+        let socket = TcpStream::connect(&address).await?;
         socket.set_nodelay(true)?;
         let mut builder = client::Builder::new();
         builder.initial_window_size(match reading {

@@ -8,11 +8,8 @@ use std::thread::JoinHandle;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use crate::model::paced;
+use crate::model::{give_way, paced};
 use crate::service::ServiceError;
-
-/// What `nice` adds: the thread gets about a tenth of a core that others want, and all of one that nobody wants.
-const NICENESS: libc::c_int = 10;
 
 /// Threads that begin with some work and end with it. Dropping this waits for those that run.
 pub(super) struct Threads {
@@ -92,8 +89,7 @@ fn in_manner<T>(manner: Manner, work: impl FnOnce() -> T) -> T {
     match manner {
         Manner::Plainly => work(),
         Manner::Gently(in_flight) => {
-            // SAFETY: setpriority takes plain numbers; on Linux 0 means the calling thread alone. A refusal is no harm.
-            unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICENESS) };
+            give_way();
             paced(move || in_flight.get() > 0, work)
         }
     }
@@ -127,7 +123,7 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
-    use crate::model::breathe;
+    use crate::model::{NICENESS, breathe};
 
     #[tokio::test]
     async fn threads_are_bounded_and_waited_for() {
