@@ -134,6 +134,8 @@ impl ClassifyStream {
                     Ok(Some(request)) => {
                         next = Some(self.asked(request));
                         admission.set(self.serving.admit(&self.call).fuse());
+                        // Others have their turn between two of its messages, which may all be here.
+                        tokio::task::yield_now().await;
                     }
                     Ok(None) => end = Some(Ok(())),
                     // Told after the last answer: an error ends a stream at once.

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::activity::Activity;
 use super::edge::{Connection, Edge};
-use super::fair_reads::FairReads;
+use super::fair_reads::{FairReads, Hungry, ReadTurns};
 use super::incoming::KEEPALIVE;
 use super::opening::{Opened, Watched};
 use super::port::{Ended, Protocol};
@@ -48,6 +48,8 @@ pub(super) const FLUSH_MAX: Duration = Duration::from_millis(500);
 pub(super) struct Grpc {
     pub edge: Arc<Edge>,
     pub streams_per_connection_max: u32,
+    /// Shared by all connections of all ports.
+    pub turns: ReadTurns,
 }
 
 /// Why a connection is told to go away.
@@ -61,14 +63,15 @@ impl Protocol for Grpc {
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (tasks, opened) = (StreamTasks::default(), Opened::default());
+        let (tasks, opened, hungry) = (StreamTasks::default(), Opened::default(), Hungry::default());
         let connection = Arc::new(Connection {
             peer,
             activity: Activity::new(),
             stages,
         });
-        let io = TokioIo::new(FairReads::new(Watched::new(io, opened.clone())));
-        let ended = self.run(io, &connection, &opened, tasks.clone()).await;
+        let io = TokioIo::new(FairReads::new(Watched::new(io, opened.clone()), hungry.clone()));
+        let run = self.run(io, &connection, &opened, tasks.clone());
+        let ended = self.turns.drive(&hungry, run).await;
         tasks.end().await;
         ended
     }
@@ -196,6 +199,7 @@ mod tests {
                     refused: Refused::default(),
                 }),
                 streams_per_connection_max: 100,
+                turns: ReadTurns::new(1),
             };
             let (mut client, io) = duplex(1 << 16);
             client.write_all(&bytes.concat()).await.unwrap();

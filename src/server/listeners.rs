@@ -13,6 +13,7 @@ use tonic_health::pb::health_server::HealthServer;
 use super::ServerError;
 use super::config::ServeArgs;
 use super::edge::{Edge, Refused};
+use super::fair_reads::ReadTurns;
 use super::grpc::Grpc;
 use super::health::EndingWatch;
 use super::http::Http;
@@ -27,12 +28,13 @@ use crate::rpc::pb::head_admin_service_server::HeadAdminServiceServer;
 use crate::rpc::{ADMIN_MESSAGE_BYTES_MAX, ClassifierRpc, HeadAdminRpc, MESSAGE_BYTES_MAX};
 
 /// The settings of both gRPC ports.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct GrpcSettings {
     message_bytes_max: usize,
     admin_message_bytes_max: usize,
     streams_per_connection_max: u32,
     stream_idle_max: Duration,
+    turns: ReadTurns,
 }
 
 impl From<&ServeArgs> for GrpcSettings {
@@ -42,6 +44,8 @@ impl From<&ServeArgs> for GrpcSettings {
             admin_message_bytes_max: args.admin_message_bytes_max,
             streams_per_connection_max: args.streams_per_connection_max,
             stream_idle_max: Duration::from_millis(args.stream_idle_ms_max),
+            // The runtime has as many threads.
+            turns: ReadTurns::new(std::thread::available_parallelism().map_or(1, |cores| cores.get())),
         }
     }
 }
@@ -173,6 +177,7 @@ impl GrpcSettings {
                 refused: refused.clone(),
             }),
             streams_per_connection_max: self.streams_per_connection_max,
+            turns: self.turns.clone(),
         }
     }
 }
