@@ -15,8 +15,8 @@ use futures::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Semaphore;
 
-/// What a connection reads in one turn. Copying as much takes tens of microseconds.
-const TURN_BYTES: usize = 64 << 10;
+/// What a connection reads in one turn. Copying as much takes ten microseconds; a picture takes some turns.
+const TURN_BYTES: usize = 16 << 10;
 
 /// The turns of hungry connections.
 #[derive(Clone, Debug)]
