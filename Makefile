@@ -41,7 +41,7 @@ bench: build ## Forward pass, served rate, the server alone, isolation; then bes
 	$(HEADSWAP) bench forward $(if $(QUICK),--seconds 1) $(ARGS)
 	$(HEADSWAP) bench serve $(if $(QUICK),--seconds 1 --repetitions 1) $(ARGS)
 	$(HEADSWAP) bench serve --engine null $(if $(QUICK),--seconds 1 --repetitions 1) $(ARGS)
-	$(HEADSWAP) bench isolation $(if $(QUICK),--unary 5 --stall-seconds 10 --seconds 1 --repetitions 1)
+	$(HEADSWAP) bench isolation $(if $(QUICK),--unary 5 --stall-seconds 10 --cancels 200 --seconds 1 --repetitions 1)
 	benches/run $(HEADSWAP) $(if $(QUICK),--quick)
 
 parity: build ## Compare pixels and logits with real torchvision, live

@@ -30,7 +30,7 @@ pub(super) enum BenchCommand {
     Heads(BenchHeadsArgs),
     /// A large head uploaded under load
     Upload(BenchUploadArgs),
-    /// Unary calls beside streams, read or not
+    /// Unary calls beside streams, read or not, and beside cancelled calls
     Isolation(BenchIsolationArgs),
 }
 

@@ -16,6 +16,7 @@ use super::error::{CliError, describe};
 use super::load::{self, LoadSummary, Workload};
 use super::output::{bytes, ms, print_json, print_table, spinner, table};
 use super::server_process::ServerProcess;
+use super::small_swaps::SmallSwaps;
 use super::upload::upload;
 use crate::model::{Architecture, demo_head_from};
 use crate::rpc::pb::classify_request::Input;
@@ -23,8 +24,10 @@ use crate::rpc::pb::{ClassifyRequest, ClassifyResponse, ReplaceHeadResponse, Upl
 
 /// How often the server's memory is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How long small heads are swapped without an upload.
+const SWAPS_ALONE: Duration = Duration::from_secs(3);
 
-/// Uploads a head under load and compares the latency of others with that before.
+/// Uploads a head under load, and beside swaps of a small one, and compares the latency of others with that before.
 #[derive(Args, Clone, Debug)]
 pub(super) struct BenchUploadArgs {
     #[command(flatten)]
@@ -58,11 +61,7 @@ pub(super) async fn run(args: BenchUploadArgs) -> Result<(), CliError> {
     load(&server, args.concurrency, length / 10).await?;
     let quiet = load(&server, args.concurrency, length).await?;
     let before = server.resident_bytes();
-    let header = UploadHeadHeader {
-        head: "large".into(),
-        ..UploadHeadHeader::default()
-    };
-    let uploading = tokio::spawn(upload(server.admin().await?, header, path));
+    let uploading = tokio::spawn(upload(server.admin().await?, header("large"), path));
     let look = async {
         let mut peak = 0;
         loop {
@@ -76,7 +75,8 @@ pub(super) async fn run(args: BenchUploadArgs) -> Result<(), CliError> {
     let (busy, peak) = tokio::join!(load(&server, args.concurrency, length), look);
     let uploaded = uploading.await.map_err(|error| CliError::Failed(error.to_string()))??;
     let busy = busy?;
-    args.report(&quiet, &busy, peak.saturating_sub(before), &uploaded);
+    let swaps = BesideUpload::measure(&server, file.path().display().to_string()).await?;
+    args.report(&quiet, &busy, peak.saturating_sub(before), &uploaded, &swaps);
     let failed = quiet.failed + busy.failed;
     match server.stop().await?.success() && failed == 0 {
         true => Ok(()),
@@ -85,14 +85,21 @@ pub(super) async fn run(args: BenchUploadArgs) -> Result<(), CliError> {
 }
 
 impl BenchUploadArgs {
-    fn report(&self, quiet: &Measured, busy: &Measured, extra: u64, uploaded: &ReplaceHeadResponse) {
+    fn report(
+        &self,
+        quiet: &Measured,
+        busy: &Measured,
+        extra: u64,
+        uploaded: &ReplaceHeadResponse,
+        swaps: &BesideUpload,
+    ) {
         let tensors = uploaded.head.as_ref().map_or(0, |head| head.resident_bytes);
         let ratio = busy.load.quantile(0.99).as_secs_f64() / quiet.load.quantile(0.99).as_secs_f64();
         if self.json {
             print_json(
                 &json!({ "p99_ratio": ratio, "failed": quiet.failed + busy.failed, "extra_bytes": extra,
                 "tensor_bytes": tensors, "validate_us": uploaded.validate_us, "store_us": uploaded.store_us,
-                "sync_us": uploaded.sync_us }),
+                "sync_us": uploaded.sync_us, "small_swaps": SmallSwaps::json(&swaps.alone, &swaps.beside, swaps.upload) }),
             );
             return;
         }
@@ -114,6 +121,37 @@ impl BenchUploadArgs {
             bytes(tensors),
             extra as f64 / tensors as f64
         );
+        SmallSwaps::print(&swaps.alone, &swaps.beside, swaps.upload);
+    }
+}
+
+/// Small swaps of another head, alone and while the large one is uploaded again.
+struct BesideUpload {
+    alone: SmallSwaps,
+    beside: SmallSwaps,
+    /// How long the upload took.
+    upload: Duration,
+}
+
+impl BesideUpload {
+    async fn measure(server: &ServerProcess, path: String) -> Result<Self, CliError> {
+        let end = Instant::now() + SWAPS_ALONE;
+        let alone = SmallSwaps::run(server.admin().await?, || Instant::now() >= end).await?;
+        let admin = server.admin().await?;
+        let uploading = tokio::spawn(async move {
+            let began = Instant::now();
+            upload(admin, header("another"), path).await.map(|_| began.elapsed())
+        });
+        let beside = SmallSwaps::run(server.admin().await?, || uploading.is_finished()).await?;
+        let upload = uploading.await.map_err(|error| CliError::Failed(error.to_string()))??;
+        Ok(Self { alone, beside, upload })
+    }
+}
+
+fn header(head: &str) -> UploadHeadHeader {
+    UploadHeadHeader {
+        head: head.into(),
+        ..UploadHeadHeader::default()
     }
 }
 

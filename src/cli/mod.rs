@@ -23,6 +23,7 @@ mod load;
 mod output;
 mod serve;
 mod server_process;
+mod small_swaps;
 mod upload;
 mod weights;
 

@@ -10,15 +10,11 @@ use super::super::output::{bytes, ms, print_json, print_table, spinner, table};
 use super::super::server_process::ServerProcess;
 use super::BenchIsolationArgs;
 use super::crowd::Crowd;
+use super::gauges::Gauges;
 use super::unary_calls::{UnaryCalls, UnaryClient};
 use super::unread_stream::{Reading, Received, UnreadStream};
 use crate::rpc::pb::classify_request::Input;
 use crate::rpc::pb::{ClassifyRequest, ClassifyStreamRequest};
-
-/// How long after the streams' deadline the server may take to let go of their requests.
-const LET_GO_MAX: Duration = Duration::from_secs(10);
-/// How often it is asked whether it has.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// What was measured beside readers of one kind.
 pub(super) struct BesideReaders {
@@ -31,9 +27,8 @@ pub(super) struct BesideReaders {
     received: Vec<Received>,
     /// Whether the streams' deadline passed before the unary calls were over.
     too_short: bool,
-    /// The gauges after the streams' deadline.
-    in_flight: f64,
-    queue_length: f64,
+    /// After the streams' deadline.
+    gauges: Gauges,
 }
 
 impl BesideReaders {
@@ -60,11 +55,7 @@ impl BesideReaders {
         let too_short = Instant::now() >= deadline;
 
         tokio::time::sleep_until(deadline.into()).await;
-        let (mut in_flight, mut queue_length) = gauges(server).await?;
-        while in_flight + queue_length > 0.0 && deadline.elapsed() < LET_GO_MAX {
-            tokio::time::sleep(LOOK_EVERY).await;
-            (in_flight, queue_length) = gauges(server).await?;
-        }
+        let gauges = Gauges::once_idle(server).await?;
         let resident = [before, middle, server.resident_bytes()];
         let mut received = Vec::new();
         for stream in streams {
@@ -78,8 +69,7 @@ impl BesideReaders {
             resident,
             received,
             too_short,
-            in_flight,
-            queue_length,
+            gauges,
         })
     }
 
@@ -99,7 +89,7 @@ impl BesideReaders {
                 "the deadline of {name} passed before the unary calls were over; raise --stall-seconds"
             ));
         }
-        if self.in_flight + self.queue_length > 0.0 {
+        if !self.gauges.is_idle() {
             wrong.push(format!("requests of {name} are still under way after their deadline"));
         }
         if let Some(stream) = self
@@ -166,7 +156,7 @@ pub(super) fn report(measured: &[BesideReaders], json: bool) {
                 "max_ms": milliseconds(seen.latency(1.0)), "longest_batch_ms": milliseconds(longest),
                 "own_pass_ms": milliseconds(seen.own()), "latency_ratio_p99": ratio_p99, "latency_ratio_max": ratio_max,
                 "resident_bytes": [before, middle, after], "answers_to_streams": received,
-                "in_flight_after": beside.in_flight, "queue_length_after": beside.queue_length,
+                "in_flight_after": beside.gauges.in_flight, "queue_length_after": beside.gauges.queue_length,
             }));
             continue;
         }
@@ -188,8 +178,8 @@ pub(super) fn report(measured: &[BesideReaders], json: bool) {
             bytes(middle),
             bytes(after),
             received.to_string(),
-            beside.in_flight.to_string(),
-            beside.queue_length.to_string(),
+            beside.gauges.in_flight.to_string(),
+            beside.gauges.queue_length.to_string(),
         ]);
     }
     if !json {
@@ -198,13 +188,6 @@ pub(super) fn report(measured: &[BesideReaders], json: bool) {
         print_table(&server);
         println!();
     }
-}
-
-async fn gauges(server: &ServerProcess) -> Result<(f64, f64), CliError> {
-    Ok((
-        server.metric("headswap_in_flight").await?,
-        server.metric("headswap_queue_length").await?,
-    ))
 }
 
 fn requests(count: usize, pictures: &[Input]) -> Vec<ClassifyStreamRequest> {

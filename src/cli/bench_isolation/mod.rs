@@ -1,15 +1,18 @@
-//! `headswap bench isolation`: what streams, read or not, cost those who wait for one answer, and the other way round.
+//! `headswap bench isolation`: what streams, read or not, and cancelled calls cost those who wait for one answer.
 
 mod beside_bulk;
+mod beside_cancels;
 mod beside_readers;
 mod bulk_streams;
 mod crowd;
+mod gauges;
 mod unary_calls;
 mod unread_stream;
 
 use clap::Args;
 
 use self::beside_bulk::BesideBulk;
+use self::beside_cancels::BesideCancels;
 use self::beside_readers::BesideReaders;
 use self::unread_stream::Reading;
 use super::bench::ModelArgs;
@@ -21,7 +24,8 @@ use crate::image::{self, ImageSettings};
 use crate::model::EngineChoice;
 use crate::rpc::pb::classify_request::Input;
 
-/// Measures unary calls beside streams that stop reading, read slowly or are served as fast as possible.
+/// Measures unary calls beside streams that stop reading, read slowly or are served as fast as possible, and beside calls
+/// that are cancelled.
 #[derive(Args, Clone, Debug)]
 pub(super) struct BenchIsolationArgs {
     #[command(flatten)]
@@ -50,7 +54,10 @@ pub(super) struct BenchIsolationArgs {
     /// Unary clients beside them that keep the device busy by themselves
     #[arg(long, default_value_t = 64)]
     interactive_clients: usize,
-    /// Seconds for each measurement beside these streams
+    /// Unary calls that are cancelled at random moments, beside three clients that wait for their answers; 0 leaves them out
+    #[arg(long, default_value_t = 20_000)]
+    cancels: u64,
+    /// Seconds for each measurement beside streams that are read
     #[arg(long, default_value_t = 10.0)]
     seconds: f64,
     /// Measurements of each kind, in turn; the medians are shown
@@ -84,6 +91,11 @@ pub(super) async fn run(args: BenchIsolationArgs) -> Result<(), CliError> {
         }
         beside_readers::report(&readers, args.json);
         wrong.extend(readers.iter().flat_map(BesideReaders::complaints));
+    }
+    if args.cancels > 0 {
+        let cancels = BesideCancels::measure(&args, &server, &pictures).await?;
+        cancels.report(args.json);
+        wrong.extend(cancels.complaints());
     }
     if args.streams > 0 {
         let bulk = BesideBulk::measure(&args, &server, &pictures).await?;

@@ -1,5 +1,6 @@
 //! Unary calls beside streams, and how long they took of what they had to take.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,12 +15,14 @@ use crate::rpc::pb::classify_request::Input;
 use crate::rpc::pb::{ClassifyRequest, ClassifyResponse};
 
 /// When clients send no more.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Until {
     /// After this many calls.
     Calls(u64),
     /// At this time.
     Time(Instant),
+    /// Once this is set.
+    Stopped(Arc<AtomicBool>),
 }
 
 /// Calls and their answers.
@@ -155,9 +158,10 @@ impl Sequence {
 
 impl Workload for Sequence {
     fn next(&self, index: u64) -> Option<ClassifyRequest> {
-        let goes_on = match self.until {
-            Until::Calls(calls) => index < calls,
-            Until::Time(end) => Instant::now() < end,
+        let goes_on = match &self.until {
+            Until::Calls(calls) => index < *calls,
+            Until::Time(end) => Instant::now() < *end,
+            Until::Stopped(stopped) => !stopped.load(Ordering::Relaxed),
         };
         goes_on.then(|| ClassifyRequest {
             input: Some(self.pictures[index as usize % self.pictures.len()].clone()),
