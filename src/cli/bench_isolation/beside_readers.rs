@@ -142,8 +142,10 @@ pub(super) fn report(measured: &[BesideReaders], json: bool) {
         "in flight",
         "queued",
     ]);
+    // Readers of single bytes see hardly any answer, so what the others saw of the same batches counts for them, too.
+    let longest = measured.iter().map(BesideReaders::longest).max().unwrap_or_default();
     for beside in measured {
-        let (seen, longest) = (&beside.calls, beside.longest());
+        let seen = &beside.calls;
         let [before, middle, after] = beside.resident;
         let received: u64 = beside.received.iter().map(|stream| stream.answers).sum();
         let (ratio_p99, ratio_max) = (seen.ratio(longest, 0.99), seen.ratio(longest, 1.0));
