@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -10,6 +10,7 @@ use serde_json::json;
 use tonic::Status;
 
 use super::bench::ModelArgs;
+use super::crowd::Crowd;
 use super::demo::PHOTOGRAPHS;
 use super::demo_heads::DemoHead;
 use super::error::{CliError, describe};
@@ -137,13 +138,17 @@ impl BesideUpload {
     async fn measure(server: &ServerProcess, path: String) -> Result<Self, CliError> {
         let end = Instant::now() + SWAPS_ALONE;
         let alone = SmallSwaps::run(server.admin().await?, || Instant::now() >= end).await?;
-        let admin = server.admin().await?;
-        let uploading = tokio::spawn(async move {
+        let (admin, uploaded) = (server.admin().await?, Arc::<AtomicBool>::default());
+        let crowd = Crowd::new()?;
+        let done = Arc::clone(&uploaded);
+        let upload = crowd.run(async move {
             let began = Instant::now();
-            upload(admin, header("another"), path).await.map(|_| began.elapsed())
+            let answer = upload(admin, header("another"), path).await;
+            done.store(true, Ordering::Relaxed);
+            answer.map(|_| began.elapsed())
         });
-        let beside = SmallSwaps::run(server.admin().await?, || uploading.is_finished()).await?;
-        let upload = uploading.await.map_err(|error| CliError::Failed(error.to_string()))??;
+        let swaps = SmallSwaps::run(server.admin().await?, || uploaded.load(Ordering::Relaxed));
+        let (upload, beside) = tokio::try_join!(upload, swaps)?;
         Ok(Self { alone, beside, upload })
     }
 }

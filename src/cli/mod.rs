@@ -11,6 +11,7 @@ mod bench_upload;
 mod classify;
 mod client;
 mod completions;
+mod crowd;
 mod demo;
 mod demo_heads;
 mod describe;

@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tonic::Code;
 
+use super::super::crowd::Crowd;
 use super::super::error::CliError;
 use super::super::output::{bytes, ms, print_json, print_table, spinner, table};
 use super::super::server_process::ServerProcess;
 use super::BenchIsolationArgs;
-use super::crowd::Crowd;
 use super::gauges::Gauges;
 use super::unary_calls::{UnaryCalls, UnaryClient};
 use super::unread_stream::{Reading, Received, UnreadStream};

@@ -4,7 +4,6 @@ mod beside_bulk;
 mod beside_cancels;
 mod beside_readers;
 mod bulk_streams;
-mod crowd;
 mod gauges;
 mod unary_calls;
 mod unread_stream;

@@ -2,7 +2,7 @@
 
 use tokio::runtime::{Builder, Handle, Runtime};
 
-use super::super::error::CliError;
+use super::error::CliError;
 use crate::model::give_way;
 
 /// Threads of low priority, so that the clients take no processor from the server that they are to crowd: elsewhere they are
