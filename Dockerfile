@@ -5,7 +5,7 @@ ARG RUNTIME_IMAGE=debian:12-slim
 
 FROM ${RUST_IMAGE} AS build
 RUN apt-get update \
- && apt-get install -y --no-install-recommends g++ python3 python3-pip \
+ && apt-get install -y --no-install-recommends g++ nasm python3 python3-pip \
  && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 # libtorch first: it changes least.

@@ -59,7 +59,7 @@ async fn wrong_pictures_are_refused() {
         &mut client,
         input(Input::Image(b"hello, world".to_vec().into())),
         invalid,
-        "format",
+        "plain text",
     )
     .await;
     check(
@@ -88,6 +88,26 @@ async fn wrong_pictures_are_refused() {
         1
     );
     assert_eq!(server.metric("headswap_expired_executed_total"), 0.0);
+}
+
+#[tokio::test]
+async fn a_picture_that_takes_too_much_memory_is_refused_by_the_settings_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), &["--decode-bytes-max", "4000000"]);
+    let mut client = server.classifier().await;
+    // A photograph of 640 x 427 pixels in rows takes 2 MB; a lossless WebP's two canvases do not fit.
+    client.classify(classify(&[])).await.unwrap();
+    let webp = include_bytes!("fixtures/images/rocket.jpg.golden.webp");
+    let status = client
+        .classify(input(Input::Image(webp.to_vec().into())))
+        .await
+        .unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+    let violations = status.get_details_quota_failure().unwrap().violations;
+    assert_eq!(violations[0].subject, "--decode-bytes-max");
+    // Another try would end the same way.
+    assert!(status.get_details_retry_info().is_none());
+    assert_eq!(server.metric("headswap_decode_reserved_bytes"), 0.0);
 }
 
 #[tokio::test]

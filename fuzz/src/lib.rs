@@ -14,7 +14,7 @@ mod check_picture;
 mod container;
 
 #[path = "../../src/image/mod.rs"]
-mod image;
+pub mod image;
 mod model;
 
 pub use check::check;

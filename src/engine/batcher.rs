@@ -181,7 +181,9 @@ impl Batcher {
     }
 
     fn take_decoded(&mut self, decoded: Decoded) {
-        self.decoders.finished();
+        if self.decoders.finished(decoded.memory) {
+            self.scheduler.unpark();
+        }
         // A caller that left while its picture was decoded was not found among those that wait.
         let entry = decoded
             .entry
@@ -206,11 +208,17 @@ impl Batcher {
         }
     }
 
-    /// Starts decoding as far as slots are free and pictures may be decoded ahead.
+    /// Starts decoding as far as slots and memory are free and pictures may be decoded ahead.
     fn grant_decodes(&mut self) {
         while self.decoders.has_slot() {
-            let (loads, metrics) = (&mut self.loads, &self.metrics);
-            match self.scheduler.next_to_decode(|entry| turn(entry, loads, metrics)) {
+            let (loads, metrics, budget) = (&mut self.loads, &self.metrics, &mut self.decoders.budget);
+            let next = self.scheduler.next_to_decode(|entry| {
+                if !entry.is_dead(Instant::now()) && !budget.has_room(entry.memory) {
+                    return Turn::Park(entry);
+                }
+                turn(entry, loads, metrics)
+            });
+            match next {
                 Some(entry) => self.decoders.start(entry),
                 None => return,
             }
@@ -321,8 +329,9 @@ mod tests {
 
     use super::*;
     use crate::engine::cost::CostTable;
+    use crate::engine::decode_budget::DecodeBudget;
     use crate::engine::request::Input;
-    use crate::engine::rig::{ColdHeads, Entries, head, pixels};
+    use crate::engine::rig::{Answered, ColdHeads, Entries, decoder, head, pixels};
     use crate::engine::scheduler::{Scheduled, SchedulerLimits};
     use crate::image::ImageError;
 
@@ -345,8 +354,13 @@ mod tests {
     }
 
     impl Rig {
-        /// With batches of `max_batch`, each row at 10 ms.
+        /// With batches of `max_batch`, each row at 10 ms, and one decoder.
         fn new(max_batch: usize, wait_max: Duration) -> Self {
+            Self::with_decoders(max_batch, wait_max, 1)
+        }
+
+        /// With 800 bytes for `slots` decoders.
+        fn with_decoders(max_batch: usize, wait_max: Duration, slots: usize) -> Self {
             let entries = Entries::new();
             let (sender, receiver) = mpsc::unbounded_channel();
             let (done, decoded_receiver) = mpsc::unbounded_channel();
@@ -368,7 +382,7 @@ mod tests {
                 entries: receiver,
                 gone: Arc::clone(&gone),
                 decoders: Decoders {
-                    decode: Arc::new(move |bytes| match bytes.first() {
+                    decode: Arc::new(decoder(move |bytes| match bytes.first() {
                         None => Err(ImageError::Empty),
                         Some(0) => std::panic::panic_any("a decoder's defect"),
                         Some(&first) => {
@@ -378,9 +392,10 @@ mod tests {
                             seen.lock().unwrap().push(first);
                             Ok(pixels(first))
                         }
-                    }),
-                    slots: 1,
+                    })),
+                    slots,
                     busy: 0,
+                    budget: DecodeBudget::new(800, slots),
                     done,
                     metrics: entries.metrics.clone(),
                 },
@@ -446,6 +461,58 @@ mod tests {
         assert!(rig.batches.recv().now_or_never().is_none());
         rig.finish();
         assert_eq!(classes(&rig.batch().await)[0], Class::Interactive);
+    }
+
+    /// Sends pictures of one byte each that take `memory` to decode, each in a flow of its own.
+    async fn send_costly(rig: &Rig, pictures: &[(&'static [u8], u64)]) -> Vec<Answered> {
+        let mut answers = Vec::new();
+        for (flow, &(bytes, memory)) in pictures.iter().enumerate() {
+            let (mut entry, answered) = rig.entries.encoded(Class::Interactive, flow as u64, bytes).await;
+            entry.memory = memory;
+            rig.send(entry);
+            answers.push(answered);
+        }
+        answers
+    }
+
+    /// Waits until so many pictures were decoded.
+    async fn decoded(rig: &Rig, count: usize) -> Vec<u8> {
+        loop {
+            let decoded = rig.decoded.lock().unwrap().clone();
+            if decoded.len() >= count {
+                return decoded;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn pictures_wait_for_memory_in_their_order_and_small_ones_do_not() {
+        let rig = Rig::with_decoders(8, Duration::ZERO, 4);
+        rig.hold.store(true, Ordering::Relaxed);
+        // 700 bytes are for large pictures. 3 waits for the memory of HELD, and 4 for its turn behind 3.
+        let _answers = send_costly(&rig, &[(HELD, 600), (b"\x03", 200), (b"\x04", 50), (b"\x05", 25)]).await;
+        assert_eq!(decoded(&rig, 1).await, [5]);
+        rig.settle().await;
+        assert_eq!(decoded(&rig, 1).await, [5]);
+        assert_eq!(rig.entries.metrics.decode_reserved.get(), 600);
+        rig.hold.store(false, Ordering::Relaxed);
+        let mut decoded = decoded(&rig, 4).await;
+        assert_eq!(decoded[..2], [5, 2]);
+        decoded.sort_unstable();
+        assert_eq!(decoded, [2, 3, 4, 5]);
+    }
+
+    #[tokio::test]
+    async fn a_caller_that_leaves_while_its_picture_waits_for_memory_holds_up_nobody() {
+        let rig = Rig::with_decoders(8, Duration::ZERO, 4);
+        rig.hold.store(true, Ordering::Relaxed);
+        let mut answers = send_costly(&rig, &[(HELD, 600), (b"\x03", 700), (b"\x04", 50)]).await;
+        rig.settle().await;
+        drop(answers.remove(1));
+        rig.gone.notify_one();
+        rig.hold.store(false, Ordering::Relaxed);
+        assert_eq!(decoded(&rig, 2).await, [2, 4]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,33 +1,51 @@
 //! Decode slots: pictures are decoded on the blocking pool, a bounded number at a time.
 
-use std::panic::catch_unwind;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::class::Class;
+use super::decode_budget::DecodeBudget;
 use super::error::Stage;
 use super::metrics::EngineMetrics;
 use super::request::{Entry, Input};
 use super::scheduler::Scheduled as _;
 use crate::image::{ImageError, Pixels};
 
-/// Turns encoded bytes into a picture.
-pub type Decode = dyn Fn(&Bytes) -> Result<Pixels, ImageError> + Send + Sync;
+/// What turns encoded bytes into a picture.
+pub trait Decode: Send + Sync {
+    /// The most bytes of memory that [`Decode::decode`] takes for this picture. Quick, for it is asked before the picture
+    /// waits for its turn.
+    ///
+    /// # Errors
+    /// If the picture's header alone refuses it.
+    fn memory(&self, bytes: &Bytes) -> Result<u64, ImageError>;
+
+    /// The picture.
+    ///
+    /// # Errors
+    /// If it is refused.
+    fn decode(&self, bytes: &Bytes) -> Result<Pixels, ImageError>;
+}
 
 /// A picture that was decoded, or is refused.
 pub(super) struct Decoded {
     pub class: Class,
+    /// The memory that is free again.
+    pub memory: u64,
     /// None if its caller was answered or is gone.
     pub entry: Option<Entry>,
 }
 
 /// Starts decoding where a slot is free.
 pub(super) struct Decoders {
-    pub decode: std::sync::Arc<Decode>,
+    pub decode: Arc<dyn Decode>,
     pub slots: usize,
     pub busy: usize,
+    pub budget: DecodeBudget,
     /// Where each decoded picture goes. Bounded by the slots.
     pub done: mpsc::UnboundedSender<Decoded>,
     pub metrics: EngineMetrics,
@@ -39,13 +57,15 @@ impl Decoders {
         self.busy < self.slots
     }
 
-    /// Decodes an entry's picture in a slot of its own; [`Decoders::done`] gets it afterwards.
+    /// Decodes an entry's picture, for which there is room, in a slot of its own; [`Decoders::done`] gets it afterwards.
     pub fn start(&mut self, mut entry: Entry) {
         self.busy += 1;
+        self.budget.take(entry.memory);
+        self.metrics.decode_reserved.inc_by(entry.memory as i64);
         let (decode, done, metrics) = (self.decode.clone(), self.done.clone(), self.metrics.clone());
         entry.progress.set(Stage::Decoding);
         tokio::task::spawn_blocking(move || {
-            let class = entry.class();
+            let (class, memory) = (entry.class(), entry.memory);
             let started = Instant::now();
             let decoded = match &entry.input {
                 Input::Image(bytes) => guarded(&*decode, bytes).map(Input::Pixels),
@@ -65,19 +85,21 @@ impl Decoders {
                 }
             };
             // Nothing receives it only if the runtime is shutting down.
-            let _ = done.send(Decoded { class, entry });
+            let _ = done.send(Decoded { class, memory, entry });
         });
     }
 
-    /// Frees a slot.
-    pub fn finished(&mut self) {
+    /// Frees a slot and this much memory. Returns whether pictures may have waited for the memory.
+    pub fn finished(&mut self, memory: u64) -> bool {
         self.busy -= 1;
+        self.metrics.decode_reserved.dec_by(memory as i64);
+        self.budget.give(memory)
     }
 }
 
 /// A decoder that panics refuses its picture, and nothing else.
-fn guarded(decode: &Decode, bytes: &Bytes) -> Result<Pixels, ImageError> {
-    let decoded = catch_unwind(std::panic::AssertUnwindSafe(|| decode(bytes)));
+fn guarded(decode: &dyn Decode, bytes: &Bytes) -> Result<Pixels, ImageError> {
+    let decoded = catch_unwind(AssertUnwindSafe(|| decode.decode(bytes)));
     decoded.unwrap_or_else(|_| {
         let reason = "the decoder failed on it".to_owned();
         Err(ImageError::Malformed {

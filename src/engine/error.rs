@@ -5,6 +5,9 @@ use std::fmt;
 use crate::image::ImageError;
 use crate::model::NetworkError;
 
+/// The setting that bounds the memory for decoding.
+pub const DECODE_BYTES_MAX: &str = "--decode-bytes-max";
+
 /// What the engine answers instead of logits.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum EngineError {
@@ -14,6 +17,16 @@ pub enum EngineError {
     /// The picture was refused.
     #[error(transparent)]
     Image(#[from] ImageError),
+    /// Decoding the picture takes more memory than there may be in all.
+    #[error(
+        "decoding the picture takes {needed} bytes, {DECODE_BYTES_MAX} leaves {available} for one; scale it down, or save it neither progressive nor interlaced"
+    )]
+    PictureTooCostly {
+        /// The memory that it takes.
+        needed: u64,
+        /// The most that one picture may take.
+        available: u64,
+    },
     /// None of the request's heads is on the device; their source knows why.
     #[error("none of the heads can answer")]
     NoHeads,

@@ -11,13 +11,14 @@ pub struct FairQueue<T> {
     flows: HashMap<FlowId, Flow<T>>,
     /// Flows with items, the next to serve first. A parked flow is not among them.
     turns: VecDeque<FlowId>,
+    /// Parked flows, the first parked first.
+    parked: VecDeque<FlowId>,
     len: usize,
 }
 
 #[derive(Debug)]
 struct Flow<T> {
     items: VecDeque<T>,
-    parked: bool,
 }
 
 impl<T> Default for FairQueue<T> {
@@ -25,6 +26,7 @@ impl<T> Default for FairQueue<T> {
         Self {
             flows: HashMap::new(),
             turns: VecDeque::new(),
+            parked: VecDeque::new(),
             len: 0,
         }
     }
@@ -73,18 +75,14 @@ impl<T> FairQueue<T> {
     /// [`FairQueue::unpark`].
     pub fn park(&mut self, flow: FlowId, item: T) {
         self.push_front(flow, item);
-        if let Some(parked) = self.flows.get_mut(&flow) {
-            parked.parked = true;
-        }
         self.turns.retain(|&turn| turn != flow);
+        self.parked.push_back(flow);
     }
 
-    /// Lets parked flows take turns again.
+    /// Lets parked flows take turns again, before the others: their turn had come.
     pub fn unpark(&mut self) {
-        for (&id, flow) in &mut self.flows {
-            if std::mem::take(&mut flow.parked) {
-                self.turns.push_back(id);
-            }
+        while let Some(flow) = self.parked.pop_back() {
+            self.turns.push_front(flow);
         }
     }
 
@@ -95,12 +93,14 @@ impl<T> FairQueue<T> {
         }
         self.flows.retain(|_, flow| !flow.items.is_empty());
         self.turns.retain(|turn| self.flows.contains_key(turn));
+        self.parked.retain(|flow| self.flows.contains_key(flow));
         self.len = self.flows.values().map(|flow| flow.items.len()).sum();
     }
 
     /// Takes every item.
     pub fn drain(&mut self) -> impl Iterator<Item = T> {
         self.turns.clear();
+        self.parked.clear();
         self.len = 0;
         self.flows.drain().flat_map(|(_, flow)| flow.items)
     }
@@ -109,10 +109,7 @@ impl<T> FairQueue<T> {
     fn flow(&mut self, id: FlowId) -> &mut Flow<T> {
         self.flows.entry(id).or_insert_with(|| {
             self.turns.push_back(id);
-            Flow {
-                items: VecDeque::new(),
-                parked: false,
-            }
+            Flow { items: VecDeque::new() }
         })
     }
 }

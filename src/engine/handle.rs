@@ -1,5 +1,6 @@
 //! The engine's handle and its start: a request in, its numbers out.
 
+use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -14,12 +15,13 @@ use super::batcher::{Batch, Batcher, Device, Loads};
 use super::class::Class;
 use super::clock::Clock;
 use super::cost::CostTable;
+use super::decode_budget::DecodeBudget;
 use super::decoders::{Decode, Decoders};
 use super::error::{EngineError, StartError};
 use super::health::EngineHealth;
 use super::metrics::{Counted, EngineMetrics};
 use super::policy::BatchLimits;
-use super::request::{Answer, Entry, Heads, Progress, Request};
+use super::request::{Answer, Entry, Heads, Input, Progress, Request};
 use super::scheduler::{Scheduler, SchedulerLimits};
 use super::together::Together;
 use super::worker::Worker;
@@ -35,8 +37,10 @@ pub struct EngineSettings {
     pub bulk_percent: u32,
     /// Pictures decoded at the same time.
     pub decode_slots: usize,
+    /// Bytes of memory that they may take in all.
+    pub decode_bytes_max: u64,
     /// What decodes them.
-    pub decode: Arc<Decode>,
+    pub decode: Arc<dyn Decode>,
     /// What a batch costs.
     pub cost: CostTable,
     /// What tells device threads the time.
@@ -44,13 +48,16 @@ pub struct EngineSettings {
 }
 
 /// Cheap to clone; the engine ends when the last clone is gone and everything accepted is answered.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Engine {
     entries: mpsc::UnboundedSender<Entry>,
     gone: Arc<Notify>,
     admission: Admission,
     health: EngineHealth,
     metrics: EngineMetrics,
+    decode: Arc<dyn Decode>,
+    /// The most memory that decoding one picture may take.
+    picture_memory_max: u64,
 }
 
 /// The engine's task and threads.
@@ -106,6 +113,9 @@ pub async fn start(
         ready.await.map_err(|_| StartError::Ended)??;
     }
 
+    let decode_slots = settings.decode_slots.max(1);
+    let budget = DecodeBudget::new(settings.decode_bytes_max, decode_slots);
+    let picture_memory_max = budget.picture_max();
     let (entries_in, entries) = mpsc::unbounded_channel();
     let (decoded_in, decoded) = mpsc::unbounded_channel();
     let gone = Arc::new(Notify::new());
@@ -120,9 +130,10 @@ pub async fn start(
         entries,
         gone: Arc::clone(&gone),
         decoders: Decoders {
-            decode: settings.decode,
-            slots: settings.decode_slots.max(1),
+            decode: Arc::clone(&settings.decode),
+            slots: decode_slots,
             busy: 0,
+            budget,
             done: decoded_in,
             metrics: metrics.clone(),
         },
@@ -142,6 +153,8 @@ pub async fn start(
         admission: Admission::new(settings.in_flight_max, metrics.in_flight.clone()),
         health,
         metrics,
+        decode: settings.decode,
+        picture_memory_max,
     };
     Ok((engine, EngineThreads { batcher, workers }))
 }
@@ -204,6 +217,7 @@ impl Engine {
     /// # Errors
     /// [`EngineError`], at the deadline at the latest.
     pub async fn run(&self, admitted: Admitted, request: Request) -> Result<Answer, EngineError> {
+        let memory = self.memory(&request.input)?;
         let (answer, receiver) = oneshot::channel();
         let progress = Progress::default();
         let deadline = request.deadline;
@@ -216,6 +230,7 @@ impl Engine {
             admitted,
             arrived: Instant::now(),
             decode: Duration::ZERO,
+            memory,
             progress: progress.clone(),
             in_queue: Some(Counted::new(&self.metrics.queue_length)),
             answer,
@@ -235,6 +250,22 @@ impl Engine {
         // Only a device thread that ends by a panic drops an entry without an answer.
         let answer = answer.unwrap_or(Err(EngineError::DeviceLost));
         answer.inspect_err(|error| self.metrics.observe_error(error))
+    }
+
+    /// The memory that decoding takes. What its header alone refuses waits for no turn.
+    fn memory(&self, input: &Input) -> Result<u64, EngineError> {
+        let Input::Image(bytes) = input else { return Ok(0) };
+        let (needed, available) = (self.decode.memory(bytes)?, self.picture_memory_max);
+        if needed > available {
+            return Err(EngineError::PictureTooCostly { needed, available });
+        }
+        Ok(needed)
+    }
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine").finish_non_exhaustive()
     }
 }
 
@@ -269,7 +300,7 @@ mod tests {
     use crate::engine::clock::SystemClock;
     use crate::engine::error::Stage;
     use crate::engine::request::Input;
-    use crate::engine::rig::{Forward, metrics, pixels, told};
+    use crate::engine::rig::{Forward, decoder, metrics, pixels, told};
     use crate::model::{HeadRows, NetworkError, StillWanted};
 
     /// A clock that panics when told to.
@@ -294,7 +325,8 @@ mod tests {
             in_flight_max: 8,
             bulk_percent: 10,
             decode_slots: 1,
-            decode: Arc::new(|_| Ok(pixels(0))),
+            decode_bytes_max: 0,
+            decode: Arc::new(decoder(|_| Ok(pixels(0)))),
             cost: CostTable::default(),
             clock: Arc::new(SystemClock),
         }
@@ -400,11 +432,11 @@ mod tests {
         let (release, released) = std::sync::mpsc::channel::<()>();
         let released = Mutex::new(released);
         let settings = EngineSettings {
-            decode: Arc::new(move |_| {
+            decode: Arc::new(decoder(move |_| {
                 let _ = started.send(());
                 let _ = released.lock().unwrap().recv();
                 Ok(pixels(0))
-            }),
+            })),
             ..settings(1)
         };
         let (engine, _threads) = start(told(|_, _, _| Ok(1.0)), settings, metrics()).await.unwrap();

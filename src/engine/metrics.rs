@@ -23,6 +23,8 @@ pub struct EngineMetrics {
     pub(super) queue_length: Gauge,
     pub(super) queue_wait: Histogram,
     pub(super) decode: Histogram,
+    /// Bytes of memory that the pictures which are being decoded may take.
+    pub(super) decode_reserved: Gauge,
     pub(super) batch_size: Histogram,
     pub(super) compute: Histogram,
     pub(super) cancelled: Counter,
@@ -56,6 +58,7 @@ impl EngineMetrics {
             queue_length: Gauge::default(),
             queue_wait: seconds(),
             decode: Histogram::new(exponential_buckets(0.000_1, 2.0, 16)),
+            decode_reserved: Gauge::default(),
             batch_size: Histogram::new(exponential_buckets(1.0, 2.0, 10)),
             compute: seconds(),
             cancelled: Counter::default(),
@@ -76,6 +79,8 @@ impl EngineMetrics {
             let labels = StageLabels { stage: stage.word() };
             drop(metrics.deadline_exceeded.get_or_create(&labels));
         }
+        let help = "Memory set aside for the pictures that are being decoded";
+        registry.register_with_unit("decode_reserved", help, Unit::Bytes, metrics.decode_reserved.clone());
         let help = "Decoding, resizing and cropping one picture";
         registry.register_with_unit("decode", help, unit(), metrics.decode.clone());
         registry.register(

@@ -111,6 +111,8 @@ pub(super) struct Entry {
     pub admitted: Admitted,
     pub arrived: Instant,
     pub decode: Duration,
+    /// The bytes of memory that decoding takes; 0 for what is not encoded.
+    pub memory: u64,
     pub progress: Progress,
     /// Until the forward pass begins.
     pub in_queue: Option<Counted>,
@@ -134,6 +136,11 @@ impl Entry {
     /// Whether the deadline has passed at `now`.
     pub fn expired(&self, now: Instant) -> bool {
         self.deadline.is_some_and(|deadline| deadline <= now)
+    }
+
+    /// Whether no answer is wanted any more at `now`.
+    pub fn is_dead(&self, now: Instant) -> bool {
+        self.cancelled() || self.expired(now)
     }
 
     /// Whether its picture has yet to be decoded.

@@ -11,10 +11,11 @@ use tokio::time::Instant;
 
 use super::admission::Admission;
 use super::class::{Class, FlowId};
+use super::decoders::Decode;
 use super::error::EngineError;
 use super::metrics::{Counted, EngineMetrics};
 use super::request::{Answer, Entry, HeadSource, Heads, Input, Pinned, PinnedHeads, Progress};
-use crate::image::Pixels;
+use crate::image::{ImageError, Pixels};
 use crate::model::{HeadRows, Network, NetworkError, Outputs, PlacedHead, Placer, StillWanted};
 
 pub(super) type Answered = oneshot::Receiver<Result<Answer, EngineError>>;
@@ -59,6 +60,7 @@ impl Entries {
             admitted: self.admission.admit(class, None).await.unwrap(),
             arrived: Instant::now(),
             decode: Duration::ZERO,
+            memory: 0,
             progress: Progress::default(),
             in_queue: Some(Counted::new(&self.metrics.queue_length)),
             answer,
@@ -177,5 +179,25 @@ impl<F: Forward> Network for Told<F> {
 
     fn device(&self) -> (String, String) {
         ("test".into(), "f32".into())
+    }
+}
+
+/// A decoder that needs no memory and does what a test says.
+pub(super) fn decoder<F>(decode: F) -> impl Decode
+where
+    F: Fn(&Bytes) -> Result<Pixels, ImageError> + Send + Sync,
+{
+    ToldDecoder(decode)
+}
+
+struct ToldDecoder<F>(F);
+
+impl<F: Fn(&Bytes) -> Result<Pixels, ImageError> + Send + Sync> Decode for ToldDecoder<F> {
+    fn memory(&self, _: &Bytes) -> Result<u64, ImageError> {
+        Ok(0)
+    }
+
+    fn decode(&self, bytes: &Bytes) -> Result<Pixels, ImageError> {
+        (self.0)(bytes)
     }
 }

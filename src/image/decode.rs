@@ -1,10 +1,14 @@
 //! The way from a file's bytes to [`Pixels`].
 
-use super::error::ImageError;
+use super::error::{ImageError, malformed};
 use super::format::Format;
+use super::jpeg::Jpeg;
+use super::picture::{Picture, Shape};
 use super::pixels::Pixels;
-use super::scaling::JpegScaling;
-use super::{gif, jpeg, raster, resize};
+use super::resize::Resizer;
+use super::scaling::{JpegScaling, WHOLE};
+use super::webp::WebP;
+use super::{bmp, foreign, gif, png};
 
 /// What bounds decoding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,11 +36,11 @@ pub struct ImageSettings {
 
 impl ImageLimits {
     /// Refuses a picture that is too large or has no pixels.
-    pub(super) fn check(self, format: Format, width: u32, height: u32) -> Result<(), ImageError> {
+    fn check(self, format: Format, [width, height]: [u32; 2]) -> Result<(), ImageError> {
         let (width, height) = (u64::from(width), u64::from(height));
         let pixels_max = self.pixels_max;
         if width == 0 || height == 0 {
-            return Err(malformed(format, format!("it is {width}x{height} pixels")));
+            return Err(malformed(format.name(), format!("it is {width}x{height} pixels")));
         }
         if width.saturating_mul(height) > pixels_max {
             return Err(ImageError::TooLarge {
@@ -49,30 +53,88 @@ impl ImageLimits {
     }
 }
 
-/// Decodes a JPEG, PNG, WebP, GIF or BMP file, resizes its short side to 256 and cuts out the middle 224x224.
-///
-/// The module's documentation says what becomes of alpha, orientation, animations and deep colours.
+/// A picture whose header was read and is within the limits; what it costs to decode is known.
+pub struct Opened<'a> {
+    bytes: &'a [u8],
+    picture: Box<dyn Picture + 'a>,
+    /// The size by the header.
+    whole: [u32; 2],
+    /// At how many eighths of its size it is decoded.
+    eighths: u32,
+}
+
+/// Reads the header of a JPEG, PNG, WebP, GIF or BMP file. That takes no memory to speak of, and microseconds.
 ///
 /// # Errors
-/// [`ImageError`]: no bytes make it panic, and none make it take memory for more pixels than the limits allow.
-pub fn decode(bytes: &[u8], settings: ImageSettings) -> Result<Pixels, ImageError> {
-    let limits = settings.limits;
+/// [`ImageError`] where the header alone tells that the picture is refused.
+pub fn open(bytes: &[u8], settings: ImageSettings) -> Result<Opened<'_>, ImageError> {
     if bytes.is_empty() {
         return Err(ImageError::Empty);
     }
-    let samples = match Format::of(bytes).ok_or(ImageError::UnknownFormat)? {
-        Format::Jpeg => jpeg::decode(bytes, limits, settings.jpeg_scaling)?,
-        Format::Gif => gif::decode(bytes, limits)?,
-        format => raster::decode(bytes, format, limits)?,
-    };
-    resize::to_pixels(samples)
+    let format = Format::of(bytes).ok_or_else(|| match foreign::name(bytes) {
+        Some(foreign) => ImageError::Foreign(foreign.to_string()),
+        None => ImageError::UnknownFormat,
+    })?;
+    open_as(format, bytes, settings).map_err(|error| explained(error, bytes))
 }
 
-/// The error of a file whose decoder said `reason`, which is put on one line.
-pub(super) fn malformed(format: Format, reason: impl ToString) -> ImageError {
-    let reason = reason.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
-    ImageError::Malformed {
-        format: format.name(),
-        reason,
+fn open_as(format: Format, bytes: &[u8], settings: ImageSettings) -> Result<Opened<'_>, ImageError> {
+    let mut eighths = WHOLE;
+    let mut scaled = None;
+    let picture: Box<dyn Picture> = match format {
+        Format::Jpeg => {
+            let jpeg = Jpeg::open(bytes, settings.jpeg_scaling)?;
+            (eighths, scaled) = (jpeg.eighths, Some(jpeg.whole()));
+            Box::new(jpeg)
+        }
+        Format::Png => png::open(bytes)?,
+        Format::Gif => gif::open(bytes)?,
+        Format::Bmp => bmp::open(bytes)?,
+        Format::WebP => Box::new(WebP::open(bytes)?),
+    };
+    let Shape { width, height, .. } = picture.shape();
+    let whole = scaled.unwrap_or([width, height]);
+    settings.limits.check(format, whole)?;
+    Ok(Opened {
+        bytes,
+        picture,
+        whole,
+        eighths,
+    })
+}
+
+/// A better word for a damaged file, if the damage is of a known kind.
+fn explained(error: ImageError, bytes: &[u8]) -> ImageError {
+    match (&error, foreign::text_damage(bytes)) {
+        (ImageError::Malformed { .. }, Some(foreign)) => ImageError::Foreign(foreign.to_string()),
+        _ => error,
     }
+}
+
+impl Opened<'_> {
+    /// The most bytes of memory that [`Opened::decode`] takes at one time; rather too many than too few.
+    pub fn memory(&self) -> u64 {
+        self.picture.memory() + Resizer::memory(self.picture.shape(), self.whole)
+    }
+
+    /// Decodes the picture, resizes its short side to 256 and cuts out the middle 224x224.
+    ///
+    /// The module's documentation says what becomes of alpha, orientation, animations and deep colours.
+    ///
+    /// # Errors
+    /// [`ImageError`]: no bytes make it panic.
+    pub fn decode(self) -> Result<Pixels, ImageError> {
+        let mut rows = Resizer::for_vgg16(self.picture.shape(), self.whole, self.eighths);
+        let decoded = self.picture.decode(&mut rows);
+        decoded.map_err(|error| explained(error, self.bytes))?;
+        Pixels::from_bytes(rows.finish().into())
+    }
+}
+
+/// Opens and decodes: see [`open`] and [`Opened::decode`].
+///
+/// # Errors
+/// As those.
+pub fn decode(bytes: &[u8], settings: ImageSettings) -> Result<Pixels, ImageError> {
+    open(bytes, settings)?.decode()
 }

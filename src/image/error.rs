@@ -9,6 +9,9 @@ pub enum ImageError {
     /// The first bytes are those of no format that is read.
     #[error("the image's format is not known by its first bytes; send a JPEG, PNG, WebP, GIF or BMP file")]
     UnknownFormat,
+    /// The bytes are something else, which is named with what to do.
+    #[error("the image is {0}")]
+    Foreign(String),
     /// The header announces more pixels than [`ImageLimits`](super::ImageLimits) allows.
     #[error("the image is {width}x{height} pixels, {pixels_max} pixels are the most; scale it down before sending")]
     TooLarge {
@@ -35,4 +38,10 @@ pub enum ImageError {
         /// The bytes that should have come, [`Pixels::BYTES`](super::Pixels::BYTES).
         expected: usize,
     },
+}
+
+/// The error of a file whose decoder said `reason`, which is put on one line.
+pub(super) fn malformed(format: &'static str, reason: impl ToString) -> ImageError {
+    let reason = reason.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+    ImageError::Malformed { format, reason }
 }

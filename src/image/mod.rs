@@ -12,20 +12,28 @@
 //! Where Pillow shows what it can of a damaged file, this room refuses it: a checksum or a code that is wrong is an error.
 //! With a [`JpegScaling`] other than `Off`, large JPEGs only come near. The room knows nothing of the others.
 
-mod cmyk;
+mod axis;
+mod bmp;
+mod columns;
 mod decode;
 mod error;
+mod filter;
+mod foreign;
 mod format;
 mod gif;
 mod jpeg;
-mod libjpeg;
+mod kernel;
+mod picture;
 mod pixels;
-mod raster;
+mod png;
 mod resize;
-mod samples;
 mod scaling;
+mod webp;
 
-pub use decode::{ImageLimits, ImageSettings, decode};
+pub use decode::{ImageLimits, ImageSettings, Opened, decode, open};
 pub use error::ImageError;
+pub use filter::Filter;
+pub use picture::{Channels, Shape};
 pub use pixels::{Pixels, SIDE};
+pub use resize::{Side, resize};
 pub use scaling::JpegScaling;

@@ -3,7 +3,7 @@
 use clap::ValueEnum;
 
 /// When a large JPEG is decoded at a part of its size, by DCT scaling: an inverse transform of each 8x8 block to 4x4, 2x2 or
-/// 1 pixel instead of all 64, as Pillow's `draft` does. Grey and YCbCr files only; others are decoded whole.
+/// 1 pixel instead of all 64, as Pillow's `draft` does.
 /// `tests/jpeg_scaling.rs` holds the accuracy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum JpegScaling {

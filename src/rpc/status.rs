@@ -9,7 +9,7 @@ use prost::Message as _;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-use crate::engine::EngineError;
+use crate::engine::{DECODE_BYTES_MAX, EngineError};
 use crate::heads::{self, HeadError, PlaceError};
 use crate::service::ServiceError;
 
@@ -48,6 +48,10 @@ fn of_engine(error: &EngineError) -> Status {
     match error {
         EngineError::Full => exhausted("--in-flight-max", message),
         EngineError::Image(_) => invalid("input", message),
+        EngineError::PictureTooCostly { .. } => {
+            let details = ErrorDetails::with_quota_failure_violation(DECODE_BYTES_MAX, message.clone());
+            Status::with_error_details(Code::ResourceExhausted, message, details)
+        }
         EngineError::Expired(_) => Status::deadline_exceeded(message),
         EngineError::Network(_) | EngineError::NotFinite(_) | EngineError::NoHeads => Status::internal(message),
         EngineError::DeviceLost | EngineError::Stopped => unavailable(&message),

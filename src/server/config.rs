@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum};
 
 use super::ServerError;
 use super::listen_address::ListenAddress;
+use super::memory;
 use super::null_args::NullArgs;
 use crate::heads::ResidencyLimits;
 use crate::image::{ImageLimits, ImageSettings, JpegScaling};
@@ -162,7 +163,16 @@ pub struct ServeArgs {
     /// Pixels of a picture at most, before resizing
     #[arg(long, env = "HEADSWAP_IMAGE_PIXELS_MAX", default_value_t = 64 * 1024 * 1024, help_heading = "Limits")]
     pub image_pixels_max: u64,
-    /// Whether a large JPEG, grey or YCbCr, is decoded at 1/2, 1/4 or 1/8 of its size (DCT scaling), for less time and memory
+    /// Bytes of memory that decoding may take over all pictures; more pictures wait, and one that alone takes more is refused
+    /// with RESOURCE_EXHAUSTED. 0 means an eighth of the memory that the process may use, and 256 MiB at least
+    #[arg(
+        long,
+        env = "HEADSWAP_DECODE_BYTES_MAX",
+        default_value_t = 0,
+        help_heading = "Limits"
+    )]
+    pub decode_bytes_max: u64,
+    /// Whether a large JPEG is decoded at 1/2, 1/4 or 1/8 of its size (DCT scaling), for less time and memory
     #[arg(
         long,
         env = "HEADSWAP_JPEG_SCALING",
@@ -367,6 +377,14 @@ impl ServeArgs {
             0 if on_cpu => (cores / 2).max(1),
             0 => cores,
             threads => threads,
+        }
+    }
+
+    /// The memory that decoding may take in all.
+    pub(super) fn decode_memory(&self) -> u64 {
+        match self.decode_bytes_max {
+            0 => (memory::available() / 8).max(256 << 20),
+            bytes => bytes,
         }
     }
 

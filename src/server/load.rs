@@ -4,19 +4,20 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use prometheus_client::registry::Registry;
 
 use super::ServerError;
 use super::config::{HeadsLoad, ServeArgs};
 use crate::engine::{
-    self, BatchLimits, CostTable, EngineMetrics, EngineSettings, EngineThreads, StartError, SystemClock, calibrate,
-    measure,
+    self, BatchLimits, CostTable, Decode, EngineMetrics, EngineSettings, EngineThreads, StartError, SystemClock,
+    calibrate, measure,
 };
 use crate::heads::{
     DirStore, HeadError, HeadLimits, HeadMetrics, HeadRegistry, HeadWeights, Overridable, PlaceError, RegistryLimits,
     RegistryParts, Reservation, UploadDir,
 };
-use crate::image;
+use crate::image::{self, ImageError, ImageSettings, Pixels};
 use crate::model::{
     Backbone, Digest, EngineChoice, HostTensor, Network, NetworkError, Parameters, PlacedHead, Placer, WeightsSource,
     network, null_network,
@@ -58,7 +59,6 @@ pub(super) async fn load(args: &ServeArgs, metrics: &Metrics) -> Result<(Arc<Ser
     let loaded = loaded.await.map_err(std::io::Error::other)??;
 
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
-    let image = args.image();
     let settings = EngineSettings {
         batches: BatchLimits {
             max_batch: loaded.model.max_batch,
@@ -67,7 +67,8 @@ pub(super) async fn load(args: &ServeArgs, metrics: &Metrics) -> Result<(Arc<Ser
         in_flight_max: args.in_flight_max,
         bulk_percent: args.bulk_share,
         decode_slots: args.decoders(cores, loaded.on_cpu),
-        decode: Arc::new(move |bytes| image::decode(bytes, image)),
+        decode_bytes_max: args.decode_memory(),
+        decode: Arc::new(PictureDecoder(args.image())),
         cost: loaded.cost,
         clock: Arc::new(SystemClock),
     };
@@ -97,6 +98,19 @@ pub(super) async fn load(args: &ServeArgs, metrics: &Metrics) -> Result<(Arc<Ser
         model: loaded.model,
     };
     Ok((Arc::new(serving), threads))
+}
+
+/// Decodes pictures for the engine.
+struct PictureDecoder(ImageSettings);
+
+impl Decode for PictureDecoder {
+    fn memory(&self, bytes: &Bytes) -> Result<u64, ImageError> {
+        image::open(bytes, self.0).map(|picture| picture.memory())
+    }
+
+    fn decode(&self, bytes: &Bytes) -> Result<Pixels, ImageError> {
+        image::decode(bytes, self.0)
+    }
 }
 
 struct Loaded {

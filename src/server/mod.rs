@@ -13,6 +13,7 @@ mod incoming;
 mod listen_address;
 mod listeners;
 mod load;
+mod memory;
 mod message_body;
 mod null_args;
 mod opening;

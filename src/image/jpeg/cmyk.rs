@@ -1,0 +1,43 @@
+//! Four inks to three colours, in Pillow's arithmetic.
+
+/// Turns pixels of cyan, magenta, yellow and black to red, green, blue and a byte without meaning.
+///
+/// Files store the inks inverted, as Adobe's programs do; Pillow takes that for granted, and so does this.
+pub(super) fn to_rgb(pixels: &mut [u8]) {
+    for [c, m, y, light] in pixels.as_chunks_mut().0 {
+        for ink in [c, m, y] {
+            *ink = *light - scaled(255 - *ink, *light);
+        }
+    }
+}
+
+/// `a * b / 255`, rounded: Pillow's `MULDIV255`. Never more than either.
+fn scaled(a: u8, b: u8) -> u8 {
+    let product = u32::from(a) * u32::from(b) + 128;
+    (((product >> 8) + product) >> 8) as u8
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paper_is_white_and_black_ink_is_black() {
+        let mut pixels = [255, 255, 255, 255, 255, 255, 255, 0, 0, 255, 255, 255];
+        to_rgb(&mut pixels);
+        assert_eq!(
+            [&pixels[..3], &pixels[4..7], &pixels[8..11]],
+            [[255; 3], [0; 3], [0, 255, 255]]
+        );
+    }
+
+    #[test]
+    fn scaling_rounds_to_nearest() {
+        for a in 0..=255_u8 {
+            for b in 0..=255_u8 {
+                let exact = f64::from(a) * f64::from(b) / 255.0;
+                assert_eq!(f64::from(scaled(a, b)), exact.round(), "{a} {b}");
+            }
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! From samples to pixels of 8 bits.
+
+use super::super::error::ImageError;
+use super::super::picture::Channels;
+use super::form::{Colour, Form};
+use super::refusal;
+
+/// A pixel of a row of [`Channels::Rgbx`].
+type Rgbx = [u8; 4];
+
+type Table = [Rgbx; 256];
+
+/// What an unpacker takes.
+pub(super) const MEMORY: u64 = size_of::<Table>() as u64;
+
+pub(super) struct Unpacker {
+    form: Form,
+    /// Pixels are looked up here.
+    table: Option<Box<Table>>,
+}
+
+impl Unpacker {
+    /// Colours that a palette lacks are black.
+    pub(super) fn new(form: Form, palette: Option<&[u8]>) -> Result<Self, ImageError> {
+        if form.colour != Colour::Palette && palette.is_none() {
+            return Ok(Self { form, table: None });
+        }
+        let colours = palette.unwrap_or_default().as_chunks::<3>().0;
+        if !form.takes_palette() || colours.len() > 256 {
+            return Err(refusal("its palette is too long or does not go with its pixels"));
+        }
+        let mut table = Box::new([[0; 4]; 256]);
+        // Grey values are spread first.
+        let step = if form.colour == Colour::Grey {
+            255 / ((1 << form.depth) - 1)
+        } else {
+            1
+        };
+        for (entry, &[red, green, blue]) in table.iter_mut().zip(colours.iter().step_by(step)) {
+            *entry = [red, green, blue, 0];
+        }
+        Ok(Self {
+            form,
+            table: Some(table),
+        })
+    }
+
+    pub(super) fn form(&self) -> Form {
+        self.form
+    }
+
+    pub(super) fn channels(&self) -> Channels {
+        match (self.form.colour, &self.table) {
+            (Colour::Grey | Colour::GreyAlpha, None) => Channels::Grey,
+            _ => Channels::Rgbx,
+        }
+    }
+
+    /// A pixel whose samples are zero, as those are that a file lacks. Of grey, only the first byte counts.
+    pub(super) fn black(&self) -> Rgbx {
+        self.table.as_ref().map_or([0; 4], |table| table[0])
+    }
+
+    /// Writes a row, or a part of one.
+    pub(super) fn unpack(&self, samples: &[u8], out: &mut [u8]) {
+        if let Some(table) = &self.table {
+            return self.look_up(samples, table, out.as_chunks_mut().0);
+        }
+        match (self.form.colour, self.form.depth) {
+            (Colour::Grey | Colour::Palette, 1) => spread::<8, _>(samples, &[0, 255], out),
+            (Colour::Grey | Colour::Palette, 2) => spread::<4, _>(samples, &[0, 85, 170, 255], out),
+            (Colour::Grey | Colour::Palette, 4) => spread::<2, _>(samples, &SIXTEEN, out),
+            (Colour::Grey | Colour::Palette, 8) => out.copy_from_slice(samples),
+            (Colour::Grey | Colour::Palette, _) => clip(samples, out),
+            (Colour::GreyAlpha, 8) => first_bytes::<2>(samples, out),
+            (Colour::GreyAlpha, _) => first_bytes::<4>(samples, out),
+            (Colour::Rgb, 8) => widen(samples, out.as_chunks_mut().0),
+            (Colour::Rgb, _) => high_bytes::<6>(samples, out.as_chunks_mut().0),
+            (Colour::Rgba, 8) => out.copy_from_slice(samples),
+            (Colour::Rgba, _) => high_bytes::<8>(samples, out.as_chunks_mut().0),
+        }
+    }
+
+    fn look_up(&self, samples: &[u8], table: &Table, out: &mut [Rgbx]) {
+        match (self.form.colour, self.form.depth) {
+            (_, 1) => spread::<8, _>(samples, table, out),
+            (_, 2) => spread::<4, _>(samples, table, out),
+            (_, 4) => spread::<2, _>(samples, table, out),
+            (Colour::GreyAlpha, _) => {
+                for (out, [grey, _]) in out.iter_mut().zip(samples.as_chunks().0) {
+                    *out = table[usize::from(*grey)];
+                }
+            }
+            _ => {
+                for (out, index) in out.iter_mut().zip(samples) {
+                    *out = table[usize::from(*index)];
+                }
+            }
+        }
+    }
+}
+
+/// The grey values of 4 bits.
+const SIXTEEN: [u8; 16] = [0, 17, 34, 51, 68, 85, 102, 119, 136, 153, 170, 187, 204, 221, 238, 255];
+
+/// From bytes that hold N pixels each, the first in the highest bits, by way of a table of all values.
+fn spread<const N: usize, T: Copy>(samples: &[u8], table: &[T], out: &mut [T]) {
+    let bits = 8 / N;
+    let mask = (1 << bits) - 1;
+    let table = &table[..=mask];
+    for (out, byte) in out.chunks_mut(N).zip(samples) {
+        for (i, out) in out.iter_mut().enumerate() {
+            *out = table[usize::from(*byte) >> (8 - bits - i * bits) & mask];
+        }
+    }
+}
+
+/// 16 bits of grey: Pillow clips them rather than scaling them.
+fn clip(samples: &[u8], out: &mut [u8]) {
+    for (out, &[high, low]) in out.iter_mut().zip(samples.as_chunks().0) {
+        *out = if high == 0 { low } else { 255 };
+    }
+}
+
+fn first_bytes<const N: usize>(samples: &[u8], out: &mut [u8]) {
+    for (out, pixel) in out.iter_mut().zip(samples.as_chunks::<N>().0) {
+        *out = pixel[0];
+    }
+}
+
+/// Of pixels of N bytes, two each sample.
+fn high_bytes<const N: usize>(samples: &[u8], out: &mut [Rgbx]) {
+    for (out, pixel) in out.iter_mut().zip(samples.as_chunks::<N>().0) {
+        *out = [pixel[0], pixel[2], pixel[4], 0];
+    }
+}
+
+/// Four pixels at a time, as three words that become four; what lands in the fourth bytes does not matter.
+fn widen(samples: &[u8], out: &mut [Rgbx]) {
+    let (twelves, rest) = samples.as_chunks::<12>();
+    let (fours, rest_out) = out.split_at_mut((twelves.len() * 4).min(out.len()));
+    for (out, twelve) in fours.as_chunks_mut::<4>().0.iter_mut().zip(twelves) {
+        let &[a0, a1, a2, a3, b0, b1, b2, b3, c0, c1, c2, c3] = twelve;
+        let a = u32::from_le_bytes([a0, a1, a2, a3]);
+        let b = u32::from_le_bytes([b0, b1, b2, b3]);
+        let c = u32::from_le_bytes([c0, c1, c2, c3]);
+        *out = [a, a >> 24 | b << 8, b >> 16 | c << 16, c >> 8].map(u32::to_le_bytes);
+    }
+    for (out, &[red, green, blue]) in rest_out.iter_mut().zip(rest.as_chunks().0) {
+        *out = [red, green, blue, 0];
+    }
+}

@@ -1,0 +1,79 @@
+//! How much memory the process may use.
+
+use std::path::{Path, PathBuf};
+
+/// Bytes: the least of the machine's memory and the limits of the process's control groups.
+pub(super) fn available() -> u64 {
+    let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let limits = limit_files(&groups).into_iter().filter_map(|file| {
+        // Without a limit, version 2 says `max`.
+        std::fs::read_to_string(file).ok()?.trim().parse().ok()
+    });
+    limits.min().unwrap_or(u64::MAX).min(machine())
+}
+
+/// The machine's memory.
+fn machine() -> u64 {
+    // SAFETY: the call has no preconditions.
+    let [pages, page] = [libc::_SC_PHYS_PAGES, libc::_SC_PAGESIZE].map(|name| unsafe { libc::sysconf(name) });
+    u64::try_from(pages)
+        .unwrap_or(0)
+        .saturating_mul(u64::try_from(page).unwrap_or(0))
+}
+
+/// The files that may hold a limit on a process whose `/proc/PID/cgroup` has this text: of its own group and of all above it
+/// (control groups version 2, and the memory controller of version 1; cgroups(7)).
+fn limit_files(groups: &str) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for line in groups.lines() {
+        let mut parts = line.splitn(3, ':');
+        let (Some(_), Some(controllers), Some(path)) = (parts.next(), parts.next(), parts.next()) else {
+            continue;
+        };
+        let (root, name) = if controllers.is_empty() {
+            ("/sys/fs/cgroup", "memory.max")
+        } else if controllers.split(',').any(|controller| controller == "memory") {
+            ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")
+        } else {
+            continue;
+        };
+        for group in Path::new(path.trim_start_matches('/')).ancestors() {
+            files.push(Path::new(root).join(group).join(name));
+        }
+    }
+    files
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_of_all_groups_above_count() {
+        let files = |groups| {
+            limit_files(groups)
+                .into_iter()
+                .map(|file| file.display().to_string())
+                .collect::<Vec<_>>()
+        };
+        let nested = [
+            "/sys/fs/cgroup/a/b/memory.max",
+            "/sys/fs/cgroup/a/memory.max",
+            "/sys/fs/cgroup/memory.max",
+        ];
+        assert_eq!(files("0::/a/b\n"), nested);
+        assert_eq!(files("0::/"), ["/sys/fs/cgroup/memory.max"]);
+        let first = "12:cpu:/x\n3:memory,hugetlb:/pod\n";
+        let version_1 = ["pod/memory.limit_in_bytes", "memory.limit_in_bytes"];
+        assert_eq!(
+            files(first),
+            version_1.map(|file| format!("/sys/fs/cgroup/memory/{file}"))
+        );
+        assert!(files("nonsense\n").is_empty());
+    }
+
+    #[test]
+    fn there_is_memory() {
+        assert!((1 << 20..u64::MAX).contains(&available()));
+    }
+}
