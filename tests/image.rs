@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use headswap::image::{ImageError, ImageLimits, ImageSettings, Pixels, decode};
+use headswap::image::{Channels, Filter, ImageError, ImageLimits, ImageSettings, Pixels, Shape, Side, decode, resize};
 use proptest::prelude::*;
 
 fn root() -> &'static Path {
@@ -63,6 +63,90 @@ fn pixels_equal_those_of_pillow_and_torchvision() {
         let ours = decode(&bytes, ImageSettings::default()).unwrap_or_else(|error| panic!("{name}: {error}"));
         assert!(ours.as_bytes() == theirs, "{name}: other pixels than Pillow's");
     }
+}
+
+/// A sample of `scripts/parity/sweep.py`, sound and damaged files of all formats; `scripts/parity/sample.py` writes it.
+#[test]
+fn generated_files_are_opened_and_refused_as_pillow_does() {
+    let sample = fs::read(root().join("tests/fixtures/sweep.bin")).unwrap();
+    let mut rest = sample.as_slice();
+    let (mut opened, mut refused) = (0, 0);
+    while !rest.is_empty() {
+        let name = String::from_utf8(block(&mut rest).to_vec()).unwrap();
+        let (&opens, after) = rest.split_first().unwrap();
+        rest = after;
+        let checksum = number(&mut rest);
+        match decode(block(&mut rest), ImageSettings::default()) {
+            Ok(pixels) => {
+                assert_eq!((opens, crc32fast::hash(pixels.as_bytes())), (1, checksum), "{name}");
+                opened += 1;
+            }
+            Err(error) => {
+                assert_eq!(opens, 0, "{name}: {error}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(opened > 100 && refused > 50, "{opened}, {refused}");
+}
+
+fn number(rest: &mut &[u8]) -> u32 {
+    let (number, after) = rest.split_first_chunk().unwrap();
+    *rest = after;
+    u32::from_le_bytes(*number)
+}
+
+fn block<'a>(rest: &mut &'a [u8]) -> &'a [u8] {
+    let length = number(rest) as usize;
+    let (block, after) = rest.split_at(length);
+    *rest = after;
+    block
+}
+
+/// What `scripts/parity/resize.py` compares with Pillow, by the checksums of Pillow's results.
+#[test]
+fn resizing_is_pillows_for_every_filter_and_kind() {
+    let text = fs::read_to_string(root().join("tests/fixtures/resize.json")).unwrap();
+    let cases: Vec<ResizeCase> = serde_json::from_str(&text).unwrap();
+    assert!(cases.len() >= 100);
+    for case in cases {
+        let [width, height] = case.size;
+        let channels = if case.grey { Channels::Grey } else { Channels::Rgbx };
+        let mut pixels = Vec::new();
+        for index in 0..width * height * channels.count() as u32 {
+            // The multiplier of the hash is 2^32 divided by the golden ratio.
+            pixels.push(((index + case.seed).wrapping_mul(0x9e37_79b1) >> 13) as u8);
+        }
+        let [left, top, right, bottom] = case.kept;
+        let sides =
+            [(case.to[0], left..right), (case.to[1], top..bottom)].map(|(resized, kept)| Side { resized, kept });
+        let filter = match case.filter.as_str() {
+            "NEAREST" => Filter::Nearest,
+            "BOX" => Filter::Box,
+            "BILINEAR" => Filter::Bilinear,
+            "HAMMING" => Filter::Hamming,
+            "BICUBIC" => Filter::Bicubic,
+            _ => Filter::Lanczos,
+        };
+        let shape = Shape {
+            width,
+            height,
+            channels,
+        };
+        let resized = resize(shape, &pixels, filter, sides);
+        assert_eq!(crc32fast::hash(&resized), case.crc32, "{case:?}");
+    }
+}
+
+#[derive(Debug, serde::Deserialize)]
+struct ResizeCase {
+    seed: u32,
+    size: [u32; 2],
+    grey: bool,
+    filter: String,
+    to: [u64; 2],
+    kept: [u64; 4],
+    crc32: u32,
 }
 
 #[test]

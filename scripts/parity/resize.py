@@ -1,14 +1,18 @@
 """Compares resizing with Pillow, bit for bit: random sizes, filters, crops and modes; then the time beside others.
 
-`python resize.py PROGRAM [--pairs 20000] [--seed 0]`, where PROGRAM is `fuzz/target/release/pictures`. Exits with 1 if a
-picture differed. Needs pillow and numpy; times torchvision's v2 transforms, too, if it is installed.
+`python resize.py PROGRAM [--pairs 20000] [--seed 0]`, where PROGRAM is the fuzz crate's `pictures`. Exits with 1 if a
+picture differed. Needs pillow and numpy; times torchvision's v2 transforms, too, if it is installed. `python resize.py
+--fixture ../../tests/fixtures/resize.json` writes the sample for the tests.
 """
 
 import argparse
+import json
 import struct
 import subprocess
 import sys
 import time
+import zlib
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -87,6 +91,26 @@ def compare(resizer, pairs, seed):
     return different
 
 
+def fixture(path, count, seed):
+    """Writes cases with the checksums of Pillow's results, for `tests/image.rs`; it makes the pixels by the same formula."""
+    rng = np.random.default_rng(seed)
+    cases = []
+    for number in range(count):
+        width, height, *size = (max(1, random_length(rng, 200)) for _ in range(4))
+        left, top = (int(rng.integers(0, length)) for length in size)
+        box = left, top, int(rng.integers(left, size[0])) + 1, int(rng.integers(top, size[1])) + 1
+        grey, filter = bool(rng.integers(2)), FILTERS[number % len(FILTERS)]
+        index = np.arange(width * height * (1 if grey else 4), dtype=np.uint32)
+        pixels = ((index + np.uint32(number)) * np.uint32(0x9E3779B1) >> np.uint32(13)).astype(np.uint8)
+        pixels = pixels.reshape((height, width) if grey else (height, width, 4))
+        picture = Image.fromarray(pixels if grey else np.ascontiguousarray(pixels[..., :3]))
+        resized = np.asarray(picture.resize(size, filter).crop(box).convert("RGB"))
+        case = {"seed": number, "size": [width, height], "grey": grey, "filter": filter.name, "to": size}
+        cases.append(case | {"kept": box, "crc32": zlib.crc32(resized.tobytes())})
+    lines = ",\n".join(json.dumps(case) for case in cases)
+    Path(path).write_text(f"[\n{lines}\n]\n")
+
+
 def shortest(work, repeats=15):
     """Seconds of the fastest of some runs, in turn with nothing else."""
     times = []
@@ -132,10 +156,15 @@ def torchvision(picture):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("program")
+    parser.add_argument("program", nargs="?")
+    parser.add_argument("--fixture", metavar="FILE")
     parser.add_argument("--pairs", type=int, default=20000)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
+    if arguments.fixture:
+        return fixture(arguments.fixture, 240, arguments.seed)
+    if not arguments.program:
+        parser.error("which program?")
     resizer = Resizer(arguments.program)
     different = compare(resizer, arguments.pairs, arguments.seed)
     measure(resizer)

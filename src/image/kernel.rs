@@ -12,7 +12,7 @@ pub(super) const PADDING: usize = 64;
 const HALF: i32 = 1 << (WEIGHT_BITS - 1);
 
 /// Rows that are resized together: they share the weights.
-pub(super) const ROWS: usize = 2;
+pub(super) const ROWS: usize = 4;
 
 /// Resizes rows: each of `targets` gets a pixel for each output of `axis`, made of pixels of the same one of `rows`, which are
 /// [`PADDING`] bytes longer than their pixels.
@@ -44,6 +44,22 @@ pub(super) fn sum_rows(axis: &Axis, index: usize, rows: &[u8], target: &mut [u8]
         return unsafe { avx2::sum_rows(high, low, rows, target) };
     }
     scalar_rows(high, low, rows, target, 0);
+}
+
+/// Writes the red, green and blue of pixels of four bytes.
+pub(super) fn to_rgb(row: &[u8], target: &mut [u8]) {
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx2") {
+        // SAFETY: the processor has AVX2.
+        return unsafe { avx2::to_rgb(row, target) };
+    }
+    scalar_rgb(row, target);
+}
+
+fn scalar_rgb(row: &[u8], target: &mut [u8]) {
+    for (pixel, [red, green, blue, _]) in target.as_chunks_mut().0.iter_mut().zip(row.as_chunks().0) {
+        *pixel = [*red, *green, *blue];
+    }
 }
 
 fn scalar_row(channels: Channels, axis: &Axis, row: &[u8], target: &mut [u8]) {
@@ -103,10 +119,11 @@ mod avx2 {
                 }
             }
             Channels::Rgbx => {
-                let [above, below] = targets.map(|target| target.as_chunks_mut::<4>().0);
-                for (index, (above, below)) in above.iter_mut().zip(below).enumerate().take(axis.len()) {
+                let [first, second, third, fourth] = targets.map(|target| target.as_chunks_mut::<4>().0);
+                let targets = first.iter_mut().zip(second).zip(third).zip(fourth);
+                for (index, (((first, second), third), fourth)) in targets.enumerate().take(axis.len()) {
                     // SAFETY: as the caller promised.
-                    [*above, *below] = unsafe { rgbx(axis, index, rows) };
+                    [*first, *second, *third, *fourth] = unsafe { rgbx(axis, index, rows) };
                 }
             }
         }
@@ -142,7 +159,7 @@ mod avx2 {
         super::clip(_mm_cvtsi128_si32(one).wrapping_add(HALF))
     }
 
-    /// Four pixels of two rows at a time, one row in each half of a register.
+    /// Four pixels of each row at a time, one row in each half of a register.
     ///
     /// # Safety
     /// As of [`resize_rows`].
@@ -152,29 +169,66 @@ mod avx2 {
         // Of four pixels: the bytes of the first two, channel by channel, each with a zero above; and of the last two.
         let front = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, -1, 4, -1, 1, -1, 5, -1, 2, -1, 6, -1, 3, -1, 7, -1));
         let back = _mm256_add_epi8(front, _mm256_set1_epi16(8));
-        let mut sums = [_mm256_setzero_si256(); 2];
+        // Of the first two rows and of the last two.
+        let mut highs = [_mm256_setzero_si256(); 2];
+        let mut lows = highs;
         for at in (0..taps.count as usize).step_by(4) {
             // SAFETY: less than 4 pixels beyond the last tap are read, which are within the padding; the weights are padded
             // to a multiple of 16.
             unsafe {
                 let pixels = (taps.first as usize + at) * 4;
-                let [above, below] = rows.map(|row| row.as_ptr().add(pixels).cast());
-                let pixels = _mm256_loadu2_m128i(below, above);
-                for (order, at) in [(front, at), (back, at + 2)] {
-                    let pixels = _mm256_shuffle_epi8(pixels, order);
-                    let high = _mm256_set1_epi32(high.as_ptr().add(at).cast::<i32>().read_unaligned());
-                    let low = _mm256_set1_epi32(low.as_ptr().add(at).cast::<i32>().read_unaligned());
-                    sums[0] = _mm256_add_epi32(sums[0], _mm256_madd_epi16(pixels, high));
-                    sums[1] = _mm256_add_epi32(sums[1], _mm256_madd_epi16(pixels, low));
+                let [first, second, third, fourth] = rows.map(|row| row.as_ptr().add(pixels).cast());
+                let rows = [_mm256_loadu2_m128i(second, first), _mm256_loadu2_m128i(fourth, third)];
+                let mut half = 0;
+                while half < 2 {
+                    let order = if half == 0 { front } else { back };
+                    let high = _mm256_set1_epi32(high.as_ptr().add(at + 2 * half).cast::<i32>().read_unaligned());
+                    let low = _mm256_set1_epi32(low.as_ptr().add(at + 2 * half).cast::<i32>().read_unaligned());
+                    let pixels = _mm256_shuffle_epi8(rows[0], order);
+                    highs[0] = _mm256_add_epi32(highs[0], _mm256_madd_epi16(pixels, high));
+                    lows[0] = _mm256_add_epi32(lows[0], _mm256_madd_epi16(pixels, low));
+                    let pixels = _mm256_shuffle_epi8(rows[1], order);
+                    highs[1] = _mm256_add_epi32(highs[1], _mm256_madd_epi16(pixels, high));
+                    lows[1] = _mm256_add_epi32(lows[1], _mm256_madd_epi16(pixels, low));
+                    half += 1;
                 }
             }
         }
-        let sums = _mm256_add_epi32(combine(sums[0], sums[1]), _mm256_set1_epi32(HALF));
-        let words = _mm256_srai_epi32::<{ WEIGHT_BITS as i32 }>(sums);
-        let words = _mm256_packs_epi32(words, words);
+        let half = _mm256_set1_epi32(HALF);
+        let words = _mm256_packs_epi32(
+            _mm256_srai_epi32::<{ WEIGHT_BITS as i32 }>(_mm256_add_epi32(combine(highs[0], lows[0]), half)),
+            _mm256_srai_epi32::<{ WEIGHT_BITS as i32 }>(_mm256_add_epi32(combine(highs[1], lows[1]), half)),
+        );
+        // The first and the third row in one half, the second and the fourth in the other.
         let bytes = _mm256_packus_epi16(words, words);
-        let halves = [_mm256_castsi256_si128(bytes), _mm256_extracti128_si256::<1>(bytes)];
-        halves.map(|half| _mm_cvtsi128_si32(half).to_le_bytes())
+        let [odd, even] = [_mm256_castsi256_si128(bytes), _mm256_extracti128_si256::<1>(bytes)];
+        [
+            _mm_cvtsi128_si32(odd),
+            _mm_cvtsi128_si32(even),
+            _mm_extract_epi32::<1>(odd),
+            _mm_extract_epi32::<1>(even),
+        ]
+        .map(i32::to_le_bytes)
+    }
+
+    /// Drops every fourth byte, sixteen at a time.
+    #[target_feature(enable = "avx2")]
+    pub(super) fn to_rgb(row: &[u8], target: &mut [u8]) {
+        let order = _mm_setr_epi8(0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, -1, -1, -1, -1);
+        let mut done = 0;
+        // Four pixels are read, and four bytes more than they give are written.
+        while (done + 4) * 4 <= row.len() && done * 3 + 16 <= target.len() {
+            // SAFETY: both have room for 16 bytes.
+            unsafe {
+                let pixels = _mm_loadu_si128(row.as_ptr().add(done * 4).cast());
+                _mm_storeu_si128(
+                    target.as_mut_ptr().add(done * 3).cast(),
+                    _mm_shuffle_epi8(pixels, order),
+                );
+            }
+            done += 4;
+        }
+        super::scalar_rgb(&row[done * 4..], &mut target[done * 3..]);
     }
 
     /// The weighted sum of rows, sixteen bytes and two rows at a time.
@@ -192,8 +246,8 @@ mod avx2 {
                 // The weight of a row beyond the last is 0.
                 let below = &rows[(row + 1).min(count - 1) * length + at..][..16];
                 let (above, below) = (words(above), words(below));
-                let high = pair(high[row], high[row + 1]);
-                let low = pair(low[row], low[row + 1]);
+                let high = pair(high, row);
+                let low = pair(low, row);
                 for (index, pixels) in [_mm256_unpacklo_epi16(above, below), _mm256_unpackhi_epi16(above, below)]
                     .into_iter()
                     .enumerate()
@@ -224,9 +278,12 @@ mod avx2 {
         _mm256_cvtepu8_epi16(unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) })
     }
 
+    /// Two neighbouring weights, again and again.
     #[target_feature(enable = "avx2")]
-    fn pair(first: i16, second: i16) -> __m256i {
-        _mm256_set1_epi32(i32::from(second) << 16 | i32::from(first as u16))
+    fn pair(weights: &[i16], index: usize) -> __m256i {
+        let weights = &weights[index..index + 2];
+        // SAFETY: there are two.
+        _mm256_set1_epi32(unsafe { weights.as_ptr().cast::<i32>().read_unaligned() })
     }
 
     #[target_feature(enable = "avx2")]
@@ -263,8 +320,9 @@ mod tests {
                 let axis = Axis::new(filter, Span::new(length, resized), 0..resized);
                 for channels in [Channels::Grey, Channels::Rgbx] {
                     let count = channels.count();
-                    let rows = [0, 1].map(|seed| noise(length as usize * count + PADDING + seed));
-                    let mut ours = [0, 1].map(|_| vec![0; axis.len() * count]);
+                    let rows = [0, 1, 2, 3].map(|more| noise(length as usize * count + PADDING + more));
+                    let mut ours = [const { Vec::new() }; ROWS];
+                    ours.fill_with(|| vec![0; axis.len() * count]);
                     let targets = ours.each_mut().map(Vec::as_mut_slice);
                     resize_rows(channels, &axis, rows.each_ref().map(Vec::as_slice), targets);
                     for (row, ours) in rows.iter().zip(ours) {
@@ -273,6 +331,11 @@ mod tests {
                         assert_eq!(ours, plain, "{filter:?} {length} {resized} {channels:?}");
                     }
                 }
+                let row = noise(length as usize * 4);
+                let mut rgb = [vec![0; length as usize * 3], vec![0; length as usize * 3]];
+                to_rgb(&row, &mut rgb[0]);
+                scalar_rgb(&row, &mut rgb[1]);
+                assert_eq!(rgb[0], rgb[1], "{length}");
                 for index in 0..axis.len() {
                     let (taps, high, low) = axis.at(index);
                     let rows = noise(taps.count as usize * 37);

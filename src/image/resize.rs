@@ -16,6 +16,10 @@ use super::scaling::WHOLE;
 /// The short side after resizing.
 const SHORT: u64 = 256;
 
+/// Where a pending row begins in its memory: at no multiple of 32, where libjpeg's vector code would write past the cache
+/// what is read again at once.
+const ROW_START: usize = 4;
+
 /// Resizes a picture and cuts a part out, bit for bit as Pillow does: `sides` are what its width and its height become.
 ///
 /// `pixels` has rows from the top, pixels from the left, bytes as [`Channels`] says. Returns the same in red, green and blue.
@@ -58,7 +62,7 @@ pub(super) struct Resizer {
     /// A row in between the two directions.
     between: Vec<u8>,
     /// What is kept, in red, green and blue, as far as it is finished.
-    kept: Vec<[u8; 3]>,
+    kept: Vec<u8>,
 }
 
 /// Which side is resized first: the other is resized from that result, rounded to bytes.
@@ -128,14 +132,14 @@ impl Resizer {
         Self {
             channels: shape.channels,
             order,
-            pending: std::array::from_fn(|_| vec![0; row_length + kernel::PADDING]),
+            pending: std::array::from_fn(|_| vec![0; ROW_START + row_length + kernel::PADDING]),
             written: 0,
             row_length,
             came: 0,
             reach: rows.reach(),
             resized: std::array::from_fn(|_| vec![0; columns.len() * count]),
             between: vec![0; between],
-            kept: Vec::with_capacity(columns.len() * rows.len()),
+            kept: Vec::with_capacity(columns.len() * rows.len() * 3),
             columns,
             rows: Columns::new(rows, between),
         }
@@ -151,13 +155,13 @@ impl Resizer {
         let taps = 2 * scale + 2;
         let weights = 2 * side * 2 * 2 * (taps + 16);
         let row = (u64::from(shape.width).max(side) + 16) * count;
-        // Two rows that are resized together, and as many as one is made of twice over: once in use, once to be dropped.
-        (4 + 2 * taps) * row + weights + side * side * 3
+        // Four rows that are resized together, twice over, and as many as one is made of twice over: once in use, once to be dropped.
+        (8 + 2 * taps) * row + weights + side * side * 3
     }
 
     /// The next row's bytes, for the decoder to write. They hold what was last written to them.
     pub(super) fn row(&mut self) -> &mut [u8] {
-        &mut self.pending[self.written][..self.row_length]
+        &mut self.pending[self.written][ROW_START..][..self.row_length]
     }
 
     /// Whether the next row counts for what is kept; a decoder need not write one that does not.
@@ -180,7 +184,7 @@ impl Resizer {
                 }
             }
             Order::HeightFirst => {
-                self.rows.push(&self.pending[self.written]);
+                self.rows.push(&self.pending[self.written][ROW_START..]);
                 self.finish_rows();
             }
         }
@@ -199,13 +203,13 @@ impl Resizer {
         if self.order == Order::HeightFirst {
             self.resize_widths();
         }
-        self.kept.into_flattened()
+        self.kept
     }
 
     /// Resizes the pending rows in the direction of the width, and takes them on.
     fn resize_widths(&mut self) {
         let mut resized = std::mem::take(&mut self.resized);
-        let rows = self.pending.each_ref().map(Vec::as_slice);
+        let rows = self.pending.each_ref().map(|row| &row[ROW_START..]);
         let targets = resized.each_mut().map(Vec::as_mut_slice);
         kernel::resize_rows(self.channels, &self.columns, rows, targets);
         for row in resized.iter().take(std::mem::take(&mut self.written)) {
@@ -231,7 +235,7 @@ impl Resizer {
                 self.between = row;
             }
             Order::HeightFirst => {
-                while self.rows.pop(&mut self.pending[self.written]) {
+                while self.rows.pop(&mut self.pending[self.written][ROW_START..]) {
                     self.written += 1;
                     if self.written == kernel::ROWS {
                         self.resize_widths();
@@ -242,14 +246,16 @@ impl Resizer {
     }
 
     fn keep(&mut self, row: &[u8]) {
+        let start = self.kept.len();
+        self.kept.resize(start + self.columns.len() * 3, 0);
+        let kept = &mut self.kept[start..];
         match self.channels {
-            Channels::Grey => self.kept.extend(row.iter().map(|&grey| [grey; 3])),
-            Channels::Rgbx => self.kept.extend(
-                row.as_chunks()
-                    .0
-                    .iter()
-                    .map(|&[red, green, blue, _]| [red, green, blue]),
-            ),
+            Channels::Grey => {
+                for (pixel, &grey) in kept.as_chunks_mut().0.iter_mut().zip(row) {
+                    *pixel = [grey; 3];
+                }
+            }
+            Channels::Rgbx => kernel::to_rgb(row, kept),
         }
     }
 }
