@@ -1,16 +1,10 @@
 //! Encoded bytes to [`Pixels`], as torchvision's `VGG16_Weights.IMAGENET1K_V1` transforms see
 //! `PIL.Image.open(file).convert("RGB")` before they normalise it: the short side resized to 256 with antialiasing, the
-//! middle 224x224 cut out. `scripts/parity/images.py` computes the references that `tests/image.rs` compares with.
+//! middle 224x224 cut out. Bit for bit, and what Pillow refuses is refused; `docs/pictures.md` states the rules and where we
+//! differ on purpose. With a [`JpegScaling`] other than `Off`, large JPEGs only come near.
 //!
-//! What Pillow and torchvision do, this room does too, also where one may not expect it:
-//! - The EXIF orientation is not applied: a photograph that is stored lying on its side is classified lying on its side.
-//! - Alpha is dropped, not composited; transparent pixels show the colour stored beneath.
-//! - Of an animation the first frame counts.
-//! - 16-bit colour keeps the high byte, but 16-bit grey without alpha is clipped at 255 (Pillow's mode `I;16`).
-//! - Gamma and colour profiles are not applied.
-//!
-//! Where Pillow shows what it can of a damaged file, this room refuses it: a checksum or a code that is wrong is an error.
-//! With a [`JpegScaling`] other than `Off`, large JPEGs only come near. The room knows nothing of the others.
+//! [`open`] reads a header and tells what decoding takes; [`Opened::decode`] has the format's decoder write rows into the
+//! resizer, one by one. The module knows nothing of the others.
 
 mod axis;
 mod bmp;

@@ -164,7 +164,7 @@ pub struct ServeArgs {
     #[arg(long, env = "HEADSWAP_IMAGE_PIXELS_MAX", default_value_t = 64 * 1024 * 1024, help_heading = "Limits")]
     pub image_pixels_max: u64,
     /// Bytes of memory that decoding may take over all pictures; more pictures wait, and one that alone takes more is refused
-    /// with RESOURCE_EXHAUSTED. 0 means an eighth of the memory that the process may use, and 256 MiB at least
+    /// with RESOURCE_EXHAUSTED. 0 means an eighth of the memory that the process may use, and 320 MiB at least
     #[arg(
         long,
         env = "HEADSWAP_DECODE_BYTES_MAX",
@@ -383,7 +383,7 @@ impl ServeArgs {
     /// The memory that decoding may take in all.
     pub(super) fn decode_memory(&self) -> u64 {
         match self.decode_bytes_max {
-            0 => (memory::available() / 8).max(256 << 20),
+            0 => (memory::available() / 8).max(320 << 20),
             bytes => bytes,
         }
     }

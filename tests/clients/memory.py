@@ -97,7 +97,7 @@ def main():
     launcher.unlink()
     fails = 0
     try:
-        service = Service(server.addresses["classifier"], "headswap.v1.ClassifierService")
+        service = Service(server.addresses["grpc"], "headswap.v1.ClassifierService")
         for interlaced in (False, True):
             picture = png(interlaced)
             alone = outcome(service.Classify, picture)

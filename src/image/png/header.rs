@@ -1,11 +1,11 @@
 //! What the chunks say, apart from the pixels.
 
-use super::super::error::ImageError;
 use super::chunks::{Chunks, Name};
 use super::form::{Colour, Form};
 use super::passes::Area;
 use super::refusal;
 use super::text::{self, Text};
+use crate::image::error::ImageError;
 
 /// All text of a file together, in characters.
 const TEXT_LIMIT: u64 = 64 << 20;
@@ -46,7 +46,7 @@ enum Extent {
 }
 
 /// The state that chunks change, one after the other.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Header<'a> {
     pub width: u32,
     pub height: u32,

@@ -24,7 +24,6 @@ use header::{Call, Header};
 use outline::Outline;
 use paint::Painter;
 use passes::{Area, Pass};
-use rows::RowReader;
 use unpack::Unpacker;
 
 /// Takes what starts with the eight bytes of a PNG, and refuses what has no shape.
@@ -80,7 +79,7 @@ impl Picture for Png<'_> {
         let mut feed = Feed::new(chunks, length);
         {
             let mut painter = Painter::new(rows, &plan.unpacker, shape, plan.area, header.interlaced);
-            RowReader::new(&plan.passes, plan.unpacker.form()).read(&mut feed, &mut header, &mut painter)?;
+            rows::read(&plan.passes, plan.unpacker.form(), &mut feed, &mut header, &mut painter)?;
             painter.finish();
         }
         let mut chunks = feed.behind();

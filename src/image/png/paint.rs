@@ -1,9 +1,9 @@
 //! Putting pixels where they belong.
 
-use super::super::picture::Shape;
-use super::super::resize::Resizer;
 use super::passes::{Area, Pass};
 use super::unpack::Unpacker;
+use crate::image::picture::Shape;
+use crate::image::resize::Resizer;
 
 /// Hands rows on as they come, or holds the whole picture where they do not come in order.
 pub(super) struct Painter<'a> {
@@ -15,6 +15,8 @@ pub(super) struct Painter<'a> {
     count: usize,
     /// Rows that were handed on.
     handed: u32,
+    /// Whether rows are passed over.
+    muted: bool,
     /// The picture so far, and room for a row.
     held: Option<(Vec<u8>, Vec<u8>)>,
 }
@@ -29,6 +31,7 @@ impl<'a> Painter<'a> {
             area,
             count,
             handed: 0,
+            muted: false,
             held: None,
         };
         if hold {
@@ -40,8 +43,16 @@ impl<'a> Painter<'a> {
         painter
     }
 
+    /// From now on, rows come that have been painted.
+    pub(super) fn mute(&mut self) {
+        self.muted = true;
+    }
+
     /// Row `y` of a pass.
     pub(super) fn paint(&mut self, pass: &Pass, y: u32, samples: &[u8]) {
+        if self.muted {
+            return;
+        }
         if self.held.is_some() {
             self.scatter(pass, y, samples);
             return;

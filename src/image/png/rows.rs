@@ -1,18 +1,18 @@
 //! Inflating rows.
 //!
 //! Pillow inflates one row at a time from pieces of at most 65,536 bytes, never beyond a chunk, and looks at nothing behind
-//! the last row. That is slow for short rows, so many rows are inflated at once here; but what depends on the way it
-//! calls zlib is kept:
+//! the last row. What a damaged file comes to depends on that:
 //! - zlib reads on after a full row, up to the next byte of output, the end or an error, if the piece has that. So an
-//!   error directly behind the last row (such as a wrong Adler-32) is seen if it lies in the same piece: the last row is
-//!   inflated alone, with all of the piece.
+//!   error directly behind the last row (such as a wrong Adler-32) is seen if it lies in the same piece.
 //! - The stream may end with a row if that is seen in the piece in which the row was completed. The rows that are missing
 //!   are black then. If it ends within a row or is seen to end later, more pixels are waited for.
 //! - No more rows are taken from a piece whose bytes have all been read, although zlib may hold some back: they come with
-//!   the next piece, without which the file is cut short. So the last byte of each piece is given alone, for one row at a
-//!   time. If the bytes before it end with a row, it is first given for no output, so that zlib reads on as it would have.
+//!   the next piece, without which the file is cut short.
+//!
+//! Short rows and short chunks make that slow. But far from the last row none of it matters, unless the stream ends there:
+//! so all but the last rows are inflated ahead, from many pieces to many rows, and a stream that turns out to end early is
+//! inflated once more in Pillow's way, to learn whether it may.
 
-use super::super::error::ImageError;
 use super::feed::Feed;
 use super::form::Form;
 use super::header::Header;
@@ -20,17 +20,56 @@ use super::paint::Painter;
 use super::passes::Pass;
 use super::refusal;
 use super::unfilter::unfilter;
+use crate::image::error::ImageError;
 use flate2::{Decompress, FlushDecompress, Status};
 
 /// Bytes that are inflated at once, if a row is not longer.
-const BUFFER: u64 = 64 << 10;
+const BUFFER: u64 = 128 << 10;
+/// Bytes that are put together from short pieces.
+const GATHERED: usize = 64 << 10;
+/// Bytes before the last rows that are not inflated ahead. zlib may hold back what a byte codes: 258 each bit at most.
+const MARGIN: u64 = 4 << 10;
 
-/// What [`RowReader`] takes for rows of so many bytes, `Decompress` included.
+/// What [`read`] takes for rows of so many bytes, `Decompress` included.
 pub(super) fn memory(row: u64) -> u64 {
-    (row + 1).max(BUFFER) + row + (64 << 10)
+    (row + 1).max(BUFFER) + row + GATHERED as u64 + (64 << 10)
 }
 
-pub(super) struct RowReader<'p> {
+/// Reads all rows, or those that the stream has if it may end with them.
+pub(super) fn read<'a>(
+    passes: &[Pass],
+    form: Form,
+    feed: &mut Feed<'a>,
+    header: &mut Header<'a>,
+    painter: &mut Painter<'_>,
+) -> Result<(), ImageError> {
+    let begin = (feed.clone(), header.clone());
+    let mut reader = RowReader::new(passes, form);
+    if reader.read_ahead(feed, painter)? == End::Open && reader.read_exactly(feed, header, painter)? == End::Full {
+        return Ok(());
+    }
+    drop(reader);
+    (*feed, *header) = begin;
+    painter.mute();
+    match RowReader::new(passes, form).read_exactly(feed, header, painter)? {
+        End::Full | End::WithRow => Ok(()),
+        End::Open | End::Short => Err(refusal("its pixels end too early")),
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// Not seen.
+    Open,
+    /// Of the last row.
+    Full,
+    /// Of the stream before that, seen where a row was completed.
+    WithRow,
+    /// Of the stream, seen elsewhere.
+    Short,
+}
+
+struct RowReader<'p> {
     /// Those to come; the first is being read.
     passes: &'p [Pass],
     form: Form,
@@ -42,18 +81,17 @@ pub(super) struct RowReader<'p> {
     previous: Vec<u8>,
     /// Rows of the pass that were read.
     y: u32,
-    /// Bytes that are to be inflated before the last row.
-    before_last: u64,
+    /// Bytes that are to be inflated ahead.
+    ahead: u64,
 }
 
 impl<'p> RowReader<'p> {
-    pub(super) fn new(passes: &'p [Pass], form: Form) -> Self {
+    fn new(passes: &'p [Pass], form: Form) -> Self {
         let longest = passes.iter().map(|pass| form.row_bytes(pass.width)).max().unwrap_or(0);
         let total: u64 = passes
             .iter()
             .map(|pass| (form.row_bytes(pass.width) + 1) * u64::from(pass.height))
             .sum();
-        let last = passes.last().map_or(0, |pass| form.row_bytes(pass.width) + 1);
         Self {
             passes,
             form,
@@ -62,71 +100,82 @@ impl<'p> RowReader<'p> {
             filled: 0,
             previous: vec![0; longest as usize],
             y: 0,
-            before_last: total - last,
+            ahead: total.saturating_sub(3 * (longest + 1) + MARGIN),
         }
     }
 
-    /// Reads all rows, or those that the stream has if it ends with a row.
-    pub(super) fn read<'a>(
+    /// Reads all rows but the last few, and leaves the feed where it stopped.
+    fn read_ahead(&mut self, feed: &mut Feed<'_>, painter: &mut Painter<'_>) -> Result<End, ImageError> {
+        let mut gathered = Vec::new();
+        while self.ahead > 0 {
+            let mut next = feed.clone();
+            // Pillow may not come to read what is wrong here.
+            let Some(mut input) = next.gather(&mut gathered, GATHERED) else {
+                break;
+            };
+            let before = self.inflate.total_in();
+            while self.ahead > 0 && !input.is_empty() {
+                let room = usize::try_from(self.ahead)
+                    .unwrap_or(usize::MAX)
+                    .min(self.buffer.len() - self.filled);
+                let (read, written, status) = self.inflate(input, room)?;
+                input = &input[read..];
+                self.ahead = self.ahead.saturating_sub(written as u64);
+                self.take_rows(painter)?;
+                if status == Status::StreamEnd {
+                    return Ok(End::Short);
+                }
+            }
+            if input.is_empty() {
+                *feed = next;
+            } else {
+                feed.pass_over(self.inflate.total_in() - before);
+            }
+        }
+        Ok(End::Open)
+    }
+
+    /// Reads rows in Pillow's way.
+    fn read_exactly<'a>(
         &mut self,
         feed: &mut Feed<'a>,
         header: &mut Header<'a>,
         painter: &mut Painter<'_>,
-    ) -> Result<(), ImageError> {
-        while !self.read_piece(feed.next(header)?, painter)? {}
-        Ok(())
-    }
-
-    /// Whether that was all.
-    fn read_piece(&mut self, piece: &[u8], painter: &mut Painter<'_>) -> Result<bool, ImageError> {
-        let mut input = piece;
-        // Whether a row was completed in this piece and no byte of the next one has come since.
-        let mut at_border = false;
-        // Whether zlib has seen the last byte.
-        let mut saw_last = false;
-        while !input.is_empty() {
-            let before_last = usize::try_from(self.before_last).unwrap_or(usize::MAX);
-            let (given, room) = match input.len() {
-                1 if at_border && !saw_last => (1, 0),
-                length if before_last == 0 => (length, self.row_rest()),
-                1 => (1, self.row_rest()),
-                length => (length - 1, before_last.min(self.buffer.len() - self.filled)),
-            };
-            saw_last = given == input.len();
-            let (read, written, status) = self.inflate(&input[..given], room)?;
-            input = &input[read..];
-            self.before_last = self.before_last.saturating_sub(written as u64);
-            self.filled += written;
-            self.take_rows(painter)?;
-            at_border = self.filled == 0 && (written > 0 || at_border);
-            if self.passes.is_empty() {
-                return Ok(true);
-            }
-            if status == Status::StreamEnd {
-                return if at_border {
-                    Ok(true)
-                } else {
-                    Err(refusal("its pixels end too early"))
-                };
-            }
-            if read == 0 && written == 0 && room > 0 {
-                return Err(refusal("its pixels cannot be inflated"));
+    ) -> Result<End, ImageError> {
+        loop {
+            let mut input = feed.next(header)?;
+            while !input.is_empty() {
+                let (read, _, status) = self.inflate(input, self.row_rest())?;
+                input = &input[read..];
+                if self.row_rest() > 0 {
+                    if status == Status::StreamEnd {
+                        return Ok(End::Short);
+                    }
+                    break;
+                }
+                self.take_rows(painter)?;
+                if self.passes.is_empty() {
+                    return Ok(End::Full);
+                }
+                if status == Status::StreamEnd {
+                    return Ok(End::WithRow);
+                }
             }
         }
-        Ok(false)
     }
 
-    /// How much was read and written.
+    /// How much was read and written, and what came of it.
     fn inflate(&mut self, input: &[u8], room: usize) -> Result<(usize, usize, Status), ImageError> {
         let (read, written) = (self.inflate.total_in(), self.inflate.total_out());
         let output = &mut self.buffer[self.filled..][..room];
         let status = self.inflate.decompress(input, output, FlushDecompress::None);
         let status = status.map_err(|error| refusal(format!("its pixels cannot be inflated: {error}")))?;
-        Ok((
-            (self.inflate.total_in() - read) as usize,
-            (self.inflate.total_out() - written) as usize,
-            status,
-        ))
+        let (read, written) = (self.inflate.total_in() - read, self.inflate.total_out() - written);
+        self.filled += written as usize;
+        if read == 0 && written == 0 && status != Status::StreamEnd {
+            return Err(refusal("its pixels cannot be inflated"));
+        }
+        Ok((read as usize, written as usize, status))
     }
 
     /// Bytes of the row that is being read, its filter's included. None is left when all were read.
@@ -136,7 +185,7 @@ impl<'p> RowReader<'p> {
             .map(|pass| self.form.row_bytes(pass.width) as usize + 1)
     }
 
-    /// Bytes that the row lacks. The buffer never holds a complete row between two calls.
+    /// Bytes that the row lacks.
     fn row_rest(&self) -> usize {
         self.row_length().map_or(0, |length| length.saturating_sub(self.filled))
     }

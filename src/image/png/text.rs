@@ -1,7 +1,7 @@
 //! Texts and colour profiles. They are not kept, but what Pillow refuses in them is refused.
 
-use super::super::error::ImageError;
 use super::refusal;
+use crate::image::error::ImageError;
 use flate2::{Decompress, FlushDecompress, Status};
 use std::str;
 
@@ -149,5 +149,55 @@ impl Tally {
 
     fn is_utf8(&self) -> bool {
         !self.broken && self.begun.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn utf8_is_judged_across_pieces() {
+        let text = "a\u{e4}\u{4e16}\u{1f600}".as_bytes();
+        for at in 0..=text.len() {
+            for to in at..=text.len() {
+                let mut tally = Tally::default();
+                for piece in [&text[..at], &text[at..to], &text[to..]] {
+                    tally.add(piece);
+                }
+                assert_eq!((tally.is_utf8(), tally.characters), (true, 4), "split at {at} and {to}");
+            }
+        }
+        assert!(!Tally::of(&text[..text.len() - 1]).is_utf8());
+        assert!(!Tally::of(b"\xED\xA0\x80").is_utf8());
+        assert!(!Tally::of(b"\xFF").is_utf8());
+    }
+
+    #[test]
+    fn a_damaged_text_counts_as_empty() {
+        assert_eq!(
+            compressed(b"key\0\0abc"),
+            Ok(Some(Text {
+                key: b"key",
+                characters: 0
+            }))
+        );
+        assert_eq!(
+            compressed(b"key\0"),
+            Ok(Some(Text {
+                key: b"key",
+                characters: 0
+            }))
+        );
+        assert_eq!(international(b"key\0\x01\0\0\0abc"), Ok(None));
+        assert!(compressed(b"key\0\x01abc").is_err());
+    }
+
+    #[test]
+    fn a_profile_needs_its_method() {
+        assert_eq!(profile(b"name\0\0abc"), Ok(()));
+        assert!(profile(b"name\0\x01abc").is_err());
+        assert!(profile(b"name\0").is_err());
+        assert!(profile(b"").is_err());
     }
 }

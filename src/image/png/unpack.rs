@@ -1,9 +1,9 @@
 //! From samples to pixels of 8 bits.
 
-use super::super::error::ImageError;
-use super::super::picture::Channels;
 use super::form::{Colour, Form};
 use super::refusal;
+use crate::image::error::ImageError;
+use crate::image::picture::Channels;
 
 /// A pixel of a row of [`Channels::Rgbx`].
 type Rgbx = [u8; 4];
@@ -148,5 +148,68 @@ fn widen(samples: &[u8], out: &mut [Rgbx]) {
     }
     for (out, &[red, green, blue]) in rest_out.iter_mut().zip(rest.as_chunks().0) {
         *out = [red, green, blue, 0];
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unpacked<const N: usize>(depth: u8, colour: u8, palette: Option<&[u8]>, samples: &[u8]) -> [u8; N] {
+        let mut out = [1; N];
+        let form = Form::new(depth, colour).unwrap();
+        Unpacker::new(form, palette).unwrap().unpack(samples, &mut out);
+        out
+    }
+
+    #[test]
+    fn grey_of_few_bits_is_spread() {
+        assert_eq!(unpacked::<3>(1, 0, None, &[0b1010_0000]), [255, 0, 255]);
+        assert_eq!(
+            unpacked::<5>(2, 0, None, &[0b0001_1011, 0b1000_0000]),
+            [0, 85, 170, 255, 170]
+        );
+        assert_eq!(unpacked::<3>(4, 0, None, &[0x1F, 0xA0]), [17, 255, 170]);
+    }
+
+    #[test]
+    fn grey_of_16_bits_is_clipped() {
+        assert_eq!(unpacked::<3>(16, 0, None, &[0, 9, 1, 0, 255, 255]), [9, 255, 255]);
+    }
+
+    #[test]
+    fn alpha_is_dropped() {
+        assert_eq!(unpacked::<2>(8, 4, None, &[5, 0, 6, 255]), [5, 6]);
+        assert_eq!(unpacked::<2>(16, 4, None, &[5, 1, 0, 0, 6, 1, 9, 9]), [5, 6]);
+        assert_eq!(unpacked::<4>(8, 6, None, &[1, 2, 3, 0])[..3], [1, 2, 3]);
+        assert_eq!(unpacked::<4>(16, 6, None, &[1, 9, 2, 9, 3, 9, 0, 0])[..3], [1, 2, 3]);
+    }
+
+    #[test]
+    fn colours_are_widened() {
+        let samples: Vec<u8> = (0..21).collect();
+        let out = unpacked::<28>(8, 2, None, &samples);
+        let colours: Vec<u8> = out
+            .as_chunks::<4>()
+            .0
+            .iter()
+            .flat_map(|&[r, g, b, _]| [r, g, b])
+            .collect();
+        assert_eq!(colours, samples);
+        assert_eq!(unpacked::<4>(16, 2, None, &[1, 9, 2, 9, 3, 9])[..3], [1, 2, 3]);
+    }
+
+    #[test]
+    fn indices_beyond_the_palette_are_black() {
+        let out = unpacked::<12>(2, 3, Some(&[1, 2, 3, 4, 5, 6, 7]), &[0b0001_1000]);
+        assert_eq!(out, [1, 2, 3, 0, 4, 5, 6, 0, 0, 0, 0, 0]);
+        assert_eq!(unpacked::<4>(8, 3, None, &[200]), [0; 4]);
+    }
+
+    #[test]
+    fn grey_is_looked_up_after_it_was_spread() {
+        let mut palette = [0; 768];
+        palette[85 * 3..][..3].copy_from_slice(&[1, 2, 3]);
+        assert_eq!(unpacked::<4>(2, 0, Some(&palette), &[0b0100_0000]), [1, 2, 3, 0]);
     }
 }
