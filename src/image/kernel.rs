@@ -294,9 +294,9 @@ mod avx2 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::axis::Span;
+    use super::super::filter::Filter;
     use super::*;
-    use crate::image::axis::Span;
-    use crate::image::filter::Filter;
 
     /// Bytes without a pattern, many of them extreme.
     fn noise(length: usize) -> Vec<u8> {

@@ -12,6 +12,11 @@ use super::error::{ImageError, malformed};
 use super::picture::{Channels, Picture, Shape};
 use super::resize::Resizer;
 
+/// The most bytes that libwebp takes at a time, which `.cargo/config.toml` sets when it is built: a canvas of 64 Mi pixels and a
+/// few rows.
+const ALLOCATION_MAX: u64 = 288 << 20;
+const PIXELS_MAX: u64 = 64 << 20;
+
 /// A file whose header was read.
 pub(super) struct WebP<'a> {
     bytes: &'a [u8],
@@ -56,13 +61,22 @@ impl Picture for WebP<'_> {
     }
 
     fn memory(&self) -> u64 {
-        /// Two canvases of four bytes, and as much again while a lossless frame is decoded.
-        const BYTES_PER_PIXEL: u64 = 16;
+        /// Two canvases of four bytes, as much again while a lossless frame is decoded, and its alpha.
+        const BYTES_PER_PIXEL: u64 = 13;
         const TABLES: u64 = 4 << 20;
-        u64::from(self.shape.width) * u64::from(self.shape.height) * BYTES_PER_PIXEL + TABLES
+        // A lossless frame has one group of five codes for each 4x4 pixels at most, of 20 bits at least. libwebp sets aside the
+        // largest tables for each, of which it may set aside `WEBP_MAX_ALLOCABLE_MEMORY`, and fills the smallest.
+        const GROUPS_MAX: u64 = ALLOCATION_MAX / (2970 * 4);
+        const GROUP_BYTES: u64 = 5 * 256 * 4 + 64;
+        let pixels = u64::from(self.shape.width) * u64::from(self.shape.height);
+        let groups = (pixels / 16).min(self.bytes.len() as u64 * 8 / 20).min(GROUPS_MAX);
+        pixels * BYTES_PER_PIXEL + TABLES + groups * GROUP_BYTES
     }
 
     fn decode(self: Box<Self>, rows: &mut Resizer) -> Result<(), ImageError> {
+        if u64::from(self.shape.width) * u64::from(self.shape.height) > PIXELS_MAX {
+            return Err(malformed("WebP", "it has more than 64 Mi pixels"));
+        }
         let mut decoder =
             Decoder::open(self.bytes).ok_or_else(|| malformed("WebP", "its chunks are damaged or cut short"))?;
         if decoder.size() != Some([self.shape.width, self.shape.height]) {

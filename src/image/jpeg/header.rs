@@ -3,8 +3,8 @@
 
 use memchr::memchr;
 
+use super::super::error::ImageError;
 use super::damaged;
-use crate::image::error::ImageError;
 
 /// The frame header, and what of the first scan's is needed.
 #[derive(Clone, Debug, PartialEq, Eq)]

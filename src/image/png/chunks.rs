@@ -1,7 +1,7 @@
 //! Walking from chunk to chunk.
 
+use super::super::error::ImageError;
 use super::refusal;
-use crate::image::error::ImageError;
 
 const SIGNATURE: &[u8; 8] = b"\x89PNG\r\n\x1a\n";
 

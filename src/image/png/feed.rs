@@ -1,9 +1,9 @@
 //! The compressed pixels, in pieces.
 
+use super::super::error::ImageError;
 use super::chunks::Chunks;
 use super::header::{Call, Header};
 use super::refusal;
-use crate::image::error::ImageError;
 
 /// The most bytes of a piece. Where a piece ends matters: see [`super::rows`].
 const PIECE: u32 = 1 << 16;

@@ -1,11 +1,11 @@
 //! What the chunks say, apart from the pixels.
 
+use super::super::error::ImageError;
 use super::chunks::{Chunks, Name};
 use super::form::{Colour, Form};
 use super::passes::Area;
 use super::refusal;
 use super::text::{self, Text};
-use crate::image::error::ImageError;
 
 /// All text of a file together, in characters.
 const TEXT_LIMIT: u64 = 64 << 20;

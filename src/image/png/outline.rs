@@ -1,10 +1,10 @@
 //! The shape of a picture, from its chunks' headers alone.
 
+use super::super::error::ImageError;
+use super::super::picture::{Channels, Shape};
 use super::chunks::Chunks;
 use super::form::{Colour, Form};
 use super::refusal;
-use crate::image::error::ImageError;
-use crate::image::picture::{Channels, Shape};
 
 /// What must be known before memory is taken.
 #[derive(Debug)]

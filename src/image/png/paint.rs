@@ -1,9 +1,9 @@
 //! Putting pixels where they belong.
 
+use super::super::picture::Shape;
+use super::super::resize::Resizer;
 use super::passes::{Area, Pass};
 use super::unpack::Unpacker;
-use crate::image::picture::Shape;
-use crate::image::resize::Resizer;
 
 /// Hands rows on as they come, or holds the whole picture where they do not come in order.
 pub(super) struct Painter<'a> {

@@ -13,6 +13,7 @@
 //! so all but the last rows are inflated ahead, from many pieces to many rows, and a stream that turns out to end early is
 //! inflated once more in Pillow's way, to learn whether it may.
 
+use super::super::error::ImageError;
 use super::feed::Feed;
 use super::form::Form;
 use super::header::Header;
@@ -20,7 +21,6 @@ use super::paint::Painter;
 use super::passes::Pass;
 use super::refusal;
 use super::unfilter::unfilter;
-use crate::image::error::ImageError;
 use flate2::{Decompress, FlushDecompress, Status};
 
 /// Bytes that are inflated at once, if a row is not longer.

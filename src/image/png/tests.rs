@@ -1,7 +1,7 @@
 //! Whole files of a few pixels: which are opened, and which refused.
 
+use super::super::picture::Channels;
 use super::*;
-use crate::image::picture::Channels;
 use flate2::Compression;
 use flate2::write::ZlibEncoder;
 use std::io::Write;

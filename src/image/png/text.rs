@@ -1,7 +1,7 @@
 //! Texts and colour profiles. They are not kept, but what Pillow refuses in them is refused.
 
+use super::super::error::ImageError;
 use super::refusal;
-use crate::image::error::ImageError;
 use flate2::{Decompress, FlushDecompress, Status};
 use std::str;
 

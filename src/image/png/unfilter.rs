@@ -1,8 +1,8 @@
 //! Undoing the filters of rows.
 
+use super::super::error::ImageError;
 use super::form::Form;
 use super::refusal;
-use crate::image::error::ImageError;
 use std::array;
 
 /// `row` begins with the filter's number, `above` does not.
@@ -130,8 +130,8 @@ mod sse2 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::form::Colour;
     use super::*;
-    use crate::image::png::form::Colour;
 
     /// As the standard puts it.
     fn nearest_of_standard(left: i16, above: i16, corner: i16) -> i16 {

@@ -1,9 +1,9 @@
 //! From samples to pixels of 8 bits.
 
+use super::super::error::ImageError;
+use super::super::picture::Channels;
 use super::form::{Colour, Form};
 use super::refusal;
-use crate::image::error::ImageError;
-use crate::image::picture::Channels;
 
 /// A pixel of a row of [`Channels::Rgbx`].
 type Rgbx = [u8; 4];
