@@ -60,7 +60,11 @@ fn answer_resize(input: &mut impl Read, output: &mut impl Write) -> io::Result<(
         Filter::Lanczos,
     ];
     let pixels = bytes(input, width as usize * height as usize * channels.count())?;
-    let shape = Shape { width, height, channels };
+    let shape = Shape {
+        width,
+        height,
+        channels,
+    };
     let [columns, rows] = [(resized[0], left..right), (resized[1], top..bottom)].map(|(resized, kept)| Side {
         resized: resized.into(),
         kept,
@@ -68,7 +72,12 @@ fn answer_resize(input: &mut impl Read, output: &mut impl Write) -> io::Result<(
     let (mut shortest, mut result) = (u64::MAX, Vec::new());
     for _ in 0..repeats.max(1) {
         let started = Instant::now();
-        result = resize(shape, &pixels, filters[filter as usize], [columns.clone(), rows.clone()]);
+        result = resize(
+            shape,
+            &pixels,
+            filters[filter as usize],
+            [columns.clone(), rows.clone()],
+        );
         shortest = shortest.min(started.elapsed().as_nanos() as u64);
     }
     output.write_all(&shortest.to_le_bytes())?;
