@@ -28,7 +28,7 @@ pub fn resize_opencv(shape: Shape, pixels: &[u8], sides: [Side; 2]) -> Vec<u8> {
         let [left, right, above, below] =
             [1.0 - x, x, 1.0 - y, y].map(|weight| (weight * 2048.0).round_ties_even() as i32);
         let rows = corners.map(|[first, second]| (i32::from(first) * left + i32::from(second) * right) >> 4);
-        let sum = (rows[0] * above >> 16) + (rows[1] * below >> 16);
+        let sum = ((rows[0] * above) >> 16) + ((rows[1] * below) >> 16);
         resized.push(((sum + 2) >> 2).clamp(0, 255) as u8);
     });
     resized
