@@ -68,7 +68,7 @@ impl Decoders {
             let (class, memory) = (entry.class(), entry.memory);
             let started = Instant::now();
             let decoded = match &entry.input {
-                Input::Image(bytes) => guarded(&*decode, bytes).map(Input::Pixels),
+                Input::Image(bytes) => guarded(|| decode.decode(bytes)).map(Input::Pixels),
                 other => Ok(other.clone()),
             };
             entry.decode = started.elapsed();
@@ -98,9 +98,9 @@ impl Decoders {
 }
 
 /// A decoder that panics refuses its picture, and nothing else.
-fn guarded(decode: &dyn Decode, bytes: &Bytes) -> Result<Pixels, ImageError> {
-    let decoded = catch_unwind(AssertUnwindSafe(|| decode.decode(bytes)));
-    decoded.unwrap_or_else(|_| {
+pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T, ImageError>) -> Result<T, ImageError> {
+    let done = catch_unwind(AssertUnwindSafe(work));
+    done.unwrap_or_else(|_| {
         let reason = "the decoder failed on it".to_owned();
         Err(ImageError::Malformed {
             format: "encoded",

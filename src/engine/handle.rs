@@ -16,7 +16,7 @@ use super::class::Class;
 use super::clock::Clock;
 use super::cost::CostTable;
 use super::decode_budget::DecodeBudget;
-use super::decoders::{Decode, Decoders};
+use super::decoders::{Decode, Decoders, guarded};
 use super::error::{EngineError, StartError};
 use super::health::EngineHealth;
 use super::metrics::{Counted, EngineMetrics};
@@ -255,7 +255,8 @@ impl Engine {
     /// The memory that decoding takes. What its header alone refuses waits for no turn.
     fn memory(&self, input: &Input) -> Result<u64, EngineError> {
         let Input::Image(bytes) = input else { return Ok(0) };
-        let (needed, available) = (self.decode.memory(bytes)?, self.picture_memory_max);
+        let needed = guarded(|| self.decode.memory(bytes))?;
+        let available = self.picture_memory_max;
         if needed > available {
             return Err(EngineError::PictureTooCostly { needed, available });
         }

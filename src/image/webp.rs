@@ -40,19 +40,22 @@ impl<'a> WebP<'a> {
 /// The size of the canvas, by the first chunk's header (RFC 9649, section 2).
 fn size(bytes: &[u8]) -> Option<[u32; 2]> {
     let chunk = bytes.get(20..)?;
-    let number = |at: usize| chunk.get(at..)?.first_chunk().map(|bytes| u32::from_le_bytes(*bytes));
     match bytes.get(12..16)? {
         b"VP8 " if chunk.get(3..6)? == b"\x9d\x01\x2a" => {
-            let sides = number(6)?;
+            let sides = number(chunk, 6)?;
             Some([sides & 0x3fff, sides >> 16 & 0x3fff])
         }
         b"VP8L" if chunk.first() == Some(&0x2f) => {
-            let bits = number(1)?;
+            let bits = number(chunk, 1)?;
             Some([(bits & 0x3fff) + 1, (bits >> 14 & 0x3fff) + 1])
         }
-        b"VP8X" => Some([(number(3)? >> 8) + 1, (number(6)? >> 8) + 1]),
+        b"VP8X" => Some([(number(chunk, 3)? >> 8) + 1, (number(chunk, 6)? >> 8) + 1]),
         _ => None,
     }
+}
+
+fn number(chunk: &[u8], at: usize) -> Option<u32> {
+    chunk.get(at..)?.first_chunk().map(|bytes| u32::from_le_bytes(*bytes))
 }
 
 impl Picture for WebP<'_> {
