@@ -10,9 +10,14 @@ use mozjpeg_sys::{
     jpeg_read_scanlines, jpeg_resync_to_restart, jpeg_source_mgr, jpeg_start_decompress, jpeg_std_error,
 };
 
-/// A progressive file refines the whole picture with each scan: without a bound few bytes would buy much work. Encoders
-/// write about ten.
-pub(super) const SCANS_MAX: c_int = 64;
+/// How many scans a picture of this size may have. A progressive file refines the whole picture with each scan: without a
+/// bound few bytes would buy much work. Encoders write about ten.
+fn scans_max(width: u32, height: u32) -> c_int {
+    /// Pixels times scans.
+    const WORK_MAX: u64 = 1 << 30;
+    let pixels = u64::from(width) * u64::from(height);
+    (WORK_MAX / pixels.max(1)).clamp(16, 64) as c_int
+}
 
 /// `JMSG_LENGTH_MAX`, the longest of libjpeg's messages.
 const MESSAGE_LENGTH: usize = 200;
@@ -38,8 +43,8 @@ struct State {
 pub(super) enum Stop {
     /// The bytes ended.
     Truncated,
-    /// There are more than [`SCANS_MAX`] scans.
-    TooManyScans,
+    /// There are more scans than this.
+    TooManyScans(c_int),
     /// libjpeg's message.
     Refused(String),
 }
@@ -190,7 +195,22 @@ extern "C-unwind" fn skip(info: &mut jpeg_decompress_struct, count: c_long) {
 extern "C-unwind" fn bound_scans(info: &mut jpeg_common_struct) {
     // SAFETY: only decoders get this function, and a decoder's structure begins with the common part.
     let info = unsafe { &*std::ptr::from_mut(info).cast::<jpeg_decompress_struct>() };
-    if info.input_scan_number > SCANS_MAX {
-        resume_unwind(Box::new(Stop::TooManyScans));
+    let most = scans_max(info.image_width, info.image_height);
+    if info.input_scan_number > most {
+        resume_unwind(Box::new(Stop::TooManyScans(most)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_pictures_may_have_fewer_scans() {
+        assert_eq!(
+            (scans_max(640, 427), scans_max(4096, 4096), scans_max(8192, 8192)),
+            (64, 64, 16)
+        );
+        assert_eq!((scans_max(0, 0), scans_max(65_535, 65_535)), (64, 16));
     }
 }

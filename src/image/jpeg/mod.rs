@@ -7,7 +7,7 @@ mod libjpeg;
 use mozjpeg_sys::J_COLOR_SPACE;
 
 use self::header::Header;
-use self::libjpeg::{Libjpeg, SCANS_MAX, Stop};
+use self::libjpeg::{Libjpeg, Stop};
 use super::error::{ImageError, malformed};
 use super::picture::{Channels, Picture, Shape};
 use super::resize::Resizer;
@@ -102,7 +102,7 @@ impl Picture for Jpeg<'_> {
 fn refusal(stop: Stop) -> ImageError {
     match stop {
         Stop::Truncated => damaged("it ends before its end marker"),
-        Stop::TooManyScans => damaged(format!("it has more than {SCANS_MAX} scans")),
+        Stop::TooManyScans(most) => damaged(format!("it has more than {most} scans")),
         Stop::Refused(message) => damaged(message),
     }
 }
