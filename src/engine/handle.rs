@@ -47,6 +47,10 @@ pub struct EngineSettings {
     pub clock: Arc<dyn Clock>,
 }
 
+/// Headers of larger files are read on the blocking pool: the file may be all header, and a thread that serves connections
+/// would be busy with it for milliseconds.
+const HEADER_BYTES_INLINE_MAX: usize = 256 << 10;
+
 /// Cheap to clone; the engine ends when the last clone is gone and everything accepted is answered.
 #[derive(Clone)]
 pub struct Engine {
@@ -217,7 +221,7 @@ impl Engine {
     /// # Errors
     /// [`EngineError`], at the deadline at the latest.
     pub async fn run(&self, admitted: Admitted, request: Request) -> Result<Answer, EngineError> {
-        let memory = self.memory(&request.input)?;
+        let memory = self.memory(&request.input).await?;
         let (answer, receiver) = oneshot::channel();
         let progress = Progress::default();
         let deadline = request.deadline;
@@ -253,9 +257,15 @@ impl Engine {
     }
 
     /// The memory that decoding takes. What its header alone refuses waits for no turn.
-    fn memory(&self, input: &Input) -> Result<u64, EngineError> {
+    async fn memory(&self, input: &Input) -> Result<u64, EngineError> {
         let Input::Image(bytes) = input else { return Ok(0) };
-        let needed = guarded(|| self.decode.memory(bytes))?;
+        let needed = if bytes.len() <= HEADER_BYTES_INLINE_MAX {
+            guarded(|| self.decode.memory(bytes))?
+        } else {
+            let (decode, bytes) = (Arc::clone(&self.decode), bytes.clone());
+            let read = tokio::task::spawn_blocking(move || guarded(|| decode.memory(&bytes)));
+            read.await.map_err(|_| EngineError::Stopped)??
+        };
         let available = self.picture_memory_max;
         if needed > available {
             return Err(EngineError::PictureTooCostly { needed, available });

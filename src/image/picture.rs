@@ -36,7 +36,7 @@ pub struct Shape {
 pub enum Channels {
     /// One byte.
     Grey,
-    /// Red, green, blue and a byte that nobody looks at: four are resized faster than three.
+    /// Red, green, blue and an unused byte: four are resized faster than three.
     Rgbx,
 }
 

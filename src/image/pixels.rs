@@ -36,7 +36,7 @@ impl Pixels {
     }
 }
 
-/// Says what it is; 150,528 numbers would help nobody.
+/// The type and size alone, instead of 150,528 numbers.
 impl fmt::Debug for Pixels {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Pixels(224x224x3)")

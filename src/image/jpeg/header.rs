@@ -195,7 +195,11 @@ impl<'a> Segments<'a> {
             match self.rest[at + 1..] {
                 [] => return Err(ends_early()),
                 // One 0xff may follow another; and an escaped 0xff is no marker.
-                [0xff, ..] => self.rest = &self.rest[at + 1..],
+                [0xff, ref rest @ ..] => {
+                    let fill = rest.iter().position(|&byte| byte != 0xff).unwrap_or(rest.len());
+                    // The last of them begins the marker.
+                    self.rest = &self.rest[at + 1 + fill..];
+                }
                 [0x00, ref rest @ ..] => self.rest = rest,
                 [marker, ref rest @ ..] => {
                     self.rest = rest;

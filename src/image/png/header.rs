@@ -181,7 +181,7 @@ impl<'a> Header<'a> {
         Ok(self.pixels(rest))
     }
 
-    /// Pixels that come before the header are a chunk that nobody knows.
+    /// Pixels that come before the header count as an unknown chunk.
     fn pixels(&mut self, length: u32) -> Call<'a> {
         if self.extent == Extent::Whole && self.animation.is_some() {
             self.apart = true;

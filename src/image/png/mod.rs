@@ -102,7 +102,7 @@ fn read_header<'a>(chunks: &mut Chunks<'a>, header: &mut Header<'a>) -> Result<u
     }
 }
 
-/// Reads the chunks behind the pixels, whose checksums nobody looks at. A file may end without IEND, but not within a
+/// Reads the chunks behind the pixels, whose checksums are not verified. A file may end without IEND, but not within a
 /// chunk.
 fn read_trailer<'a>(chunks: &mut Chunks<'a>, header: &mut Header<'a>, animated: bool) -> Result<(), ImageError> {
     loop {
