@@ -6,18 +6,20 @@ ARGS ?=
 PYTHON ?= python3
 # Not empty: only to see that all benchmarks run.
 QUICK ?=
+# Not empty: with libtorch. The default is to have it where it is of use.
+TORCH ?= $(if $(wildcard /dev/nvidiactl /dev/dxg),1)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo run test check bench parity readme-check gpu-check deploy-check
+.PHONY: help setup build demo run test test-cpu test-torch check bench parity readme-check gpu-check deploy-check
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 14
 
-setup: ## Check the prerequisites and fetch libtorch into the per-user cache
-	@scripts/setup
+setup: ## Check the prerequisites; with an NVIDIA GPU or TORCH=1, fetch libtorch into the per-user cache
+	@scripts/setup $(if $(TORCH),libtorch)
 
-build: setup ## Compile the release binary
-	cargo build --release --locked
+build: setup ## Compile the release binary; with libtorch where an NVIDIA GPU is, or with TORCH=1
+	cargo build --release --locked $(if $(TORCH),,--no-default-features)
 
 demo: build ## Classify photographs and swap heads under load, with a table at the end
 	$(HEADSWAP) demo $(ARGS)
@@ -25,22 +27,31 @@ demo: build ## Classify photographs and swap heads under load, with a table at t
 run: build ## Serve the demo's untrained weights, or others: make run ARGS='--weights FILE'
 	$(HEADSWAP) serve $(if $(findstring --weights,$(ARGS)),,--weights demo) $(ARGS)
 
-test: setup ## Run every test, then every RPC from Python by reflection
-	cargo test --locked --workspace
-	cargo test --locked --manifest-path fuzz/Cargo.toml --target-dir target/fuzz
+test: test-cpu test-torch ## Run every test, of the program without libtorch and with it, then every RPC from Python
+
+test-cpu: ## Run the tests of the program without libtorch, then every RPC from Python by reflection
+	@scripts/setup
+	cargo test --locked --workspace --exclude headswap-torch --no-default-features
 	tests/clients/run target/debug/headswap
 
-check: setup ## Formatting, lints, rustdoc and licences
+test-torch: ## Run the tests that need libtorch
+	@scripts/setup libtorch
+	cargo test --locked -p headswap-torch
+	cargo test --locked -p headswap --test e2e torch
+
+check: ## Formatting, lints, rustdoc, dependencies and licences
+	@scripts/setup libtorch
+	@scripts/setup tools
 	cargo fmt --all --check
-	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo clippy --locked --workspace --exclude headswap-torch --no-default-features --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locked --document-private-items
-	@if cargo deny --version >/dev/null 2>&1; then cargo deny --locked check bans licenses sources; else echo 'check: cargo-deny is missing; install it with: cargo install --locked cargo-deny'; fi
+	target/tools/cargo-deny --workspace --locked check bans licenses sources
 
 bench: build ## Forward pass, served rate, the server alone, isolation; then beside other engines and servers (30 minutes; QUICK=1: 7)
 	$(HEADSWAP) bench forward $(if $(QUICK),--seconds 1) $(ARGS)
 	$(HEADSWAP) bench serve $(if $(QUICK),--seconds 1 --repetitions 1) $(ARGS)
-	$(HEADSWAP) bench serve --engine null $(if $(QUICK),--seconds 1 --repetitions 1) $(ARGS)
+	$(HEADSWAP) bench serve --backend null $(if $(QUICK),--seconds 1 --repetitions 1) $(ARGS)
 	$(HEADSWAP) bench isolation $(if $(QUICK),--unary 5 --stall-seconds 10 --cancels 200 --seconds 1 --repetitions 1)
 	benches/run $(HEADSWAP) $(if $(QUICK),--quick)
 

@@ -76,7 +76,7 @@ class Bench:
             for batch in self.args.batch:
 
                 def run(engine=engine, precision=precision, batch=batch):
-                    flags = f"--engine {engine} --precision {precision} --batch {batch} --threads {self.args.threads}"
+                    flags = f"--backend {engine} --precision {precision} --batch {batch} --threads {self.args.threads}"
                     command = [self.args.headswap, "bench", "forward", "--weights", f"{self.args.dir}/vgg16.safetensors"]
                     command += ["--device", "cpu", "--seconds", "1", "--json", *flags.split()]
                     return [json.loads(subprocess.check_output(command, text=True))["ms_per_image"]]

@@ -1,7 +1,7 @@
-//! The `headswap` program.
+//! The `headswap` program, without libtorch.
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    headswap::cli::run()
+    headswap::run(None)
 }

@@ -53,7 +53,7 @@ class Work:
 def headswap(work, binary, precision):
     """A server of ours, which answers the command line as well."""
     folder = work.folder / f"headswap-{precision}"
-    flags = ["--weights", "demo", "--engine", "null"]
+    flags = ["--weights", "demo", "--backend", "null"]
     if not work.null:
         flags = ["--weights", f"{work.models}/vgg16.safetensors", "--device", "cpu", "--precision", precision]
         flags += ["--threads", str(work.threads)]

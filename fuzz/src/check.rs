@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::allocator::measure;
-use crate::model::checkpoint::Checkpoint;
+use headswap_checkpoint::Checkpoint;
 
 /// Beyond the input, which the caller already holds.
 const BYTES_MAX: usize = 16 * 1024 * 1024;

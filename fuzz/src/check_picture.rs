@@ -1,7 +1,7 @@
 //! What holds for any picture: no panic, bounded memory, and a refusal in one line.
 
 use crate::allocator::measure;
-use crate::image::{ImageLimits, ImageSettings, JpegScaling, Opened, open};
+use headswap_image::{ImageLimits, ImageSettings, JpegScaling, Opened, open};
 
 /// Enough for a JPEG to be decoded at a part of its size.
 const PIXELS_MAX: u64 = 1 << 20;

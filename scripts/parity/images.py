@@ -1,6 +1,6 @@
 """Odd pictures, and what Pillow and torchvision make of them.
 
-`reference_pixels` is the truth that `src/image/` follows: torchvision's transforms for VGG16 on a Pillow picture, up to
+`reference_pixels` is the truth that `crates/image/src/` follows: torchvision's transforms for VGG16 on a Pillow picture, up to
 the normalisation. `python images.py golden tests/fixtures/images` writes the committed fixtures anew; `python images.py
 generate DIRECTORY` writes the whole set with its references, for a wider comparison.
 

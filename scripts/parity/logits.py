@@ -68,7 +68,7 @@ def narrow(classes=1000):
 
 
 def demo(model):
-    """Fills a model with the generator that `src/model/demo.rs` documents."""
+    """Fills a model with the generator that `crates/model/src/demo.rs` documents."""
     for index, parameter in enumerate(model.parameters()):
         generate(parameter, SEED, index)
     return model.eval()

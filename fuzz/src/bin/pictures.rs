@@ -10,7 +10,7 @@
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::time::Instant;
 
-use headswap_fuzz::image::{Channels, Filter, ImageSettings, Shape, Side, decode, resize};
+use headswap_image::{Channels, Filter, ImageSettings, Shape, Side, decode, resize};
 
 fn main() -> io::Result<()> {
     let (mut input, mut output) = (BufReader::new(io::stdin()), BufWriter::new(io::stdout()));

@@ -1,0 +1,46 @@
+//! The machine's stack and the marks on it.
+
+use super::objects::Ref;
+use super::wrong;
+use crate::error::CheckpointError;
+
+/// References to values; what lies above the last mark is one container's content.
+#[derive(Default)]
+pub(super) struct Stack {
+    values: Vec<Ref>,
+    /// Heights of the stack.
+    marks: Vec<usize>,
+}
+
+impl Stack {
+    pub fn push(&mut self, value: Ref) {
+        self.values.push(value);
+    }
+
+    pub fn mark(&mut self) {
+        self.marks.push(self.values.len());
+    }
+
+    pub fn top(&self) -> Result<Ref, CheckpointError> {
+        self.values.last().copied().ok_or_else(empty)
+    }
+
+    pub fn pop(&mut self) -> Result<Ref, CheckpointError> {
+        self.values.pop().ok_or_else(empty)
+    }
+
+    pub fn pop_many(&mut self, count: usize) -> Result<Vec<Ref>, CheckpointError> {
+        let left = self.values.len().checked_sub(count).ok_or_else(empty)?;
+        Ok(self.values.split_off(left))
+    }
+
+    /// What lies above the last mark.
+    pub fn pop_mark(&mut self) -> Result<Vec<Ref>, CheckpointError> {
+        let mark = self.marks.pop().filter(|&mark| mark <= self.values.len());
+        Ok(self.values.split_off(mark.ok_or_else(empty)?))
+    }
+}
+
+fn empty() -> CheckpointError {
+    wrong("it takes from an empty stack")
+}

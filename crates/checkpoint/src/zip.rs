@@ -1,0 +1,186 @@
+//! The directory of a zip archive, as far as torch.save's go: stored entries, with the 64-bit extension.
+//!
+//! Written here rather than taken from a crate because the memory it takes must be bounded by what is checked first,
+//! and because of each entry only its place in the file is wanted. The format is PKWARE's APPNOTE.TXT, sections 4.3
+//! and 4.5.3.
+
+use std::collections::HashMap;
+
+use super::cursor::Cursor;
+use super::entry::Storage;
+use super::error::CheckpointError;
+use super::format::CheckpointFormat;
+use super::source::Source;
+use super::text::excerpt;
+
+/// Entries at most: torch.save writes one for each storage and five more.
+const ENTRIES_MAX: u64 = 8192;
+/// Bytes of the directory at most.
+const DIRECTORY_BYTES_MAX: u64 = 2 * 1024 * 1024;
+/// The directory's end, with the longest comment.
+const END_BYTES_MAX: u64 = 22 + 0xffff;
+
+/// Names and places of an archive's entries.
+pub(super) struct Archive {
+    entries: HashMap<String, Entry>,
+}
+
+/// One entry as the directory has it.
+struct Entry {
+    header: u64,
+    bytes: u64,
+    /// It is neither compressed nor encrypted.
+    stored: bool,
+}
+
+/// Where the directory is.
+struct Directory {
+    start: u64,
+    bytes: u64,
+    entries: u64,
+}
+
+impl Archive {
+    pub fn open(source: &Source) -> Result<Self, CheckpointError> {
+        let directory = find_directory(source)?;
+        if directory.entries > ENTRIES_MAX || directory.bytes > DIRECTORY_BYTES_MAX {
+            return Err(damaged("its directory is longer than torch.save writes".into()));
+        }
+        let bytes = source.read(directory.start, directory.bytes)?;
+        let mut cursor = Cursor::new(&bytes, 0);
+        let mut entries = HashMap::new();
+        for _ in 0..directory.entries {
+            let (name, entry) = read_entry(&mut cursor).ok_or_else(|| damaged("its directory is broken".into()))?;
+            if entries.insert(name.to_owned(), entry).is_some() {
+                return Err(damaged(format!("it has two entries {}", excerpt(name))));
+            }
+        }
+        Ok(Self { entries })
+    }
+
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.entries.keys().map(String::as_str)
+    }
+
+    /// Where an entry's content lies; None if there is none of this name.
+    pub fn locate(&self, source: &Source, name: &str) -> Result<Option<Storage>, CheckpointError> {
+        let Some(entry) = self.entries.get(name) else {
+            return Ok(None);
+        };
+        if !entry.stored {
+            return Err(damaged(format!(
+                "{} is compressed, which torch.save never does",
+                excerpt(name)
+            )));
+        }
+        let broken = || damaged(format!("{} is not where its directory says", excerpt(name)));
+        let header = source.read_within(entry.header, 30, broken)?;
+        let mut cursor = Cursor::new(&header, 0);
+        let signature = cursor.u32();
+        let _versions_to_sizes = cursor.take(22);
+        let (name_bytes, extra_bytes) = (cursor.u16().unwrap_or(0), cursor.u16().unwrap_or(0));
+        let start = entry.header + 30 + u64::from(name_bytes) + u64::from(extra_bytes);
+        let end = start.checked_add(entry.bytes);
+        if signature != Some(0x0403_4b50) || end.is_none_or(|end| end > source.length()) {
+            return Err(broken());
+        }
+        Ok(Some(Storage {
+            start,
+            bytes: entry.bytes,
+        }))
+    }
+}
+
+/// The end record is the last one whose comment reaches exactly to the file's end.
+fn find_directory(source: &Source) -> Result<Directory, CheckpointError> {
+    let length = source.length();
+    let tail_start = length.saturating_sub(END_BYTES_MAX);
+    let tail = source.read(tail_start, length - tail_start)?;
+    let found = (0..tail.len().saturating_sub(21)).rev().find_map(|at| {
+        let mut cursor = Cursor::new(&tail, at);
+        (cursor.u32()? == 0x0605_4b50).then_some(())?;
+        let [_disk, _first_disk, _entries_here, entries] = [(); 4].map(|()| cursor.u16().unwrap_or(0));
+        let (bytes, start, comment) = (cursor.u32()?, cursor.u32()?, cursor.u16()?);
+        (cursor.at() + usize::from(comment) == tail.len()).then_some((at, entries, bytes, start))
+    });
+    let missing = || damaged("its directory is missing, as if the end were cut off".into());
+    let (at, entries, bytes, start) = found.ok_or_else(missing)?;
+    let end = tail_start + at as u64;
+    let large = entries == u16::MAX || bytes == u32::MAX || start == u32::MAX;
+    let directory = if large {
+        find_large_directory(source, end)?
+    } else {
+        Directory {
+            start: start.into(),
+            bytes: bytes.into(),
+            entries: entries.into(),
+        }
+    };
+    match directory.start.checked_add(directory.bytes) {
+        Some(directory_end) if directory_end <= end => Ok(directory),
+        _ => Err(missing()),
+    }
+}
+
+/// The 64-bit end record, to which the 20 bytes before the end record point.
+fn find_large_directory(source: &Source, end: u64) -> Result<Directory, CheckpointError> {
+    let read = || -> Option<Directory> {
+        let locator = source.read(end.checked_sub(20)?, 20).ok()?;
+        let mut cursor = Cursor::new(&locator, 0);
+        (cursor.u32()? == 0x0706_4b50).then_some(())?;
+        let _disk = cursor.u32()?;
+        let record = source.read(cursor.u64()?, 56).ok()?;
+        let mut cursor = Cursor::new(&record, 0);
+        (cursor.u32()? == 0x0606_4b50).then_some(())?;
+        let _size_to_disks = cursor.take(20)?;
+        let _entries_here = cursor.u64()?;
+        let (entries, bytes, start) = (cursor.u64()?, cursor.u64()?, cursor.u64()?);
+        Some(Directory { start, bytes, entries })
+    };
+    read().ok_or_else(|| damaged("its 64-bit directory is broken".into()))
+}
+
+/// One record of the directory.
+fn read_entry<'a>(cursor: &mut Cursor<'a>) -> Option<(&'a str, Entry)> {
+    (cursor.u32()? == 0x0201_4b50).then_some(())?;
+    let _versions = cursor.take(4)?;
+    let (flags, method) = (cursor.u16()?, cursor.u16()?);
+    let _time_and_checksum = cursor.take(8)?;
+    let (mut packed, mut bytes) = (u64::from(cursor.u32()?), u64::from(cursor.u32()?));
+    let [name_bytes, extra_bytes, comment_bytes] = [cursor.u16()?, cursor.u16()?, cursor.u16()?];
+    let _disk_and_attributes = cursor.take(8)?;
+    let mut header = u64::from(cursor.u32()?);
+    let name = std::str::from_utf8(cursor.take(name_bytes.into())?).ok()?;
+    let extra = cursor.take(extra_bytes.into())?;
+    let _comment = cursor.take(comment_bytes.into())?;
+
+    // The 64-bit extension holds those of the three that did not fit, in this order.
+    let mut large = large_fields(extra);
+    for field in [&mut bytes, &mut packed, &mut header] {
+        if *field == u64::from(u32::MAX) {
+            *field = large.as_mut()?.u64()?;
+        }
+    }
+    // Headers near the end of the address space would overflow later.
+    (header < u64::MAX / 2).then_some(())?;
+    let stored = method == 0 && packed == bytes && flags & 1 == 0;
+    Some((name, Entry { header, bytes, stored }))
+}
+
+fn large_fields(extra: &[u8]) -> Option<Cursor<'_>> {
+    let mut cursor = Cursor::new(extra, 0);
+    loop {
+        let (kind, bytes) = (cursor.u16()?, cursor.u16()?);
+        let field = cursor.take(bytes.into())?;
+        if kind == 1 {
+            return Some(Cursor::new(field, 0));
+        }
+    }
+}
+
+fn damaged(reason: String) -> CheckpointError {
+    CheckpointError::Damaged {
+        format: CheckpointFormat::TorchZip,
+        reason,
+    }
+}

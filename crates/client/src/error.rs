@@ -1,0 +1,71 @@
+//! Why a call did not come to its end.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use headswap_checkpoint::CheckpointError;
+use tonic::Status;
+use tonic_types::StatusExt as _;
+
+/// A call, or its preparation, that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// No server answers at the address.
+    #[error("no server answers at {address} ({reason})")]
+    Unreachable {
+        /// As it was given.
+        address: String,
+        /// What the system said.
+        reason: String,
+    },
+    /// The server refused; the text is its own.
+    #[error("{}", describe_status(.0))]
+    Refused(#[from] Box<Status>),
+    /// A file of weights cannot be used.
+    #[error("{}: {source}", path.display())]
+    Checkpoint {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: CheckpointError,
+    },
+    /// A file cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The system refused something else.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// Anything else, in words.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl From<Status> for ClientError {
+    fn from(status: Status) -> Self {
+        Self::Refused(Box::new(status))
+    }
+}
+
+impl ClientError {
+    /// `path` cannot be read.
+    pub fn unreadable(path: &Path, source: io::Error) -> Self {
+        Self::Read {
+            path: path.to_owned(),
+            source,
+        }
+    }
+}
+
+/// Returns `CODE: message`, and when to try again if the server said.
+pub fn describe_status(status: &Status) -> String {
+    let retry = status.get_details_retry_info().and_then(|info| info.retry_delay);
+    let retry = retry
+        .map(|delay| format!(" (retry after {delay:?})"))
+        .unwrap_or_default();
+    format!("{:?}: {}{retry}", status.code(), status.message())
+}

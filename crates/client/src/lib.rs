@@ -1,0 +1,13 @@
+//! A client of a Headswap server: connections, and heads on their way to it.
+
+mod connect;
+mod differing;
+mod error;
+mod progress;
+mod upload;
+
+pub use connect::{Admin, Classifier, connect_admin, connect_classifier};
+pub use differing::{Differing, differing};
+pub use error::{ClientError, describe_status};
+pub use progress::Progress;
+pub use upload::upload;

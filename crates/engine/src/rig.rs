@@ -1,0 +1,208 @@
+//! What the engine's tests are built from.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use headswap_image::{ImageError, Pixels};
+use headswap_model::{Backend, BackendError, Device, HeadRows, Outputs, PlacedHead, Placer, StillWanted};
+use headswap_spec::PICTURE_BYTES;
+use prometheus_client::registry::Registry;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::admission::Admission;
+use super::class::{Class, FlowId};
+use super::decoders::Decode;
+use super::error::EngineError;
+use super::metrics::{Counted, EngineMetrics};
+use super::request::{Answer, Entry, HeadSource, Heads, Input, Pinned, PinnedHeads, Progress};
+
+pub(super) type Answered = oneshot::Receiver<Result<Answer, EngineError>>;
+
+/// A decoded picture of one shade.
+pub(super) fn pixels(shade: u8) -> Pixels {
+    Pixels::from_bytes(vec![shade; PICTURE_BYTES].into()).unwrap()
+}
+
+pub(super) fn head(classes: usize) -> Arc<PlacedHead> {
+    Arc::new(PlacedHead::new(classes, 0, Box::new(())))
+}
+
+pub(super) fn metrics() -> EngineMetrics {
+    EngineMetrics::register(&mut Registry::default())
+}
+
+/// Makes entries and counts them.
+pub(super) struct Entries {
+    admission: Admission,
+    pub metrics: EngineMetrics,
+}
+
+impl Entries {
+    pub fn new() -> Self {
+        let metrics = metrics();
+        Self {
+            admission: Admission::new(1000, metrics.in_flight.clone()),
+            metrics,
+        }
+    }
+
+    /// An entry that is answered through what is returned with it.
+    pub async fn entry(&self, class: Class, flow: FlowId, input: Input, heads: Heads) -> (Entry, Answered) {
+        let (answer, answered) = oneshot::channel();
+        let entry = Entry {
+            input,
+            heads,
+            features: false,
+            deadline: None,
+            flow,
+            admitted: self.admission.admit(class, None).await.unwrap(),
+            arrived: Instant::now(),
+            decode: Duration::ZERO,
+            memory: 0,
+            progress: Progress::default(),
+            in_queue: Some(Counted::new(&self.metrics.queue_length)),
+            answer,
+        };
+        (entry, answered)
+    }
+
+    /// A decoded picture asked of heads that are on the device.
+    pub async fn picture(&self, class: Class, flow: FlowId, heads: PinnedHeads) -> (Entry, Answered) {
+        let picture = Input::Pixels(pixels(0));
+        self.entry(class, flow, picture, Heads::Pinned(heads)).await
+    }
+
+    /// An encoded picture asked of one head that is on the device.
+    pub async fn encoded(&self, class: Class, flow: FlowId, bytes: &'static [u8]) -> (Entry, Answered) {
+        let picture = Input::Image(Bytes::from_static(bytes));
+        self.entry(class, flow, picture, Heads::Pinned(vec![head(2)])).await
+    }
+}
+
+/// Heads that are loaded when a test says so.
+pub(super) struct ColdHeads {
+    pub loaded: tokio::sync::watch::Sender<bool>,
+    pub pins: AtomicUsize,
+    pub fails: AtomicBool,
+}
+
+impl ColdHeads {
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self {
+            loaded: tokio::sync::watch::Sender::new(false),
+            pins: AtomicUsize::new(0),
+            fails: AtomicBool::new(false),
+        })
+    }
+
+    fn heads(&self) -> PinnedHeads {
+        if self.fails.load(Ordering::Relaxed) {
+            Vec::new()
+        } else {
+            vec![head(2)]
+        }
+    }
+}
+
+impl HeadSource for ColdHeads {
+    fn resident(&self) -> bool {
+        *self.loaded.borrow()
+    }
+
+    fn pin(self: Arc<Self>) -> Pinned {
+        self.pins.fetch_add(1, Ordering::Relaxed);
+        if self.resident() {
+            return Pinned::Now(self.heads());
+        }
+        Pinned::Later(Box::pin(async move {
+            self.loaded.subscribe().wait_for(|loaded| *loaded).await.unwrap();
+            self.heads()
+        }))
+    }
+}
+
+/// What a [`told`] network does: its groups, how many pictures, and its last look, to the value of every number.
+pub(super) trait Forward:
+    FnMut(&[HeadRows<'_>], usize, &mut dyn StillWanted) -> Result<f32, BackendError> + Send + 'static
+{
+}
+
+impl<F> Forward for F where
+    F: FnMut(&[HeadRows<'_>], usize, &mut dyn StillWanted) -> Result<f32, BackendError> + Send + 'static
+{
+}
+
+/// A network that does what a test says.
+pub(super) fn told(forward: impl Forward) -> Box<dyn Backend> {
+    Box::new(Told(forward))
+}
+
+struct Told<F>(F);
+
+impl<F: Forward> Backend for Told<F> {
+    fn into_lanes(self: Box<Self>) -> Vec<Vec<Box<dyn Backend>>> {
+        vec![vec![self]]
+    }
+
+    fn forward_if(
+        &mut self,
+        pictures: &[&[u8]],
+        groups: &[HeadRows<'_>],
+        features: &[usize],
+        wanted: &mut dyn StillWanted,
+    ) -> Result<Outputs, BackendError> {
+        let value = (self.0)(groups, pictures.len(), wanted)?;
+        let mut logits = Vec::new();
+        for group in groups {
+            logits.push(vec![value; group.rows.len() * group.head.classes]);
+        }
+        Ok(Outputs {
+            logits,
+            features: vec![value; features.len()],
+            steps: Vec::new(),
+        })
+    }
+
+    fn logits(&mut self, _: &[&[f32]], _: &[HeadRows<'_>]) -> Result<Vec<Vec<f32>>, BackendError> {
+        Err(BackendError::ForeignHead)
+    }
+
+    fn placer(&self) -> Arc<dyn Placer> {
+        unreachable!("nothing is placed")
+    }
+
+    fn steps(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn devices(&self) -> Vec<Device> {
+        vec![Device::Null]
+    }
+
+    fn precision(&self) -> &'static str {
+        "f32"
+    }
+}
+
+/// A decoder that needs no memory and does what a test says.
+pub(super) fn decoder<F>(decode: F) -> impl Decode
+where
+    F: Fn(&Bytes) -> Result<Pixels, ImageError> + Send + Sync,
+{
+    ToldDecoder(decode)
+}
+
+struct ToldDecoder<F>(F);
+
+impl<F: Fn(&Bytes) -> Result<Pixels, ImageError> + Send + Sync> Decode for ToldDecoder<F> {
+    fn memory(&self, _: &Bytes) -> Result<u64, ImageError> {
+        Ok(0)
+    }
+
+    fn decode(&self, bytes: &Bytes) -> Result<Pixels, ImageError> {
+        (self.0)(bytes)
+    }
+}

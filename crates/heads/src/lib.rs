@@ -1,0 +1,31 @@
+//! Heads: their names, versions, validation and routing, and which of them are in memory.
+//!
+//! A head version is immutable once published. [`HeadRegistry`] is the only writer; [`RoutingTable`] answers readers
+//! without a lock. What a version keeps on the device is the type parameter `R`, about which this crate knows nothing.
+
+mod annotations;
+mod commit;
+mod error;
+mod metrics;
+mod name;
+mod opening;
+mod per_head;
+mod quota;
+mod registry;
+mod residency;
+mod store;
+mod table;
+mod version;
+mod weights;
+
+pub use commit::Commit;
+pub use error::{HeadError, PlaceError, RESIDENT_BYTES_MAX};
+pub use metrics::HeadMetrics;
+pub use name::HeadName;
+pub use per_head::PerHead;
+pub use registry::{HeadRegistry, RegistryLimits, RegistryParts, Replaced, Replacement};
+pub use residency::{Acquired, HeadPlacer, Lease, LoadTask, Pending, Reservation, ResidencyLimits, Tier, Urgency};
+pub use store::{HeadStore, StagedHead, StoreError};
+pub use table::{History, Page, RoutingTable};
+pub use version::{HeadInfo, HeadVersion};
+pub use weights::{HeadLimits, HeadWeights, Overridable, open_checkpoint};

@@ -1,0 +1,174 @@
+//! Where one version is, and who waits for it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures::channel::oneshot;
+
+use super::load_queue::Urgency;
+use super::lru::Usage;
+use crate::error::HeadError;
+use crate::weights::HeadWeights;
+
+/// How far a version is from answering.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Tier {
+    /// On the device.
+    Hot,
+    /// In host memory.
+    Warm,
+    /// In the store alone.
+    Cold,
+}
+
+/// A version on the device. It stays there for as long as somebody has this or a clone of it.
+#[derive(Debug)]
+pub struct Lease<R> {
+    /// What is on the device.
+    pub resident: Arc<R>,
+    /// K labels, or none.
+    pub labels: Arc<[String]>,
+}
+
+impl<R> Clone for Lease<R> {
+    fn clone(&self) -> Self {
+        Self {
+            resident: Arc::clone(&self.resident),
+            labels: Arc::clone(&self.labels),
+        }
+    }
+}
+
+/// What a load ends with; whoever waited for it shares the error.
+pub type Loaded<R> = Result<Lease<R>, Arc<HeadError>>;
+
+/// One version's place.
+#[derive(Debug)]
+pub(crate) struct Slot<R> {
+    /// Of the version among all, for the time of this process.
+    pub id: u64,
+    last_use: AtomicU64,
+    answers: AtomicU64,
+    state: Mutex<State<R>>,
+}
+
+/// Guarded by the slot's lock, which nobody holds while doing more than looking and moving pointers.
+#[derive(Debug)]
+pub(crate) struct State<R> {
+    pub hot: Option<Lease<R>>,
+    pub warm: Option<HeadWeights>,
+    /// Those who wait for the load that is queued or under way, if one is.
+    pub waiters: Option<Waiters<R>>,
+    /// No request may name the version any more.
+    pub let_go: bool,
+}
+
+/// Requests that wait for one load.
+#[derive(Debug)]
+pub(crate) struct Waiters<R> {
+    senders: Vec<oneshot::Sender<Loaded<R>>>,
+    /// The most urgent of those that came.
+    pub urgency: Urgency,
+}
+
+impl<R> Waiters<R> {
+    pub fn new(first: oneshot::Sender<Loaded<R>>, urgency: Urgency) -> Self {
+        Self {
+            senders: vec![first],
+            urgency,
+        }
+    }
+
+    /// Adds one; those that gave up leave, so that there are never more than requests. Returns whether the load is more
+    /// urgent now.
+    pub fn add(&mut self, sender: oneshot::Sender<Loaded<R>>, urgency: Urgency) -> bool {
+        self.senders.retain(|waiter| !waiter.is_canceled());
+        self.senders.push(sender);
+        let before = self.urgency;
+        self.urgency = before.max(urgency);
+        self.urgency > before
+    }
+
+    pub fn all_gave_up(&self) -> bool {
+        self.senders.iter().all(oneshot::Sender::is_canceled)
+    }
+
+    pub fn wake(self, loaded: &Loaded<R>) {
+        for waiter in self.senders {
+            let _ = waiter.send(loaded.clone());
+        }
+    }
+}
+
+impl<R> Slot<R> {
+    pub fn new(id: u64, hot: Option<Lease<R>>) -> Self {
+        Self {
+            id,
+            last_use: AtomicU64::new(id),
+            answers: AtomicU64::new(0),
+            state: Mutex::new(State {
+                hot,
+                warm: None,
+                waiters: None,
+                let_go: false,
+            }),
+        }
+    }
+
+    pub fn lock(&self) -> MutexGuard<'_, State<R>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn used(&self, now: u64) {
+        self.last_use.fetch_max(now, Ordering::Relaxed);
+    }
+
+    pub fn last_use(&self) -> u64 {
+        self.last_use.load(Ordering::Relaxed)
+    }
+
+    /// As one that is on the device: in use is what has another owner than the slot.
+    pub fn usage(&self) -> Usage {
+        let state = self.lock();
+        let in_use = state.hot.as_ref().is_some_and(Lease::is_shared);
+        Usage {
+            last_use: self.last_use(),
+            in_use,
+        }
+    }
+
+    /// Its labels, if they are in memory.
+    pub fn labels(&self) -> Option<Arc<[String]>> {
+        let state = self.lock();
+        let hot = state.hot.as_ref().map(|lease| &lease.labels);
+        hot.or(state.warm.as_ref().map(|weights| &weights.labels)).cloned()
+    }
+
+    pub fn answered(&self) {
+        self.answers.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn answers(&self) -> u64 {
+        self.answers.load(Ordering::Relaxed)
+    }
+}
+
+impl<R> Lease<R> {
+    /// Whether it has other owners. All of them were cloned from the slot's under its lock, so that nobody can become
+    /// one while the slot's owner looks.
+    pub(crate) fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.resident) > 1
+    }
+}
+
+impl<R> State<R> {
+    /// None once it is let go.
+    pub fn tier(&self) -> Option<Tier> {
+        match self {
+            Self { let_go: true, .. } => None,
+            Self { hot: Some(_), .. } => Some(Tier::Hot),
+            Self { warm: Some(_), .. } => Some(Tier::Warm),
+            _ => Some(Tier::Cold),
+        }
+    }
+}

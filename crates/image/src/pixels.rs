@@ -1,0 +1,39 @@
+//! What the network takes.
+
+use std::fmt;
+
+use bytes::Bytes;
+use headswap_spec::PICTURE_BYTES;
+
+use super::error::ImageError;
+
+/// 224 x 224 x 3 u8: rows from the top, pixels from the left, red, green, blue. Clones share the bytes.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Pixels(Bytes);
+
+impl Pixels {
+    /// Takes raw pixels as they are, without a copy.
+    ///
+    /// # Errors
+    /// [`ImageError::PixelsLength`] unless there are exactly [`PICTURE_BYTES`].
+    pub fn from_bytes(bytes: Bytes) -> Result<Self, ImageError> {
+        let (got, expected) = (bytes.len(), PICTURE_BYTES);
+        if got == expected {
+            Ok(Self(bytes))
+        } else {
+            Err(ImageError::PixelsLength { got, expected })
+        }
+    }
+
+    /// The bytes, row by row.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// The type and size alone, instead of 150,528 numbers.
+impl fmt::Debug for Pixels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Pixels(224x224x3)")
+    }
+}

@@ -1,0 +1,155 @@
+//! PNG as Pillow 13 reads it: what it opens is opened with the same pixels, what it refuses is refused.
+//!
+//! `open` only learns the shape. `decode` reads the chunks before the pixels, the pixels, and the chunks behind them,
+//! each as strictly or as loosely as Pillow does: a wrong checksum matters before the pixels and nowhere else.
+
+mod chunks;
+mod feed;
+mod form;
+mod header;
+mod outline;
+mod paint;
+mod passes;
+mod rows;
+mod text;
+mod unfilter;
+mod unpack;
+
+use chunks::Chunks;
+use feed::Feed;
+use header::{Call, Header};
+use outline::Outline;
+use paint::Painter;
+use passes::{Area, Pass};
+use unpack::Unpacker;
+
+use super::error::{ImageError, malformed};
+use super::picture::{Picture, Shape};
+use super::resize::Resizer;
+
+/// Takes what starts with the eight bytes of a PNG, and refuses what has no shape.
+pub(super) fn open(bytes: &[u8]) -> Result<Box<dyn Picture + '_>, ImageError> {
+    let outline = outline::read(bytes)?;
+    Ok(Box::new(Png { bytes, outline }))
+}
+
+fn refusal(reason: impl ToString) -> ImageError {
+    malformed("PNG", reason)
+}
+
+struct Png<'a> {
+    bytes: &'a [u8],
+    outline: Outline,
+}
+
+impl Picture for Png<'_> {
+    fn shape(&self) -> Shape {
+        self.outline.shape()
+    }
+
+    fn memory(&self) -> u64 {
+        let Shape {
+            width,
+            height,
+            channels,
+        } = self.shape();
+        let row = self.outline.form.row_bytes(width);
+        let line = u64::from(width) * channels.count() as u64;
+        let held = if self.outline.interlaced {
+            line * (u64::from(height) + 1)
+        } else {
+            0
+        };
+        rows::memory(row) + text::MEMORY + unpack::MEMORY + held
+    }
+
+    fn decode(self: Box<Self>, rows: &mut Resizer) -> Result<(), ImageError> {
+        let mut chunks = Chunks::behind_signature(self.bytes)?;
+        let mut header = Header::default();
+        let length = read_header(&mut chunks, &mut header)?;
+        let plan = Plan::new(&header)?;
+        let palette = header.palette.is_some();
+        let shape = Shape {
+            width: header.width,
+            height: header.height,
+            channels: plan.unpacker.channels(),
+        };
+        if shape != self.shape() {
+            return Err(refusal("its header changes within the file"));
+        }
+        let mut feed = Feed::new(chunks, length);
+        {
+            let mut painter = Painter::new(rows, &plan.unpacker, shape, plan.area, header.interlaced);
+            rows::read(&plan.passes, plan.unpacker.form(), &mut feed, &mut header, &mut painter)?;
+            painter.finish();
+        }
+        let mut chunks = feed.behind();
+        read_trailer(&mut chunks, &mut header, plan.animated)?;
+        header.check_transparency(plan.unpacker.form(), palette)
+    }
+}
+
+/// Reads all chunks up to the first pixels, and their length.
+fn read_header<'a>(chunks: &mut Chunks<'a>, header: &mut Header<'a>) -> Result<u32, ImageError> {
+    loop {
+        let (name, length) = chunks.next()?;
+        let data = match header.call(name, length, chunks)? {
+            Call::Pixels(length) => return Ok(length),
+            Call::End => return Err(refusal("it has no pixels")),
+            Call::Read(data) => data,
+            Call::Unknown => chunks.take(length)?,
+        };
+        chunks.check(name, data)?;
+    }
+}
+
+/// Reads the chunks behind the pixels, whose checksums are not verified. A file may end without IEND, but not within a
+/// chunk.
+fn read_trailer<'a>(chunks: &mut Chunks<'a>, header: &mut Header<'a>, animated: bool) -> Result<(), ImageError> {
+    loop {
+        chunks.skip(4);
+        let Ok((name, length)) = chunks.next() else {
+            return Ok(());
+        };
+        if name == *b"IEND" || (name == *b"fcTL" && animated) {
+            return Ok(());
+        }
+        match header.call(name, length, chunks)? {
+            Call::Pixels(length) => chunks.take(length)?,
+            Call::Unknown => chunks.take(length)?,
+            Call::Read(data) => data,
+            Call::End => return Ok(()),
+        };
+    }
+}
+
+/// What the chunks before the pixels say about reading them.
+struct Plan {
+    unpacker: Unpacker,
+    area: Area,
+    passes: Vec<Pass>,
+    /// Whether other frames follow: reading ends where the next one starts.
+    animated: bool,
+}
+
+impl Plan {
+    fn new(header: &Header<'_>) -> Result<Self, ImageError> {
+        let form = header.form.ok_or_else(|| refusal("it has no header"))?;
+        let area = header.area()?;
+        // Pillow's arithmetic is of 32 bits.
+        if area.width > i32::MAX as u32 / form.bits() - 7 {
+            return Err(refusal("it is too wide"));
+        }
+        let unpacker = Unpacker::new(form, header.palette)?;
+        let passes = passes::of(area.width, area.height, header.interlaced);
+        Ok(Self {
+            unpacker,
+            area,
+            passes,
+            animated: header.frames() > 1,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

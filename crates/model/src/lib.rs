@@ -1,0 +1,33 @@
+//! VGG16's forward pass: the backbone's weights, batches as tries, and the backends that compute them.
+//!
+//! A [`Backend`] takes the parameters of the backbone at start and places those of heads at any time. The one of our own,
+//! for CPUs, is [`native_backend`]; [`null_backend`] computes nothing; libtorch's, of the crate `headswap-torch`, comes as a
+//! [`TorchRuntime`]. [`open_backend`] chooses.
+
+mod backend;
+mod demo;
+mod devices;
+mod host_linear;
+mod native;
+mod null;
+mod open;
+mod plan;
+mod prediction;
+mod settings;
+mod stack;
+mod walk;
+mod weights;
+
+pub use backend::{Backend, BackendError, HeadRows, Outputs, PlacedHead, Placer, StepCount, StillWanted, placed};
+pub use demo::{demo_head, demo_head_from, demo_parameters};
+pub use devices::on_devices;
+pub use host_linear::{HeadProduct, HostLinear};
+pub use native::native_backend;
+pub use null::{NullFault, NullSettings, ParseFaultError, null_backend};
+pub use open::{TorchRuntime, open_backend};
+pub use plan::StepKey;
+pub use prediction::{Prediction, top_k};
+pub use settings::{BackendChoice, BackendSettings, Device, DeviceChoice, Precision};
+pub use stack::{Overrides, ParamInterner, Stack, StepParameters};
+pub use walk::{ExecScratch, Leaves, Stepper, walk};
+pub use weights::{Backbone, WeightsError, WeightsSource};

@@ -1,0 +1,71 @@
+//! The steps' parameters on a CPU: the backbone's packed for speed, heads' as small as they are.
+
+use std::sync::Arc;
+
+use headswap_checkpoint::{HostTensor, Parameters};
+use headswap_spec::Step;
+use winograd::{Bias, PackedConv, PackedLinear};
+
+use crate::stack::{Overrides, Stack, StepParameters};
+
+/// The steps' parameters in memory.
+pub(super) type NativeStack = Stack<Weight, Bias>;
+/// A head's.
+pub(super) type NativeOverrides = Overrides<Weight, Bias>;
+
+/// The weight of a step.
+pub(super) enum Weight {
+    Conv(PackedConv),
+    Linear(PackedLinear),
+    /// A Linear as it was read.
+    Host(Arc<HostTensor>),
+}
+
+impl Weight {
+    /// Packs a weight of the backbone for speed.
+    fn fast(step: &Step, weight: &HostTensor, precision: winograd::Precision) -> Self {
+        let outputs = weight.shape[0];
+        if step.is_convolution() {
+            Self::Conv(PackedConv::new(&weight.values, outputs, precision))
+        } else {
+            Self::Linear(PackedLinear::new(&weight.values, outputs, precision))
+        }
+    }
+
+    /// Packs a weight of a head's own, to take no more than it has.
+    pub fn small(step: &Step, weight: &Arc<HostTensor>) -> Self {
+        if step.is_convolution() {
+            Self::Conv(PackedConv::direct(&weight.values, weight.shape[0]))
+        } else {
+            Self::Host(Arc::clone(weight))
+        }
+    }
+
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Conv(conv) => conv.bytes(),
+            Self::Linear(linear) => linear.bytes(),
+            Self::Host(weight) => weight.bytes(),
+        }
+    }
+}
+
+/// Packs the backbone, tensor by tensor, each of which is freed when it is packed. From the last step on, since the
+/// Linears' weights are the largest: so never more than one of them is there twice.
+pub(super) fn pack(steps: Vec<Step>, mut parameters: Parameters, precision: winograd::Precision) -> NativeStack {
+    let mut backbone: Vec<_> = steps
+        .iter()
+        .rev()
+        .map(|step| {
+            let bias = Bias::new(&parameters[&step.bias()].values);
+            let weight = Weight::fast(step, &parameters[&step.weight()], precision);
+            parameters.remove(&step.weight());
+            StepParameters {
+                weight: Arc::new(weight),
+                bias: Arc::new(bias),
+            }
+        })
+        .collect();
+    backbone.reverse();
+    Stack::new(steps, backbone)
+}

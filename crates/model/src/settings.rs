@@ -1,0 +1,138 @@
+//! What computes, where and in which element type.
+
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::str::FromStr;
+
+use winograd::Isa;
+
+/// What `--backend` takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
+pub enum BackendChoice {
+    /// libtorch on GPUs and for bf16 and f16, native on CPUs.
+    Auto,
+    /// The forward pass of our own, for CPUs, in f32 and int16.
+    Native,
+    /// libtorch: the reference, for CPUs and GPUs.
+    Torch,
+    /// Zeros, to measure the server alone.
+    #[cfg_attr(feature = "clap", value(hide = true))]
+    Null,
+}
+
+/// What `--device` takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// Every GPU there is, else the CPU.
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// Every GPU, or this one.
+    Cuda(Option<usize>),
+}
+
+/// The device was spelled wrong.
+#[derive(Debug, thiserror::Error)]
+#[error("`{0}` is not a device; use auto, cpu, cuda or cuda:N")]
+pub struct ParseDeviceError(String);
+
+impl FromStr for DeviceChoice {
+    type Err = ParseDeviceError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let error = || ParseDeviceError(text.to_owned());
+        match text.split_once(':') {
+            None if text == "auto" => Ok(Self::Auto),
+            None if text == "cpu" => Ok(Self::Cpu),
+            None if text == "cuda" => Ok(Self::Cuda(None)),
+            Some(("cuda", index)) => index.parse().map(|index| Self::Cuda(Some(index))).map_err(|_| error()),
+            _ => Err(error()),
+        }
+    }
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(None) => f.write_str("cuda"),
+            Self::Cuda(Some(index)) => write!(f, "cuda:{index}"),
+        }
+    }
+}
+
+/// The element type that the backbone computes in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
+pub enum Precision {
+    /// f32 on the CPU, bf16 on a GPU.
+    Auto,
+    /// 32-bit.
+    F32,
+    /// 16-bit with f32's range.
+    Bf16,
+    /// 16-bit with more digits and less range.
+    F16,
+    /// Products of 16-bit integers with scales, summed exactly; on the CPU.
+    Int16,
+}
+
+/// How to compute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BackendSettings {
+    /// What computes.
+    pub backend: BackendChoice,
+    /// Which device.
+    pub device: DeviceChoice,
+    /// Which element type.
+    pub precision: Precision,
+    /// Threads of one operation on the CPU; None takes one for each core.
+    pub threads: Option<NonZeroUsize>,
+    /// Whether those of the native backend stay on one CPU each.
+    pub pin_threads: bool,
+}
+
+impl BackendSettings {
+    /// The number of threads of one operation on the CPU.
+    pub fn threads(&self) -> usize {
+        let cores = std::thread::available_parallelism();
+        self.threads.or(cores.ok()).map_or(1, NonZeroUsize::get)
+    }
+
+    /// Returns true if libtorch computes where there is no GPU.
+    pub fn torch_on_cpu(&self) -> bool {
+        match self.backend {
+            BackendChoice::Native | BackendChoice::Null => false,
+            BackendChoice::Torch => true,
+            BackendChoice::Auto => !self.native_computes_precision() || matches!(Isa::best(), Isa::Portable),
+        }
+    }
+
+    /// Returns true if the native backend computes in this precision.
+    pub fn native_computes_precision(&self) -> bool {
+        matches!(self.precision, Precision::Auto | Precision::F32 | Precision::Int16)
+    }
+}
+
+/// A device that computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Device {
+    /// The processor.
+    Cpu,
+    /// The NVIDIA GPU of this index.
+    Cuda(usize),
+    /// None: the answers are zeros.
+    Null,
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(index) => write!(f, "cuda:{index}"),
+            Self::Null => f.write_str("null"),
+        }
+    }
+}

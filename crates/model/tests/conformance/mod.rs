@@ -1,0 +1,39 @@
+//! What holds for every backend. A test program includes this module and says at its root which backends it means: `CASES`,
+//! and the libtorch that they may use: `TORCH`.
+
+mod batches;
+mod golden;
+
+use std::num::NonZeroUsize;
+
+use headswap_checkpoint::Parameters;
+use headswap_model::{Backbone, Backend, BackendChoice, BackendSettings, DeviceChoice, Precision, WeightsSource};
+use headswap_spec::Architecture;
+
+/// A backend.
+#[derive(Clone, Copy, Debug)]
+pub struct Case {
+    pub backend: BackendChoice,
+    pub precision: Precision,
+    /// How much its logits may differ from torchvision's, as a part of the largest.
+    pub tolerance: f32,
+    /// Results have the same bits in any batch.
+    pub repeatable: bool,
+    /// A head's parameters take whole blocks of channels.
+    pub packs_blocks: bool,
+}
+
+/// The demo's backbone on a backend, and its last Linear. No threads means one for each core.
+pub fn open(architecture: Architecture, case: Case, threads: usize) -> (Box<dyn Backend>, Parameters) {
+    let mut backbone = Backbone::load(&WeightsSource::Demo, architecture).unwrap();
+    let last = backbone.take_last_linear();
+    let settings = BackendSettings {
+        backend: case.backend,
+        device: DeviceChoice::Cpu,
+        precision: case.precision,
+        threads: NonZeroUsize::new(threads),
+        pin_threads: false,
+    };
+    let backend = headswap_model::open_backend(backbone, &settings, crate::TORCH);
+    (backend.unwrap(), last)
+}

@@ -1,0 +1,166 @@
+//! `headswap.v1.ClassifierService`: messages to calls, answers to messages.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use headswap_engine::{self, Class};
+use headswap_proto::classifier_service_server::ClassifierService;
+use headswap_proto::{
+    ClassifyRequest, ClassifyResponse, ClassifyStreamRequest, EmbedRequest, EmbedResponse, HeadResult, Prediction,
+    Timing, classify_request, embed_request,
+};
+use headswap_service::{Classified, ClassifyQuery, Gate, HeadAnswer, Picture};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::classify_stream::{Answers, ClassifyStream, StreamLimits};
+use super::metrics::RpcMetrics;
+use super::{context, status};
+
+/// Answers classification requests.
+#[derive(Clone)]
+pub struct ClassifierRpc {
+    gate: Gate,
+    metrics: RpcMetrics,
+    limits: StreamLimits,
+    /// Numbers streams.
+    streams: Arc<AtomicU64>,
+}
+
+impl ClassifierRpc {
+    /// `in_flight_max` bounds how many requests of one stream are under way at once, their unread answers included; a
+    /// stream on which nothing moves for `idle_max` ends.
+    pub fn new(gate: Gate, metrics: RpcMetrics, in_flight_max: usize, idle_max: Duration) -> Self {
+        Self {
+            gate,
+            metrics,
+            limits: StreamLimits {
+                in_flight_max,
+                idle_max,
+            },
+            streams: Arc::default(),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl ClassifierService for ClassifierRpc {
+    type ClassifyStreamStream = Answers;
+
+    async fn classify(&self, request: Request<ClassifyRequest>) -> Result<Response<ClassifyResponse>, Status> {
+        let observed = self.metrics.begin("Classify");
+        let mut call = context::of(&request, Class::Interactive);
+        let answer = async {
+            let _accepted = self.gate.accept()?;
+            let serving = self.gate.pass()?;
+            let request = request.into_inner();
+            call.request_id.clone_from(&request.request_id);
+            let admitted = serving.admit(&call).await?;
+            let classified = serving.classify(&call, admitted, query(request)).await?;
+            Ok(response(classified, std::mem::take(&mut call.request_id)))
+        };
+        observed.end(answer.await.map(Response::new).map_err(status::of_service))
+    }
+
+    async fn classify_stream(
+        &self,
+        request: Request<Streaming<ClassifyStreamRequest>>,
+    ) -> Result<Response<Answers>, Status> {
+        let serving = self.gate.pass().map_err(status::of_service)?;
+        let mut call = context::of(&request, Class::Bulk);
+        call.flow = self.streams.fetch_add(1, Ordering::Relaxed);
+        let stream = ClassifyStream {
+            call,
+            serving,
+            gate: self.gate.clone(),
+            metrics: self.metrics.clone(),
+            limits: self.limits,
+        };
+        Ok(Response::new(stream.start(request.into_inner())))
+    }
+
+    async fn embed(&self, request: Request<EmbedRequest>) -> Result<Response<EmbedResponse>, Status> {
+        let observed = self.metrics.begin("Embed");
+        let mut call = context::of(&request, Class::Interactive);
+        let answer = async {
+            let _accepted = self.gate.accept()?;
+            let serving = self.gate.pass()?;
+            let request = request.into_inner();
+            call.request_id = request.request_id;
+            let picture = request.input.map(|input| match input {
+                embed_request::Input::Image(bytes) => Picture::Encoded(bytes),
+                embed_request::Input::Pixels(bytes) => Picture::Pixels(bytes),
+            });
+            let embedded = serving.embed(&call, picture).await?;
+            Ok(EmbedResponse {
+                features: embedded.features,
+                request_id: std::mem::take(&mut call.request_id),
+                timing: Some(timing(embedded.timing)),
+                backbone_digest: serving.model.backbone_digest.clone(),
+            })
+        };
+        observed.end(answer.await.map(Response::new).map_err(status::of_service))
+    }
+}
+
+/// The query that a message holds.
+pub(super) fn query(request: ClassifyRequest) -> ClassifyQuery {
+    ClassifyQuery {
+        picture: request.input.map(|input| match input {
+            classify_request::Input::Image(bytes) => Picture::Encoded(bytes),
+            classify_request::Input::Pixels(bytes) => Picture::Pixels(bytes),
+        }),
+        heads: request.heads,
+        version: request.head_version,
+        top_k: request.top_k,
+        include_logits: request.include_logits,
+    }
+}
+
+/// The message of an answer.
+pub(super) fn response(classified: Classified, request_id: String) -> ClassifyResponse {
+    ClassifyResponse {
+        results: classified.results.into_iter().map(result).collect(),
+        request_id,
+        timing: Some(timing(classified.timing)),
+    }
+}
+
+/// The message of one head's answer.
+pub(super) fn result(answer: HeadAnswer) -> HeadResult {
+    let scores = match answer.outcome {
+        Ok(scores) => scores,
+        Err(error) => {
+            return HeadResult {
+                head: answer.head,
+                error: Some(status::message(&status::of_service(error))),
+                ..HeadResult::default()
+            };
+        }
+    };
+    let mut predictions = Vec::with_capacity(scores.predictions.len());
+    for prediction in scores.predictions {
+        predictions.push(Prediction {
+            index: prediction.index as u32,
+            label: prediction.label,
+            probability: prediction.probability,
+        });
+    }
+    HeadResult {
+        head: answer.head,
+        version: scores.version,
+        digest: scores.digest,
+        predictions,
+        logits: scores.logits,
+        error: None,
+    }
+}
+
+fn timing(timing: headswap_engine::Timing) -> Timing {
+    Timing {
+        decode_us: timing.decode.as_micros() as u64,
+        queue_us: timing.queue.as_micros() as u64,
+        compute_us: timing.compute.as_micros() as u64,
+        batch_size: timing.batch_size as u32,
+    }
+}

@@ -1,0 +1,96 @@
+//! Descriptions of heads and of the model as messages.
+
+use headswap_heads::Tier;
+use headswap_proto::{
+    DescribeModelResponse, GetHeadResponse, HeadInfo, HeadTier, ListHeadsResponse, Parameter, ReplaceHeadResponse,
+};
+use headswap_service::heads::{GotHead, HeadDescription, HeadPage, ModelDescription, ParameterDescription, Swapped};
+
+pub(super) fn head_info(head: HeadDescription) -> HeadInfo {
+    let info = head.info;
+    HeadInfo {
+        head: info.name.to_string(),
+        version: info.version,
+        digest: info.digest.to_string(),
+        classes: info.classes as u32,
+        labels: head.labels.to_vec(),
+        annotations: info.annotations.into_iter().collect(),
+        created_unix_us: info.created_unix_us,
+        resident_bytes: info.resident_bytes,
+        parameters: info.parameters,
+        live: head.live,
+        split_layer: head.split_layer,
+        tier: head.tier.map_or(HeadTier::Unspecified, of_tier).into(),
+        requests: head.requests,
+    }
+}
+
+pub(super) fn replaced(swapped: Swapped) -> ReplaceHeadResponse {
+    ReplaceHeadResponse {
+        head: Some(head_info(swapped.head)),
+        previous_version: swapped.previous_version,
+        validate_us: swapped.validate.as_micros() as u64,
+        place_us: swapped.place.as_micros() as u64,
+        store_us: swapped.store.as_micros() as u64,
+        sync_us: swapped.sync.as_micros() as u64,
+    }
+}
+
+pub(super) fn got_head(got: GotHead) -> GetHeadResponse {
+    GetHeadResponse {
+        head: Some(head_info(got.head)),
+        available_versions: got.available_versions,
+    }
+}
+
+pub(super) fn head_page(page: HeadPage) -> ListHeadsResponse {
+    ListHeadsResponse {
+        heads: page.heads.into_iter().map(head_info).collect(),
+        next_page_token: page.next_page_token,
+        total_size: page.total as u64,
+    }
+}
+
+pub(super) fn model_description(description: ModelDescription) -> DescribeModelResponse {
+    let parameters: Vec<Parameter> = description.parameters.into_iter().map(parameter).collect();
+    let model = &description.model;
+    DescribeModelResponse {
+        layers: description.layers,
+        parameter_count: parameters.iter().map(|parameter| parameter.count).sum(),
+        parameters,
+        backbone_digest: model.backbone_digest.clone(),
+        weights: model.weights.clone(),
+        device: model.device.clone(),
+        precision: model.precision.clone(),
+        max_batch: model.max_batch as u32,
+        head: Some(head_info(description.head)),
+    }
+}
+
+fn parameter(parameter: ParameterDescription) -> Parameter {
+    Parameter {
+        count: parameter.shape.iter().product::<usize>() as u64,
+        shape: parameter.shape.iter().map(|dimension| *dimension as u64).collect(),
+        name: parameter.name,
+        overridden: parameter.overridden,
+        digest: parameter.digest,
+    }
+}
+
+fn of_tier(tier: Tier) -> HeadTier {
+    match tier {
+        Tier::Hot => HeadTier::Hot,
+        Tier::Warm => HeadTier::Warm,
+        Tier::Cold => HeadTier::Cold,
+    }
+}
+
+/// The tier that a filter names; none for all.
+pub(super) fn tier(tier: HeadTier) -> Option<Tier> {
+    match tier {
+        HeadTier::Unspecified => None,
+        HeadTier::Hot => Some(Tier::Hot),
+        HeadTier::Warm => Some(Tier::Warm),
+        HeadTier::Cold => Some(Tier::Cold),
+    }
+}

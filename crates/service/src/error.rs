@@ -1,0 +1,61 @@
+//! Why a use case failed.
+
+use std::sync::Arc;
+
+use headswap_engine::EngineError;
+use headswap_heads::HeadError;
+use headswap_image::ImageError;
+
+/// Every way a use case fails; the text is the message that callers read.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// One field of the request is wrong.
+    #[error("{message}")]
+    Invalid {
+        /// The field's name in the request.
+        field: &'static str,
+        /// What is wrong and what to do.
+        message: String,
+    },
+    /// The head is refused or not there.
+    #[error(transparent)]
+    Head(Arc<HeadError>),
+    /// The picture is refused.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// The engine gave no numbers.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// A bound is reached; another try later may succeed.
+    #[error("{message}")]
+    Exhausted {
+        /// The flag that sets the bound.
+        setting: &'static str,
+        /// What is full and what to do.
+        message: String,
+    },
+    /// The deadline passed.
+    #[error("the deadline passed while {doing}")]
+    Expired {
+        /// What the request was doing, as "waiting for its turn".
+        doing: &'static str,
+    },
+    /// The caller gave up before the change was made, so nothing was changed.
+    #[error("the call was cancelled before the change was made; nothing was changed")]
+    Cancelled,
+    /// Not now; another replica can answer, or this one later.
+    #[error("{0}")]
+    Unavailable(String),
+    /// A defect of the server.
+    #[error("{0}")]
+    Internal(String),
+}
+
+impl From<HeadError> for ServiceError {
+    fn from(error: HeadError) -> Self {
+        match error {
+            HeadError::Cancelled => Self::Cancelled,
+            error => Self::Head(Arc::new(error)),
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! Heads, a page at a time.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use headswap_heads::{HeadError, HeadName, HeadRegistry, HeadVersion, Tier};
+use headswap_model::PlacedHead;
+
+use super::HeadAdmin;
+use super::description::{HeadDescription, SplitLayers};
+use crate::ServiceError;
+
+const PAGE_SIZE_DEFAULT: usize = 100;
+const PAGE_SIZE_MAX: usize = 1000;
+/// A page with more labels than this ends early.
+const PAGE_LABELS_BYTES_MAX: usize = 16 << 20;
+
+/// Which heads, and what of them.
+#[derive(Clone, Debug, Default)]
+pub struct HeadQuery {
+    /// Labels may have to be read from the store.
+    pub include_labels: bool,
+    /// How many heads at most; 0 is the default.
+    pub page_size: usize,
+    /// [`HeadPage::next_page_token`] of the page before; empty begins.
+    pub page_token: String,
+    /// Only heads whose names begin like this.
+    pub name_prefix: String,
+    /// Only heads whose live version is here.
+    pub tier: Option<Tier>,
+}
+
+/// Some of the heads, by name.
+#[derive(Clone, Debug)]
+pub struct HeadPage {
+    /// Their live versions.
+    pub heads: Vec<HeadDescription>,
+    /// For the next page; empty if this is the last.
+    pub next_page_token: String,
+    /// How many heads there are on all pages.
+    pub total: usize,
+}
+
+impl HeadAdmin {
+    /// A page of the live versions.
+    ///
+    /// # Errors
+    /// [`ServiceError::Invalid`] if no page has this token.
+    pub async fn list(&self, query: HeadQuery) -> Result<HeadPage, ServiceError> {
+        let after = after(&query.page_token)?;
+        let (registry, split_layers) = (Arc::clone(&self.registry), Arc::clone(&self.split_layers));
+        let list = move || list(&registry, &split_layers, after.as_ref(), &query);
+        self.readers.run(list).await
+    }
+}
+
+/// A page's token is the name of the last head before it.
+fn after(token: &str) -> Result<Option<HeadName>, ServiceError> {
+    if token.is_empty() {
+        return Ok(None);
+    }
+    let name = HeadName::parse(token).map_err(|_| ServiceError::Invalid {
+        field: "page_token",
+        message: "no page has this token; begin without one".into(),
+    })?;
+    Ok(Some(name))
+}
+
+/// Blocking, if labels are asked for.
+fn list(
+    registry: &HeadRegistry<PlacedHead>,
+    split_layers: &SplitLayers,
+    after: Option<&HeadName>,
+    query: &HeadQuery,
+) -> HeadPage {
+    let size = match query.page_size {
+        0 => PAGE_SIZE_DEFAULT,
+        size => size.min(PAGE_SIZE_MAX),
+    };
+    let matches = |version: &Arc<HeadVersion<PlacedHead>>| {
+        version.info.name.as_str().starts_with(&query.name_prefix)
+            && (query.tier.is_none() || version.tier() == query.tier)
+    };
+    let page = registry.table().page(after, size, matches);
+    let mut filled = Page {
+        registry,
+        split_layers,
+        include_labels: query.include_labels,
+        labels_bytes: 0,
+        heads: Vec::new(),
+    };
+    let cut = page.heads.iter().try_for_each(|version| filled.add(version)).is_break();
+    let last = filled.heads.last().filter(|_| cut || page.more);
+    HeadPage {
+        next_page_token: last.map(|head| head.info.name.to_string()).unwrap_or_default(),
+        total: page.total,
+        heads: filled.heads,
+    }
+}
+
+struct Page<'a> {
+    registry: &'a HeadRegistry<PlacedHead>,
+    split_layers: &'a SplitLayers,
+    include_labels: bool,
+    labels_bytes: usize,
+    heads: Vec<HeadDescription>,
+}
+
+impl Page<'_> {
+    /// Adds a head, unless its labels are too long for this page.
+    fn add(&mut self, listed: &Arc<HeadVersion<PlacedHead>>) -> ControlFlow<()> {
+        let head = self.describe(listed);
+        self.labels_bytes += head.labels.iter().map(String::len).sum::<usize>();
+        if self.labels_bytes > PAGE_LABELS_BYTES_MAX && !self.heads.is_empty() {
+            return ControlFlow::Break(());
+        }
+        self.heads.push(head);
+        ControlFlow::Continue(())
+    }
+
+    /// The live version: another than was listed if a swap let that go meanwhile.
+    fn describe(&self, listed: &Arc<HeadVersion<PlacedHead>>) -> HeadDescription {
+        let mut version = Arc::clone(listed);
+        loop {
+            let labels = self.labels(&version);
+            let head = self.split_layers.describe(&version, true);
+            if let (Some(labels), Some(_)) = (labels, head.tier) {
+                return HeadDescription { labels, ..head };
+            }
+            match self.registry.table().resolve(&version.info.name, 0) {
+                Ok(live) => version = live,
+                // Heads never leave the table.
+                Err(_) => return head,
+            }
+        }
+    }
+
+    /// Labels, if they are asked for; none of a version that was let go. A file that cannot be read now is no reason to
+    /// tell nothing of the others.
+    fn labels(&self, version: &HeadVersion<PlacedHead>) -> Option<Arc<[String]>> {
+        if !self.include_labels {
+            return Some(Arc::default());
+        }
+        match self.registry.labels(version) {
+            Ok(labels) => Some(labels),
+            Err(HeadError::LetGo { .. }) => None,
+            Err(error) => {
+                tracing::warn!(head = %version.info.name, %error, "labels left out");
+                Some(Arc::default())
+            }
+        }
+    }
+}

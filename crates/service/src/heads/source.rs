@@ -1,0 +1,92 @@
+//! Where a new head's weights lie.
+
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use headswap_checkpoint::Throttle;
+use headswap_heads::{HeadError, HeadLimits, HeadWeights};
+use headswap_store::{UPLOAD_BYTES_MAX, Upload};
+
+use crate::ServiceError;
+
+/// What a caller gives.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// A file in memory.
+    Bytes(Bytes),
+    /// A file of this machine, as `file:///srv/heads/cats.safetensors`.
+    Uri(String),
+}
+
+/// Where ReplaceHead may read files, and how large they may be.
+#[derive(Clone, Debug)]
+pub struct SourceSettings {
+    /// `--head-source-dir`; none refuses every URI.
+    pub dir: Option<PathBuf>,
+    /// A file at a URI may have this many bytes.
+    pub bytes_max: u64,
+}
+
+/// A file whose length is known.
+pub(super) enum WeightsFile {
+    Memory(Bytes),
+    Disk {
+        path: PathBuf,
+        bytes: u64,
+    },
+    /// One that came for this swap, and is removed once it is read.
+    Upload(Upload),
+}
+
+impl WeightsFile {
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Self::Memory(bytes) => bytes.len() as u64,
+            Self::Disk { bytes, .. } => *bytes,
+            Self::Upload(upload) => upload.bytes(),
+        }
+    }
+
+    /// Reads and checks the weights; blocking.
+    pub fn read(self, labels: Vec<String>, limits: &HeadLimits, throttle: &Throttle) -> Result<HeadWeights, HeadError> {
+        match self {
+            Self::Memory(bytes) => HeadWeights::from_bytes(bytes, labels, limits),
+            Self::Disk { path, .. } => HeadWeights::from_file(&path, labels, limits, throttle),
+            Self::Upload(mut upload) => HeadWeights::from_file(upload.whole()?, labels, limits, throttle),
+        }
+    }
+}
+
+impl SourceSettings {
+    /// The file that a `file://` URI names, if it lies below the source directory, links followed; blocking.
+    pub(super) fn find(&self, uri: &str) -> Result<WeightsFile, ServiceError> {
+        let refused = |message: String| Err(ServiceError::Invalid { field: "uri", message });
+        let Some(dir) = &self.dir else {
+            return refused("this server reads no files; start it with --head-source-dir or send `safetensors`".into());
+        };
+        let Some(path) = uri.strip_prefix("file://").filter(|path| path.starts_with('/')) else {
+            return refused(format!(
+                "`{uri}` is not a file URI; use file:///absolute/path.safetensors"
+            ));
+        };
+        // What lies outside and what does not exist get the same answer, so that the disk cannot be probed.
+        let Some((real, bytes)) = below(dir, path) else {
+            return refused(format!("there is no file {path} below the server's --head-source-dir"));
+        };
+        if bytes > self.bytes_max {
+            let limit = self.bytes_max;
+            return refused(format!(
+                "{path} has {bytes} bytes; the limit is {limit} ({UPLOAD_BYTES_MAX})"
+            ));
+        }
+        Ok(WeightsFile::Disk { path: real, bytes })
+    }
+}
+
+/// The real path of a file below a directory, and its length.
+fn below(dir: &Path, path: &str) -> Option<(PathBuf, u64)> {
+    let real = Path::new(path).canonicalize().ok()?;
+    let metadata = real.metadata().ok()?;
+    let inside = real.starts_with(dir.canonicalize().ok()?) && metadata.is_file();
+    inside.then_some((real, metadata.len()))
+}

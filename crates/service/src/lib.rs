@@ -1,0 +1,30 @@
+//! Use cases in the server's own types: what a caller asks, what it gets, and why not.
+//!
+//! The room knows nothing of gRPC. An adapter (`rpc/`) turns messages into calls and errors into statuses.
+
+mod asked_heads;
+mod classify;
+mod context;
+mod error;
+mod feature_cache;
+mod gate;
+pub mod heads;
+mod model_info;
+mod serving;
+
+pub use classify::{Classified, ClassifyQuery, Embedded, HeadAnswer, Picture, Prediction, Scores};
+pub use context::CallContext;
+pub use error::ServiceError;
+pub use feature_cache::{CacheMetrics, FeatureCache};
+pub use gate::{Accepted, Gate};
+pub use heads::{HeadAdmin, HeadAdminParts};
+pub use model_info::ModelInfo;
+pub use serving::Serving;
+
+use std::sync::Arc;
+
+use headswap_heads::HeadVersion;
+use headswap_model::PlacedHead;
+
+/// A version of a head on the server's device.
+pub type Version = Arc<HeadVersion<PlacedHead>>;

@@ -1,0 +1,86 @@
+//! What a stored version's file tells beside its tensors: all that is known of it, without reading them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+use headswap_checkpoint::{Checkpoint, Digest, LABELS};
+use headswap_heads::{HeadError, HeadInfo, HeadName, HeadWeights, open_checkpoint};
+use headswap_spec::LAST_BIAS;
+use serde::{Deserialize, Serialize};
+
+/// The key of the file's metadata that holds a [`Record`] as JSON.
+const RECORD: &str = "headswap";
+
+/// What the tensors do not tell.
+#[derive(Serialize, Deserialize)]
+struct Record {
+    name: String,
+    version: u64,
+    digest: String,
+    created_unix_us: u64,
+    annotations: BTreeMap<String, String>,
+    /// Files of old lack it; they have a last Linear that tells.
+    classes: Option<usize>,
+}
+
+/// The metadata of a version's file.
+pub(super) fn metadata(info: &HeadInfo, weights: &HeadWeights) -> Result<HashMap<String, String>, serde_json::Error> {
+    let record = Record {
+        name: info.name.to_string(),
+        version: info.version,
+        digest: info.digest.to_string(),
+        created_unix_us: info.created_unix_us,
+        annotations: info.annotations.clone(),
+        classes: Some(info.classes),
+    };
+    let mut metadata = HashMap::from([(RECORD.to_owned(), serde_json::to_string(&record)?)]);
+    if !weights.labels.is_empty() {
+        metadata.insert(LABELS.to_owned(), serde_json::to_string(&weights.labels[..])?);
+    }
+    Ok(metadata)
+}
+
+/// What is known of the version whose file lies at `path`, from the header alone; or what is wrong with it.
+pub(super) fn read(path: &Path) -> Result<HeadInfo, String> {
+    let file = Checkpoint::open(path).map_err(|error| error.to_string())?;
+    let record = file
+        .metadata()
+        .get(RECORD)
+        .ok_or("its metadata lacks the head's record")?;
+    let record: Record = serde_json::from_str(record).map_err(|error| error.to_string())?;
+    let name = HeadName::parse(&record.name).map_err(|error| error.to_string())?;
+    let place = Path::new(name.as_str()).join(format!("{}.safetensors", record.version));
+    if !path.ends_with(&place) {
+        return Err(format!("it belongs at {}", place.display()));
+    }
+    let last_bias = || {
+        file.tensors()
+            .find(|entry| entry.name == LAST_BIAS)?
+            .shape
+            .first()
+            .copied()
+    };
+    let classes = record.classes.or_else(last_bias);
+    let mut parameters: Vec<String> = file.tensors().map(|entry| entry.name.clone()).collect();
+    parameters.sort();
+    Ok(HeadInfo {
+        name,
+        version: record.version,
+        digest: Digest::parse(&record.digest).ok_or("its record's digest is not a SHA-256")?,
+        classes: classes.ok_or("its record lacks the number of classes")?,
+        annotations: record.annotations,
+        created_unix_us: record.created_unix_us,
+        resident_bytes: file
+            .tensors()
+            .map(|entry| (entry.elements() * size_of::<f32>()) as u64)
+            .sum(),
+        parameters,
+    })
+}
+
+/// A version's labels, from its file's header alone.
+pub(super) fn labels(path: &Path) -> Result<Vec<String>, HeadError> {
+    open_checkpoint(path)?.labels().map_err(|error| HeadError::Labels {
+        reason: error.to_string(),
+    })
+}

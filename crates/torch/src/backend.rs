@@ -1,0 +1,444 @@
+//! The forward pass of a batch on libtorch: its trie walked, its features gathered, its heads' last Linears.
+
+use std::ops::Range;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+
+use headswap_model::{
+    Backbone, Backend, BackendError, HeadRows, Outputs, Placer, Precision, StepCount, Stepper, StillWanted, placed,
+    walk,
+};
+use tch::{Device, Kind, Tensor};
+
+use super::accelerator::{Accelerator, LANES};
+use super::cuda::CudaDevice;
+use super::device::{kind, torch_device};
+use super::graphs::Graphs;
+use super::head::{TorchHead, TorchPlacer};
+use super::lane::{Lane, PICTURE, PICTURE_BYTES, Shared};
+use super::last::{HostProducts, LastProducts, select, to_host};
+use super::placement::Placement;
+use super::steps::{TorchOverrides, TorchSteps};
+use crate::error::Result;
+
+/// Places `backbone`, without its last Linear, on the device.
+///
+/// # Errors
+/// [`BackendError::Device`] if the device has no room, [`BackendError::Settings`] if libtorch is another version.
+pub fn torch_backend(
+    backbone: &Backbone,
+    device: headswap_model::Device,
+    precision: Precision,
+    threads: usize,
+) -> Result<Box<dyn Backend>> {
+    let kind = kind(precision, device)?;
+    let device = torch_device(device);
+    let accelerator = match device {
+        Device::Cuda(index) => Some(Arc::new(CudaDevice::new(index)?) as Arc<dyn Accelerator>),
+        _ => None,
+    };
+    let placement = Placement {
+        device,
+        kind,
+        folded: accelerator.is_some(),
+    };
+    tch::set_num_threads(threads as i32);
+    Ok(Box::new(TorchBackend::new(backbone, placement, accelerator, threads)?))
+}
+
+/// The network, or one lane of it.
+struct TorchBackend {
+    steps: Arc<TorchSteps>,
+    placer: Arc<TorchPlacer>,
+    host: HostProducts,
+    /// None where the processor computes by itself.
+    lane: Option<Lane>,
+}
+
+/// A batch's results, perhaps still being computed.
+struct Pending {
+    logits: LastProducts,
+    /// In f32, and the rows of it that were asked for.
+    features: Option<(Tensor, Vec<usize>)>,
+    steps: Vec<StepCount>,
+}
+
+impl Pending {
+    /// The results, once they are there.
+    fn read(self) -> Result<Outputs> {
+        let mut features = Vec::new();
+        if let Some((rows, wanted)) = self.features {
+            let width = rows.size()[1] as usize;
+            let rows = to_host(&rows)?;
+            features.extend(wanted.iter().flat_map(|&row| &rows[row * width..][..width]));
+        }
+        Ok(Outputs {
+            logits: self.logits.read()?,
+            features,
+            steps: self.steps,
+        })
+    }
+}
+
+impl TorchBackend {
+    fn new(
+        backbone: &Backbone,
+        placement: Placement,
+        accelerator: Option<Arc<dyn Accelerator>>,
+        threads: usize,
+    ) -> Result<Self> {
+        let steps = backbone.architecture.steps();
+        let steps = TorchSteps::place(placement, steps, &backbone.parameters, accelerator.clone())?;
+        let steps = Arc::new(steps);
+        let lane = accelerator.map(|accelerator| {
+            let graphs = Mutex::new(Graphs::default());
+            Lane::new(Arc::new(Shared { accelerator, graphs }), 1, placement.device)
+        });
+        Ok(Self {
+            placer: Arc::new(TorchPlacer::new(Arc::clone(&steps))),
+            steps,
+            // A GPU computes its heads' products itself.
+            host: HostProducts::new(if lane.is_some() { 1 } else { threads }),
+            lane,
+        })
+    }
+}
+
+/// Asks the device for a batch: `pixels` are its pictures there.
+fn launch(
+    steps: &TorchSteps,
+    graphs: Option<&Graphs>,
+    host: &mut HostProducts,
+    pixels: &Tensor,
+    groups: &[HeadRows<'_>],
+    wanted: &[usize],
+) -> Result<Pending> {
+    let heads: Vec<&TorchHead> = placed(groups)?;
+    let overrides: Vec<_> = heads.iter().map(|head| &head.overrides).collect();
+    let leaves = walk(&mut TorchPass { steps, graphs }, pixels, groups, &overrides, wanted)?;
+
+    let rows = match &leaves.features[..] {
+        [one] => one.shallow_clone(),
+        many => Tensor::f_cat(many, 0)?,
+    };
+    let last = heads.iter().map(|head| &head.last);
+    let asked: Vec<_> = last.zip(leaves.groups.iter().map(Vec::as_slice)).collect();
+    let features = match wanted {
+        [] => None,
+        // A copy, since the rows may lie where the next batch's will; of all, since to tell the device which would be to
+        // wait for it.
+        _ => Some((
+            rows.f_to_device_(rows.device(), Kind::Float, false, true)?,
+            leaves.wanted,
+        )),
+    };
+    Ok(Pending {
+        logits: LastProducts::of(&rows, &asked, host)?,
+        features,
+        steps: leaves.steps,
+    })
+}
+
+/// A batch on its way through the steps.
+struct TorchPass<'a> {
+    steps: &'a TorchSteps,
+    graphs: Option<&'a Graphs>,
+}
+
+impl Stepper for TorchPass<'_> {
+    type Rows = Tensor;
+    type Head = TorchOverrides;
+
+    fn steps(&self) -> usize {
+        self.steps.stack.steps.len()
+    }
+
+    fn run(
+        &mut self,
+        steps: Range<usize>,
+        rows: &Tensor,
+        head: Option<&TorchOverrides>,
+    ) -> Result<Tensor, BackendError> {
+        let backbone_alone = steps == (0..self.steps()) && head.is_none_or(|head| head.keys.is_empty());
+        if let Some(graphs) = self.graphs.filter(|_| backbone_alone)
+            && let Some(features) = graphs.run(rows)?
+        {
+            return Ok(features);
+        }
+        Ok(self.steps.run(steps, rows, head)?)
+    }
+
+    fn select(&mut self, rows: &Tensor, positions: &[usize]) -> Result<Tensor, BackendError> {
+        Ok(select(rows, positions)?)
+    }
+}
+
+impl TorchBackend {
+    fn try_prepare(&mut self, max_batch: usize, stop: &AtomicBool) -> Result<()> {
+        let _no_gradients = tch::no_grad_guard();
+        let Some(lane) = &mut self.lane else {
+            return Ok(());
+        };
+        let grey = [127; PICTURE_BYTES];
+        let picture = lane.upload(&[&grey])?;
+        let (steps, all) = (Arc::clone(&self.steps), 0..self.steps.stack.steps.len());
+        let run = move |pictures: &Tensor| steps.run(all.clone(), pictures, None);
+        let mut turn = lane.turn()?;
+        let accelerator = turn.accelerator;
+        let before = |rows| self.steps.check_fused(rows);
+        turn.graphs.record(accelerator, max_batch, stop, &picture, before, run);
+        Ok(())
+    }
+
+    fn try_forward(
+        &mut self,
+        pictures: &[&[u8]],
+        groups: &[HeadRows<'_>],
+        features: &[usize],
+        wanted: &mut dyn StillWanted,
+    ) -> Result<Outputs> {
+        if groups.is_empty() && features.is_empty() {
+            return Ok(Outputs::default());
+        }
+        let _no_gradients = tch::no_grad_guard();
+        let Some(lane) = &mut self.lane else {
+            if !wanted.still_wanted() {
+                return Err(BackendError::NotWanted.into());
+            }
+            let [height, width, channels] = PICTURE;
+            let shape = [pictures.len() as i64, height, width, channels];
+            let pixels = Tensor::f_from_data_size(&pictures.concat(), &shape, Kind::Uint8)?;
+            return launch(&self.steps, None, &mut self.host, &pixels, groups, features)?.read();
+        };
+        let pixels = lane.upload(pictures)?;
+        let turn = lane.turn()?;
+        // Others may have had the device for long while this lane waited for its turn.
+        if !wanted.still_wanted() {
+            return Err(BackendError::NotWanted.into());
+        }
+        let pending = launch(
+            &self.steps,
+            Some(&turn.graphs),
+            &mut self.host,
+            &pixels,
+            groups,
+            features,
+        );
+        drop(turn);
+        pending?.read()
+    }
+
+    fn try_logits(&mut self, features: &[&[f32]], groups: &[HeadRows<'_>]) -> Result<Vec<Vec<f32>>> {
+        let _no_gradients = tch::no_grad_guard();
+        let placement = self.steps.placement;
+        let width = features.first().map_or(0, |row| row.len());
+        let rows = Tensor::f_from_slice(&features.concat())?.f_reshape([features.len() as i64, width as i64])?;
+        let rows = rows.f_to_device(placement.device)?.f_to_kind(placement.kind)?;
+        let heads: Vec<&TorchHead> = placed(groups)?;
+        let asked: Vec<_> = heads
+            .iter()
+            .zip(groups)
+            .map(|(head, group)| (&head.last, group.rows.as_slice()))
+            .collect();
+        LastProducts::of(&rows, &asked, &mut self.host)?.read()
+    }
+}
+
+impl Backend for TorchBackend {
+    fn prepare(&mut self, max_batch: usize, stop: &AtomicBool) -> Result<(), BackendError> {
+        Ok(self.try_prepare(max_batch, stop)?)
+    }
+
+    fn into_lanes(mut self: Box<Self>) -> Vec<Vec<Box<dyn Backend>>> {
+        let device = self.steps.placement.device;
+        let Some(first) = self.lane.take() else {
+            return vec![vec![self]];
+        };
+        let lane = |stream| {
+            Box::new(Self {
+                steps: Arc::clone(&self.steps),
+                placer: Arc::clone(&self.placer),
+                host: HostProducts::new(1),
+                lane: Some(Lane::new(Arc::clone(&first.shared), stream, device)),
+            }) as Box<dyn Backend>
+        };
+        vec![(1..=LANES).map(lane).collect()]
+    }
+
+    fn forward_if(
+        &mut self,
+        pictures: &[&[u8]],
+        groups: &[HeadRows<'_>],
+        features: &[usize],
+        wanted: &mut dyn StillWanted,
+    ) -> Result<Outputs, BackendError> {
+        Ok(self.try_forward(pictures, groups, features, wanted)?)
+    }
+
+    fn logits(&mut self, features: &[&[f32]], groups: &[HeadRows<'_>]) -> Result<Vec<Vec<f32>>, BackendError> {
+        Ok(self.try_logits(features, groups)?)
+    }
+
+    fn placer(&self) -> Arc<dyn Placer> {
+        Arc::clone(&self.placer) as Arc<dyn Placer>
+    }
+
+    fn steps(&self) -> Vec<String> {
+        self.steps.stack.steps.iter().map(|step| step.name.clone()).collect()
+    }
+
+    fn devices(&self) -> Vec<headswap_model::Device> {
+        vec![match self.steps.placement.device {
+            Device::Cuda(index) => headswap_model::Device::Cuda(index),
+            _ => headswap_model::Device::Cpu,
+        }]
+    }
+
+    fn precision(&self) -> &'static str {
+        self.steps.placement.precision()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::accelerator::{COMPUTE, Recorded, STREAMS, Search, Work};
+    use headswap_model::PlacedHead;
+    use headswap_model::{WeightsSource, demo_head_from};
+    use headswap_spec::Architecture;
+
+    thread_local! {
+        static ENTERED: Cell<usize> = const { Cell::new(COMPUTE) };
+    }
+
+    /// The processor as an accelerator: what is recorded is done again.
+    #[derive(Default)]
+    struct Emulated {
+        replays: Arc<AtomicUsize>,
+    }
+
+    impl Accelerator for Emulated {
+        fn enter(&self, stream: usize) -> Result<()> {
+            assert!(stream < STREAMS);
+            ENTERED.set(stream);
+            Ok(())
+        }
+
+        fn wait(&self, stream: usize, other: usize) -> Result<()> {
+            assert!(stream < STREAMS && other < STREAMS && (stream == COMPUTE) != (other == COMPUTE));
+            Ok(())
+        }
+
+        fn record(&self, _: Search, before: &dyn Fn() -> Result<()>, work: Work) -> Result<Recorded> {
+            before()?;
+            let output = work()?;
+            let (mut place, replays) = (Mutex::new(output.shallow_clone()), Arc::clone(&self.replays));
+            let replay = move || {
+                assert_eq!(ENTERED.get(), COMPUTE, "passes run in the stream that computes");
+                replays.fetch_add(1, Ordering::Relaxed);
+                Ok(place.get_mut().unwrap().f_copy_(&work()?)?)
+            };
+            let replay = Mutex::new(replay);
+            Ok(Recorded {
+                output,
+                replay: Box::new(move || (replay.lock().unwrap())()),
+            })
+        }
+    }
+
+    const HEADS: [(&str, usize); 4] = [
+        ("classifier.6", 10),
+        ("classifier.6", 3),
+        ("classifier.3", 5),
+        ("features.0", 7),
+    ];
+
+    fn network_of(folded: bool, accelerator: Option<Arc<dyn Accelerator>>) -> (Box<TorchBackend>, Vec<PlacedHead>) {
+        let narrow = Architecture::Vgg16Narrow;
+        let backbone = Backbone::load(&WeightsSource::Demo, narrow).unwrap();
+        let placement = Placement {
+            device: Device::Cpu,
+            kind: Kind::Float,
+            folded,
+        };
+        let network = TorchBackend::new(&backbone, placement, accelerator, 2).unwrap();
+        let placer = network.placer();
+        let place = |(seed, &(split, classes)): (usize, &(&str, usize))| {
+            placer
+                .place(&demo_head_from(narrow, split, classes, seed as u64))
+                .unwrap()
+        };
+        let heads = HEADS.iter().enumerate().map(place).collect();
+        (Box::new(network), heads)
+    }
+
+    /// Heads and their rows.
+    type Asked = Vec<(usize, Vec<usize>)>;
+
+    /// Batches of sizes that are recorded, that are padded to one, and that are too large; of heads that share the pass
+    /// and of heads that leave it.
+    #[test]
+    fn lanes_compute_what_the_plain_network_does() {
+        let (mut plain, plain_heads) = network_of(false, None);
+        let replays = Arc::new(AtomicUsize::new(0));
+        let emulated = Emulated {
+            replays: Arc::clone(&replays),
+        };
+        let (network, heads) = network_of(true, Some(Arc::new(emulated)));
+
+        let picture =
+            |seed: usize| -> Vec<u8> { (0..224 * 224 * 3).map(|at| (at * (seed + 31) % 251) as u8).collect() };
+        let batches: [(Vec<Vec<u8>>, Asked); 4] = [
+            (vec![picture(1)], vec![(0, vec![0])]),
+            ((2..5).map(picture).collect(), vec![(0, vec![0, 2]), (1, vec![1, 2])]),
+            (
+                (5..8).map(picture).collect(),
+                vec![(0, vec![0]), (2, vec![1]), (3, vec![2])],
+            ),
+            ((8..13).map(picture).collect(), vec![(1, (0..5).collect())]),
+        ];
+        let run = |network: &mut dyn Backend, heads: &[PlacedHead], batch: usize| {
+            let (pictures, asked) = &batches[batch];
+            let pictures: Vec<&[u8]> = pictures.iter().map(Vec::as_slice).collect();
+            let group = |(head, rows): &(usize, Vec<usize>)| HeadRows {
+                head: &heads[*head],
+                rows: rows.clone(),
+            };
+            let groups: Vec<_> = asked.iter().map(group).collect();
+            network.forward(&pictures, &groups, &[0]).unwrap()
+        };
+        let wanted: Vec<Outputs> = (0..batches.len())
+            .map(|batch| run(&mut *plain, &plain_heads, batch))
+            .collect();
+
+        let (run, wanted, heads) = (&run, &wanted, &heads);
+        std::thread::scope(|scope| {
+            for mut lane in network.into_lanes().into_iter().flatten() {
+                scope.spawn(move || {
+                    lane.prepare(3, &AtomicBool::new(false)).unwrap();
+                    for batch in (0..wanted.len()).chain((0..wanted.len()).rev()) {
+                        let got = run(&mut *lane, heads, batch);
+                        let close = |got: &[f32], want: &[f32]| {
+                            let largest = want.iter().fold(0f32, |most, value| most.max(value.abs()));
+                            got.len() == want.len()
+                                && got
+                                    .iter()
+                                    .zip(want)
+                                    .all(|(got, want)| (got - want).abs() <= 1e-4 * largest)
+                        };
+                        for (got, want) in got.logits.iter().zip(&wanted[batch].logits) {
+                            assert!(close(got, want), "batch {batch}: {got:?} {want:?}");
+                        }
+                        assert!(close(&got.features, &wanted[batch].features), "batch {batch}");
+                        assert_eq!(got.steps, wanted[batch].steps);
+                    }
+                });
+            }
+        });
+        // The first two batches of each lane, each twice; the others' passes were not recorded.
+        assert_eq!(replays.load(Ordering::Relaxed), 2 * 2 * 2);
+    }
+}

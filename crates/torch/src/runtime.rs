@@ -1,0 +1,32 @@
+//! libtorch as a choice of backend.
+
+use headswap_model::{Backbone, Backend, BackendError, Device, DeviceChoice, Precision, TorchRuntime};
+
+use super::allocator::keep_freed_memory;
+use super::backend::torch_backend;
+use super::device::find_devices;
+
+/// libtorch, as this crate links it.
+pub static LIBTORCH: &dyn TorchRuntime = &Libtorch;
+
+struct Libtorch;
+
+impl TorchRuntime for Libtorch {
+    fn prepare_process(&self) {
+        keep_freed_memory();
+    }
+
+    fn devices(&self, choice: DeviceChoice) -> Result<Vec<Device>, BackendError> {
+        Ok(find_devices(choice)?)
+    }
+
+    fn backend(
+        &self,
+        backbone: &Backbone,
+        device: Device,
+        precision: Precision,
+        threads: usize,
+    ) -> Result<Box<dyn Backend>, BackendError> {
+        Ok(torch_backend(backbone, device, precision, threads)?)
+    }
+}

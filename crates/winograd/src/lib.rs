@@ -1,0 +1,73 @@
+//! VGG16's forward pass on a CPU, layer by layer, without a deep-learning library.
+//!
+//! 3x3 convolutions run by Winograd's minimal filtering F(4x4, 3x3), a quarter of the products, with bias, ReLU and 2x2 max
+//! pooling fused; Linears with bias and ReLU fused. Weights are transformed and packed once and are then the only copy;
+//! what a layer adds is a [`Bias`] of its own, so that layers may share a weight.
+//! Products are f32, or 16-bit integers with scales ([`Precision`]).
+//!
+//! ```
+//! use winograd::{Bias, Engine, Maps, Normalisation, PackedConv, PackedLinear, Precision};
+//!
+//! let mut engine = Engine::new(2);
+//! let conv1 = PackedConv::new(&[0.1; 16 * 3 * 9], 16, Precision::Integer);
+//! let conv2 = PackedConv::new(&[0.1; 16 * 16 * 9], 16, Precision::Integer);
+//! let linear = PackedLinear::new(&vec![0.1; 5 * 16 * 112 * 112], 5, Precision::Integer);
+//! let (bias, last_bias) = (Bias::new(&[0.0; 16]), Bias::new(&[0.0; 5]));
+//!
+//! let (mut a, mut b) = (Maps::default(), Maps::default());
+//! let normalisation = Normalisation::new(224, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
+//! normalisation.apply(&vec![128; 2 * 224 * 224 * 3], &mut a, &mut engine);
+//! conv1.forward(&a, &bias, false, &mut b, &mut engine);
+//! conv2.forward(&b, &bias, true, &mut a, &mut engine);
+//! let (mut rows, mut results) = (Vec::new(), Vec::new());
+//! a.select_rows(&[1]).flatten(&mut rows);
+//! linear.forward(&rows, &last_bias, false, &mut results, &mut engine);
+//! assert_eq!(results.len(), 5);
+//! ```
+//!
+//! # What holds
+//! 1. An image's maps and a row's results are the same to the bit whatever is computed beside them, by any number of
+//!    threads: each number is one sum in a fixed order, and integers' scales belong to one tile
+//!    (`an_image_is_the_same_in_every_batch`, `a_row_is_the_same_in_every_batch`).
+//! 2. Integer sums cannot overflow (`integer_sums_do_not_overflow`; arithmetic at `input::LENGTH`).
+//! 3. What is not finite in the input reaches the result (`what_is_not_finite_reaches_the_result`).
+//! 4. Every instruction set, AVX-512, AVX2 and plain Rust, passes every test; the CPU's best is chosen at run time.
+//! 5. After a first pass with the largest batch nothing is allocated but by [`Maps::select_rows`]
+//!    (`a_second_pass_allocates_nothing`).
+//!
+//! # How it is cut
+//! `simd` knows instruction sets, and every kernel is written once against it; `tile` knows Winograd's matrices; `input`,
+//! `product` and `output` are the three steps; `plan` decides in which order `winograd` runs them. `buffer`, `pool`,
+//! `affinity` and `maps` know none of these.
+
+mod affinity;
+mod bias;
+mod buffer;
+mod conv;
+mod direct;
+mod engine;
+mod filters;
+mod grid;
+mod groups;
+mod input;
+mod linear;
+mod maps;
+mod multiply;
+mod normalisation;
+mod output;
+
+mod plan;
+mod pool;
+mod product;
+mod simd;
+mod tile;
+mod winograd;
+
+pub use bias::Bias;
+pub use conv::{PackedConv, Precision};
+pub use engine::Engine;
+pub use linear::PackedLinear;
+pub use maps::Maps;
+pub use normalisation::Normalisation;
+pub use pool::Pool;
+pub use simd::Isa;

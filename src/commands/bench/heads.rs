@@ -1,0 +1,374 @@
+//! `headswap bench heads`: many heads on one backbone, beside one head or those that fit on the device.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use headswap_client::{Admin, describe_status};
+use headswap_loadtest::{
+    KnownHead, LoadSummary, PHOTOGRAPHS, ServerProcess, Workload, difference, run_load, tolerance,
+};
+use headswap_proto::classify_request::Input;
+use headswap_proto::replace_head_request::Source;
+use headswap_proto::{ClassifyRequest, ClassifyResponse, EmbedRequest, ReplaceHeadRequest, embed_request};
+use headswap_spec::Architecture;
+use serde_json::json;
+use tonic::Status;
+
+use crate::commands::bench::ModelArgs;
+use crate::commands::error::CliError;
+use crate::commands::output::{bytes, ms, print_json, print_table, progress, spinner, table};
+
+const EXAMPLES: &str = "\
+Examples:
+  headswap bench heads                                         1,000 heads, all on the device, beside one
+  headswap bench heads --heads 10000 --resident-heads 500      Zipf traffic, most heads in the store";
+
+/// Requests that are looked at more closely go to this many of the most asked heads.
+const HOT: usize = 100;
+
+/// Puts many heads on a server and compares traffic over all of them with traffic over few; recomputes every answer.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct BenchHeadsArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Heads
+    #[arg(long, default_value_t = 1000)]
+    heads: usize,
+    /// Classes of each
+    #[arg(long, default_value_t = 10)]
+    classes: usize,
+    /// How many of them the server may keep on the device; 0 means all. If few, heads are asked for by Zipf's law
+    #[arg(long, default_value_t = 0)]
+    resident_heads: usize,
+    /// Clients at the same time
+    #[arg(long, default_value_t = 32)]
+    concurrency: usize,
+    /// Seconds for each measurement
+    #[arg(long, default_value_t = 10.0)]
+    seconds: f64,
+    /// Measurements of each kind, in turn; the medians are shown
+    #[arg(long, default_value_t = 3)]
+    repetitions: usize,
+    /// While a head is swapped, milliseconds from one swap to the next
+    #[arg(long, default_value_t = 100)]
+    swap_ms: u64,
+    /// JSON instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn run(args: BenchHeadsArgs) -> Result<(), CliError> {
+    let waiting = spinner("starting a server");
+    let server = ServerProcess::start(args.server_flags()).await?;
+    let photographs = photographs(&server).await?;
+    waiting.finish_and_clear();
+
+    // A short load first, so that what only traffic takes is not counted for the heads.
+    args.load(&server, &photographs, "warm-up", 1).await?;
+    let before = server.resident_bytes();
+    let mut admin = server.admin().await?;
+    let bar = progress(args.heads as u64, "heads");
+    for head in 0..args.heads {
+        replace(&mut admin, head, args.classes, 0).await?;
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    let tensors = (args.heads * args.head_bytes()) as u64;
+    let grown = server.resident_bytes().saturating_sub(before);
+
+    let few = if args.resident_heads == 0 {
+        1
+    } else {
+        args.resident_heads.min(args.heads)
+    };
+    let mut measured: [Vec<Measured>; 3] = Default::default();
+    let mut round = 1;
+    for _ in 0..args.repetitions.max(1) {
+        measured[0].push(args.load(&server, &photographs, "few heads", few).await?);
+        measured[1].push(args.load(&server, &photographs, "all heads", args.heads).await?);
+        let stop = Arc::new(AtomicBool::new(false));
+        let swapping = tokio::spawn(swap_on(admin.clone(), args.clone(), round, Arc::clone(&stop)));
+        measured[2].push(args.load(&server, &photographs, "all, one swapped", args.heads).await?);
+        stop.store(true, Ordering::Relaxed);
+        round = swapping.await.map_err(|error| CliError::Failed(error.to_string()))??;
+    }
+    let after = server.resident_bytes();
+    args.report(&measured, few, [before, grown, after, tensors]);
+    let ended = server.stop().await?.success();
+    let faults: u64 = measured.iter().flatten().map(|one| one.failed + one.wrong).sum();
+    match ended && faults == 0 {
+        true => Ok(()),
+        false => Err(CliError::Failed(format!("{faults} answers failed or were wrong"))),
+    }
+}
+
+/// What is sent, and what answers are compared with.
+struct Photographs {
+    /// JPEG files and their features.
+    files: Vec<(bytes::Bytes, Vec<f32>)>,
+    /// How far logits may be off, of the largest.
+    tolerance: f64,
+}
+
+async fn photographs(server: &ServerProcess) -> Result<Arc<Photographs>, CliError> {
+    let mut client = server.classifier().await?;
+    let mut files = Vec::new();
+    for (_, jpeg) in PHOTOGRAPHS.iter().filter(|(name, _)| name.ends_with(".jpg")) {
+        let jpeg = bytes::Bytes::from_static(jpeg);
+        let input = Some(embed_request::Input::Image(jpeg.clone()));
+        let request = EmbedRequest {
+            input,
+            ..EmbedRequest::default()
+        };
+        files.push((jpeg, client.embed(request).await?.into_inner().features));
+    }
+    let tolerance = tolerance(server).await?;
+    Ok(Arc::new(Photographs { files, tolerance }))
+}
+
+impl Photographs {
+    /// The file of request number `index`, and its features.
+    fn at(&self, index: u64) -> &(bytes::Bytes, Vec<f32>) {
+        &self.files[index as usize % self.files.len()]
+    }
+}
+
+fn name(head: usize) -> String {
+    format!("head-{head}")
+}
+
+/// The version `round` of a head: other numbers each time.
+fn numbers(head: usize, classes: usize, round: u64) -> KnownHead {
+    KnownHead::new(Architecture::Vgg16, classes, head as u64 + (round << 32))
+}
+
+async fn replace(admin: &mut Admin, head: usize, classes: usize, round: u64) -> Result<(), CliError> {
+    let request = ReplaceHeadRequest {
+        head: name(head),
+        source: Some(Source::Safetensors(numbers(head, classes, round).safetensors()?.into())),
+        ..ReplaceHeadRequest::default()
+    };
+    admin.replace_head(request).await?;
+    Ok(())
+}
+
+/// Swaps the first head, from round `next` on, until it is stopped; gives the round after the last.
+async fn swap_on(
+    mut admin: Admin,
+    args: BenchHeadsArgs,
+    mut next: u64,
+    stop: Arc<AtomicBool>,
+) -> Result<u64, CliError> {
+    let mut ticks = tokio::time::interval(Duration::from_millis(args.swap_ms.max(1)));
+    while !stop.load(Ordering::Relaxed) {
+        ticks.tick().await;
+        replace(&mut admin, 0, args.classes, next).await?;
+        next += 1;
+    }
+    Ok(next)
+}
+
+impl BenchHeadsArgs {
+    fn head_bytes(&self) -> usize {
+        self.classes * (Architecture::Vgg16.features() + 1) * size_of::<f32>()
+    }
+
+    fn server_flags(&self) -> Vec<String> {
+        let mut flags = self.model.server_flags();
+        if self.resident_heads > 0 {
+            // The backbone's own head of 1000 classes is one more.
+            let own = 1000 * (Architecture::Vgg16.features() + 1) * size_of::<f32>();
+            let bytes = self.resident_heads * self.head_bytes() + own;
+            flags.extend(["--heads-resident-bytes-max".into(), bytes.to_string()]);
+        }
+        flags
+    }
+
+    /// Traffic over the first `heads` heads; before there are any, over the backbone's own.
+    async fn load(
+        &self,
+        server: &ServerProcess,
+        photographs: &Arc<Photographs>,
+        kind: &'static str,
+        heads: usize,
+    ) -> Result<Measured, CliError> {
+        let waiting = spinner(kind);
+        let weight = |rank: usize| {
+            if self.resident_heads == 0 {
+                1.0
+            } else {
+                1.0 / (rank + 1) as f64
+            }
+        };
+        let mut total = 0.0;
+        let cumulated = (0..heads).map(|rank| {
+            total += weight(rank);
+            total
+        });
+        let traffic = Arc::new(Traffic {
+            kind,
+            classes: self.classes,
+            cumulated: cumulated.collect(),
+            photographs: Arc::clone(photographs),
+            end: Instant::now() + Duration::from_secs_f64(self.seconds),
+            hot: Mutex::default(),
+            failed: AtomicU64::new(0),
+            wrong: AtomicU64::new(0),
+        });
+        let clients = server.classifiers(self.concurrency).await?;
+        let load = run_load(clients, Arc::clone(&traffic)).await?;
+        waiting.finish_and_clear();
+        let mut hot = std::mem::take(&mut *traffic.hot.lock().unwrap_or_else(PoisonError::into_inner));
+        hot.sort_unstable();
+        let rank = (hot.len() as f64 * 0.99).ceil() as usize;
+        Ok(Measured {
+            load,
+            hot_p99: hot.get(rank.saturating_sub(1)).copied().unwrap_or_default(),
+            failed: traffic.failed.load(Ordering::Relaxed),
+            wrong: traffic.wrong.load(Ordering::Relaxed),
+        })
+    }
+
+    fn report(&self, measured: &[Vec<Measured>; 3], few: usize, memory: [u64; 4]) {
+        let [before, grown, after, tensors] = memory;
+        let hot = format!("p99 of the {} hottest", HOT.min(few));
+        let mut rows = table(&["traffic", "images/s", "of few", "p50", "p99", &hot, "failed", "wrong"]);
+        let median = |runs: &[Measured], value: &dyn Fn(&Measured) -> f64| {
+            let mut values: Vec<f64> = runs.iter().map(value).collect();
+            values.sort_unstable_by(f64::total_cmp);
+            values[values.len() / 2]
+        };
+        let rate = |runs: &[Measured]| median(runs, &|one| one.load.per_second());
+        let kinds = [
+            format!("{few} heads"),
+            format!("{} heads", self.heads),
+            "one swapped".into(),
+        ];
+        let mut found = Vec::new();
+        for (kind, runs) in kinds.into_iter().zip(measured) {
+            let at = |share: f64| median(runs, &|one| one.load.quantile(share).as_secs_f64());
+            let hot = median(runs, &|one| one.hot_p99.as_secs_f64());
+            let (failed, wrong): (u64, u64) = runs
+                .iter()
+                .fold((0, 0), |sum, one| (sum.0 + one.failed, sum.1 + one.wrong));
+            found.push(json!({ "traffic": kind, "images_per_second": rate(runs), "of_few": rate(runs) / rate(&measured[0]),
+                "p50_ms": at(0.5) * 1e3, "p99_ms": at(0.99) * 1e3, "hot_p99_ms": hot * 1e3, "failed": failed, "wrong": wrong }));
+            rows.add_row([
+                kind,
+                format!("{:.1}", rate(runs)),
+                format!("{:.3}", rate(runs) / rate(&measured[0])),
+                ms(Duration::from_secs_f64(at(0.5))),
+                ms(Duration::from_secs_f64(at(0.99))),
+                ms(Duration::from_secs_f64(hot)),
+                failed.to_string(),
+                wrong.to_string(),
+            ]);
+        }
+        if self.json {
+            print_json(
+                &json!({ "measured": found, "resident_bytes_before": before, "grown_bytes": grown,
+                "resident_bytes_after": after, "tensor_bytes": tensors }),
+            );
+            return;
+        }
+        print_table(&rows);
+        println!(
+            "resident memory: {} before the heads, {} more with them ({:.2} of their tensors), {} after the load",
+            bytes(before),
+            bytes(grown),
+            grown as f64 / tensors as f64,
+            bytes(after)
+        );
+    }
+}
+
+/// One load and what was wrong with it.
+struct Measured {
+    load: LoadSummary,
+    /// Of the requests to the most asked heads.
+    hot_p99: Duration,
+    failed: u64,
+    wrong: u64,
+}
+
+struct Traffic {
+    kind: &'static str,
+    classes: usize,
+    /// Of the heads' shares of the traffic.
+    cumulated: Vec<f64>,
+    photographs: Arc<Photographs>,
+    end: Instant,
+    hot: Mutex<Vec<Duration>>,
+    failed: AtomicU64,
+    wrong: AtomicU64,
+}
+
+impl Traffic {
+    /// Request number `index` goes to this head.
+    fn head(&self, index: u64) -> usize {
+        // SplitMix64's output function: the same requests in every run.
+        let mut z = index.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        let share = ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64;
+        let total = self.cumulated.last().copied().unwrap_or_default();
+        self.cumulated
+            .partition_point(|&sum| sum <= share * total)
+            .min(self.cumulated.len() - 1)
+    }
+
+    /// What is wrong with an answer, if anything.
+    fn fault(&self, index: u64, response: &ClassifyResponse) -> Option<String> {
+        let [result] = &response.results[..] else {
+            return Some(format!("{} results", response.results.len()));
+        };
+        let (head, features) = (self.head(index), &self.photographs.at(index).1);
+        if result.head != name(head) {
+            return Some(format!("it is of {}, not of {}", result.head, name(head)));
+        }
+        // Each round of a head is a version.
+        let numbers = numbers(head, self.classes, result.version.saturating_sub(1));
+        if numbers.digest != result.digest {
+            return Some(format!("version {} has the digest {}", result.version, result.digest));
+        }
+        difference(result, &numbers.logits(features), self.photographs.tolerance)
+    }
+}
+
+impl Workload for Traffic {
+    fn next(&self, index: u64) -> Option<ClassifyRequest> {
+        let heads = match self.kind {
+            "warm-up" => Vec::new(),
+            _ => vec![name(self.head(index))],
+        };
+        let picture = self.photographs.at(index).0.clone();
+        (Instant::now() < self.end).then(|| ClassifyRequest {
+            input: Some(Input::Image(picture)),
+            heads,
+            include_logits: true,
+            ..ClassifyRequest::default()
+        })
+    }
+
+    fn check(&self, index: u64, sent: Instant, answer: Result<ClassifyResponse, Status>) {
+        if self.head(index) < HOT {
+            self.hot
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(sent.elapsed());
+        }
+        let first = |counter: &AtomicU64| counter.fetch_add(1, Ordering::Relaxed) == 0;
+        match answer {
+            Err(status) if first(&self.failed) => eprintln!("headswap: {}", describe_status(&status)),
+            Ok(response) if self.kind != "warm-up" => {
+                if let Some(fault) = self.fault(index, &response).filter(|_| first(&self.wrong)) {
+                    eprintln!("headswap: request {index} was answered wrongly: {fault}");
+                }
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! `headswap completions`.
+
+use clap::{Args, CommandFactory as _};
+use clap_complete::{Shell, generate};
+
+use crate::commands::error::CliError;
+
+/// Prints a completion script, as: headswap completions bash > ~/.local/share/bash-completion/completions/headswap
+#[derive(Args, Debug)]
+pub(super) struct CompletionsArgs {
+    /// The shell
+    shell: Shell,
+}
+
+pub(super) fn run(args: &CompletionsArgs) -> Result<(), CliError> {
+    generate(
+        args.shell,
+        &mut super::Cli::command(),
+        "headswap",
+        &mut std::io::stdout(),
+    );
+    Ok(())
+}

@@ -1,0 +1,388 @@
+//! `headswap demo`: the whole main job in one minute, every answer checked.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use headswap_client::{Admin, ClientError, describe_status};
+use headswap_loadtest::{
+    KnownHead, LoadSummary, PHOTOGRAPHS, ServerProcess, Workload, difference, run_load, tolerance,
+};
+use headswap_proto::classify_request::Input;
+use headswap_proto::replace_head_request::Source;
+use headswap_proto::{ClassifyRequest, ClassifyResponse, EmbedRequest, ReplaceHeadRequest, embed_request};
+use headswap_spec::Architecture;
+use serde_json::json;
+use tonic::Status;
+
+use super::classify::class;
+use crate::commands::error::CliError;
+use crate::commands::output::{ms, print_json, print_table, progress, spinner, table};
+
+/// The head that is swapped.
+const HEAD: &str = "demo";
+/// Class counts, in turn.
+const CLASSES: [usize; 3] = [10, 2, 1000];
+
+const TRY_NEXT: &str = r#"Try next: `make run`, and in another terminal
+  grpcurl --plaintext 127.0.0.1:50051 list
+  echo "{\"image\": \"$(base64 -w0 images/chelsea.png)\"}" | grpcurl --plaintext -d @ 127.0.0.1:50051 headswap.v1.ClassifierService/Classify
+  grpcurl --plaintext 127.0.0.1:50052 headswap.v1.HeadAdminService/ListHeads"#;
+
+const EXAMPLES: &str = "\
+Examples:
+  headswap demo
+  headswap demo --clients 64 --seconds 60 --swap-ms 100     a long run with a swap ten times a second";
+
+/// Starts a server with untrained weights on free ports, classifies photographs, swaps heads under load and recomputes
+/// every answer; succeeds only if none failed and none was wrong.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct DemoArgs {
+    /// Photographs instead of the four built in
+    #[arg(long, value_name = "FILE")]
+    images: Vec<PathBuf>,
+    /// Clients that send at the same time
+    #[arg(long, default_value_t = 16)]
+    clients: usize,
+    /// Heads to swap in
+    #[arg(long, default_value_t = 20)]
+    swaps: usize,
+    /// Swap for this long instead of a number of times
+    #[arg(long)]
+    seconds: Option<u64>,
+    /// Time from one swap to the next, in milliseconds; by default eight answers
+    #[arg(long)]
+    swap_ms: Option<u64>,
+    /// Which table of layers
+    #[arg(long, value_enum, default_value = "vgg16")]
+    arch: Architecture,
+    /// JSON instead of tables
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn run(args: DemoArgs) -> Result<(), CliError> {
+    let waiting = spinner("starting a server with untrained weights");
+    let arch = clap::ValueEnum::to_possible_value(&args.arch).map(|value| value.get_name().to_owned());
+    let arch = arch.unwrap_or_default();
+    let server = ServerProcess::start(["--weights", "demo", "--arch", &arch]).await?;
+    waiting.finish_and_clear();
+
+    let mut demo = Demo::prepare(&server, &args).await?;
+    if !args.json {
+        println!("The photographs, on UNTRAINED weights (the classes mean nothing):");
+        demo.show_photographs(&server).await?;
+    }
+    let quiet = demo.load(&server, &args, Phase::Quiet).await?;
+    let swapping = demo.load(&server, &args, Phase::Swapping).await?;
+    let resident = server.resident_bytes();
+    let stopped = server.stop().await?;
+
+    let checker = &demo.checker;
+    checker.report(&args, &quiet, &swapping, &demo.swaps, resident);
+    if !stopped.success() {
+        return Err(CliError::Failed(format!("the server ended with {stopped}")));
+    }
+    match checker.failed.load(Ordering::Relaxed) + checker.wrong.load(Ordering::Relaxed) {
+        0 => Ok(()),
+        bad => Err(CliError::Failed(format!(
+            "{bad} answers failed or were wrong; this should never happen"
+        ))),
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Quiet,
+    Swapping,
+}
+
+struct Demo {
+    checker: Arc<Checker>,
+    admin: Admin,
+    swaps: Vec<Duration>,
+}
+
+/// Logits by digest and photograph.
+type Expected = HashMap<(String, usize), Arc<Vec<f64>>>;
+
+/// Knows what every version must answer to every photograph.
+struct Checker {
+    architecture: Architecture,
+    /// How far logits may be off, of the largest.
+    tolerance: f64,
+    photographs: Vec<(String, bytes::Bytes, Vec<f32>)>,
+    heads: Mutex<HashMap<String, Arc<KnownHead>>>,
+    expected: Mutex<Expected>,
+    /// When ReplaceHead returned, and with which version.
+    acknowledged: Mutex<Vec<(Instant, u64)>>,
+    versions_seen: Mutex<BTreeSet<u64>>,
+    stop: AtomicBool,
+    answered: AtomicU64,
+    failed: AtomicU64,
+    wrong: AtomicU64,
+}
+
+impl Demo {
+    async fn prepare(server: &ServerProcess, args: &DemoArgs) -> Result<Self, CliError> {
+        let mut client = server.classifier().await?;
+        let mut photographs = Vec::new();
+        for (name, image) in images(args)? {
+            let request = EmbedRequest {
+                input: Some(embed_request::Input::Image(image.clone())),
+                request_id: name.clone(),
+            };
+            let features = client.embed(request).await?.into_inner().features;
+            photographs.push((name, image, features));
+        }
+        let checker = Arc::new(Checker {
+            architecture: args.arch,
+            tolerance: tolerance(server).await?,
+            photographs,
+            heads: Mutex::default(),
+            expected: Mutex::default(),
+            acknowledged: Mutex::default(),
+            versions_seen: Mutex::default(),
+            stop: AtomicBool::new(false),
+            answered: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            wrong: AtomicU64::new(0),
+        });
+        let mut demo = Self {
+            checker,
+            admin: server.admin().await?,
+            swaps: Vec::new(),
+        };
+        demo.swap().await?;
+        demo.swaps.clear();
+        Ok(demo)
+    }
+
+    async fn show_photographs(&self, server: &ServerProcess) -> Result<(), CliError> {
+        let mut client = server.classifier().await?;
+        let mut rows = table(&["image", "class", "probability", "compute"]);
+        for (name, image, _) in &self.checker.photographs {
+            let request = ClassifyRequest {
+                input: Some(Input::Image(image.clone())),
+                ..ClassifyRequest::default()
+            };
+            let response = client.classify(request).await?.into_inner();
+            let top = response
+                .results
+                .first()
+                .and_then(|result| result.predictions.first())
+                .cloned()
+                .unwrap_or_default();
+            let compute = ms(Duration::from_micros(response.timing.unwrap_or_default().compute_us));
+            rows.add_row([
+                name,
+                &class(&top),
+                &format!("{:.2} %", 100.0 * top.probability),
+                &compute,
+            ]);
+        }
+        print_table(&rows);
+        println!();
+        Ok(())
+    }
+
+    /// Makes the next head live.
+    async fn swap(&mut self) -> Result<(), CliError> {
+        let number = lock(&self.checker.acknowledged).len();
+        let head = KnownHead::new(
+            self.checker.architecture,
+            CLASSES[number % CLASSES.len()],
+            number as u64,
+        );
+        let request = ReplaceHeadRequest {
+            head: HEAD.into(),
+            source: Some(Source::Safetensors(head.safetensors()?.into())),
+            ..ReplaceHeadRequest::default()
+        };
+        lock(&self.checker.heads).insert(head.digest.clone(), Arc::new(head));
+        let started = Instant::now();
+        let response = self.admin.replace_head(request).await?.into_inner();
+        self.swaps.push(started.elapsed());
+        let version = response.head.map_or(0, |head| head.version);
+        lock(&self.checker.acknowledged).push((Instant::now(), version));
+        Ok(())
+    }
+
+    /// Keeps all clients busy for a phase; in the second, swaps meanwhile.
+    async fn load(&mut self, server: &ServerProcess, args: &DemoArgs, phase: Phase) -> Result<LoadSummary, CliError> {
+        self.checker.stop.store(false, Ordering::Relaxed);
+        let clients = server.classifiers(args.clients).await?;
+        let running = tokio::spawn(run_load(clients, Arc::clone(&self.checker)));
+        let driven = match phase {
+            Phase::Quiet => self.answers(4 * args.clients as u64).await,
+            Phase::Swapping => self.swap_many(args).await,
+        };
+        self.checker.stop.store(true, Ordering::Relaxed);
+        let summary = running.await.map_err(|error| CliError::Failed(error.to_string()))??;
+        driven.map(|()| summary)
+    }
+
+    async fn swap_many(&mut self, args: &DemoArgs) -> Result<(), CliError> {
+        let began = Instant::now();
+        let bar = progress(args.swaps as u64, "swapping heads under load");
+        let enough = |swaps: usize| match args.seconds {
+            Some(seconds) => began.elapsed() >= Duration::from_secs(seconds),
+            None => swaps >= args.swaps,
+        };
+        let mut next = Instant::now();
+        while !enough(self.swaps.len()) {
+            self.swap().await?;
+            bar.set_position(self.swaps.len() as u64);
+            match args.swap_ms {
+                Some(period) => {
+                    next += Duration::from_millis(period);
+                    tokio::time::sleep_until(next.into()).await;
+                }
+                None => self.answers(8).await?,
+            }
+        }
+        bar.finish_and_clear();
+        Ok(())
+    }
+
+    /// Waits for this many more answers.
+    async fn answers(&self, count: u64) -> Result<(), CliError> {
+        let goal = self.checker.answered.load(Ordering::Relaxed) + count;
+        while self.checker.answered.load(Ordering::Relaxed) < goal {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Ok(())
+    }
+}
+
+impl Workload for Checker {
+    fn next(&self, index: u64) -> Option<ClassifyRequest> {
+        if self.stop.load(Ordering::Relaxed) {
+            return None;
+        }
+        let photograph = index as usize % self.photographs.len();
+        Some(ClassifyRequest {
+            input: Some(Input::Image(self.photographs[photograph].1.clone())),
+            heads: vec![HEAD.into()],
+            include_logits: true,
+            request_id: index.to_string(),
+            ..ClassifyRequest::default()
+        })
+    }
+
+    fn check(&self, index: u64, sent: Instant, answer: Result<ClassifyResponse, Status>) {
+        self.answered.fetch_add(1, Ordering::Relaxed);
+        match answer {
+            Err(status) => {
+                if self.failed.fetch_add(1, Ordering::Relaxed) < 5 {
+                    eprintln!("headswap: request {index} failed: {}", describe_status(&status));
+                }
+            }
+            Ok(response) => {
+                if let Some(fault) = self.fault(index, sent, &response) {
+                    self.wrong.fetch_add(1, Ordering::Relaxed);
+                    eprintln!("headswap: request {index} was answered wrongly: {fault}");
+                }
+            }
+        }
+    }
+}
+
+impl Checker {
+    /// What is wrong with an answer, if anything.
+    fn fault(&self, index: u64, sent: Instant, response: &ClassifyResponse) -> Option<String> {
+        let [result] = &response.results[..] else {
+            return Some(format!("{} results", response.results.len()));
+        };
+        if response.request_id != index.to_string() {
+            return Some(format!("it is the answer to request {}", response.request_id));
+        }
+        lock(&self.versions_seen).insert(result.version);
+        let acknowledged = lock(&self.acknowledged);
+        let floor = acknowledged
+            .iter()
+            .rev()
+            .find(|(at, _)| *at <= sent)
+            .map_or(0, |(_, version)| *version);
+        drop(acknowledged);
+        if result.version < floor {
+            return Some(format!(
+                "version {}, though {floor} had been acknowledged before it was sent",
+                result.version
+            ));
+        }
+        let Some(head) = lock(&self.heads).get(&result.digest).cloned() else {
+            return Some(format!("an unknown digest {}", result.digest));
+        };
+        let photograph = index as usize % self.photographs.len();
+        let key = (result.digest.clone(), photograph);
+        let cached = lock(&self.expected).get(&key).cloned();
+        let expected = cached.unwrap_or_else(|| {
+            let expected = Arc::new(head.logits(&self.photographs[photograph].2));
+            lock(&self.expected).insert(key, Arc::clone(&expected));
+            expected
+        });
+        debug_assert_eq!(expected.len(), head.classes);
+        difference(result, &expected, self.tolerance)
+    }
+
+    fn report(&self, args: &DemoArgs, quiet: &LoadSummary, swapping: &LoadSummary, swaps: &[Duration], resident: u64) {
+        let (failed, wrong) = (self.failed.load(Ordering::Relaxed), self.wrong.load(Ordering::Relaxed));
+        let mut swaps = swaps.to_vec();
+        swaps.sort_unstable();
+        let swap = |share: f64| {
+            swaps
+                .get(((swaps.len() as f64 * share) as usize).min(swaps.len() - 1))
+                .copied()
+        };
+        let (median, longest) = (swap(0.5).unwrap_or_default(), swaps.last().copied().unwrap_or_default());
+        let versions = lock(&self.versions_seen).len();
+        if args.json {
+            let phase = |load: &LoadSummary| {
+                json!({ "requests": load.answers(), "per_second": load.per_second(),
+                    "p50_ms": load.quantile(0.5).as_secs_f64() * 1e3, "p99_ms": load.quantile(0.99).as_secs_f64() * 1e3 })
+            };
+            print_json(&json!({
+                "failed": failed, "wrong": wrong, "swaps": swaps.len(), "versions_seen": versions,
+                "without_swaps": phase(quiet), "with_swaps": phase(swapping), "server_resident_bytes": resident,
+                "swap_ms_p50": median.as_secs_f64() * 1e3, "swap_ms_max": longest.as_secs_f64() * 1e3,
+            }));
+            return;
+        }
+        let mut rows = table(&["", "without swaps", "with swaps"]);
+        let row = |name: &str, value: &dyn Fn(&LoadSummary) -> String| [name.to_owned(), value(quiet), value(swapping)];
+        rows.add_row(row("requests", &|load| load.answers().to_string()));
+        rows.add_row(row("images/s", &|load| format!("{:.1}", load.per_second())));
+        rows.add_row(row("latency p50", &|load| ms(load.quantile(0.5))));
+        rows.add_row(row("latency p99", &|load| ms(load.quantile(0.99))));
+        print_table(&rows);
+        println!(
+            "\nswaps {}, versions seen {versions}, failed {failed}, wrong {wrong}",
+            swaps.len()
+        );
+        println!("a swap took {} (median), {} (longest)", ms(median), ms(longest));
+        println!("\n{TRY_NEXT}");
+    }
+}
+
+fn images(args: &DemoArgs) -> Result<Vec<(String, bytes::Bytes)>, CliError> {
+    if args.images.is_empty() {
+        return Ok(PHOTOGRAPHS
+            .map(|(name, image)| (name.to_owned(), bytes::Bytes::from_static(image)))
+            .into());
+    }
+    let read = |path: &PathBuf| {
+        let name = path.display().to_string();
+        let image = std::fs::read(path).map_err(|error| ClientError::unreadable(path, error))?;
+        Ok((name, image.into()))
+    };
+    args.images.iter().map(read).collect()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,94 @@
+//! `headswap describe`.
+
+use clap::Args;
+use headswap_proto::{DescribeModelRequest, DescribeModelResponse, Parameter};
+use serde_json::json;
+
+use crate::commands::address::AdminAddress;
+use crate::commands::error::CliError;
+use crate::commands::output::{print_json, print_table, table};
+
+/// Shows a running server's layers as PyTorch prints them, every parameter, and what a live head overrides.
+#[derive(Args, Debug)]
+pub(super) struct DescribeArgs {
+    /// The head whose overrides are marked
+    #[arg(long, default_value = "default")]
+    head: String,
+    /// JSON instead of tables
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    address: AdminAddress,
+}
+
+pub(super) async fn run(args: DescribeArgs) -> Result<(), CliError> {
+    let request = DescribeModelRequest { head: args.head };
+    let model = args
+        .address
+        .connect()
+        .await?
+        .describe_model(request)
+        .await?
+        .into_inner();
+    if args.json {
+        print_json(&to_json(&model));
+        return Ok(());
+    }
+    println!("{}\n", model.layers);
+    let head = model
+        .head
+        .as_ref()
+        .map(|head| format!("{}@{}", head.head, head.version))
+        .unwrap_or_default();
+    let mut rows = table(&["parameter", "shape", "count", "from"]);
+    for parameter in &model.parameters {
+        let from = if parameter.overridden {
+            head.as_str()
+        } else {
+            "backbone"
+        };
+        let shape = format!("{:?}", parameter.shape);
+        rows.add_row([&parameter.name, &shape, &grouped(parameter.count), from]);
+    }
+    print_table(&rows);
+    let overridden: u64 = model.parameters.iter().filter(|p| p.overridden).map(|p| p.count).sum();
+    println!(
+        "\n{} parameters, {} of them {head}'s",
+        grouped(model.parameter_count),
+        grouped(overridden)
+    );
+    println!("weights   {} ({})", model.weights, model.backbone_digest);
+    println!(
+        "computes  on {} in {}, batches of up to {}",
+        model.device, model.precision, model.max_batch
+    );
+    Ok(())
+}
+
+/// 138357544 as 138,357,544.
+pub(super) fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let groups: Vec<&str> = digits
+        .as_bytes()
+        .rchunks(3)
+        .rev()
+        .map(|group| std::str::from_utf8(group).unwrap_or_default())
+        .collect();
+    groups.join(",")
+}
+
+fn to_json(model: &DescribeModelResponse) -> serde_json::Value {
+    let parameter =
+        |p: &Parameter| json!({ "name": p.name, "shape": p.shape, "count": p.count, "overridden": p.overridden });
+    json!({
+        "layers": model.layers,
+        "parameters": model.parameters.iter().map(parameter).collect::<Vec<_>>(),
+        "parameter_count": model.parameter_count,
+        "backbone_digest": model.backbone_digest,
+        "weights": model.weights,
+        "device": model.device,
+        "precision": model.precision,
+        "max_batch": model.max_batch,
+        "head": model.head.as_ref().map(|head| json!({ "head": head.head, "version": head.version })),
+    })
+}

@@ -1,0 +1,97 @@
+//! The command line: one file for each sub-command.
+
+mod address;
+mod bench;
+mod classify;
+mod completions;
+mod demo;
+mod describe;
+mod error;
+mod head;
+mod output;
+mod serve;
+mod weights;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use error::CliError;
+use headswap_model::TorchRuntime;
+
+use crate::libtorch;
+
+const AFTER_HELP: &str = "\
+Examples:
+  headswap demo                                  see it work, with a server of its own
+  headswap weights fetch                         get torchvision's trained VGG16
+  headswap serve --weights vgg16.pth             serve a backbone
+  headswap classify cat.jpg                      ask it
+  headswap head replace cats cats.safetensors    make a fine-tuned head live
+  headswap classify --head cats cat.jpg
+
+Exit codes: 0 success, 1 something failed, 2 wrong usage, 3 the server cannot be reached.";
+
+/// Serves VGG16 over gRPC and swaps fine-tuned heads while traffic flows.
+#[derive(Debug, Parser)]
+#[command(name = "headswap", version, after_help = AFTER_HELP)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the server
+    Serve(Box<headswap_server::ServeArgs>),
+    /// Ask a running server what is on pictures
+    Classify(classify::ClassifyArgs),
+    /// Replace, list and show heads
+    #[command(subcommand)]
+    Head(head::HeadCommand),
+    /// Show the layers, the parameters and what a head overrides
+    Describe(describe::DescribeArgs),
+    /// Look into files of weights, convert and fetch them
+    #[command(subcommand)]
+    Weights(weights::WeightsCommand),
+    /// Measure the forward pass or the server
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
+    /// Start a server, classify photographs and swap heads under load
+    Demo(demo::DemoArgs),
+    /// Print a completion script for a shell
+    Completions(completions::CompletionsArgs),
+}
+
+/// Parses the command line and runs it.
+pub fn run(torch: Option<&'static dyn TorchRuntime>) -> ExitCode {
+    let command = match Cli::parse().command {
+        Command::Serve(args) => return serve::run(*args, torch),
+        Command::Weights(command) => {
+            let done = weights::run(command);
+            return done.map_or_else(|error| error.report(), |()| ExitCode::SUCCESS);
+        }
+        command => command,
+    };
+    if let Command::Bench(command) = &command
+        && let Some(settings) = command.backend()
+        && let Err(error) = libtorch::ensure(&settings, torch)
+    {
+        return CliError::from(error).report();
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return CliError::from(error).report(),
+    };
+    let result = runtime.block_on(async {
+        match command {
+            Command::Serve(_) | Command::Weights(_) => Ok(()),
+            Command::Classify(args) => classify::run(args).await,
+            Command::Head(command) => head::run(command).await,
+            Command::Describe(args) => describe::run(args).await,
+            Command::Bench(command) => bench::run(command, torch).await,
+            Command::Demo(args) => demo::run(args).await,
+            Command::Completions(args) => completions::run(&args),
+        }
+    });
+    result.map_or_else(|error| error.report(), |()| ExitCode::SUCCESS)
+}

@@ -1,0 +1,159 @@
+//! `headswap weights inspect`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use headswap_checkpoint::{Checkpoint, Digest, TensorEntry};
+use serde_json::{Value, json};
+
+use super::{Fit, arch_name};
+use crate::commands::describe::grouped;
+use crate::commands::error::CliError;
+use crate::commands::output::{bytes, print_json, print_table, table};
+
+/// Shows what a file of weights is and holds; safetensors and PyTorch's .pth. Nothing in it is run.
+#[derive(Args, Debug)]
+pub(crate) struct InspectArgs {
+    /// The file
+    file: PathBuf,
+    /// JSON instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+/// A tensor and its digest, or why it cannot be read.
+type Inspected<'a> = (&'a TensorEntry, Result<Digest, String>);
+
+pub(super) fn run(args: &InspectArgs) -> Result<(), CliError> {
+    let failed = |error| CliError::Failed(format!("{}: {error}", args.file.display()));
+    let checkpoint = Checkpoint::open(&args.file).map_err(failed)?;
+    let inspect = |entry| {
+        let tensor = checkpoint.read(entry).map_err(|error| error.to_string());
+        (entry, tensor.map(|tensor| tensor.digest()))
+    };
+    let tensors: Vec<Inspected<'_>> = checkpoint.tensors().map(inspect).collect();
+    if args.json {
+        print_json(&to_json(&checkpoint, &tensors));
+    } else {
+        print(args, &checkpoint, &tensors);
+    }
+    Ok(())
+}
+
+fn print(args: &InspectArgs, checkpoint: &Checkpoint, tensors: &[Inspected<'_>]) {
+    println!("file    {}", args.file.display());
+    println!("format  {}", checkpoint.format());
+    println!("names   {}\n", describe_names(checkpoint));
+    let renamed = tensors.iter().any(|(entry, _)| entry.name != entry.file_name);
+    let mut headings = vec!["tensor", "dtype", "shape", "SHA-256"];
+    if renamed {
+        headings.push("in the file");
+    }
+    let mut rows = table(&headings);
+    for (entry, digest) in tensors {
+        let digest = digest.as_ref().map_or_else(|_| "unusable".into(), Digest::short);
+        let mut row = vec![
+            printable(&entry.name),
+            format!("{:?}", entry.dtype),
+            format!("{:?}", entry.shape),
+            digest,
+        ];
+        if renamed {
+            row.push(printable(&entry.file_name));
+        }
+        rows.add_row(row);
+    }
+    print_table(&rows);
+    let numbers = total(checkpoint);
+    println!(
+        "\n{} tensors, {} numbers, {} in f32",
+        tensors.len(),
+        grouped(numbers),
+        bytes(4 * numbers)
+    );
+    for (_, digest) in tensors {
+        if let Err(error) = digest {
+            println!("unusable: {error}");
+        }
+    }
+    println!("{}", describe_fit(checkpoint, tensors));
+}
+
+/// A name from a file must not steer the terminal.
+fn printable(name: &str) -> String {
+    name.chars().flat_map(char::escape_debug).collect()
+}
+
+fn describe_names(checkpoint: &Checkpoint) -> String {
+    let naming = checkpoint.naming();
+    let whose = if naming.timm { "timm's" } else { "torchvision's" };
+    let prefixes = naming.prefixes.iter().map(|prefix| format!(", behind `{prefix}`"));
+    let container = match &naming.container[..] {
+        "" => String::new(),
+        container => format!(", under the key `{container}`"),
+    };
+    [whose.to_owned()]
+        .into_iter()
+        .chain(prefixes)
+        .chain([container])
+        .collect()
+}
+
+fn describe_fit(checkpoint: &Checkpoint, tensors: &[Inspected<'_>]) -> String {
+    match Fit::of(checkpoint) {
+        Ok(Fit::Backbone(arch, classes)) => {
+            let digest = whole_digest(tensors).map(|digest| format!("; its digest is {digest}"));
+            format!(
+                "fits --arch {}: a whole backbone of {classes} classes{}",
+                arch_name(arch),
+                digest.unwrap_or_default()
+            )
+        }
+        Ok(Fit::Head(arch, classes)) => format!("fits --arch {}: a head of {classes} classes", arch_name(arch)),
+        Err(misfit) => format!("fits neither as a backbone nor as a head: {misfit}"),
+    }
+}
+
+/// A backbone's digest, as the server tells it; None if a tensor cannot be read.
+fn whole_digest(tensors: &[Inspected<'_>]) -> Option<Digest> {
+    let digests = tensors
+        .iter()
+        .map(|(entry, digest)| Some((entry.name.as_str(), *digest.as_ref().ok()?)));
+    let mut digests: Vec<(&str, Digest)> = digests.collect::<Option<_>>()?;
+    digests.sort_unstable();
+    Some(Digest::combine(digests, &[]))
+}
+
+fn total(checkpoint: &Checkpoint) -> u64 {
+    checkpoint.tensors().map(|entry| entry.elements() as u64).sum()
+}
+
+fn to_json(checkpoint: &Checkpoint, tensors: &[Inspected<'_>]) -> Value {
+    let tensor = |(entry, digest): &Inspected<'_>| {
+        json!({
+            "name": entry.name, "file_name": entry.file_name, "dtype": format!("{:?}", entry.dtype),
+            "shape": entry.shape, "sha256": digest.as_ref().ok().map(ToString::to_string),
+            "error": digest.as_ref().err(),
+        })
+    };
+    let (mut backbone, mut head, mut misfit) = (Value::Null, Value::Null, Value::Null);
+    match Fit::of(checkpoint) {
+        Ok(Fit::Backbone(arch, classes)) => {
+            let digest = whole_digest(tensors).map(|digest| digest.to_string());
+            backbone = json!({ "arch": arch_name(arch), "classes": classes, "digest": digest });
+        }
+        Ok(Fit::Head(arch, classes)) => head = json!({ "arch": arch_name(arch), "classes": classes }),
+        Err(reason) => misfit = json!(reason.to_string()),
+    }
+    let naming = checkpoint.naming();
+    json!({
+        "format": checkpoint.format().to_string(),
+        "naming": { "timm": naming.timm, "prefixes": naming.prefixes, "container": naming.container },
+        "metadata": checkpoint.metadata(),
+        "tensors": tensors.iter().map(tensor).collect::<Vec<_>>(),
+        "numbers": total(checkpoint),
+        "backbone": backbone,
+        "head": head,
+        "misfit": misfit,
+    })
+}

@@ -1,0 +1,117 @@
+//! ReplaceHead and UploadHead calls that are cancelled at any moment, on a real server.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use headswap_model::demo_head;
+use headswap_proto::upload_head_request::Part;
+use headswap_proto::{GetHeadRequest, HeadInfo, ReplaceHeadRequest, UploadHeadHeader, UploadHeadRequest};
+use tonic::{Code, Request};
+
+use crate::support::{Admin, NARROW, Server, replace, safetensors};
+
+fn upload(seed: u64) -> Vec<UploadHeadRequest> {
+    let header = UploadHeadHeader {
+        head: "cats".into(),
+        ..Default::default()
+    };
+    let file = safetensors(&demo_head(NARROW, 2, seed), &[]);
+    let parts = [Part::Header(header), Part::Chunk(file.into())];
+    parts.map(|part| UploadHeadRequest { part: Some(part) }).into()
+}
+
+async fn live(admin: &mut Admin) -> HeadInfo {
+    let get = GetHeadRequest {
+        head: "cats".into(),
+        version: 0,
+    };
+    admin.get_head(get).await.unwrap().into_inner().head.unwrap()
+}
+
+/// Files that are not a version's.
+fn leftovers(dir: &Path) -> Vec<PathBuf> {
+    let (mut files, mut folders) = (Vec::new(), vec![dir.to_owned()]);
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { &mut folders } else { &mut files }.push(path);
+        }
+    }
+    files.retain(|file| file.extension().is_none_or(|extension| extension != "safetensors"));
+    files
+}
+
+/// 200 calls that are cancelled sooner or later, on the connection of those that are acknowledged and on one of their
+/// own: once a later one is acknowledged, it stays live.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cancelled_calls_change_nothing_later() {
+    const CALLS: u64 = 200;
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), &[]);
+    let (mut admin, other) = (server.admin().await, server.admin().await);
+    admin.replace_head(replace("cats", 2, 0)).await.unwrap();
+    let (mut random, mut cancelled) = (1u64, 0);
+    for call in 1..=CALLS {
+        random = random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        let mut client = if call % 2 == 0 { admin.clone() } else { other.clone() };
+        let given_up = if call % 3 == 0 {
+            tokio::spawn(async move { drop(client.upload_head(tokio_stream::iter(upload(call))).await) })
+        } else {
+            tokio::spawn(async move { drop(client.replace_head(replace("cats", 2, call)).await) })
+        };
+        // Up to about the length of a swap.
+        for _ in 0..random >> 52 {
+            tokio::task::yield_now().await;
+        }
+        given_up.abort();
+        cancelled += u64::from(given_up.await.is_err());
+
+        let acknowledged = admin.replace_head(replace("cats", 2, CALLS + call)).await.unwrap();
+        let acknowledged = acknowledged.into_inner().head.unwrap();
+        assert_eq!(live(&mut admin).await, acknowledged);
+        // This comes after whatever of the cancelled call is left.
+        let last = ReplaceHeadRequest {
+            dry_run: true,
+            ..replace("cats", 2, 0)
+        };
+        let last = admin.replace_head(last).await.unwrap().into_inner();
+        assert_eq!(last.previous_version, acknowledged.version);
+        assert_eq!(live(&mut admin).await.digest, acknowledged.digest);
+    }
+    assert!(cancelled > CALLS / 4, "{cancelled} of {CALLS} were cancelled");
+
+    while server.metric("headswap_uploads_in_flight") > 0.0 || !leftovers(dir.path()).is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let version = live(&mut admin).await.version as f64;
+    assert_eq!(server.metric("headswap_live_head_version{head=\"cats\"}"), version);
+    // Every number is that of a version that was live.
+    assert_eq!(server.metric("headswap_swaps_total"), version);
+    // The two versions that are kept, and the backbone's own.
+    assert_eq!(server.metric("headswap_head_versions{tier=\"hot\"}"), 3.0);
+    assert_eq!(server.metric("headswap_head_versions{tier=\"cold\"}"), 0.0);
+}
+
+/// A deadline that has as good as passed: the call fails and changes nothing.
+#[tokio::test]
+async fn a_deadline_that_passes_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), &[]);
+    let mut admin = server.admin().await;
+    admin.replace_head(replace("cats", 2, 1)).await.unwrap();
+    let mut request = Request::new(replace("cats", 2, 2));
+    request.set_timeout(Duration::from_nanos(1));
+    let status = admin.replace_head(request).await.unwrap_err();
+    // Whose clock is first, the server's or the client's own, is chance.
+    assert!(
+        matches!(status.code(), Code::Cancelled | Code::DeadlineExceeded),
+        "{status:?}"
+    );
+    let last = ReplaceHeadRequest {
+        dry_run: true,
+        ..replace("cats", 2, 0)
+    };
+    assert_eq!(admin.replace_head(last).await.unwrap().into_inner().previous_version, 1);
+}

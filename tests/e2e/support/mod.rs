@@ -1,0 +1,7 @@
+//! What the tests share: a real server, and clients that do what no library does.
+
+pub mod raw_call;
+mod server;
+pub mod wire;
+
+pub use server::*;
