@@ -58,7 +58,7 @@ def headswap(work, binary, precision):
         flags = ["--weights", f"{work.models}/vgg16.safetensors", "--device", "cpu", "--precision", precision]
         flags += ["--threads", str(work.threads)]
     listen = [word for flag in ("--listen", "--admin-listen", "--http-listen") for word in (flag, "127.0.0.1:0")]
-    command = [binary, "serve", "--max-batch", "8", "--heads-dir", str(folder), *listen, *flags]
+    command = [binary, "serve", "--announce", "--max-batch", "8", "--heads-dir", str(folder), *listen, *flags]
 
     def classes(_):
         if work.null:

@@ -36,7 +36,7 @@ def serve(headswap, *arguments):
     """A server on free ports; gives its addresses."""
     with tempfile.TemporaryDirectory() as heads:
         listen = [flag for name in ("listen", "admin-listen", "http-listen") for flag in (f"--{name}", "127.0.0.1:0")]
-        command = [headswap, "serve", "--heads-dir", heads, "--log", "warn", *listen, *arguments]
+        command = [headswap, "serve", "--announce", "--heads-dir", heads, "--log", "warn", *listen, *arguments]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         addresses = {}
         try:

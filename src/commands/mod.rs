@@ -14,7 +14,7 @@ mod weights;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use error::CliError;
 use headswap_model::TorchRuntime;
 
@@ -64,7 +64,12 @@ enum Command {
 
 /// Parses the command line and runs it.
 pub fn run(torch: Option<&'static dyn TorchRuntime>) -> ExitCode {
-    let command = match Cli::parse().command {
+    let matches = Cli::command().get_matches();
+    let mut cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    if let (Command::Serve(args), Some((_, matches))) = (&mut cli.command, matches.subcommand()) {
+        args.note_given(matches);
+    }
+    let command = match cli.command {
         Command::Serve(args) => return serve::run(*args, torch),
         Command::Weights(command) => {
             let done = weights::run(command);

@@ -10,7 +10,7 @@ class Server:
     def __init__(self, binary, *args):
         flags = [flag for flag in ("--listen", "--admin-listen", "--http-listen") if flag not in args]
         listen = [word for flag in flags for word in (flag, "127.0.0.1:0")]
-        command = [binary, "serve", *listen, "--log", "warn", *args]
+        command = [binary, "serve", "--announce", *listen, "--log", "warn", *args]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         self.addresses = {}
         for line in self.process.stdout:

@@ -4,6 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use clap::Args as _;
+
 fn files(dir: &str, extensions: &[&str]) -> Vec<(PathBuf, String)> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).unwrap() {
@@ -92,4 +94,65 @@ fn documented_flags_exist() {
 /// How a document writes a call of this sub-command.
 fn command_line(command: &[&str]) -> Option<String> {
     Some(format!("headswap {} ", command.first()?))
+}
+
+const CONFIGURATION: &str = "docs/configuration.md";
+
+/// `docs/configuration.md` is made of the flags' own help: WRITE_DOCS=1 writes it, otherwise it must be current.
+#[test]
+fn the_configuration_reference_is_current() {
+    let made = configuration_reference();
+    if std::env::var_os("WRITE_DOCS").is_some() {
+        fs::write(CONFIGURATION, &made).unwrap();
+    }
+    let written = fs::read_to_string(CONFIGURATION).unwrap();
+    assert!(
+        written == made,
+        "{CONFIGURATION} is out of date; run: WRITE_DOCS=1 cargo test --test e2e configuration_reference"
+    );
+}
+
+fn configuration_reference() -> String {
+    let mut text = String::from(
+        "# Configuration of `headswap serve`\n\n\
+         Made from `headswap serve --help`; do not edit. A flag beats its variable, a variable the default. Settings that were \
+         given are logged at start, and `HEADSWAP_*` variables that are no settings are warned of.\n",
+    );
+    let command = headswap_server::ServeArgs::augment_args(clap::Command::new("serve"));
+    let mut heading = None;
+    for argument in command.get_arguments().filter(|argument| !argument.is_hide_set()) {
+        let own = argument.get_help_heading().unwrap_or("Addresses");
+        if heading != Some(own.to_owned()) {
+            heading = Some(own.to_owned());
+            text.push_str(&format!(
+                "\n## {own}\n\n| flag | variable | default | meaning |\n|---|---|---|---|\n"
+            ));
+        }
+        let defaults: Vec<_> = argument
+            .get_default_values()
+            .iter()
+            .map(|value| value.to_string_lossy())
+            .collect();
+        let mut meaning = argument.get_help().map(ToString::to_string).unwrap_or_default();
+        let values = argument.get_possible_values();
+        let takes_value = argument.get_action().takes_values();
+        if takes_value && !values.is_empty() {
+            for value in values.iter().filter(|value| !value.is_hide_set()) {
+                let help = value.get_help().map(ToString::to_string).unwrap_or_default();
+                meaning.push_str(&format!("<br>`{}`: {help}", value.get_name()));
+            }
+        }
+        text.push_str(&format!(
+            "| `--{}` | `{}` | {} | {} |\n",
+            argument.get_long().unwrap_or_default(),
+            argument.get_env().unwrap_or_default().to_string_lossy(),
+            if defaults.is_empty() || !takes_value {
+                String::new()
+            } else {
+                format!("`{}`", defaults.join(","))
+            },
+            meaning.replace('|', "\\|"),
+        ));
+    }
+    text
 }

@@ -8,6 +8,7 @@ mod documents;
 mod durability;
 mod feature_cache;
 mod isolation;
+mod logs;
 mod many_heads;
 mod operations;
 mod refusals;

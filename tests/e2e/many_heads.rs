@@ -487,7 +487,7 @@ fn the_price_of_many_heads() {
         deeper: BTreeMap::new(),
     };
     let dir = tempfile::tempdir().unwrap();
-    let store = DirStore::open(dir.path(), backbone, limits).unwrap();
+    let store = DirStore::open(dir.path(), backbone, backbone, limits).unwrap();
     let measure = |heads: usize, args: &[&str]| {
         let started = Instant::now();
         let server = Server::start(dir.path(), args);

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use headswap_spec::{LAST_BIAS, LAST_WEIGHT};
 use sha2::{Digest as _, Sha256};
 
 use super::tensor::{HostTensor, Parameters};
@@ -52,6 +53,19 @@ impl Digest {
             text(&mut hash, label);
         }
         Self(hash.finalize().into())
+    }
+
+    /// Of a backbone, by which heads know theirs: as [`Digest::combine`] of the parameters before the last Linear, so that two
+    /// backbones with the same features are one. `tensors` may come in any order.
+    pub fn of_backbone<'a>(tensors: impl IntoIterator<Item = (&'a str, Digest)>) -> Self {
+        let mut features: Vec<(&str, Digest)> = Vec::new();
+        for (name, digest) in tensors {
+            if ![LAST_WEIGHT, LAST_BIAS].contains(&name) {
+                features.push((name, digest));
+            }
+        }
+        features.sort_unstable();
+        Self::combine(features, &[])
     }
 
     /// Its 32 bytes.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use headswap_image::{ImageError, Pixels};
+use headswap_image::{ImageError, ImageSettings, Pixels};
 use tokio::sync::mpsc;
 
 use super::class::Class;
@@ -29,6 +29,20 @@ pub trait Decode: Send + Sync {
     /// # Errors
     /// If it is refused.
     fn decode(&self, bytes: &Bytes) -> Result<Pixels, ImageError>;
+}
+
+/// Decodes with these settings.
+#[derive(Clone, Copy, Debug)]
+pub struct PictureDecoder(pub ImageSettings);
+
+impl Decode for PictureDecoder {
+    fn memory(&self, bytes: &Bytes) -> Result<u64, ImageError> {
+        headswap_image::open(bytes, self.0).map(|picture| picture.memory())
+    }
+
+    fn decode(&self, bytes: &Bytes) -> Result<Pixels, ImageError> {
+        headswap_image::decode(bytes, self.0)
+    }
 }
 
 /// A picture that was decoded, or is refused.

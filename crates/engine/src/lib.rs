@@ -34,7 +34,7 @@ pub use calibrate::{Calibration, calibrate, measure};
 pub use class::{Class, FlowId};
 pub use clock::{Clock, SystemClock};
 pub use cost::CostTable;
-pub use decoders::Decode;
+pub use decoders::{Decode, PictureDecoder};
 pub use error::{DECODE_BYTES_MAX, EngineError, Stage, StartError};
 pub use handle::{Engine, EngineSettings, EngineThreads, start};
 pub use health::EngineHealth;

@@ -62,7 +62,7 @@ pub enum HeadError {
     #[error("the call was cancelled before the change was made; nothing was changed")]
     Cancelled,
     #[error("version {version} of head `{name}` was let go meanwhile; ask again")]
-    LetGo { name: HeadName, version: u64 },
+    Retired { name: HeadName, version: u64 },
     #[error("loading version {version} of head `{name}` failed: it panicked; retry, and report this")]
     LoadPanicked { name: HeadName, version: u64 },
     #[error("the server stopped loading heads; ask another, or this one when it is back")]

@@ -24,7 +24,7 @@ pub use metrics::HeadMetrics;
 pub use name::HeadName;
 pub use per_head::PerHead;
 pub use registry::{HeadRegistry, RegistryLimits, RegistryParts, Replaced, Replacement};
-pub use residency::{Acquired, HeadPlacer, Lease, LoadTask, Pending, Reservation, ResidencyLimits, Tier, Urgency};
+pub use residency::{Acquired, HeadPlacer, LoadTask, Pending, PinnedHead, Reservation, ResidencyLimits, Tier, Urgency};
 pub use store::{HeadStore, StagedHead, StoreError};
 pub use table::{History, Page, RoutingTable};
 pub use version::{HeadInfo, HeadVersion};

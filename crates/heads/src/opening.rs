@@ -72,7 +72,7 @@ impl<R: Send + Sync> Opening<'_, R> {
                 Err(error) => {
                     let info = &version.info;
                     tracing::warn!(head = %info.name, version = info.version, %error, "a stored head; skipped");
-                    self.residency.tiers.let_go(&version);
+                    self.residency.tiers.retire(&version);
                 }
             }
         }

@@ -14,7 +14,7 @@ use super::name::HeadName;
 use super::opening::{Opening, prune};
 use super::per_head::PerHead;
 use super::quota::{Promise, Quota};
-use super::residency::{Acquired, HeadPlacer, Residency, ResidencyLimits, Urgency, let_go};
+use super::residency::{Acquired, HeadPlacer, Residency, ResidencyLimits, Urgency, retired};
 use super::store::{HeadStore, StoreError};
 use super::table::RoutingTable;
 use super::version::{HeadInfo, HeadVersion};
@@ -132,7 +132,7 @@ impl<R: Send + Sync> HeadRegistry<R> {
         let heads = opening.versions(listed).into_iter().flatten();
         let (table, surplus) = RoutingTable::new(std::iter::once(backbone_head).chain(heads), limits.versions_kept);
         for version in &surplus {
-            residency.tiers.let_go(version);
+            residency.tiers.retire(version);
         }
         for version in table.list() {
             metrics.live(&version.info.name, version.info.version);
@@ -161,7 +161,7 @@ impl<R: Send + Sync> HeadRegistry<R> {
     /// A version's labels, which may have to be read from the store.
     ///
     /// # Errors
-    /// [`HeadError::LetGo`] if no request may name the version any more, [`HeadError::Damaged`],
+    /// [`HeadError::Retired`] if no request may name the version any more, [`HeadError::Damaged`],
     /// [`HeadError::Unreadable`].
     pub fn labels(&self, version: &HeadVersion<R>) -> Result<Arc<[String]>, HeadError> {
         if let Some(labels) = version.slot.labels() {
@@ -170,7 +170,7 @@ impl<R: Send + Sync> HeadRegistry<R> {
         match self.store.labels(&version.info) {
             Ok(labels) => Ok(labels.into()),
             // Versions are let go before their files are removed.
-            Err(_) if version.tier().is_none() => Err(let_go(&version.info)),
+            Err(_) if version.tier().is_none() => Err(retired(&version.info)),
             Err(error) => Err(error),
         }
     }
@@ -218,10 +218,10 @@ impl<R: Send + Sync> HeadRegistry<R> {
         let started = Instant::now();
         let staged = self.store.stage(&info, &weights, throttle)?;
         commit.begin()?;
-        let lease = self.residency.settle(&info, trial)?;
+        let pinned = self.residency.settle(&info, trial)?;
         let sync = staged.commit()?;
         let store = started.elapsed();
-        let version = self.residency.admit(info.clone(), lease, &weights);
+        let version = self.residency.admit(info.clone(), pinned, &weights);
         self.publish(version, promise);
         Ok(Replaced {
             info,
@@ -261,7 +261,7 @@ impl<R: Send + Sync> HeadRegistry<R> {
             surplus
         });
         for old in surplus {
-            self.residency.tiers.let_go(&old);
+            self.residency.tiers.retire(&old);
             prune(self.store.as_ref(), &old.info);
         }
     }

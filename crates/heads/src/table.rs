@@ -136,9 +136,9 @@ impl<R> RoutingTable<R> {
     /// Only the registry calls this, under the writers' lock: two writers at once would lose one's change.
     pub(super) fn publish(&self, version: Arc<HeadVersion<R>>, kept: usize) -> Versions<R> {
         let mut map = Map::clone(&self.map.load());
-        let let_go = add(&mut map, version, kept);
+        let retired = add(&mut map, version, kept);
         self.map.store(Arc::new(map));
-        let_go
+        retired
     }
 }
 

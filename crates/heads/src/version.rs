@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use headswap_checkpoint::Digest;
 
 use super::name::HeadName;
-use super::residency::{Slot, Tier};
+use super::residency::{ResidencySlot, Tier};
 
 /// What is known of a version.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,7 +33,7 @@ pub struct HeadInfo {
 pub struct HeadVersion<R> {
     /// What is known of it.
     pub info: HeadInfo,
-    pub(super) slot: Slot<R>,
+    pub(super) slot: ResidencySlot<R>,
 }
 
 impl<R> HeadVersion<R> {

@@ -11,7 +11,7 @@ use futures::FutureExt as _;
 use headswap_checkpoint::{HostTensor, Parameters, Throttle};
 use headswap_heads::{
     Acquired, Commit, HeadError, HeadInfo, HeadMetrics, HeadName, HeadRegistry, HeadStore, HeadVersion, HeadWeights,
-    Lease, LoadTask, Pending, PlaceError, RegistryLimits, RegistryParts, Replaced, Replacement, Reservation,
+    LoadTask, Pending, PinnedHead, PlaceError, RegistryLimits, RegistryParts, Replaced, Replacement, Reservation,
     ResidencyLimits, StagedHead, StoreError, Tier, Urgency,
 };
 use headswap_spec::{LAST_BIAS, LAST_WEIGHT};
@@ -235,9 +235,9 @@ impl Bench {
     }
 
     /// Loads if need be, and waits if another thread does.
-    fn acquire(&self, head: usize) -> Result<Lease<Resident>, Arc<HeadError>> {
+    fn acquire(&self, head: usize) -> Result<PinnedHead<Resident>, Arc<HeadError>> {
         match self.start(head) {
-            Acquired::Hot(lease) => Ok(lease),
+            Acquired::Hot(pinned) => Ok(pinned),
             Acquired::Wait(pending) => block_on(pending),
             Acquired::Load(pending, task) => {
                 task.run();
@@ -260,12 +260,12 @@ fn name(head: usize) -> HeadName {
     HeadName::parse(&format!("h{head}")).unwrap()
 }
 
-fn done<R>(pending: Pending<R>) -> Result<Lease<R>, Arc<HeadError>> {
+fn done<R>(pending: Pending<R>) -> Result<PinnedHead<R>, Arc<HeadError>> {
     pending.now_or_never().expect("the load has ended")
 }
 
 /// Waits on this thread until another has loaded it.
-fn block_on<R>(mut pending: Pending<R>) -> Result<Lease<R>, Arc<HeadError>> {
+fn block_on<R>(mut pending: Pending<R>) -> Result<PinnedHead<R>, Arc<HeadError>> {
     struct Unpark(std::thread::Thread);
     impl std::task::Wake for Unpark {
         fn wake(self: Arc<Self>) {
@@ -317,7 +317,7 @@ struct Known {
     warm: bool,
     last_use: u64,
     damaged: bool,
-    leases: Vec<Lease<Resident>>,
+    pinned: Vec<PinnedHead<Resident>>,
 }
 
 /// What the residency must do, by looking at every head.
@@ -326,7 +326,7 @@ struct Model {
     reads: u64,
     heads: Vec<Known>,
     /// Units of versions that were replaced while somebody had them.
-    replaced: Vec<(u64, Vec<Lease<Resident>>)>,
+    replaced: Vec<(u64, Vec<PinnedHead<Resident>>)>,
     warm_units_max: u64,
 }
 
@@ -339,7 +339,7 @@ impl Model {
             warm: false,
             last_use: 0,
             damaged: false,
-            leases: Vec::new(),
+            pinned: Vec::new(),
         };
         Self {
             now: 0,
@@ -364,7 +364,7 @@ impl Model {
     /// Whether there was or could be made room.
     fn make_room(&mut self, units: u64) -> bool {
         let most = LIMITS.resident_bytes_max / UNIT;
-        let free = |head: &Known| head.hot && head.leases.is_empty();
+        let free = |head: &Known| head.hot && head.pinned.is_empty();
         let freed: u64 = self.heads.iter().filter(|head| free(head)).map(|head| head.units).sum();
         if units > most || self.hot_units() - freed + units > most {
             return false;
@@ -393,29 +393,29 @@ impl Model {
 
 fn check_acquire(bench: &Bench, model: &mut Model, head: usize, hold: bool) {
     model.heads[head].last_use = model.now;
-    let lease = bench.acquire(head);
+    let pinned = bench.acquire(head);
     let (units, warm) = (model.heads[head].units, model.heads[head].warm);
     if !model.heads[head].hot {
         if !model.make_room(units) {
             assert!(matches!(
-                *lease.unwrap_err(),
+                *pinned.unwrap_err(),
                 HeadError::NoRoom { .. } | HeadError::LimitReached { .. }
             ));
             return;
         }
         model.reads += u64::from(!warm);
         if model.heads[head].damaged && !warm {
-            assert!(matches!(*lease.unwrap_err(), HeadError::Damaged { .. }));
+            assert!(matches!(*pinned.unwrap_err(), HeadError::Damaged { .. }));
             return;
         }
         model.keep_warm(head);
         model.heads[head].hot = true;
     }
-    let lease = lease.unwrap();
-    assert_eq!(lease.resident.number, model.heads[head].number);
-    assert_eq!(lease.labels[0], model.heads[head].number.to_string());
+    let pinned = pinned.unwrap();
+    assert_eq!(pinned.resident.number, model.heads[head].number);
+    assert_eq!(pinned.labels[0], model.heads[head].number.to_string());
     if hold {
-        model.heads[head].leases.push(lease);
+        model.heads[head].pinned.push(pinned);
     }
 }
 
@@ -431,14 +431,14 @@ fn check_replace(bench: &Bench, model: &mut Model, head: usize, units: u64) {
     }
     result.unwrap();
     let known = &mut model.heads[head];
-    let before = std::mem::take(&mut known.leases);
+    let before = std::mem::take(&mut known.pinned);
     if !before.is_empty() {
         let units = known.units;
         model.replaced.push((units, before));
     }
     // The new version takes its place in host memory while the one before is still there.
     let before = Known {
-        leases: Vec::new(),
+        pinned: Vec::new(),
         ..*known
     };
     (known.units, known.number, known.hot, known.last_use) = (units, number, true, model.now);
@@ -465,11 +465,11 @@ proptest! {
             match step {
                 Step::Acquire { head, hold } => check_acquire(&bench, &mut model, head, hold),
                 Step::Release { head } => {
-                    model.heads[head].leases.pop();
-                    if let Some((_, leases)) = model.replaced.last_mut() {
-                        leases.pop();
+                    model.heads[head].pinned.pop();
+                    if let Some((_, pinned)) = model.replaced.last_mut() {
+                        pinned.pop();
                     }
-                    model.replaced.retain(|(_, leases)| !leases.is_empty());
+                    model.replaced.retain(|(_, pinned)| !pinned.is_empty());
                 }
                 Step::Replace { head, units } => check_replace(&bench, &mut model, head, units),
                 Step::Damage { head, damaged } => {
@@ -672,12 +672,12 @@ fn a_version_that_is_let_go_while_it_is_awaited_says_so() {
     task.run();
     assert!(matches!(
         *done(pending).unwrap_err(),
-        HeadError::LetGo { version: 1, .. }
+        HeadError::Retired { version: 1, .. }
     ));
     let Acquired::Wait(pending) = bench.registry.acquire(&before, Urgency::Interactive) else {
         panic!("it is gone")
     };
-    assert!(matches!(*done(pending).unwrap_err(), HeadError::LetGo { .. }));
+    assert!(matches!(*done(pending).unwrap_err(), HeadError::Retired { .. }));
     assert_eq!((before.tier(), bench.bytes()), (None, UNIT));
     assert_eq!(bench.acquire(0).unwrap().resident.number, 7.0);
 }
@@ -685,7 +685,7 @@ fn a_version_that_is_let_go_while_it_is_awaited_says_so() {
 #[test]
 fn refusals_say_what_to_raise() {
     let bench = Bench::new(&[7, 4, 4], LIMITS);
-    let check = |result: Result<Lease<Resident>, Arc<HeadError>>, parts: &[&str]| {
+    let check = |result: Result<PinnedHead<Resident>, Arc<HeadError>>, parts: &[&str]| {
         let message = result.unwrap_err().to_string();
         for part in parts.iter().chain(&["--heads-resident-bytes-max"]) {
             assert!(message.contains(part), "{message:?} lacks {part:?}");
@@ -736,11 +736,11 @@ fn threads_share_the_device() {
                     let uniform = (random >> 33) % (HEADS * HEADS);
                     let head = (uniform * uniform / HEADS.pow(3)) as usize;
                     match bench.acquire(head) {
-                        Ok(lease) => {
-                            assert_eq!(lease.resident.number, head as f32);
+                        Ok(pinned) => {
+                            assert_eq!(pinned.resident.number, head as f32);
                             assert!(bench.bytes() <= limits.resident_bytes_max);
                             match bench.start(head) {
-                                Acquired::Hot(again) => assert!(Arc::ptr_eq(&again.resident, &lease.resident)),
+                                Acquired::Hot(again) => assert!(Arc::ptr_eq(&again.resident, &pinned.resident)),
                                 _ => panic!("h{head} left while it was in use"),
                             }
                             answered.fetch_add(1, Ordering::SeqCst);

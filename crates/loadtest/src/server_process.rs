@@ -28,7 +28,7 @@ impl ServerProcess {
         let log = dir.join("server.log");
         let mut command = Command::new(std::env::current_exe()?);
         command
-            .arg("serve")
+            .args(["serve", "--announce"])
             .args(&args)
             .arg("--heads-dir")
             .arg(dir.join("heads"));

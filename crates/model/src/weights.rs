@@ -46,8 +46,11 @@ pub struct Backbone {
     pub architecture: Architecture,
     /// Every parameter, the last Linear's included.
     pub parameters: Parameters,
-    /// Over all of them.
+    /// SHA-256 over the parameters before the last Linear, by which heads know their backbone: two backbones with the same
+    /// features are one.
     pub digest: Digest,
+    /// SHA-256 over all of them, by which releases before 0.2.0 knew it.
+    pub legacy_digest: Digest,
     /// The outputs of the last Linear.
     pub classes: usize,
 }
@@ -83,12 +86,16 @@ impl Backbone {
             WeightsSource::Demo => demo_parameters(architecture),
             WeightsSource::File(path) => read_all(path, architecture)?,
         };
-        let digest = digest_in_parallel(&parameters);
+        digest_in_parallel(&parameters);
+        let legacy_digest = Digest::of_parameters(&parameters, &[]);
+        let tensors = parameters.iter().map(|(name, tensor)| (name.as_str(), tensor.digest()));
+        let digest = Digest::of_backbone(tensors);
         let classes = parameters[LAST_BIAS].values.len();
         Ok(Self {
             architecture,
             parameters,
             digest,
+            legacy_digest,
             classes,
         })
     }
@@ -102,18 +109,13 @@ impl Backbone {
     }
 }
 
-fn digest_in_parallel(parameters: &Parameters) -> Digest {
-    let digests: Vec<Digest> = std::thread::scope(|scope| {
-        let threads: Vec<_> = parameters
-            .values()
-            .map(|tensor| scope.spawn(|| tensor.digest()))
-            .collect();
-        threads
-            .into_iter()
-            .map(|thread| thread.join().expect("hashing does not panic"))
-            .collect()
+/// Has each tensor compute its digest, on a thread of its own.
+fn digest_in_parallel(parameters: &Parameters) {
+    std::thread::scope(|scope| {
+        for tensor in parameters.values() {
+            scope.spawn(|| tensor.digest());
+        }
     });
-    Digest::combine(parameters.keys().map(String::as_str).zip(digests), &[])
 }
 
 fn read_all(path: &Path, architecture: Architecture) -> Result<Parameters, WeightsError> {

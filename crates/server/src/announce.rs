@@ -1,25 +1,37 @@
-//! One line of JSON on standard output for each listener, and one when ready: for whoever started the server and let it
-//! choose its ports.
+//! What a program that starts the server reads from its standard output, one line of JSON each.
 
 use std::io::Write as _;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::listeners::Listeners;
+use crate::ports::Listeners;
 
-pub(super) fn announce(listeners: &Listeners) {
-    for (kind, address) in listeners.addresses() {
-        tracing::info!(%address, "listening for {kind}");
-        line(&json!({ "listening": kind, "address": address.to_string() }));
+/// Says where the server listens, if that is asked for by `--announce`, and when it is ready.
+pub(super) struct Announcer {
+    addresses: bool,
+}
+
+impl Announcer {
+    pub fn new(addresses: bool) -> Self {
+        Self { addresses }
+    }
+
+    pub fn listening(&self, listeners: &Listeners) {
+        for (kind, address) in listeners.addresses() {
+            tracing::info!(port = kind, %address, "listening");
+            if self.addresses {
+                line(&json!({ "listening": kind, "address": address.to_string() }));
+            }
+        }
+    }
+
+    pub fn ready(&self) {
+        line(&json!({ "ready": true }));
     }
 }
 
-pub(super) fn ready() {
-    line(&json!({ "ready": true }));
-}
-
 /// A closed standard output is no reason to stop serving.
-fn line(value: &serde_json::Value) {
+fn line(value: &Value) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{value}").and_then(|()| out.flush());
 }

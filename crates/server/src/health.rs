@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::stream::{self, BoxStream, StreamExt as _};
 use futures::{FutureExt as _, future};
-use headswap_service::Gate;
+use headswap_service::Lifecycle;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 use tonic_health::ServingStatus;
@@ -13,8 +13,8 @@ use tonic_health::pb::health_server::{Health as HealthRpc, HealthServer};
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 use tonic_health::server::{HealthReporter, HealthService};
 
-use super::services::{ADMINISTRATION, CLASSIFICATION, PortServices};
-use crate::rpc::deadline;
+use crate::edge::deadline;
+use crate::edge::services::{ADMINISTRATION, CLASSIFICATION, PortServices};
 
 /// The name of the server as a whole; every port answers for it, and for its own services by their names.
 const SERVER: &str = "";
@@ -45,7 +45,7 @@ impl Readiness {
 /// Health whose watches end with a drain, which would otherwise wait for them for ever.
 pub(super) struct EndingWatch {
     statuses: HealthService,
-    gate: Gate,
+    lifecycle: Lifecycle,
 }
 
 #[tonic::async_trait]
@@ -63,7 +63,7 @@ impl HealthRpc for EndingWatch {
         let last = HealthCheckResponse {
             status: ServingStatus::NotServing as i32,
         };
-        let draining = self.gate.draining().map(move |()| Ok(last));
+        let draining = self.lifecycle.draining().map(move |()| Ok(last));
         let passed = expired(deadline).map(Err);
         let end = future::select(Box::pin(draining), Box::pin(passed)).map(|ended| ended.factor_first().0);
         // The end's own value is the last item.
@@ -98,11 +98,11 @@ impl PortHealth {
     }
 
     /// The health service of the port.
-    pub fn service(&self, gate: &Gate) -> HealthServer<EndingWatch> {
+    pub fn service(&self, lifecycle: &Lifecycle) -> HealthServer<EndingWatch> {
         let statuses = HealthService::from_health_reporter(self.reporter.clone());
         HealthServer::new(EndingWatch {
             statuses,
-            gate: gate.clone(),
+            lifecycle: lifecycle.clone(),
         })
     }
 

@@ -1,21 +1,57 @@
-//! Structured logs on standard error.
+//! Logs on standard error: for people, or one JSON object a line.
+
+mod json;
+
+use std::error::Error;
+use std::io::IsTerminal as _;
+use std::panic;
+use std::thread;
 
 use tracing_subscriber::EnvFilter;
 
-use super::config::LogFormat;
+use self::json::JsonLines;
+use crate::settings::{LogFormat, OperationArgs};
 
-/// Starts logging for the whole process; a second start changes nothing. A filter that cannot be read means `info`.
-pub(super) fn start(format: LogFormat, filter: &str) {
-    let parsed = EnvFilter::try_new(filter);
+/// Starts logging for the whole process, panics included; a second start changes nothing. A filter that cannot be read means
+/// `info`.
+pub fn start(settings: &OperationArgs) {
+    let parsed = EnvFilter::try_new(&settings.log);
     let wrong = parsed.as_ref().err().map(ToString::to_string);
     let subscriber = tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_env_filter(parsed.unwrap_or_else(|_| EnvFilter::new("info")));
-    let _ = match format {
-        LogFormat::Human => subscriber.with_target(false).try_init(),
-        LogFormat::Json => subscriber.json().flatten_event(true).try_init(),
+    let started = match settings.log_format {
+        LogFormat::Human => {
+            let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+            subscriber.with_target(false).with_ansi(colours).try_init().is_ok()
+        }
+        LogFormat::Json => subscriber.event_format(JsonLines).try_init().is_ok(),
     };
-    if let Some(error) = wrong {
-        tracing::warn!(filter, error, "--log cannot be read; logging at info");
+    if started && settings.log_format == LogFormat::Json {
+        panic::set_hook(Box::new(log_panic));
     }
+    if let Some(error) = wrong {
+        tracing::warn!(filter = settings.log, error, "--log cannot be read; logging at info");
+    }
+}
+
+/// Reports why the program fails, each line as an event of its own: on the log if that is JSON, else plainly.
+pub fn report_failure(settings: &OperationArgs, error: &dyn Error) {
+    for line in error.to_string().lines() {
+        match settings.log_format {
+            LogFormat::Human => eprintln!("headswap: {line}"),
+            LogFormat::Json => tracing::error!(error = line, "the server failed"),
+        }
+    }
+}
+
+fn log_panic(info: &panic::PanicHookInfo<'_>) {
+    let thread = thread::current();
+    let location = info.location().map(ToString::to_string).unwrap_or_default();
+    let payload = info.payload();
+    let reason = match payload.downcast_ref::<String>() {
+        Some(text) => text,
+        None => *payload.downcast_ref::<&str>().unwrap_or(&"not a text"),
+    };
+    tracing::error!(thread = thread.name(), location, reason, "a thread panicked");
 }

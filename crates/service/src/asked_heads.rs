@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use headswap_engine::{Class, HeadSource, Pinned, PinnedHeads};
-use headswap_heads::{Acquired, HeadError, HeadName, HeadRegistry, Lease, Pending, Tier, Urgency};
+use headswap_heads::{Acquired, HeadError, HeadName, HeadRegistry, Pending, PinnedHead, Tier, Urgency};
 use headswap_model::PlacedHead;
 use headswap_spec::{LAST_BIAS, LAST_WEIGHT};
 
@@ -12,7 +12,7 @@ use super::Version;
 /// What a request holds of one head.
 pub(super) struct Held {
     pub version: Version,
-    pub lease: Lease<PlacedHead>,
+    pub pinned: PinnedHead<PlacedHead>,
 }
 
 /// The heads that a request asks for; each fails by itself.
@@ -93,10 +93,10 @@ impl AskedHeads {
         heads.into_iter().filter_map(outcome).collect()
     }
 
-    /// Takes the lease of a version that is on the device; else it is loaded.
-    fn acquire(&self, version: &Version) -> Result<Lease<PlacedHead>, Pending<PlacedHead>> {
+    /// Takes the pinned of a version that is on the device; else it is loaded.
+    fn acquire(&self, version: &Version) -> Result<PinnedHead<PlacedHead>, Pending<PlacedHead>> {
         match self.registry.acquire(version, self.urgency) {
-            Acquired::Hot(lease) => Ok(lease),
+            Acquired::Hot(pinned) => Ok(pinned),
             Acquired::Wait(pending) => Err(pending),
             Acquired::Load(pending, task) => {
                 // Detached: others may wait for it, too.
@@ -111,8 +111,8 @@ impl AskedHeads {
     async fn loaded(&self, mut name: HeadName, mut version: Version, mut pending: Pending<PlacedHead>) -> AskedHead {
         loop {
             match pending.await {
-                Ok(lease) => return AskedHead::Held(Held { version, lease }),
-                Err(error) if matches!(*error, HeadError::LetGo { .. }) => {
+                Ok(pinned) => return AskedHead::Held(Held { version, pinned }),
+                Err(error) if matches!(*error, HeadError::Retired { .. }) => {
                     match resolve(&self.registry, name.as_str(), self.version) {
                         Ok(resolved) => (name, version) = resolved,
                         Err(error) => return AskedHead::Failed(Arc::new(error)),
@@ -121,7 +121,7 @@ impl AskedHeads {
                 Err(error) => return AskedHead::Failed(error),
             }
             match self.acquire(&version) {
-                Ok(lease) => return AskedHead::Held(Held { version, lease }),
+                Ok(pinned) => return AskedHead::Held(Held { version, pinned }),
                 Err(next) => pending = next,
             }
         }
@@ -135,9 +135,9 @@ impl AskedHeads {
                 continue;
             };
             match self.acquire(version) {
-                Ok(lease) => {
+                Ok(pinned) => {
                     let version = Arc::clone(version);
-                    *head = AskedHead::Held(Held { version, lease });
+                    *head = AskedHead::Held(Held { version, pinned });
                 }
                 Err(pending) => loading.push((index, name.clone(), Arc::clone(version), pending)),
             }
@@ -148,7 +148,7 @@ impl AskedHeads {
     /// The heads on the device, in the order of the request.
     fn pinned(&self) -> PinnedHeads {
         let pinned = |head: &AskedHead| match head {
-            AskedHead::Held(held) => Some(Arc::clone(&held.lease.resident)),
+            AskedHead::Held(held) => Some(Arc::clone(&held.pinned.resident)),
             _ => None,
         };
         self.lock().iter().filter_map(pinned).collect()

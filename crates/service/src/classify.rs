@@ -9,11 +9,11 @@ use headswap_image::Pixels;
 use headswap_model::top_k;
 use tokio::time::timeout_at;
 
+use super::app_state::AppState;
 use super::asked_heads::{AskedHeads, Held};
 use super::context::CallContext;
 use super::error::ServiceError;
 use super::feature_cache::Found;
-use super::serving::Serving;
 
 const HEADS_MAX: usize = 64;
 const REQUEST_ID_BYTES_MAX: usize = 128;
@@ -119,7 +119,7 @@ impl ClassifyQuery {
     }
 }
 
-impl Serving {
+impl AppState {
     /// A place for a request of this call: at once or not at all for an interactive one, within its deadline for a bulk
     /// one. A caller that reads requests from a stream takes a request's place before it reads the next.
     ///
@@ -261,7 +261,7 @@ impl Wanted {
         for prediction in top_k(&logits, k) {
             predictions.push(Prediction {
                 index: prediction.index,
-                label: held.lease.labels.get(prediction.index).cloned().unwrap_or_default(),
+                label: held.pinned.labels.get(prediction.index).cloned().unwrap_or_default(),
                 probability: prediction.probability,
             });
         }

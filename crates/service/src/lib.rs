@@ -2,24 +2,24 @@
 //!
 //! The room knows nothing of gRPC. An adapter (`rpc/`) turns messages into calls and errors into statuses.
 
+mod app_state;
 mod asked_heads;
 mod classify;
 mod context;
 mod error;
 mod feature_cache;
-mod gate;
 pub mod heads;
+mod lifecycle;
 mod model_info;
-mod serving;
 
+pub use app_state::AppState;
 pub use classify::{Classified, ClassifyQuery, Embedded, HeadAnswer, Picture, Prediction, Scores};
 pub use context::CallContext;
 pub use error::ServiceError;
 pub use feature_cache::{CacheMetrics, FeatureCache};
-pub use gate::{Accepted, Gate};
 pub use heads::{HeadAdmin, HeadAdminParts};
+pub use lifecycle::{Accepted, Lifecycle};
 pub use model_info::ModelInfo;
-pub use serving::Serving;
 
 use std::sync::Arc;
 

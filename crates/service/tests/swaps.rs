@@ -164,7 +164,7 @@ impl Bench {
             deeper: BTreeMap::new(),
         };
         let backbone = Digest::of_parameters(&Parameters::new(), &[]);
-        let store = DirStore::open(dir, backbone, limits.clone()).unwrap();
+        let store = DirStore::open(dir, backbone, backbone, limits.clone()).unwrap();
         let uploads = store.uploads(1 << 20).unwrap();
         let placing = Arc::clone(&stops);
         let place = move |weights: &HeadWeights, room: Reservation| {

@@ -2,11 +2,13 @@
 
 mod architecture;
 mod describe;
+mod imagenet;
 mod picture;
 mod step;
 
 pub use architecture::{Architecture, Layer, LayerKind};
 pub use describe::describe_layers;
+pub use imagenet::imagenet_labels;
 pub use picture::{IMAGENET_MEAN, IMAGENET_STD, PICTURE_BYTES, PICTURE_SIDE};
 pub use step::Step;
 

@@ -28,23 +28,38 @@ pub struct DirStore {
 }
 
 impl DirStore {
-    /// Opens, and creates if need be, the folder of one backbone's heads; what an interrupted write left is removed.
+    /// Opens, and creates if need be, the directory of one backbone's heads; what an interrupted write left is removed. Heads
+    /// that an older release stored under `legacy`, its name for the same backbone, are moved there.
     ///
     /// # Errors
-    /// [`StoreError`] if the folder cannot be made or read.
-    pub fn open(heads_dir: &Path, backbone: Digest, limits: HeadLimits) -> Result<Self, StoreError> {
+    /// [`StoreError`] if the directory cannot be made or read.
+    pub fn open(heads_dir: &Path, backbone: Digest, legacy: Digest, limits: HeadLimits) -> Result<Self, StoreError> {
         let store = Self {
             dir: heads_dir.join(backbone.short()),
             limits,
         };
         create_durably(&store.dir).map_err(at("create", &store.dir))?;
+        migrate(&heads_dir.join(legacy.short()), &store.dir)?;
         for head in store.head_dirs()? {
-            let partial = |file: &PathBuf| file.to_string_lossy().ends_with(PARTIAL);
-            for file in entries(&head)?.into_iter().filter(partial) {
-                fs::remove_file(&file).map_err(at("remove", &file))?;
+            for file in entries(&head)? {
+                if file.to_string_lossy().ends_with(PARTIAL) {
+                    fs::remove_file(&file).map_err(at("remove", &file))?;
+                }
             }
         }
         Ok(store)
+    }
+
+    /// How many heads lie beside this store's, for other backbones.
+    pub fn heads_of_other_backbones(&self) -> usize {
+        let beside = self.dir.parent().map(entries).transpose().ok().flatten();
+        let mut heads = 0;
+        for dir in beside.unwrap_or_default() {
+            if dir != self.dir && is_backbone(&dir) {
+                heads += head_dirs(&dir).map_or(0, |dirs| dirs.len());
+            }
+        }
+        heads
     }
 
     /// A place for uploads on the same disk; what an interrupted one left is removed.
@@ -59,13 +74,8 @@ impl DirStore {
         self.dir.join(name.as_str())
     }
 
-    /// The folders that are named as heads are; anything else is not ours.
     fn head_dirs(&self) -> Result<Vec<PathBuf>, StoreError> {
-        let is_head = |path: &Path| {
-            let name = path.file_name().and_then(|name| name.to_str());
-            name.is_some_and(|name| HeadName::parse(name).is_ok()) && path.is_dir()
-        };
-        Ok(entries(&self.dir)?.into_iter().filter(|path| is_head(path)).collect())
+        head_dirs(&self.dir)
     }
 
     fn path(&self, name: &HeadName, version: u64) -> PathBuf {
@@ -216,6 +226,48 @@ fn damaged_because(info: &HeadInfo, reason: String) -> HeadError {
     }
 }
 
+/// The directories that are named as heads are; anything else is not ours.
+fn head_dirs(dir: &Path) -> Result<Vec<PathBuf>, StoreError> {
+    let mut heads = entries(dir)?;
+    heads.retain(|path| {
+        let name = path.file_name().and_then(|name| name.to_str());
+        name.is_some_and(|name| HeadName::parse(name).is_ok()) && path.is_dir()
+    });
+    Ok(heads)
+}
+
+/// Returns true for a directory that is named as a backbone is.
+fn is_backbone(dir: &Path) -> bool {
+    let name = dir.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    name.len() == 12 && name.bytes().all(|byte| byte.is_ascii_hexdigit()) && dir.is_dir()
+}
+
+/// Moves the heads of one backbone's directory to another name of the same backbone, head by head, each wholly here or wholly
+/// there. A head that is there already stays where it was.
+fn migrate(from: &Path, to: &Path) -> Result<(), StoreError> {
+    if from == to || !from.is_dir() {
+        return Ok(());
+    }
+    let mut moved = 0;
+    for head in head_dirs(from)? {
+        let place = to.join(head.file_name().unwrap_or_default());
+        if place.exists() {
+            tracing::warn!(path = %head.display(), "a head of this name is in the store already; left where it was");
+            continue;
+        }
+        fs::rename(&head, &place).map_err(at("move", &head))?;
+        moved += 1;
+    }
+    sync(to).and_then(|()| sync(from)).map_err(at("sync", to))?;
+    if moved > 0 {
+        tracing::info!(heads = moved, from = %from.display(), to = %to.display(), "stored heads moved");
+    }
+    let _ = fs::remove_dir_all(from.join(UPLOADS));
+    // Refused if a head is still there.
+    let _ = fs::remove_dir(from);
+    Ok(())
+}
+
 /// The number in a file's name, if it is one that [`DirStore`] gives.
 fn version_of(path: &Path) -> Option<u64> {
     let number = path.file_name()?.to_str()?.strip_suffix(SUFFIX)?;
@@ -308,7 +360,7 @@ mod tests {
     }
 
     fn open(dir: &Path) -> DirStore {
-        DirStore::open(dir, backbone(), LIMITS).unwrap()
+        DirStore::open(dir, backbone(), backbone(), LIMITS).unwrap()
     }
 
     /// A store in which `cats` has versions 1 to `count`, and the folder of `cats`.
@@ -351,7 +403,7 @@ mod tests {
     fn another_backbone_has_other_heads() {
         let (dir, ..) = with_versions(1);
         let other = Digest::of_parameters(&Parameters::new(), &["other".into()]);
-        let store = DirStore::open(dir.path(), other, LIMITS).unwrap();
+        let store = DirStore::open(dir.path(), other, other, LIMITS).unwrap();
         assert!(versions(&store).is_empty());
         assert_eq!(store.highest_version(&cats()).unwrap(), 0);
     }
@@ -529,7 +581,7 @@ mod tests {
     #[test]
     fn a_path_that_cannot_be_is_named() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let error = DirStore::open(&file.path().join("heads"), backbone(), LIMITS).unwrap_err();
+        let error = DirStore::open(&file.path().join("heads"), backbone(), backbone(), LIMITS).unwrap_err();
         assert!(error.to_string().contains("heads"), "{error}");
 
         let (_dir, store, cats_dir) = with_versions(0);
@@ -537,6 +589,41 @@ mod tests {
         let weights = weights(1.0);
         store.save(&info(1, &weights), &weights).unwrap_err();
         store.highest_version(&cats()).unwrap_err();
+    }
+
+    #[test]
+    fn heads_under_an_older_name_of_the_backbone_are_moved() {
+        let dir = tempfile::tempdir().unwrap();
+        let legacy = Digest::of_parameters(&Parameters::new(), &["legacy".into()]);
+        let weights = weights(1.0);
+        let save = |backbone: Digest, name: &str, version: u64| {
+            let store = DirStore::open(dir.path(), backbone, backbone, LIMITS).unwrap();
+            let named = HeadInfo {
+                name: HeadName::parse(name).unwrap(),
+                ..info(version, &weights)
+            };
+            store.save(&named, &weights).unwrap();
+        };
+        save(legacy, "cats", 1);
+        save(legacy, "dogs", 1);
+        save(legacy, "dogs", 2);
+        // Saved under the new name already, by a server on the same features with another last Linear.
+        save(backbone(), "cats", 7);
+        let other = Digest::of_parameters(&Parameters::new(), &["other".into()]);
+        save(other, "birds", 1);
+
+        for _ in 0..2 {
+            let store = DirStore::open(dir.path(), backbone(), legacy, LIMITS).unwrap();
+            let listed = store.list().unwrap();
+            let found: Vec<(String, u64)> = listed
+                .iter()
+                .map(|info| (info.name.to_string(), info.version))
+                .collect();
+            assert_eq!(found, [("cats".into(), 7), ("dogs".into(), 1), ("dogs".into(), 2)]);
+            assert_eq!(store.load(&listed[2]).unwrap().digest, weights.digest);
+            // One of the other backbone, and the one that was in the way.
+            assert_eq!(store.heads_of_other_backbones(), 2);
+        }
     }
 
     proptest! {

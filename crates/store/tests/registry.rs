@@ -12,8 +12,8 @@ use futures::FutureExt as _;
 use headswap_checkpoint::{Digest, HostTensor, Parameters, Throttle};
 use headswap_heads::{
     Acquired, Commit, HeadError, HeadInfo, HeadLimits, HeadMetrics, HeadName, HeadRegistry, HeadStore, HeadVersion,
-    HeadWeights, Lease, PlaceError, RegistryLimits, RegistryParts, Replaced, Replacement, Reservation, ResidencyLimits,
-    StagedHead, StoreError, Urgency,
+    HeadWeights, PinnedHead, PlaceError, RegistryLimits, RegistryParts, Replaced, Replacement, Reservation,
+    ResidencyLimits, StagedHead, StoreError, Urgency,
 };
 use headswap_spec::{LAST_BIAS, LAST_WEIGHT};
 use headswap_store::DirStore;
@@ -73,9 +73,9 @@ fn open_on(store: Arc<dyn HeadStore>, limits: RegistryLimits, device: Device) ->
 }
 
 /// A version, loaded if need be.
-fn acquire(registry: &Registry, version: &Arc<HeadVersion<Resident>>) -> Result<Lease<Resident>, Arc<HeadError>> {
+fn acquire(registry: &Registry, version: &Arc<HeadVersion<Resident>>) -> Result<PinnedHead<Resident>, Arc<HeadError>> {
     let pending = match registry.acquire(version, Urgency::Interactive) {
-        Acquired::Hot(lease) => return Ok(lease),
+        Acquired::Hot(pinned) => return Ok(pinned),
         Acquired::Wait(pending) => pending,
         Acquired::Load(pending, task) => {
             task.run();
@@ -234,8 +234,8 @@ fn seen(registry: &Registry) -> BTreeMap<String, Vec<(u64, f32)>> {
         let numbers = table.versions(name).into_iter();
         numbers
             .map(|version| {
-                let lease = acquire(registry, &table.resolve(name, version).unwrap()).unwrap();
-                (version, lease.resident.seed)
+                let pinned = acquire(registry, &table.resolve(name, version).unwrap()).unwrap();
+                (version, pinned.resident.seed)
             })
             .collect()
     };
@@ -403,7 +403,7 @@ fn readers_see_the_acknowledged_version_or_a_newer_one() {
                         live.info.version as f32
                     };
                     assert_eq!(
-                        acquire(&registry, &live).map_or(expected, |lease| lease.resident.seed),
+                        acquire(&registry, &live).map_or(expected, |pinned| pinned.resident.seed),
                         expected
                     );
                     assert_eq!(live.info.digest, weights(expected).digest);
@@ -450,14 +450,14 @@ fn an_old_version_lives_as_long_as_its_last_user() {
     let registry = open(&MemoryStore::default());
     replace(&registry, "cats", 1.0).unwrap();
     let held = registry.table().resolve(&name("cats"), 1).unwrap();
-    let lease = acquire(&registry, &held).unwrap();
-    let resident = Arc::downgrade(&lease.resident);
+    let pinned = acquire(&registry, &held).unwrap();
+    let resident = Arc::downgrade(&pinned.resident);
     replace(&registry, "cats", 2.0).unwrap();
     replace(&registry, "cats", 3.0).unwrap();
-    assert_eq!(lease.resident.seed, 1.0);
+    assert_eq!(pinned.resident.seed, 1.0);
     drop(held);
     assert!(resident.upgrade().is_some());
-    drop(lease);
+    drop(pinned);
     assert!(resident.upgrade().is_none());
     let error = registry.table().resolve(&name("cats"), 1).unwrap_err();
     assert_eq!(
@@ -665,7 +665,7 @@ fn heads_on_disk_survive_restarts_and_damage() {
         deeper: BTreeMap::new(),
     };
     let open = || {
-        let store = DirStore::open(dir.path(), backbone, limits.clone()).unwrap();
+        let store = DirStore::open(dir.path(), backbone, backbone, limits.clone()).unwrap();
         open_on(Arc::new(store), LIMITS, Box::new(|_| Ok(()))).unwrap()
     };
     let registry = open();
@@ -959,7 +959,7 @@ fn a_file_that_cannot_be_read_now_is_not_damaged() {
         deeper: BTreeMap::new(),
     };
     let open = |eager: bool| {
-        let store = DirStore::open(dir.path(), backbone, limits.clone()).unwrap();
+        let store = DirStore::open(dir.path(), backbone, backbone, limits.clone()).unwrap();
         open_on(
             Arc::new(store),
             RegistryLimits { eager, ..LIMITS },

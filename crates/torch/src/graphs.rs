@@ -77,7 +77,12 @@ impl Graphs {
             };
             match pass() {
                 Ok(pass) => {
-                    tracing::info!(rows, ?search, elapsed = ?began.elapsed(), "pass recorded");
+                    tracing::info!(
+                        rows,
+                        measured = search == Search::Measured,
+                        elapsed_ms = began.elapsed().as_millis() as u64,
+                        "pass recorded"
+                    );
                     self.passes.insert(rows, pass);
                 }
                 Err(error) => {

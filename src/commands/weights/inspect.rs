@@ -116,12 +116,11 @@ fn describe_fit(checkpoint: &Checkpoint, tensors: &[Inspected<'_>]) -> String {
 
 /// A backbone's digest, as the server tells it; None if a tensor cannot be read.
 fn whole_digest(tensors: &[Inspected<'_>]) -> Option<Digest> {
-    let digests = tensors
-        .iter()
-        .map(|(entry, digest)| Some((entry.name.as_str(), *digest.as_ref().ok()?)));
-    let mut digests: Vec<(&str, Digest)> = digests.collect::<Option<_>>()?;
-    digests.sort_unstable();
-    Some(Digest::combine(digests, &[]))
+    let mut digests = Vec::new();
+    for (entry, digest) in tensors {
+        digests.push((entry.name.as_str(), *digest.as_ref().ok()?));
+    }
+    Some(Digest::of_backbone(digests))
 }
 
 fn total(checkpoint: &Checkpoint) -> u64 {

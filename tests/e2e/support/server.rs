@@ -92,11 +92,10 @@ impl Server {
         {
             command.args([listen, "127.0.0.1:0"]);
         }
-        command
-            .arg("--heads-dir")
-            .arg(heads_dir)
-            .args(["--log", "warn"])
-            .args(args);
+        command.arg("--heads-dir").arg(heads_dir).arg("--announce").args(args);
+        if !given(&"--log") {
+            command.args(["--log", "warn"]);
+        }
         let mut child = command.stdout(Stdio::piped()).stderr(stderr).spawn().unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap()).lines();
         let mut server = Self {

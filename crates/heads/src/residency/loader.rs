@@ -7,14 +7,14 @@ use std::task::{Context, Poll};
 use futures::channel::oneshot;
 
 use super::Residency;
-use super::slot::{Lease, Loaded};
+use super::slot::{Loaded, PinnedHead};
 use crate::error::HeadError;
 
 /// A version that is being loaded. Dropping this gives up waiting; a load that has begun goes on for the others.
 pub struct Pending<R>(pub(crate) oneshot::Receiver<Loaded<R>>);
 
 impl<R> Future for Pending<R> {
-    type Output = Result<Lease<R>, Arc<HeadError>>;
+    type Output = Result<PinnedHead<R>, Arc<HeadError>>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let stopped = |_| Err(Arc::new(HeadError::LoadsStopped));

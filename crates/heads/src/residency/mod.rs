@@ -1,6 +1,6 @@
 //! How requests get at versions: what is on the device is had at once, what is not is loaded once for all who wait.
 //!
-//! To make room, the least recently used leaves first, and what somebody has a [`Lease`] of never.
+//! To make room, the least recently used leaves first, and what somebody has a [`PinnedHead`] of never.
 
 mod byte_budget;
 mod load_queue;
@@ -12,8 +12,8 @@ mod tiers;
 pub use self::byte_budget::Reservation;
 pub use self::load_queue::Urgency;
 pub use self::loader::{LoadTask, Pending};
-pub(crate) use self::slot::Slot;
-pub use self::slot::{Lease, Tier};
+pub(crate) use self::slot::ResidencySlot;
+pub use self::slot::{PinnedHead, Tier};
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -63,7 +63,7 @@ pub struct ResidencyLimits {
 /// A version, now or soon.
 pub enum Acquired<R> {
     /// It is on the device.
-    Hot(Lease<R>),
+    Hot(PinnedHead<R>),
     /// Somebody brings it there.
     Wait(Pending<R>),
     /// Whoever gets this runs the task, which blocks: it brings this version there, and others that wait.
@@ -72,7 +72,7 @@ pub enum Acquired<R> {
 
 /// Weights on the device that are not a version's yet. Dropping this takes them off.
 pub(crate) struct Trial<R> {
-    lease: Lease<R>,
+    pinned: PinnedHead<R>,
     bytes: Reservation,
 }
 
@@ -113,53 +113,53 @@ impl<R> Residency<R> {
     }
 
     /// Puts weights on the device.
-    pub fn put(&self, weights: &HeadWeights, reservation: Reservation) -> Result<Lease<R>, HeadError> {
-        Ok(Lease {
+    pub fn put(&self, weights: &HeadWeights, reservation: Reservation) -> Result<PinnedHead<R>, HeadError> {
+        Ok(PinnedHead {
             resident: Arc::new(self.placer.place(weights, reservation)?),
             labels: Arc::clone(&weights.labels),
         })
     }
 
     /// A version that was just put on the device and written to the store.
-    pub fn admit(&self, info: HeadInfo, lease: Lease<R>, weights: &HeadWeights) -> Arc<HeadVersion<R>> {
+    pub fn admit(&self, info: HeadInfo, pinned: PinnedHead<R>, weights: &HeadWeights) -> Arc<HeadVersion<R>> {
         let version = self.tiers.version(info, None);
-        self.tiers.keep_hot(&version, Some(lease), |_| ());
+        self.tiers.keep_hot(&version, Some(pinned), |_| ());
         self.tiers.keep_warm(&version, weights);
         version
     }
 
     /// The backbone's own: in no store, so always on the device, and no part of what heads may take there.
     pub fn pin(&self, info: HeadInfo, weights: &HeadWeights) -> Result<Arc<HeadVersion<R>>, HeadError> {
-        let lease = self.put(weights, Reservation::default())?;
-        Ok(self.tiers.version(info, Some(lease)))
+        let pinned = self.put(weights, Reservation::default())?;
+        Ok(self.tiers.version(info, Some(pinned)))
     }
 
     /// Puts weights on the device for a trial, beside what is there: nothing leaves for them.
     pub fn try_out(&self, info: &HeadInfo, weights: &HeadWeights) -> Result<Trial<R>, HeadError> {
         let reservation = self.tiers.reserve_trial(info)?;
         let bytes = reservation.share();
-        let lease = self.put(weights, reservation)?;
-        Ok(Trial { lease, bytes })
+        let pinned = self.put(weights, reservation)?;
+        Ok(Trial { pinned, bytes })
     }
 
     /// Moves what passed its trial to where versions stay; the least recently used leave for it.
-    pub fn settle(&self, info: &HeadInfo, trial: Trial<R>) -> Result<Lease<R>, HeadError> {
+    pub fn settle(&self, info: &HeadInfo, trial: Trial<R>) -> Result<PinnedHead<R>, HeadError> {
         trial.bytes.move_into(self.tiers.reserve(info)?);
-        Ok(trial.lease)
+        Ok(trial.pinned)
     }
 
     /// The version, at once or as soon as it is loaded. What fails to load is tried again for the next who asks.
     pub fn acquire(self: &Arc<Self>, version: &Arc<HeadVersion<R>>, urgency: Urgency) -> Acquired<R> {
         version.slot.used(self.tiers.tick());
-        if let Some(lease) = &version.slot.lock().hot {
-            return Acquired::Hot(lease.clone());
+        if let Some(pinned) = &version.slot.lock().hot {
+            return Acquired::Hot(pinned.clone());
         }
         let (sender, receiver) = oneshot::channel();
         let (pending, mut first) = (Pending(receiver), false);
         match &mut *version.slot.lock() {
-            State { hot: Some(lease), .. } => return Acquired::Hot(lease.clone()),
-            State { let_go: true, .. } => {
-                let _ = sender.send(Err(Arc::new(let_go(&version.info))));
+            State { hot: Some(pinned), .. } => return Acquired::Hot(pinned.clone()),
+            State { retired: true, .. } => {
+                let _ = sender.send(Err(Arc::new(retired(&version.info))));
                 return Acquired::Wait(pending);
             }
             State {
@@ -238,14 +238,14 @@ impl<R> Residency<R> {
         };
         let mut loaded = self.timed(|| catch_unwind(AssertUnwindSafe(bring)).unwrap_or_else(panicked));
         if loaded.is_err() && version.tier().is_none() {
-            loaded = Err(let_go(info));
+            loaded = Err(retired(info));
         }
         if let Err(error) = &loaded {
             tracing::warn!(head = %info.name, version = info.version, %error, "a head was not loaded");
         }
         let loaded = loaded.map_err(Arc::new);
-        let lease = loaded.as_ref().ok().cloned();
-        let waiters = self.tiers.keep_hot(version, lease, |state| state.waiters.take());
+        let pinned = loaded.as_ref().ok().cloned();
+        let waiters = self.tiers.keep_hot(version, pinned, |state| state.waiters.take());
         if let Some(waiters) = waiters {
             waiters.wake(&loaded);
         }
@@ -256,20 +256,20 @@ impl<R> Residency<R> {
         let Some(reservation) = self.tiers.take(version.info.resident_bytes) else {
             return Ok(false);
         };
-        let lease = self.timed(|| self.bring(version, reservation))?;
-        self.tiers.keep_hot(version, Some(lease), |_| ());
+        let pinned = self.timed(|| self.bring(version, reservation))?;
+        self.tiers.keep_hot(version, Some(pinned), |_| ());
         Ok(true)
     }
 
-    fn bring(&self, version: &Arc<HeadVersion<R>>, reservation: Reservation) -> Result<Lease<R>, HeadError> {
+    fn bring(&self, version: &Arc<HeadVersion<R>>, reservation: Reservation) -> Result<PinnedHead<R>, HeadError> {
         let warm = version.slot.lock().warm.clone();
         let weights = warm.map_or_else(|| self.store.load(&version.info), Ok)?;
-        let lease = self.put(&weights, reservation)?;
+        let pinned = self.put(&weights, reservation)?;
         self.tiers.keep_warm(version, &weights);
-        Ok(lease)
+        Ok(pinned)
     }
 
-    fn timed(&self, load: impl FnOnce() -> Result<Lease<R>, HeadError>) -> Result<Lease<R>, HeadError> {
+    fn timed(&self, load: impl FnOnce() -> Result<PinnedHead<R>, HeadError>) -> Result<PinnedHead<R>, HeadError> {
         let started = Instant::now();
         let loaded = load();
         self.metrics.loaded(&loaded, started.elapsed());
@@ -282,7 +282,7 @@ impl<R> Residency<R> {
 }
 
 /// No request may name the version any more.
-pub(crate) fn let_go(info: &HeadInfo) -> HeadError {
+pub(crate) fn retired(info: &HeadInfo) -> HeadError {
     let (name, version) = (info.name.clone(), info.version);
-    HeadError::LetGo { name, version }
+    HeadError::Retired { name, version }
 }

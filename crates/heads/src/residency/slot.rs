@@ -23,14 +23,14 @@ pub enum Tier {
 
 /// A version on the device. It stays there for as long as somebody has this or a clone of it.
 #[derive(Debug)]
-pub struct Lease<R> {
+pub struct PinnedHead<R> {
     /// What is on the device.
     pub resident: Arc<R>,
     /// K labels, or none.
     pub labels: Arc<[String]>,
 }
 
-impl<R> Clone for Lease<R> {
+impl<R> Clone for PinnedHead<R> {
     fn clone(&self) -> Self {
         Self {
             resident: Arc::clone(&self.resident),
@@ -40,11 +40,11 @@ impl<R> Clone for Lease<R> {
 }
 
 /// What a load ends with; whoever waited for it shares the error.
-pub type Loaded<R> = Result<Lease<R>, Arc<HeadError>>;
+pub type Loaded<R> = Result<PinnedHead<R>, Arc<HeadError>>;
 
 /// One version's place.
 #[derive(Debug)]
-pub(crate) struct Slot<R> {
+pub(crate) struct ResidencySlot<R> {
     /// Of the version among all, for the time of this process.
     pub id: u64,
     last_use: AtomicU64,
@@ -55,12 +55,12 @@ pub(crate) struct Slot<R> {
 /// Guarded by the slot's lock, which nobody holds while doing more than looking and moving pointers.
 #[derive(Debug)]
 pub(crate) struct State<R> {
-    pub hot: Option<Lease<R>>,
+    pub hot: Option<PinnedHead<R>>,
     pub warm: Option<HeadWeights>,
     /// Those who wait for the load that is queued or under way, if one is.
     pub waiters: Option<Waiters<R>>,
     /// No request may name the version any more.
-    pub let_go: bool,
+    pub retired: bool,
 }
 
 /// Requests that wait for one load.
@@ -100,8 +100,8 @@ impl<R> Waiters<R> {
     }
 }
 
-impl<R> Slot<R> {
-    pub fn new(id: u64, hot: Option<Lease<R>>) -> Self {
+impl<R> ResidencySlot<R> {
+    pub fn new(id: u64, hot: Option<PinnedHead<R>>) -> Self {
         Self {
             id,
             last_use: AtomicU64::new(id),
@@ -110,7 +110,7 @@ impl<R> Slot<R> {
                 hot,
                 warm: None,
                 waiters: None,
-                let_go: false,
+                retired: false,
             }),
         }
     }
@@ -130,7 +130,7 @@ impl<R> Slot<R> {
     /// As one that is on the device: in use is what has another owner than the slot.
     pub fn usage(&self) -> Usage {
         let state = self.lock();
-        let in_use = state.hot.as_ref().is_some_and(Lease::is_shared);
+        let in_use = state.hot.as_ref().is_some_and(PinnedHead::is_shared);
         Usage {
             last_use: self.last_use(),
             in_use,
@@ -140,7 +140,7 @@ impl<R> Slot<R> {
     /// Its labels, if they are in memory.
     pub fn labels(&self) -> Option<Arc<[String]>> {
         let state = self.lock();
-        let hot = state.hot.as_ref().map(|lease| &lease.labels);
+        let hot = state.hot.as_ref().map(|pinned| &pinned.labels);
         hot.or(state.warm.as_ref().map(|weights| &weights.labels)).cloned()
     }
 
@@ -153,7 +153,7 @@ impl<R> Slot<R> {
     }
 }
 
-impl<R> Lease<R> {
+impl<R> PinnedHead<R> {
     /// Whether it has other owners. All of them were cloned from the slot's under its lock, so that nobody can become
     /// one while the slot's owner looks.
     pub(crate) fn is_shared(&self) -> bool {
@@ -165,7 +165,7 @@ impl<R> State<R> {
     /// None once it is let go.
     pub fn tier(&self) -> Option<Tier> {
         match self {
-            Self { let_go: true, .. } => None,
+            Self { retired: true, .. } => None,
             Self { hot: Some(_), .. } => Some(Tier::Hot),
             Self { warm: Some(_), .. } => Some(Tier::Warm),
             _ => Some(Tier::Cold),

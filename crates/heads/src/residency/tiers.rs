@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::byte_budget::{ByteBudget, Reservation};
 use super::lru::{Lru, Usage};
-use super::slot::{Lease, Slot, State};
+use super::slot::{PinnedHead, ResidencySlot, State};
 use crate::error::{HeadError, RESIDENT_BYTES_MAX};
 use crate::metrics::HeadMetrics;
 use crate::version::{HeadInfo, HeadVersion};
@@ -44,8 +44,8 @@ impl<R> Tiers<R> {
 
     /// A new version, on the device or in the store alone. One that is on the device without being
     /// [kept](Tiers::keep_hot) there as others are never leaves.
-    pub fn version(&self, info: HeadInfo, hot: Option<Lease<R>>) -> Arc<HeadVersion<R>> {
-        let slot = Slot::new(self.tick(), hot);
+    pub fn version(&self, info: HeadInfo, hot: Option<PinnedHead<R>>) -> Arc<HeadVersion<R>> {
+        let slot = ResidencySlot::new(self.tick(), hot);
         self.metrics.moved(None, slot.lock().tier(), info.resident_bytes);
         Arc::new(HeadVersion { info, slot })
     }
@@ -89,7 +89,7 @@ impl<R> Tiers<R> {
             let victims = victims.ok_or_else(|| self.no_room(info))?;
             for (id, victim) in victims {
                 // Somebody may have come to use it meanwhile; then others are looked for.
-                let unused = |state: &mut State<R>| state.hot.take_if(|lease| !lease.is_shared());
+                let unused = |state: &mut State<R>| state.hot.take_if(|pinned| !pinned.is_shared());
                 if self.change(&victim, unused).is_some() {
                     hot.remove(id);
                     self.metrics.evicted();
@@ -124,13 +124,13 @@ impl<R> Tiers<R> {
     pub fn keep_hot<T>(
         &self,
         version: &Arc<HeadVersion<R>>,
-        lease: Option<Lease<R>>,
+        pinned: Option<PinnedHead<R>>,
         change: impl FnOnce(&mut State<R>) -> T,
     ) -> T {
         let mut hot = lock(&self.hot);
         self.change(version, |state| {
-            if let Some(lease) = lease.filter(|_| !state.let_go) {
-                state.hot = Some(lease);
+            if let Some(pinned) = pinned.filter(|_| !state.retired) {
+                state.hot = Some(pinned);
                 let slot = &version.slot;
                 hot.insert(
                     slot.id,
@@ -161,7 +161,7 @@ impl<R> Tiers<R> {
             self.change(&victim, |state| state.warm = None);
         }
         self.change(version, |state| {
-            if !state.let_go {
+            if !state.retired {
                 state.warm = Some(weights.clone());
                 let slot = &version.slot;
                 warm.insert(slot.id, slot.last_use(), bytes, Arc::clone(version));
@@ -170,12 +170,12 @@ impl<R> Tiers<R> {
     }
 
     /// Forgets a version that no request may name any more. Those who have it keep it.
-    pub fn let_go(&self, version: &HeadVersion<R>) {
+    pub fn retire(&self, version: &HeadVersion<R>) {
         let (mut hot, mut warm) = (lock(&self.hot), lock(&self.warm));
         hot.remove(version.slot.id);
         warm.remove(version.slot.id);
         self.change(version, |state| {
-            state.let_go = true;
+            state.retired = true;
             state.hot = None;
             state.warm = None;
         });

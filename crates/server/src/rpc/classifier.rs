@@ -10,17 +10,18 @@ use headswap_proto::{
     ClassifyRequest, ClassifyResponse, ClassifyStreamRequest, EmbedRequest, EmbedResponse, HeadResult, Prediction,
     Timing, classify_request, embed_request,
 };
-use headswap_service::{Classified, ClassifyQuery, Gate, HeadAnswer, Picture};
+use headswap_service::{Classified, ClassifyQuery, HeadAnswer, Lifecycle, Picture};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::classify_stream::{Answers, ClassifyStream, StreamLimits};
+use super::context;
 use super::metrics::RpcMetrics;
-use super::{context, status};
+use crate::status;
 
 /// Answers classification requests.
 #[derive(Clone)]
 pub struct ClassifierRpc {
-    gate: Gate,
+    lifecycle: Lifecycle,
     metrics: RpcMetrics,
     limits: StreamLimits,
     /// Numbers streams.
@@ -30,9 +31,9 @@ pub struct ClassifierRpc {
 impl ClassifierRpc {
     /// `in_flight_max` bounds how many requests of one stream are under way at once, their unread answers included; a
     /// stream on which nothing moves for `idle_max` ends.
-    pub fn new(gate: Gate, metrics: RpcMetrics, in_flight_max: usize, idle_max: Duration) -> Self {
+    pub fn new(lifecycle: Lifecycle, metrics: RpcMetrics, in_flight_max: usize, idle_max: Duration) -> Self {
         Self {
-            gate,
+            lifecycle,
             metrics,
             limits: StreamLimits {
                 in_flight_max,
@@ -48,31 +49,34 @@ impl ClassifierService for ClassifierRpc {
     type ClassifyStreamStream = Answers;
 
     async fn classify(&self, request: Request<ClassifyRequest>) -> Result<Response<ClassifyResponse>, Status> {
-        let observed = self.metrics.begin("Classify");
         let mut call = context::of(&request, Class::Interactive);
+        let mut observed = self.metrics.begin("Classify", &call.peer);
         let answer = async {
-            let _accepted = self.gate.accept()?;
-            let serving = self.gate.pass()?;
+            let _accepted = self.lifecycle.accept()?;
+            let state = self.lifecycle.pass()?;
             let request = request.into_inner();
             call.request_id.clone_from(&request.request_id);
-            let admitted = serving.admit(&call).await?;
-            let classified = serving.classify(&call, admitted, query(request)).await?;
+            observed.request_id.clone_from(&request.request_id);
+            observed.head = request.heads.join(",");
+            let admitted = state.admit(&call).await?;
+            let classified = state.classify(&call, admitted, query(request)).await?;
             Ok(response(classified, std::mem::take(&mut call.request_id)))
         };
-        observed.end(answer.await.map(Response::new).map_err(status::of_service))
+        let answer = answer.await;
+        observed.end(answer.map(Response::new).map_err(status::of_service))
     }
 
     async fn classify_stream(
         &self,
         request: Request<Streaming<ClassifyStreamRequest>>,
     ) -> Result<Response<Answers>, Status> {
-        let serving = self.gate.pass().map_err(status::of_service)?;
+        let state = self.lifecycle.pass().map_err(status::of_service)?;
         let mut call = context::of(&request, Class::Bulk);
         call.flow = self.streams.fetch_add(1, Ordering::Relaxed);
         let stream = ClassifyStream {
             call,
-            serving,
-            gate: self.gate.clone(),
+            state,
+            lifecycle: self.lifecycle.clone(),
             metrics: self.metrics.clone(),
             limits: self.limits,
         };
@@ -80,26 +84,28 @@ impl ClassifierService for ClassifierRpc {
     }
 
     async fn embed(&self, request: Request<EmbedRequest>) -> Result<Response<EmbedResponse>, Status> {
-        let observed = self.metrics.begin("Embed");
         let mut call = context::of(&request, Class::Interactive);
+        let mut observed = self.metrics.begin("Embed", &call.peer);
         let answer = async {
-            let _accepted = self.gate.accept()?;
-            let serving = self.gate.pass()?;
+            let _accepted = self.lifecycle.accept()?;
+            let state = self.lifecycle.pass()?;
             let request = request.into_inner();
             call.request_id = request.request_id;
+            observed.request_id.clone_from(&call.request_id);
             let picture = request.input.map(|input| match input {
                 embed_request::Input::Image(bytes) => Picture::Encoded(bytes),
                 embed_request::Input::Pixels(bytes) => Picture::Pixels(bytes),
             });
-            let embedded = serving.embed(&call, picture).await?;
+            let embedded = state.embed(&call, picture).await?;
             Ok(EmbedResponse {
                 features: embedded.features,
                 request_id: std::mem::take(&mut call.request_id),
                 timing: Some(timing(embedded.timing)),
-                backbone_digest: serving.model.backbone_digest.clone(),
+                backbone_digest: state.model.backbone_digest.clone(),
             })
         };
-        observed.end(answer.await.map(Response::new).map_err(status::of_service))
+        let answer = answer.await;
+        observed.end(answer.map(Response::new).map_err(status::of_service))
     }
 }
 

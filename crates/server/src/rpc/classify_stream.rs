@@ -15,7 +15,7 @@ use futures::stream::{FuturesUnordered, StreamExt as _};
 use futures::{FutureExt as _, Stream};
 use headswap_engine::Admitted;
 use headswap_proto::{ClassifyRequest, ClassifyResponse, ClassifyStreamRequest, ClassifyStreamResponse};
-use headswap_service::{Accepted, CallContext, ClassifyQuery, Gate, ServiceError, Serving};
+use headswap_service::{Accepted, AppState, CallContext, ClassifyQuery, Lifecycle, ServiceError};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
@@ -23,7 +23,7 @@ use tonic::{Status, Streaming};
 
 use super::classifier::{query, response, result};
 use super::metrics::{Observed, RpcMetrics};
-use super::status::{self, MESSAGE_BYTES_MAX};
+use crate::status::{self, MESSAGE_BYTES_MAX};
 
 /// What bounds a stream.
 #[derive(Clone, Copy, Debug)]
@@ -37,8 +37,8 @@ pub(super) struct StreamLimits {
 /// A stream before it is started.
 pub(super) struct ClassifyStream {
     pub call: CallContext,
-    pub serving: Arc<Serving>,
-    pub gate: Gate,
+    pub state: Arc<AppState>,
+    pub lifecycle: Lifecycle,
     pub metrics: RpcMetrics,
     pub limits: StreamLimits,
 }
@@ -98,7 +98,7 @@ impl ClassifyStream {
         // been given a place for stays with the client.
         let mut next = None;
         let mut admission = std::pin::pin!(Fuse::terminated());
-        let mut draining = std::pin::pin!(self.gate.draining());
+        let mut draining = std::pin::pin!(self.lifecycle.draining());
         // Why no more requests are read, once that is so.
         let mut end = None;
         let mut moved_at = Instant::now();
@@ -133,7 +133,7 @@ impl ClassifyStream {
                 request = requests.message(), if end.is_none() && has_place && next.is_none() => match request {
                     Ok(Some(request)) => {
                         next = Some(self.asked(request));
-                        admission.set(self.serving.admit(&self.call).fuse());
+                        admission.set(self.state.admit(&self.call).fuse());
                         // Others have their turn between two of its messages, which may all be here.
                         tokio::task::yield_now().await;
                     }
@@ -152,10 +152,14 @@ impl ClassifyStream {
 
     /// A request whose message has arrived.
     fn asked(&self, request: ClassifyStreamRequest) -> Asked<'_> {
+        let request = request.request.unwrap_or_default();
+        let mut observed = self.metrics.begin("ClassifyStream", &self.call.peer);
+        observed.request_id.clone_from(&request.request_id);
+        observed.head = request.heads.join(",");
         Asked {
-            request: request.request.unwrap_or_default(),
-            observed: self.metrics.begin("ClassifyStream"),
-            accepted: self.gate.accept(),
+            request,
+            observed,
+            accepted: self.lifecycle.accept(),
         }
     }
 
@@ -173,7 +177,7 @@ impl ClassifyStream {
         let heads = request.heads.clone();
         let answer = async {
             let _accepted = accepted?;
-            self.serving.classify(&call, admitted?, query(request)).await
+            self.state.classify(&call, admitted?, query(request)).await
         };
         let (answered, response) = match answer.await {
             Ok(classified) => (Ok(()), response(classified, call.request_id)),

@@ -4,8 +4,8 @@ use headswap_engine::Class;
 use headswap_service::CallContext;
 use tonic::Request;
 
-use super::arrival::Peer;
-use super::deadline;
+use crate::edge::arrival::Peer;
+use crate::edge::deadline;
 
 /// The context of a call of this class, whose message has not been looked into. Unary calls of one connection are one flow.
 pub(super) fn of<T>(request: &Request<T>, class: Class) -> CallContext {

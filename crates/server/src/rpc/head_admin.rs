@@ -9,36 +9,37 @@ use headswap_proto::{
     replace_head_request,
 };
 use headswap_service::heads::{HeadQuery, Source, Swap, Swapped};
-use headswap_service::{Accepted, Gate, HeadAdmin};
+use headswap_service::{Accepted, HeadAdmin, Lifecycle};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::deadline;
 use super::head_messages::{got_head, head_page, model_description, replaced, tier};
 use super::metrics::RpcMetrics;
-use super::status::{self, invalid};
 use super::upload::upload;
+use crate::edge::arrival::Peer;
+use crate::edge::deadline;
+use crate::status::{self, invalid};
 
 /// Answers administration requests.
 #[derive(Clone)]
 pub struct HeadAdminRpc {
-    gate: Gate,
+    lifecycle: Lifecycle,
     metrics: RpcMetrics,
 }
 
 impl HeadAdminRpc {
-    /// Serves what `gate` lets through.
-    pub fn new(gate: Gate, metrics: RpcMetrics) -> Self {
-        Self { gate, metrics }
+    /// Serves what `lifecycle` lets through.
+    pub fn new(lifecycle: Lifecycle, metrics: RpcMetrics) -> Self {
+        Self { lifecycle, metrics }
     }
 
     fn heads(&self) -> Result<Arc<HeadAdmin>, Status> {
-        let serving = self.gate.pass().map_err(status::of_service)?;
-        Ok(Arc::clone(&serving.heads))
+        let state = self.lifecycle.pass().map_err(status::of_service)?;
+        Ok(Arc::clone(&state.heads))
     }
 
     /// The same for a request whose whole message has arrived.
     fn accept(&self) -> Result<(Accepted, Arc<HeadAdmin>), Status> {
-        let accepted = self.gate.accept().map_err(status::of_service)?;
+        let accepted = self.lifecycle.accept().map_err(status::of_service)?;
         Ok((accepted, self.heads()?))
     }
 }
@@ -49,56 +50,64 @@ impl HeadAdminService for HeadAdminRpc {
         &self,
         request: Request<ReplaceHeadRequest>,
     ) -> Result<Response<ReplaceHeadResponse>, Status> {
-        let observed = self.metrics.begin("ReplaceHead");
+        let mut observed = self.metrics.begin("ReplaceHead", &peer(&request));
         let answer = async {
             let deadline = deadline::of(&request);
+            let request = request.into_inner();
+            observed.head.clone_from(&request.head);
             let (_accepted, heads) = self.accept()?;
-            let swapped = replace(&heads, request.into_inner(), deadline).await?;
+            let swapped = replace(&heads, request, deadline).await?;
             Ok(Response::new(replaced(swapped)))
         };
-        observed.end(answer.await)
+        let answer = answer.await;
+        observed.end(answer)
     }
 
     async fn upload_head(
         &self,
         request: Request<Streaming<UploadHeadRequest>>,
     ) -> Result<Response<UploadHeadResponse>, Status> {
-        let observed = self.metrics.begin("UploadHead");
+        let observed = self.metrics.begin("UploadHead", &peer(&request));
         let answer = async {
             let deadline = deadline::of(&request);
-            let swapped = upload(&self.gate, &self.heads()?, request.into_inner(), deadline).await?;
+            let swapped = upload(&self.lifecycle, &self.heads()?, request.into_inner(), deadline).await?;
             Ok(Response::new(replaced(swapped).into()))
         };
-        observed.end(answer.await)
+        let answer = answer.await;
+        observed.end(answer)
     }
 
     async fn list_heads(&self, request: Request<ListHeadsRequest>) -> Result<Response<ListHeadsResponse>, Status> {
-        let observed = self.metrics.begin("ListHeads");
+        let observed = self.metrics.begin("ListHeads", &peer(&request));
         let answer = async {
             let query = query(request.into_inner())?;
             let (_accepted, heads) = self.accept()?;
             let page = heads.list(query).await.map_err(status::of_service)?;
             Ok(Response::new(head_page(page)))
         };
-        observed.end(answer.await)
+        let answer = answer.await;
+        observed.end(answer)
     }
 
     async fn get_head(&self, request: Request<GetHeadRequest>) -> Result<Response<GetHeadResponse>, Status> {
-        let observed = self.metrics.begin("GetHead");
+        let mut observed = self.metrics.begin("GetHead", &peer(&request));
         let answer = async {
             let GetHeadRequest { head, version } = request.into_inner();
+            observed.head.clone_from(&head);
             let (_accepted, heads) = self.accept()?;
             let got = heads.get(&head, version).await.map_err(status::of_service)?;
             Ok(Response::new(got_head(got)))
         };
-        observed.end(answer.await)
+        let answer = answer.await;
+        observed.end(answer)
     }
 
     async fn describe_model(
         &self,
         request: Request<DescribeModelRequest>,
     ) -> Result<Response<DescribeModelResponse>, Status> {
-        let observed = self.metrics.begin("DescribeModel");
+        let mut observed = self.metrics.begin("DescribeModel", &peer(&request));
+        observed.head.clone_from(&request.get_ref().head);
         let described = self.accept().and_then(|(_accepted, heads)| {
             let described = heads.describe(&request.get_ref().head);
             described.map_err(status::of_service)
@@ -139,4 +148,10 @@ fn query(request: ListHeadsRequest) -> Result<HeadQuery, Status> {
         name_prefix: request.name_prefix,
         tier: self::tier(tier),
     })
+}
+
+/// The address of the request's client.
+fn peer<T>(request: &Request<T>) -> String {
+    let peer = request.extensions().get::<Peer>();
+    peer.map_or_else(String::new, |peer| peer.address.clone())
 }

@@ -44,23 +44,16 @@ impl RpcMetrics {
         metrics
     }
 
-    /// Counts one answer and passes it on.
-    pub fn observe<T>(&self, method: &'static str, started: Instant, result: Result<T, Status>) -> Result<T, Status> {
-        let code = result.as_ref().map_or_else(Status::code, |_| Code::Ok);
-        if let Err(status) = &result {
-            tracing::info!(method, code = ?status.code(), message = status.message(), "request refused");
-        }
-        self.count(method, started, code);
-        result
-    }
-
-    /// Begins a call that is counted when it ends, as cancelled if it is dropped before.
-    pub fn begin(&self, method: &'static str) -> Observed<'_> {
+    /// Begins a call that is counted and logged when it ends, as cancelled if it is dropped before.
+    pub fn begin(&self, method: &'static str, peer: &str) -> Observed<'_> {
         Observed {
             metrics: self,
             method,
             started: Instant::now(),
             ended: false,
+            peer: peer.to_owned(),
+            request_id: String::new(),
+            head: String::new(),
         }
     }
 
@@ -72,19 +65,54 @@ impl RpcMetrics {
     }
 }
 
-/// A call under way.
+/// A call under way, and what its log event says of it.
 pub struct Observed<'a> {
     metrics: &'a RpcMetrics,
     method: &'static str,
     started: Instant,
     ended: bool,
+    peer: String,
+    /// The caller's name for the request, if it has one.
+    pub request_id: String,
+    /// The heads that are asked for, separated by commas.
+    pub head: String,
 }
 
 impl Observed<'_> {
-    /// Counts the answer and passes it on.
+    /// Counts and logs the answer and returns it.
     pub fn end<T>(mut self, result: Result<T, Status>) -> Result<T, Status> {
         self.ended = true;
-        self.metrics.observe(self.method, self.started, result)
+        match &result {
+            Ok(_) => self.answered(),
+            Err(status) => self.refused(status),
+        }
+        result
+    }
+
+    fn answered(&self) {
+        self.metrics.count(self.method, self.started, Code::Ok);
+        tracing::debug!(
+            method = self.method,
+            request_id = self.request_id,
+            head = self.head,
+            peer = self.peer,
+            elapsed_us = self.started.elapsed().as_micros() as u64,
+            "request answered"
+        );
+    }
+
+    fn refused(&self, status: &Status) {
+        self.metrics.count(self.method, self.started, status.code());
+        tracing::info!(
+            method = self.method,
+            code = format!("{:?}", status.code()),
+            reason = status.message(),
+            request_id = self.request_id,
+            head = self.head,
+            peer = self.peer,
+            elapsed_us = self.started.elapsed().as_micros() as u64,
+            "request refused"
+        );
     }
 }
 
@@ -92,6 +120,14 @@ impl Drop for Observed<'_> {
     fn drop(&mut self) {
         if !self.ended {
             self.metrics.count(self.method, self.started, Code::Cancelled);
+            tracing::debug!(
+                method = self.method,
+                request_id = self.request_id,
+                head = self.head,
+                peer = self.peer,
+                elapsed_us = self.started.elapsed().as_micros() as u64,
+                "request cancelled"
+            );
         }
     }
 }

@@ -7,12 +7,12 @@ use bytes::Bytes;
 use headswap_proto::upload_head_request::Part;
 use headswap_proto::{UploadHeadHeader, UploadHeadRequest};
 use headswap_service::heads::{Swap, Swapped, UploadHeader};
-use headswap_service::{Gate, HeadAdmin};
+use headswap_service::{HeadAdmin, Lifecycle};
 use headswap_store::Announced;
 use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
-use super::status::{self, ADMIN_MESSAGE_BYTES_MAX, invalid};
+use crate::status::{self, ADMIN_MESSAGE_BYTES_MAX, invalid};
 
 const CHUNK_BYTES_MAX: usize = 4 << 20;
 /// A client that sends nothing for so long gives its place to another.
@@ -20,7 +20,7 @@ const SILENCE_MAX: Duration = Duration::from_secs(60);
 
 /// From the first part to the live version. Dropping this drops the upload and its file, unless the commit has begun.
 pub(super) async fn upload(
-    gate: &Gate,
+    lifecycle: &Lifecycle,
     heads: &Arc<HeadAdmin>,
     parts: Streaming<UploadHeadRequest>,
     deadline: Option<Instant>,
@@ -37,7 +37,7 @@ pub(super) async fn upload(
         }
     }
     // Accepted: the whole file has arrived.
-    let _accepted = gate.accept().map_err(status::of_service)?;
+    let _accepted = lifecycle.accept().map_err(status::of_service)?;
     upload.finish().await.map_err(status::of_service)
 }
 

@@ -104,7 +104,7 @@ impl HeadAdmin {
         let get = move || loop {
             let history = registry.table().history(&name, version)?;
             let labels = match registry.labels(&history.version) {
-                Err(HeadError::LetGo { .. }) => continue,
+                Err(HeadError::Retired { .. }) => continue,
                 labels => labels?,
             };
             let head = split_layers.describe(&history.version, history.live);

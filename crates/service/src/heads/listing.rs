@@ -143,7 +143,7 @@ impl Page<'_> {
         }
         match self.registry.labels(version) {
             Ok(labels) => Some(labels),
-            Err(HeadError::LetGo { .. }) => None,
+            Err(HeadError::Retired { .. }) => None,
             Err(error) => {
                 tracing::warn!(head = %version.info.name, %error, "labels left out");
                 Some(Arc::default())

@@ -1,0 +1,53 @@
+//! Why a server did not start or did not end well.
+
+use std::io;
+use std::time::Duration;
+
+use crate::settings::ListenAddress;
+
+/// Why the server did not start or did not end well.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// Settings that cannot work; each on a line.
+    #[error("{0}")]
+    Settings(String),
+    /// An address that cannot be listened on.
+    #[error("cannot listen on {address} (--{flag}): {source}; is another server running there?")]
+    Listen {
+        /// The flag that named it.
+        flag: &'static str,
+        /// What was asked for.
+        address: ListenAddress,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The backbone could not be loaded.
+    #[error(transparent)]
+    Weights(#[from] headswap_model::WeightsError),
+    /// The device could not be used.
+    #[error(transparent)]
+    Backend(#[from] headswap_model::BackendError),
+    /// The engine did not start.
+    #[error(transparent)]
+    Engine(#[from] headswap_engine::StartError),
+    /// The heads could not be loaded.
+    #[error(transparent)]
+    Heads(#[from] headswap_heads::HeadError),
+    /// The system gave no thread, or a file could not be read.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// A port stopped accepting connections while serving.
+    #[error("a listener failed: {0}")]
+    Listener(String),
+    /// A device no longer computes.
+    #[error("the device no longer computes ({0}); the server has stopped, so that its supervisor can restart it")]
+    Device(String),
+    /// Accepted requests were not answered when the drain's time was up.
+    #[error("{left} accepted requests were still unanswered after {longest:?} of draining (--drain-ms-max)")]
+    Drain {
+        /// How many.
+        left: usize,
+        /// `--drain-ms-max`.
+        longest: Duration,
+    },
+}

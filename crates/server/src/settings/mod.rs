@@ -1,0 +1,113 @@
+//! Every setting of `headswap serve`, from flags or `HEADSWAP_*` variables: a struct for each part of the server.
+
+mod addresses;
+mod batching;
+mod environment;
+mod heads;
+mod labels_source;
+mod limits;
+mod listen_address;
+mod memory;
+mod model;
+mod null_backend;
+mod operations;
+mod pictures;
+
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, Command};
+use headswap_service::heads::SourceSettings;
+
+pub use addresses::AddressArgs;
+pub use batching::BatchingArgs;
+pub(crate) use environment::warn_unknown;
+pub use heads::HeadArgs;
+pub use labels_source::LabelsSource;
+pub use limits::LimitArgs;
+pub use listen_address::{ListenAddress, ParseListenAddressError};
+pub use model::ModelArgs;
+pub use null_backend::NullArgs;
+pub use operations::{LogFormat, OperationArgs};
+pub use pictures::PictureArgs;
+
+use crate::ServerError;
+
+/// The settings of a server.
+#[derive(Args, Clone, Debug)]
+pub struct ServeArgs {
+    /// Where it listens
+    #[command(flatten)]
+    pub addresses: AddressArgs,
+    /// The backbone and what computes it
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// How requests become batches
+    #[command(flatten)]
+    pub batching: BatchingArgs,
+    /// What bounds requests, messages and memory
+    #[command(flatten)]
+    pub limits: LimitArgs,
+    /// How pictures are decoded
+    #[command(flatten)]
+    pub pictures: PictureArgs,
+    /// Where heads are kept, and how many
+    #[command(flatten)]
+    pub heads: HeadArgs,
+    /// How the server stops and logs
+    #[command(flatten)]
+    pub operations: OperationArgs,
+    /// What the null backend does
+    #[command(flatten)]
+    pub null: NullArgs,
+    /// The settings that the user gave, as `--flag value`
+    #[arg(skip)]
+    pub given: Vec<String>,
+}
+
+impl ServeArgs {
+    /// Notes which settings `matches` has from flags or variables rather than by default, for the log.
+    pub fn note_given(&mut self, matches: &ArgMatches) {
+        let command = Self::augment_args(Command::new("serve"));
+        for argument in command.get_arguments() {
+            let id = argument.get_id().as_str();
+            let is_given = matches!(
+                matches.value_source(id),
+                Some(ValueSource::CommandLine | ValueSource::EnvVariable)
+            );
+            if let Some(flag) = argument.get_long().filter(|_| is_given) {
+                let mut text = format!("--{flag}");
+                for value in matches.get_raw(id).into_iter().flatten() {
+                    text.push(' ');
+                    text.push_str(&value.to_string_lossy());
+                }
+                self.given.push(text);
+            }
+        }
+    }
+
+    /// Which files of this machine ReplaceHead may read.
+    pub(super) fn head_sources(&self) -> SourceSettings {
+        SourceSettings {
+            dir: self.heads.head_source_dir.clone(),
+            bytes_max: self.limits.upload_bytes_max,
+        }
+    }
+
+    /// Finds every setting that cannot work, not only the first.
+    pub(super) fn check(&self) -> Result<(), ServerError> {
+        let mut mistakes = Vec::new();
+        self.model.check(&mut mistakes);
+        self.limits.check(&mut mistakes);
+        self.heads.check(&mut mistakes);
+        if mistakes.is_empty() {
+            Ok(())
+        } else {
+            Err(ServerError::Settings(mistakes.join("\n")))
+        }
+    }
+}
+
+fn at_least_one(flag: &str, value: usize, mistakes: &mut Vec<String>) {
+    if value == 0 {
+        mistakes.push(format!("{flag} must be at least 1"));
+    }
+}

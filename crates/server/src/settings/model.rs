@@ -1,0 +1,67 @@
+//! The backbone and what computes it.
+
+use std::num::NonZeroUsize;
+
+use clap::Args;
+use clap::builder::BoolishValueParser;
+use headswap_model::{BackendChoice, BackendSettings, DeviceChoice, Precision, WeightsSource};
+use headswap_spec::Architecture;
+
+use super::labels_source::LabelsSource;
+
+/// The backbone and what computes it.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Model")]
+pub struct ModelArgs {
+    /// The backbone: a file of weights, safetensors or PyTorch's .pth, or `demo` for seeded, untrained numbers
+    #[arg(long, env = "HEADSWAP_WEIGHTS", value_name = "FILE|demo")]
+    pub weights: Option<WeightsSource>,
+    /// The backbone's class labels: a file with one on each line, `imagenet`, or `none` [default: imagenet for trained weights
+    /// of 1000 classes]
+    #[arg(long, env = "HEADSWAP_LABELS", value_name = "FILE|imagenet|none")]
+    pub labels: Option<LabelsSource>,
+    /// Which table of layers
+    #[arg(long, env = "HEADSWAP_ARCH", value_enum, default_value = "vgg16")]
+    pub arch: Architecture,
+    /// auto, cpu, cuda (every GPU) or cuda:N
+    #[arg(long, env = "HEADSWAP_DEVICE", default_value = "auto")]
+    pub device: DeviceChoice,
+    /// Numbers that the forward pass multiplies; auto is f32 on the CPU, where int16 is faster, and bf16 on a GPU
+    #[arg(long, env = "HEADSWAP_PRECISION", value_enum, default_value = "auto")]
+    pub precision: Precision,
+    /// Threads of the forward pass on the CPU; 0 takes one for each core
+    #[arg(long, env = "HEADSWAP_THREADS", default_value_t = 0)]
+    pub threads: usize,
+    /// Keep each thread of our own forward pass on one CPU, the first of those that the process may use; for a machine that
+    /// does nothing else. Two CPUs may be threads of one core: set those to use by taskset or a cpuset
+    #[arg(
+        long,
+        env = "HEADSWAP_PIN_THREADS",
+        value_parser = BoolishValueParser::new()
+    )]
+    pub pin_threads: bool,
+    /// What computes
+    #[arg(long, alias = "engine", env = "HEADSWAP_BACKEND", value_enum, default_value = "auto")]
+    pub backend: BackendChoice,
+}
+
+impl ModelArgs {
+    pub(super) fn check(&self, mistakes: &mut Vec<String>) {
+        if self.weights.is_none() {
+            let text = "--weights is missing: give a file with a trained VGG16 (safetensors or .pth), or `--weights demo` for \
+                        untrained numbers to try the server with";
+            mistakes.push(text.to_owned());
+        }
+    }
+
+    /// What the forward pass needs to know.
+    pub fn backend(&self) -> BackendSettings {
+        BackendSettings {
+            backend: self.backend,
+            device: self.device,
+            precision: self.precision,
+            threads: NonZeroUsize::new(self.threads),
+            pin_threads: self.pin_threads,
+        }
+    }
+}
