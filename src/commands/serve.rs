@@ -27,6 +27,7 @@ pub(super) fn run(args: ServeArgs, torch: Option<&'static dyn TorchRuntime>) -> 
 
 fn serve_all(args: ServeArgs, torch: Option<&'static dyn TorchRuntime>) -> Result<(), ServerError> {
     libtorch::ensure(&args.model.backend(), torch)?;
+    args.prepare()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .event_interval(TASKS_PER_LOOK)

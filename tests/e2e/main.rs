@@ -12,6 +12,7 @@ mod logs;
 mod many_heads;
 mod operations;
 mod refusals;
+mod resources;
 mod support;
 mod torch;
 mod unix_socket;

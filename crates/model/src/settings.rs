@@ -4,7 +4,11 @@ use std::fmt;
 use std::num::NonZeroUsize;
 use std::str::FromStr;
 
+use headswap_spec::Architecture;
 use winograd::Isa;
+
+/// What the program takes beside the backbone.
+const PROGRAM_BYTES: u64 = 64 << 20;
 
 /// What `--backend` takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +103,22 @@ impl BackendSettings {
     pub fn threads(&self) -> usize {
         let cores = std::thread::available_parallelism();
         self.threads.or(cores.ok()).map_or(1, NonZeroUsize::get)
+    }
+
+    /// Returns the bytes of host memory that a server takes while it loads a backbone of this architecture: the highest
+    /// resident memory measured with the full VGG16, in proportion to the parameters (README, "Memory").
+    pub fn host_bytes(&self, architecture: Architecture) -> u64 {
+        let mut parameters = 0;
+        for (_, shape) in architecture.parameters(1000) {
+            parameters += shape.iter().product::<usize>() as u64 * 4;
+        }
+        let percent = match (self.torch_on_cpu(), self.precision) {
+            (false, Precision::Int16) => 120,
+            (false, _) => 165,
+            (true, Precision::Auto | Precision::F32) => 135,
+            (true, _) => 255,
+        };
+        PROGRAM_BYTES + parameters * percent / 100
     }
 
     /// Returns true if libtorch computes where there is no GPU.

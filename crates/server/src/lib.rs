@@ -40,13 +40,6 @@ const ENGINE_END_MAX: Duration = Duration::from_secs(5);
 /// # Errors
 /// [`ServerError`] says what to change.
 pub async fn serve(args: ServeArgs, torch: Option<&'static dyn TorchRuntime>) -> Result<(), ServerError> {
-    settings::warn_unknown();
-    args.check()?;
-    tracing::info!(
-        version = env!("CARGO_PKG_VERSION"),
-        settings = args.given.join(" "),
-        "starting"
-    );
     let stop = signals::Signals::listen()?;
 
     let mut registry = Registry::with_prefix("headswap");

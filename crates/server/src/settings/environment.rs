@@ -20,7 +20,7 @@ const OTHERS: [&str; 4] = [
 const RENAMED: [(&str, &str); 1] = [("HEADSWAP_ENGINE", "HEADSWAP_BACKEND")];
 
 /// Logs a warning for each variable that looks like a setting and is not.
-pub(crate) fn warn_unknown() {
+pub(super) fn warn_unknown() {
     let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
     for name in unknown(names) {
         let renamed = RENAMED.iter().find(|(old, _)| *old == name);

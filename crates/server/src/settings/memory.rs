@@ -2,14 +2,26 @@
 
 use std::path::{Path, PathBuf};
 
-/// Bytes: the least of the machine's memory and the limits of the process's control groups.
-pub(super) fn available() -> u64 {
+/// Returns the bytes of memory that the process may use: the least of the machine's memory, the limits of the process's control
+/// groups, and its limit on address space (`ulimit -v`).
+pub(crate) fn available() -> u64 {
     let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let limits = limit_files(&groups).into_iter().filter_map(|file| {
         // Without a limit, version 2 says `max`.
         std::fs::read_to_string(file).ok()?.trim().parse().ok()
     });
-    limits.min().unwrap_or(u64::MAX).min(machine())
+    limits.min().unwrap_or(u64::MAX).min(machine()).min(address_space())
+}
+
+/// RLIMIT_AS; u64::MAX without one.
+fn address_space() -> u64 {
+    let mut limit = libc::rlimit {
+        rlim_cur: libc::RLIM_INFINITY,
+        rlim_max: libc::RLIM_INFINITY,
+    };
+    // SAFETY: `limit` is one struct of the type that the call writes. A refusal leaves it unlimited.
+    unsafe { libc::getrlimit(libc::RLIMIT_AS, &raw mut limit) };
+    limit.rlim_cur
 }
 
 /// The machine's memory.

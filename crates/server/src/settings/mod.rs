@@ -7,11 +7,12 @@ mod heads;
 mod labels_source;
 mod limits;
 mod listen_address;
-mod memory;
+pub(crate) mod memory;
 mod model;
 mod null_backend;
 mod operations;
 mod pictures;
+mod threads;
 
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, Command};
@@ -19,7 +20,6 @@ use headswap_service::heads::SourceSettings;
 
 pub use addresses::AddressArgs;
 pub use batching::BatchingArgs;
-pub(crate) use environment::warn_unknown;
 pub use heads::HeadArgs;
 pub use labels_source::LabelsSource;
 pub use limits::LimitArgs;
@@ -92,8 +92,23 @@ impl ServeArgs {
         }
     }
 
+    /// Logs what the server was given and refuses what cannot work. To be called before the runtime is built.
+    ///
+    /// # Errors
+    /// [`ServerError::Settings`], with a line for each mistake.
+    pub fn prepare(&self) -> Result<(), ServerError> {
+        environment::warn_unknown();
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            settings = self.given.join(" "),
+            "starting"
+        );
+        self.check()?;
+        self.check_threads()
+    }
+
     /// Finds every setting that cannot work, not only the first.
-    pub(super) fn check(&self) -> Result<(), ServerError> {
+    fn check(&self) -> Result<(), ServerError> {
         let mut mistakes = Vec::new();
         self.model.check(&mut mistakes);
         self.limits.check(&mut mistakes);

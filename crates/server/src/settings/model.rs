@@ -8,6 +8,7 @@ use headswap_model::{BackendChoice, BackendSettings, DeviceChoice, Precision, We
 use headswap_spec::Architecture;
 
 use super::labels_source::LabelsSource;
+use super::threads::THREADS_MAX;
 
 /// The backbone and what computes it.
 #[derive(Args, Clone, Debug)]
@@ -51,6 +52,12 @@ impl ModelArgs {
             let text = "--weights is missing: give a file with a trained VGG16 (safetensors or .pth), or `--weights demo` for \
                         untrained numbers to try the server with";
             mistakes.push(text.to_owned());
+        }
+        if self.threads > THREADS_MAX {
+            let threads = self.threads;
+            mistakes.push(format!(
+                "--threads {threads}: the limit is {THREADS_MAX}; 0 takes one for each core"
+            ));
         }
     }
 
