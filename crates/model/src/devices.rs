@@ -133,7 +133,7 @@ mod tests {
     fn native() -> Box<dyn Backend> {
         let mut backbone = Backbone::load(&WeightsSource::Demo, Architecture::Vgg16Narrow).unwrap();
         backbone.take_last_linear();
-        native_backend(backbone, Precision::F32, winograd::Engine::new(1))
+        native_backend(backbone, Precision::F32, winograd::Engine::new(1)).unwrap()
     }
 
     #[test]

@@ -57,7 +57,7 @@ pub fn open_backend(
     }
     if devices == [Device::Cpu] && !settings.torch_on_cpu() {
         let engine = engine(settings)?;
-        return Ok(native_backend(backbone, settings.precision, engine));
+        return native_backend(backbone, settings.precision, engine);
     }
     let torch = torch.ok_or_else(|| lacks_libtorch("these settings"))?;
     if settings.pin_threads {

@@ -28,7 +28,7 @@ fn fixture(precision: Precision) -> (Box<dyn Backend>, Vec<PlacedHead>) {
     let narrow = Architecture::Vgg16Narrow;
     let mut backbone = Backbone::load(&WeightsSource::Demo, narrow).unwrap();
     backbone.take_last_linear();
-    let network = native_backend(backbone, precision, winograd::Engine::new(2));
+    let network = native_backend(backbone, precision, winograd::Engine::new(2)).unwrap();
     let placer = network.placer();
     // As many classes as take more than one thread.
     let place =

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use super::accuracy::Reference;
 use super::head::{NativeHead, NativePlacer};
 use super::pass::NativePass;
 use super::rows::Rows;
@@ -14,19 +15,32 @@ use crate::walk::ExecScratch;
 use crate::weights::Backbone;
 
 /// Packs `backbone`, without its last Linear, for an engine; int16 or else f32.
-pub fn native_backend(backbone: Backbone, precision: Precision, engine: winograd::Engine) -> Box<dyn Backend> {
-    let (numbers, precision) = match precision {
-        Precision::Int16 => (winograd::Precision::Integer, "int16"),
-        _ => (winograd::Precision::Float, "f32"),
+///
+/// # Errors
+/// [`BackendError::Settings`] if int16 computes too different features with these weights.
+pub fn native_backend(
+    backbone: Backbone,
+    precision: Precision,
+    engine: winograd::Engine,
+) -> Result<Box<dyn Backend>, BackendError> {
+    let mut workspace = Workspace::new(engine);
+    let (steps, parameters) = (backbone.architecture.steps(), backbone.parameters);
+    let (stack, precision) = if precision == Precision::Int16 {
+        let reference = Reference::of(&steps, &parameters, &mut workspace)?;
+        let stack = pack(steps, parameters, winograd::Precision::Integer);
+        reference.check(&stack, &mut workspace)?;
+        (stack, "int16")
+    } else {
+        (pack(steps, parameters, winograd::Precision::Float), "f32")
     };
-    let stack = Arc::new(pack(backbone.architecture.steps(), backbone.parameters, numbers));
-    Box::new(NativeBackend {
+    let stack = Arc::new(stack);
+    Ok(Box::new(NativeBackend {
         placer: Arc::new(NativePlacer::new(Arc::clone(&stack))),
         stack,
-        workspace: Workspace::new(engine),
+        workspace,
         trail: ExecScratch::default(),
         precision,
-    })
+    }))
 }
 
 struct NativeBackend {
