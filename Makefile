@@ -39,7 +39,7 @@ test-torch: ## Run the tests that need libtorch
 	cargo test --locked -p headswap-torch
 	cargo test --locked -p headswap --test e2e torch
 
-check: ## Formatting, lints, rustdoc, dependencies and licences
+check: ## Formatting, lints, rustdoc, dependencies and licences, protos, spelling
 	@scripts/setup libtorch
 	@scripts/setup tools
 	cargo fmt --all --check
@@ -47,6 +47,9 @@ check: ## Formatting, lints, rustdoc, dependencies and licences
 	cargo clippy --locked --workspace --exclude headswap-torch --no-default-features --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locked --document-private-items
 	target/tools/cargo-deny --workspace --locked check bans licenses sources
+	target/tools/buf lint
+	target/tools/buf breaking --against proto/baseline.binpb
+	target/tools/typos
 
 bench: build ## Forward pass, served rate, the server alone, isolation; then beside other engines and servers (30 minutes; QUICK=1: 7)
 	$(HEADSWAP) bench forward $(if $(QUICK),--seconds 1) $(ARGS)
