@@ -27,12 +27,13 @@ demo: build ## Classify photographs and swap heads under load, with a table at t
 run: build ## Serve the demo's untrained weights, or others: make run ARGS='--weights FILE'
 	$(HEADSWAP) serve $(if $(findstring --weights,$(ARGS)),,--weights demo) $(ARGS)
 
-test: test-cpu test-torch ## Run every test, of the program without libtorch and with it, then every RPC from Python
+test: test-cpu test-torch ## Run every test, of the program without libtorch and with it, and clients in other languages
 
-test-cpu: ## Run the tests of the program without libtorch, then every RPC from Python by reflection
+test-cpu: ## Run the tests of the program without libtorch, then every RPC from Python, generated stubs and the examples
 	@scripts/setup
 	cargo test --locked --workspace --exclude headswap-torch --no-default-features
 	tests/clients/run target/debug/headswap
+	tests/clients/stubs target/debug/headswap
 
 test-torch: ## Run the tests that need libtorch
 	@scripts/setup libtorch
