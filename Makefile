@@ -27,19 +27,20 @@ demo: build ## Classify photographs and swap heads under load, with a table at t
 run: build ## Serve the demo's untrained weights, or others: make run ARGS='--weights FILE'
 	$(HEADSWAP) serve $(if $(findstring --weights,$(ARGS)),,--weights demo) $(ARGS)
 
-test: test-cpu test-torch ## Run every test, of the program without libtorch and with it, then every RPC from Python
+test: test-cpu test-torch ## Run every test, of the program without libtorch and with it, and clients in other languages
 
-test-cpu: ## Run the tests of the program without libtorch, then every RPC from Python by reflection
+test-cpu: ## Run the tests of the program without libtorch, then every RPC from Python, generated stubs and the examples
 	@scripts/setup
 	cargo test --locked --workspace --exclude headswap-torch --no-default-features
 	tests/clients/run target/debug/headswap
+	tests/clients/stubs target/debug/headswap
 
 test-torch: ## Run the tests that need libtorch
 	@scripts/setup libtorch
 	cargo test --locked -p headswap-torch
 	cargo test --locked -p headswap --test e2e torch
 
-check: ## Formatting, lints, rustdoc, dependencies and licences
+check: ## Formatting, lints, rustdoc, dependencies and licences, protos, spelling
 	@scripts/setup libtorch
 	@scripts/setup tools
 	cargo fmt --all --check
@@ -47,6 +48,9 @@ check: ## Formatting, lints, rustdoc, dependencies and licences
 	cargo clippy --locked --workspace --exclude headswap-torch --no-default-features --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locked --document-private-items
 	target/tools/cargo-deny --workspace --locked check bans licenses sources
+	target/tools/buf lint
+	target/tools/buf breaking --against proto/baseline.binpb
+	target/tools/typos
 
 bench: build ## Forward pass, served rate, the server alone, isolation; then beside other engines and servers (30 minutes; QUICK=1: 7)
 	$(HEADSWAP) bench forward $(if $(QUICK),--seconds 1) $(ARGS)

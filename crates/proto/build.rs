@@ -5,7 +5,6 @@ use std::path::PathBuf;
 
 use prost::Message as _;
 use protox::Compiler;
-use protox::file::{ChainFileResolver, GoogleFileResolver, IncludeFileResolver};
 
 const PROTO: &str = "../../proto";
 const ERROR_DETAILS: &str = "google/rpc/error_details.proto";
@@ -14,10 +13,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let out_dir = PathBuf::from(std::env::var("OUT_DIR")?);
     println!("cargo:rerun-if-changed={PROTO}");
 
-    let mut resolver = ChainFileResolver::new();
-    resolver.add(IncludeFileResolver::new(PROTO.into()));
-    resolver.add(GoogleFileResolver::new());
-    let mut descriptors = Compiler::with_file_resolver(resolver)
+    let mut descriptors = Compiler::new([PROTO])?
         .include_imports(true)
         .include_source_info(true)
         .open_files(["headswap/v1/classifier.proto", "headswap/v1/head_admin.proto"])?

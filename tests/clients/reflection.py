@@ -175,6 +175,8 @@ class ReflectionTest(unittest.TestCase):
         details = dict(error.trailing_metadata())["grpc-status-details-bin"]
         self.assertIn(b"google.rpc.BadRequest", details)
         self.assertIn(b"head", details)
+        # The port describes the messages of its details.
+        self.assertTrue(self.admin.pool.FindMessageTypeByName("google.rpc.BadRequest"))
 
     def test_list_heads(self):
         listed = {head.head: head for head in self.admin.ListHeads({"include_labels": True}).heads}

@@ -1,0 +1,3 @@
+module headswap.dev
+
+go 1.23
