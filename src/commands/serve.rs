@@ -6,6 +6,7 @@ use headswap_model::TorchRuntime;
 use headswap_server::{ServeArgs, serve};
 
 use super::error::CliError;
+use super::output::note;
 use crate::libtorch;
 
 /// How many tasks a thread runs before it looks for what has arrived from the network and from other threads. At tokio's
@@ -33,7 +34,7 @@ pub(super) fn run(args: ServeArgs, torch: Option<&'static dyn TorchRuntime>) -> 
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             for line in error.to_string().lines() {
-                eprintln!("headswap: {line}");
+                note(line);
             }
             ExitCode::FAILURE
         }

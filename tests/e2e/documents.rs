@@ -37,6 +37,7 @@ fn documented_flags_exist() {
         &[],
         &["serve"],
         &["classify"],
+        &["embed"],
         &["head", "replace"],
         &["head", "list"],
         &["head", "get"],
