@@ -1,6 +1,8 @@
 //! `headswap embed`: the server's features, as NumPy's files and as JSON lines.
 
 use std::fs;
+use std::path::Path;
+use std::process::Stdio;
 
 use headswap_proto::{EmbedRequest, embed_request};
 
@@ -109,12 +111,40 @@ async fn what_fails_has_no_row_and_a_failed_file_leaves_the_old_one() {
     drop(server);
     Ran::of(&["embed", "--address", &gone, "--output", out, folder]).failed(3, "no server answers at");
     assert_eq!(fs::read(&output).unwrap(), before);
+    assert_eq!(names_in(photos.path()), ["a.jpg", "b.jpg", "c.jpg", "features.npy"]);
+}
+
+fn names_in(folder: &Path) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
-    for entry in fs::read_dir(photos.path()).unwrap() {
+    for entry in fs::read_dir(folder).unwrap() {
         names.push(entry.unwrap().file_name().into_string().unwrap());
     }
     names.sort();
-    assert_eq!(names, ["a.jpg", "b.jpg", "c.jpg", "features.npy"]);
+    names
+}
+
+#[test]
+fn a_server_that_is_lost_leaves_no_file() {
+    let (dir, photos) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let slow = ["--backend", "null", "--null-row-us", "20000", "--max-batch", "1"];
+    let server = Server::start(dir.path(), &slow);
+    let rocket = fs::canonicalize("images/rocket.jpg").unwrap();
+    for number in 0..500 {
+        std::os::unix::fs::symlink(&rocket, photos.path().join(format!("{number}.jpg"))).unwrap();
+    }
+    let before = names_in(photos.path());
+    let output = photos.path().join("features.npy");
+    let (folder, output) = (photos.path().to_str().unwrap(), output.to_str().unwrap());
+    let mut command = headswap(&["embed", "--address", &server.grpc, "--output", output, folder]);
+    let embed = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let answered = "headswap_requests_total{method=\"Embed\",code=\"Ok\"}";
+    while !server.get("/metrics").1.contains(answered) {}
+    server.signal(libc::SIGKILL);
+    server.wait();
+    let ran = Ran::from(embed.wait_with_output().unwrap());
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert!(ran.stdout.lines().count() < 500);
+    assert_eq!(names_in(photos.path()), before);
 }
 
 /// A reader that has enough, as `head` has, is no failure; a full disk is one.

@@ -48,17 +48,18 @@ pub struct OpenLoopSummary {
     pub late: usize,
     /// Those that failed, by the names of their gRPC codes.
     pub failures: BTreeMap<String, usize>,
-    /// From the beginning to the last answer.
+    /// From the beginning to the last answer, or to the end of the schedule if that is later.
     pub elapsed: Duration,
     /// From the intended starts to the answers of those that succeeded, ascending.
     latencies: Vec<Duration>,
 }
 
 impl OpenLoopSummary {
-    /// Sums up the requests of a load.
-    pub fn of(outcomes: &[Outcome]) -> Self {
+    /// Sums up the requests of a load that was to last `length`.
+    pub fn of(length: Duration, outcomes: &[Outcome]) -> Self {
         let mut summary = Self {
             sent: outcomes.len(),
+            elapsed: length,
             ..Self::default()
         };
         for outcome in outcomes {
@@ -90,12 +91,13 @@ impl OpenLoopSummary {
     }
 }
 
-/// Sends a request at each time of `schedule`, which ascends, and waits for all answers.
+/// Sends a request at each time of `schedule`, which ascends within `length`, and waits for all answers.
 ///
 /// # Errors
 /// [`ClientError::Io`] if the system gives no thread, [`ClientError::Failed`] if a request panicked.
 pub async fn run_open_loop(
     schedule: Vec<Duration>,
+    length: Duration,
     workload: Arc<impl OpenWorkload>,
 ) -> Result<OpenLoopSummary, ClientError> {
     let began = Instant::now();
@@ -125,7 +127,7 @@ pub async fn run_open_loop(
     while let Some(ended) = running.join_next().await {
         outcomes.push(ended.map_err(stopped)?);
     }
-    Ok(OpenLoopSummary::of(&outcomes))
+    Ok(OpenLoopSummary::of(length, &outcomes))
 }
 
 fn stopped(error: tokio::task::JoinError) -> ClientError {
@@ -186,7 +188,10 @@ mod tests {
     proptest! {
         #[test]
         fn every_request_is_counted_once(outcomes in proptest::collection::vec(any_outcome(), 0..100)) {
-            let summary = OpenLoopSummary::of(&outcomes);
+            let length = Duration::from_secs(1);
+            let summary = OpenLoopSummary::of(length, &outcomes);
+            prop_assert!(summary.elapsed >= length);
+            prop_assert!(outcomes.iter().all(|outcome| outcome.ended <= summary.elapsed));
             let failed: usize = summary.failures.values().sum();
             prop_assert_eq!(summary.sent, outcomes.len());
             prop_assert_eq!(summary.answered() + failed, outcomes.len());
@@ -199,7 +204,7 @@ mod tests {
         #[test]
         fn latency_counts_from_the_intended_start(outcome in any_outcome()) {
             let outcome = Outcome { code: Code::Ok, ..outcome };
-            let summary = OpenLoopSummary::of(&[outcome]);
+            let summary = OpenLoopSummary::of(Duration::ZERO, &[outcome]);
             prop_assert_eq!(summary.quantile(1.0), outcome.ended - outcome.intended);
             prop_assert_eq!(summary.late == 1, outcome.sent - outcome.intended > LATE_AFTER);
         }
@@ -236,7 +241,9 @@ mod tests {
             sent: std::sync::atomic::AtomicUsize::new(0),
             all_sent: Notify::new(),
         });
-        let summary = run_open_loop(schedule, workload).await.unwrap();
+        let summary = run_open_loop(schedule, Duration::from_millis(50), workload)
+            .await
+            .unwrap();
         assert_eq!((summary.sent, summary.answered()), (50, 49));
         assert_eq!(summary.failures, [("ResourceExhausted".to_owned(), 1)].into());
         // The second waited for the last, which was due 48 ms later.

@@ -23,7 +23,7 @@ const COLUMNS: [Column; 11] = [
     ("answered", "requests that succeeded"),
     (
         "answers/s",
-        "the achieved rate: successful answers a second, up to the last answer",
+        "the achieved rate: successful answers a second, until --seconds are over and all are answered",
     ),
     (
         "p50",
@@ -46,7 +46,8 @@ pub(super) async fn run(args: &BenchServeArgs, address: &str, rate: f64, asked: 
     for _ in 0..args.connections {
         connections.push(connect_classifier(address).await?);
     }
-    let schedule = args.arrivals().schedule(rate, Duration::from_secs_f64(args.seconds));
+    let length = Duration::from_secs_f64(args.seconds);
+    let schedule = args.arrivals().schedule(rate, length);
     if schedule.is_empty() {
         return Err(CliError::Usage(format!(
             "no request falls into {} seconds at a rate of {rate}; raise --seconds or --rate",
@@ -59,7 +60,7 @@ pub(super) async fn run(args: &BenchServeArgs, address: &str, rate: f64, asked: 
         asked,
         noted: AtomicBool::new(false),
     });
-    let summary = run_open_loop(schedule, traffic).await?;
+    let summary = run_open_loop(schedule, length, traffic).await?;
     waiting.finish_and_clear();
     report(args, rate, &summary)?;
     match summary.answered() {
