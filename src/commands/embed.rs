@@ -54,8 +54,12 @@ pub(super) async fn run(args: EmbedArgs) -> Result<(), CliError> {
     while let Some((name, answer)) = answers.next().await {
         bar.inc(1);
         match answer {
-            Ok(response) => output.add(&name, response)?,
-            Err(error) if is_lost(&error) => return Err(error.into()),
+            // Standard output and the bar may be on the same terminal.
+            Ok(response) => bar.suspend(|| output.add(&name, response))?,
+            Err(error) if is_lost(&error) => {
+                bar.finish_and_clear();
+                return Err(error.into());
+            }
             Err(error @ ClientError::Read { .. }) => failures.add_line(error.to_string()),
             Err(error) => failures.add(&name, &error),
         }
