@@ -79,7 +79,7 @@ class Bench:
                     flags = f"--backend {engine} --precision {precision} --batch {batch} --threads {self.args.threads}"
                     command = [self.args.headswap, "bench", "forward", "--weights", f"{self.args.dir}/vgg16.safetensors"]
                     command += ["--device", "cpu", "--seconds", "1", "--json", *flags.split()]
-                    return [json.loads(subprocess.check_output(command, text=True))["ms_per_image"]]
+                    return [json.loads(subprocess.check_output(command, text=True).splitlines()[-1])["ms_per_image"]]
 
                 self.cases[f"headswap {engine} {precision}", batch] = run
 

@@ -51,7 +51,9 @@ class Check:
     def headswap(self, *arguments):
         """The JSON lines that a sub-command prints."""
         command = [self.args.headswap, *map(str, arguments), "--json"]
-        return [json.loads(line) for line in subprocess.check_output(command, text=True).splitlines()]
+        rows = [json.loads(line) for line in subprocess.check_output(command, text=True).splitlines()]
+        # A benchmark's first line is the machine.
+        return [row for row in rows if "machine" not in row]
 
     def logits(self):
         self.title("Logits beside PyTorch f32 on the CPU: largest difference, of the largest logit")

@@ -83,7 +83,7 @@ PEERS = {
 
 def ours(args, file, scaling):
     command = [args.headswap, "bench", "image", "--json", "--seconds", str(args.seconds), "--jpeg-scaling", scaling, file]
-    return json.loads(subprocess.check_output(command, text=True))
+    return json.loads(subprocess.check_output(command, text=True).splitlines()[-1])
 
 
 def peer(args, call, data):

@@ -1,33 +1,38 @@
 //! `headswap classify`.
 
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use clap::Args;
 use futures::StreamExt as _;
 use headswap_client::ClientError;
 use headswap_proto::classify_request::Input;
-use headswap_proto::{ClassifyRequest, ClassifyResponse, ClassifyStreamRequest, HeadResult, Prediction};
+use headswap_proto::{ClassifyRequest, ClassifyResponse, ClassifyStreamRequest, HeadResult, Prediction, Timing};
 use serde_json::{Value, json};
 
 use crate::commands::address::Address;
 use crate::commands::error::CliError;
 use crate::commands::output::{print_json, print_table, progress, table};
+use crate::commands::pictures::{Failures, Picture, Pictures};
 
 const EXAMPLES: &str = "\
 Examples:
   headswap classify cat.jpg dog.png
-  headswap classify --head cats --head dogs --top-k 1 *.jpg
-  headswap classify --json --logits cat.jpg | jq .results[0].logits";
+  headswap classify --head cats --head dogs --top-k 1 photos     every picture below a folder
+  curl -s https://example.com/cat.jpg | headswap classify -
+  headswap classify --timing cat.jpg                             where the time went
+  headswap classify --json --logits cat.jpg | jq .results[0].logits
+
+Answers come in the order of the pictures. A picture that cannot be read or answered is reported at the end, \
+and the exit code is then 1.";
 
 /// Asks a running server what is on pictures.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct ClassifyArgs {
-    /// JPEG, PNG, WebP, GIF or BMP files
-    #[arg(required = true, value_name = "IMAGE")]
-    images: Vec<PathBuf>,
+    /// JPEG, PNG, WebP, GIF or BMP files; folders, of which every picture below is taken; `-`: standard input
+    #[arg(required = true, value_name = "FILE|DIR|-")]
+    pictures: Vec<PathBuf>,
     /// A head to ask; may be given several times
     #[arg(long = "head", value_name = "NAME")]
     heads: Vec<String>,
@@ -38,9 +43,13 @@ pub(super) struct ClassifyArgs {
     #[arg(long, default_value_t = 0)]
     head_version: u64,
     /// Return every logit (with --json)
-    #[arg(long)]
+    #[arg(long, requires = "json")]
     logits: bool,
-    /// One JSON object for each image
+    /// Show what each picture took, in milliseconds: decoding, waiting (queue) and its batch's forward pass (compute), and
+    /// how many pictures that batch had
+    #[arg(long)]
+    timing: bool,
+    /// One JSON object for each picture
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -48,90 +57,165 @@ pub(super) struct ClassifyArgs {
 }
 
 pub(super) async fn run(args: ClassifyArgs) -> Result<(), CliError> {
+    let Pictures { found, mut failures } = Pictures::find(&args.pictures)?;
     let mut client = args.address.connect().await?;
-    let bar = progress(args.images.len() as u64, "classifying");
-    let unreadable = Arc::new(AtomicUsize::new(0));
-    let requests = futures::stream::iter(0..args.images.len()).filter_map({
-        let (args, unreadable) = (args.clone(), Arc::clone(&unreadable));
-        move |index| {
-            let request = args.request(index).inspect_err(|error| {
-                eprintln!("headswap: {error}");
-                unreadable.fetch_add(1, Ordering::Relaxed);
-            });
-            std::future::ready(request.ok())
-        }
+    let asked = Arc::new(Asked {
+        args,
+        pictures: found,
+        unreadable: Mutex::default(),
+    });
+    let count = asked.pictures.len() + failures.count();
+    let bar = progress(asked.pictures.len() as u64, "classifying");
+    let requests = futures::stream::iter(0..asked.pictures.len()).filter_map({
+        let asked = Arc::clone(&asked);
+        move |index| std::future::ready(asked.request(index))
     });
 
-    let mut answers: Vec<Option<ClassifyResponse>> = vec![None; args.images.len()];
+    let mut answers: Vec<Option<ClassifyResponse>> = vec![None; asked.pictures.len()];
     let mut stream = client.classify_stream(requests).await?.into_inner();
-    while let Some(answer) = stream.message().await? {
-        let response = answer.response.unwrap_or_default();
-        bar.inc(1);
-        if let Some(place) = response
-            .request_id
-            .parse()
-            .ok()
-            .and_then(|index: usize| answers.get_mut(index))
-        {
-            *place = Some(response);
+    // Why the stream ended early, if it did; what was answered until then is shown.
+    let broken = loop {
+        match stream.message().await {
+            Ok(Some(answer)) => place(answer.response.unwrap_or_default(), &mut answers),
+            Ok(None) => break None,
+            Err(status) => break Some(status),
         }
-    }
+        bar.inc(1);
+    };
     bar.finish_and_clear();
 
-    let failed = args.show(&answers) + unreadable.load(Ordering::Relaxed);
+    asked.args.show(&asked.pictures, &answers)?;
+    let failed = asked.failed(&answers, &mut failures);
+    failures.report();
+    if let Some(status) = broken {
+        return Err(status.into());
+    }
     match failed {
         0 => Ok(()),
-        _ => Err(CliError::Failed(format!(
-            "{failed} of {} images have no whole answer",
-            args.images.len()
-        ))),
+        _ => Err(CliError::Failed(format!("{failed} of {count} have no whole answer"))),
+    }
+}
+
+/// Puts an answer in its picture's place.
+fn place(response: ClassifyResponse, answers: &mut [Option<ClassifyResponse>]) {
+    let index = response.request_id.parse().ok();
+    if let Some(place) = index.and_then(|index: usize| answers.get_mut(index)) {
+        *place = Some(response);
+    }
+}
+
+/// The pictures and what to ask of them; shared with the stream that reads and sends them.
+struct Asked {
+    args: ClassifyArgs,
+    pictures: Vec<Picture>,
+    unreadable: Mutex<Vec<ClientError>>,
+}
+
+impl Asked {
+    /// Reads picture number `index`. Returns None, and keeps the reason, if it cannot be read.
+    fn request(&self, index: usize) -> Option<ClassifyStreamRequest> {
+        let image = match self.pictures[index].read() {
+            Ok(image) => image,
+            Err(error) => {
+                self.unreadable
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push(error);
+                return None;
+            }
+        };
+        let request = ClassifyRequest {
+            input: Some(Input::Image(image)),
+            heads: self.args.heads.clone(),
+            top_k: self.args.top_k,
+            head_version: self.args.head_version,
+            include_logits: self.args.logits,
+            request_id: index.to_string(),
+        };
+        Some(ClassifyStreamRequest { request: Some(request) })
+    }
+
+    /// Adds what went wrong to `failures`. Returns how many pictures and folders that concerns.
+    fn failed(&self, answers: &[Option<ClassifyResponse>], failures: &mut Failures) -> usize {
+        let mut failed = failures.count();
+        for (picture, response) in self.pictures.iter().zip(answers) {
+            let Some(response) = response else {
+                failed += 1;
+                continue;
+            };
+            let mut wrong = false;
+            for result in &response.results {
+                if let Some(error) = &result.error {
+                    failures.add_line(format!("{}: head {}: {}", picture.name(), result.head, error.message));
+                    wrong = true;
+                }
+            }
+            failed += usize::from(wrong);
+        }
+        for error in &*self.unreadable.lock().unwrap_or_else(PoisonError::into_inner) {
+            failures.add_line(error.to_string());
+        }
+        failed
     }
 }
 
 impl ClassifyArgs {
-    fn request(&self, index: usize) -> Result<ClassifyStreamRequest, CliError> {
-        let path = &self.images[index];
-        let image = std::fs::read(path).map_err(|error| ClientError::unreadable(path, error))?;
-        let request = ClassifyRequest {
-            input: Some(Input::Image(image.into())),
-            heads: self.heads.clone(),
-            top_k: self.top_k,
-            head_version: self.head_version,
-            include_logits: self.logits,
-            request_id: index.to_string(),
-        };
-        Ok(ClassifyStreamRequest { request: Some(request) })
-    }
-
-    /// Prints the answers in the order of the images; returns how many images have an error in theirs.
-    fn show(&self, answers: &[Option<ClassifyResponse>]) -> usize {
-        let mut rows = table(&["image", "head", "rank", "class", "probability"]);
-        let mut failed = 0;
-        for (path, response) in self.images.iter().zip(answers) {
+    /// Prints the answers in the order of the pictures.
+    fn show(&self, pictures: &[Picture], answers: &[Option<ClassifyResponse>]) -> Result<(), CliError> {
+        let mut headings = vec!["picture", "head", "rank", "class", "probability"];
+        if self.timing {
+            headings.extend(["decode ms", "queue ms", "compute ms", "batch"]);
+        }
+        let mut rows = table(&headings);
+        for (picture, response) in pictures.iter().zip(answers) {
             let Some(response) = response else { continue };
-            let image = path.display().to_string();
             if self.json {
-                print_json(
-                    &json!({ "image": image, "results": response.results.iter().map(result_json).collect::<Vec<_>>() }),
-                );
+                print_json(&self.json(picture, response))?;
+                continue;
             }
+            // The times are the picture's, so its first row alone has them.
+            let mut timing = response.timing.filter(|_| self.timing);
             for result in &response.results {
                 let head = format!("{}@{}", result.head, result.version);
                 for (rank, prediction) in result.predictions.iter().enumerate() {
                     let probability = format!("{:.2} %", 100.0 * prediction.probability);
-                    rows.add_row([&image, &head, &(rank + 1).to_string(), &class(prediction), &probability]);
-                }
-                if let Some(error) = &result.error {
-                    eprintln!("headswap: {image}: head {}: {}", result.head, error.message);
+                    let rank = (rank + 1).to_string();
+                    let mut row = vec![picture.name(), head.clone(), rank, class(prediction), probability];
+                    row.extend(timing.take().iter().flat_map(timing_cells));
+                    rows.add_row(row);
                 }
             }
-            failed += usize::from(response.results.iter().any(|result| result.error.is_some()));
         }
-        if !self.json && rows.row_iter().next().is_some() {
-            print_table(&rows);
+        if rows.row_iter().next().is_some() {
+            print_table(&rows)?;
         }
-        failed
+        Ok(())
     }
+
+    fn json(&self, picture: &Picture, response: &ClassifyResponse) -> Value {
+        let results: Vec<Value> = response.results.iter().map(result_json).collect();
+        let mut answer = json!({ "image": picture.name(), "results": results });
+        if let Some(timing) = response.timing.filter(|_| self.timing) {
+            answer["timing"] = json!({
+                "decode_ms": milliseconds(timing.decode_us), "queue_ms": milliseconds(timing.queue_us),
+                "compute_ms": milliseconds(timing.compute_us), "batch_size": timing.batch_size,
+            });
+        }
+        answer
+    }
+}
+
+fn timing_cells(timing: &Timing) -> [String; 4] {
+    [
+        format!("{:.2}", milliseconds(timing.decode_us)),
+        format!("{:.2}", milliseconds(timing.queue_us)),
+        format!("{:.2}", milliseconds(timing.compute_us)),
+        timing.batch_size.to_string(),
+    ]
+}
+
+fn milliseconds(us: u64) -> f64 {
+    us as f64 / 1e3
 }
 
 /// The class's label, or its index if it has none.
@@ -144,12 +228,20 @@ pub(super) fn class(prediction: &Prediction) -> String {
 }
 
 fn result_json(result: &HeadResult) -> Value {
-    let prediction = |p: &Prediction| json!({ "index": p.index, "label": p.label, "probability": p.probability });
+    let mut predictions = Vec::new();
+    for Prediction {
+        index,
+        label,
+        probability,
+    } in &result.predictions
+    {
+        predictions.push(json!({ "index": index, "label": label, "probability": probability }));
+    }
     json!({
         "head": result.head,
         "version": result.version,
         "digest": result.digest,
-        "predictions": result.predictions.iter().map(prediction).collect::<Vec<_>>(),
+        "predictions": predictions,
         "logits": result.logits,
         "error": result.error.as_ref().map(|error| json!({ "code": error.code, "message": error.message })),
     })

@@ -15,12 +15,12 @@ use headswap_proto::classify_request::Input;
 use headswap_proto::replace_head_request::Source;
 use headswap_proto::{ClassifyRequest, ClassifyResponse, EmbedRequest, ReplaceHeadRequest, embed_request};
 use headswap_spec::Architecture;
-use serde_json::json;
+use serde_json::{Value, json};
 use tonic::Status;
 
 use super::classify::class;
 use crate::commands::error::CliError;
-use crate::commands::output::{ms, print_json, print_table, progress, spinner, table};
+use crate::commands::output::{ms, note, print_json, print_line, print_table, progress, spinner, table};
 
 /// The head that is swapped.
 const HEAD: &str = "demo";
@@ -74,7 +74,7 @@ pub(super) async fn run(args: DemoArgs) -> Result<(), CliError> {
 
     let mut demo = Demo::prepare(&server, &args).await?;
     if !args.json {
-        println!("The photographs, on UNTRAINED weights (the classes mean nothing):");
+        print_line("The photographs, on UNTRAINED weights (the classes mean nothing):")?;
         demo.show_photographs(&server).await?;
     }
     let quiet = demo.load(&server, &args, Phase::Quiet).await?;
@@ -83,7 +83,7 @@ pub(super) async fn run(args: DemoArgs) -> Result<(), CliError> {
     let stopped = server.stop().await?;
 
     let checker = &demo.checker;
-    checker.report(&args, &quiet, &swapping, &demo.swaps, resident);
+    checker.report(&args, &quiet, &swapping, &demo.swaps, resident)?;
     if !stopped.success() {
         return Err(CliError::Failed(format!("the server ended with {stopped}")));
     }
@@ -185,9 +185,8 @@ impl Demo {
                 &compute,
             ]);
         }
-        print_table(&rows);
-        println!();
-        Ok(())
+        print_table(&rows)?;
+        print_line("")
     }
 
     /// Makes the next head live.
@@ -229,12 +228,15 @@ impl Demo {
     async fn swap_many(&mut self, args: &DemoArgs) -> Result<(), CliError> {
         let began = Instant::now();
         let bar = progress(args.swaps as u64, "swapping heads under load");
-        let enough = |swaps: usize| match args.seconds {
-            Some(seconds) => began.elapsed() >= Duration::from_secs(seconds),
-            None => swaps >= args.swaps,
-        };
         let mut next = Instant::now();
-        while !enough(self.swaps.len()) {
+        loop {
+            let enough = match args.seconds {
+                Some(seconds) => began.elapsed() >= Duration::from_secs(seconds),
+                None => self.swaps.len() >= args.swaps,
+            };
+            if enough {
+                break;
+            }
             self.swap().await?;
             bar.set_position(self.swaps.len() as u64);
             match args.swap_ms {
@@ -279,13 +281,13 @@ impl Workload for Checker {
         match answer {
             Err(status) => {
                 if self.failed.fetch_add(1, Ordering::Relaxed) < 5 {
-                    eprintln!("headswap: request {index} failed: {}", describe_status(&status));
+                    note(format_args!("request {index} failed: {}", describe_status(&status)));
                 }
             }
             Ok(response) => {
                 if let Some(fault) = self.fault(index, sent, &response) {
                     self.wrong.fetch_add(1, Ordering::Relaxed);
-                    eprintln!("headswap: request {index} was answered wrongly: {fault}");
+                    note(format_args!("request {index} was answered wrongly: {fault}"));
                 }
             }
         }
@@ -330,57 +332,74 @@ impl Checker {
         difference(result, &expected, self.tolerance)
     }
 
-    fn report(&self, args: &DemoArgs, quiet: &LoadSummary, swapping: &LoadSummary, swaps: &[Duration], resident: u64) {
+    fn report(
+        &self,
+        args: &DemoArgs,
+        quiet: &LoadSummary,
+        swapping: &LoadSummary,
+        swaps: &[Duration],
+        resident: u64,
+    ) -> Result<(), CliError> {
         let (failed, wrong) = (self.failed.load(Ordering::Relaxed), self.wrong.load(Ordering::Relaxed));
         let mut swaps = swaps.to_vec();
         swaps.sort_unstable();
-        let swap = |share: f64| {
-            swaps
-                .get(((swaps.len() as f64 * share) as usize).min(swaps.len() - 1))
-                .copied()
-        };
-        let (median, longest) = (swap(0.5).unwrap_or_default(), swaps.last().copied().unwrap_or_default());
+        let median = swaps.get(swaps.len() / 2).copied().unwrap_or_default();
+        let longest = swaps.last().copied().unwrap_or_default();
         let versions = lock(&self.versions_seen).len();
         if args.json {
-            let phase = |load: &LoadSummary| {
-                json!({ "requests": load.answers(), "per_second": load.per_second(),
-                    "p50_ms": load.quantile(0.5).as_secs_f64() * 1e3, "p99_ms": load.quantile(0.99).as_secs_f64() * 1e3 })
-            };
-            print_json(&json!({
+            return print_json(&json!({
                 "failed": failed, "wrong": wrong, "swaps": swaps.len(), "versions_seen": versions,
-                "without_swaps": phase(quiet), "with_swaps": phase(swapping), "server_resident_bytes": resident,
+                "without_swaps": load_json(quiet), "with_swaps": load_json(swapping), "server_resident_bytes": resident,
                 "swap_ms_p50": median.as_secs_f64() * 1e3, "swap_ms_max": longest.as_secs_f64() * 1e3,
             }));
-            return;
         }
         let mut rows = table(&["", "without swaps", "with swaps"]);
-        let row = |name: &str, value: &dyn Fn(&LoadSummary) -> String| [name.to_owned(), value(quiet), value(swapping)];
-        rows.add_row(row("requests", &|load| load.answers().to_string()));
-        rows.add_row(row("images/s", &|load| format!("{:.1}", load.per_second())));
-        rows.add_row(row("latency p50", &|load| ms(load.quantile(0.5))));
-        rows.add_row(row("latency p99", &|load| ms(load.quantile(0.99))));
-        print_table(&rows);
-        println!(
+        for (name, value) in LOAD_ROWS {
+            rows.add_row([name.to_owned(), value(quiet), value(swapping)]);
+        }
+        print_table(&rows)?;
+        print_line(format_args!(
             "\nswaps {}, versions seen {versions}, failed {failed}, wrong {wrong}",
             swaps.len()
-        );
-        println!("a swap took {} (median), {} (longest)", ms(median), ms(longest));
-        println!("\n{TRY_NEXT}");
+        ))?;
+        print_line(format_args!(
+            "a swap took {} (median), {} (longest)",
+            ms(median),
+            ms(longest)
+        ))?;
+        print_line(format_args!("\n{TRY_NEXT}"))
     }
 }
 
+/// A row of the last table: its name, and its value of a load.
+type LoadRow = (&'static str, fn(&LoadSummary) -> String);
+
+const LOAD_ROWS: [LoadRow; 4] = [
+    ("requests", |load| load.answers().to_string()),
+    ("images/s", |load| format!("{:.1}", load.per_second())),
+    ("latency p50", |load| ms(load.quantile(0.5))),
+    ("latency p99", |load| ms(load.quantile(0.99))),
+];
+
+fn load_json(load: &LoadSummary) -> Value {
+    json!({
+        "requests": load.answers(), "per_second": load.per_second(),
+        "p50_ms": load.quantile(0.5).as_secs_f64() * 1e3, "p99_ms": load.quantile(0.99).as_secs_f64() * 1e3,
+    })
+}
+
 fn images(args: &DemoArgs) -> Result<Vec<(String, bytes::Bytes)>, CliError> {
+    let mut images = Vec::new();
     if args.images.is_empty() {
-        return Ok(PHOTOGRAPHS
-            .map(|(name, image)| (name.to_owned(), bytes::Bytes::from_static(image)))
-            .into());
+        for (name, image) in PHOTOGRAPHS {
+            images.push((name.to_owned(), bytes::Bytes::from_static(image)));
+        }
     }
-    let read = |path: &PathBuf| {
-        let name = path.display().to_string();
+    for path in &args.images {
         let image = std::fs::read(path).map_err(|error| ClientError::unreadable(path, error))?;
-        Ok((name, image.into()))
-    };
-    args.images.iter().map(read).collect()
+        images.push((path.display().to_string(), image.into()));
+    }
+    Ok(images)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::commands::address::AdminAddress;
 use crate::commands::error::CliError;
-use crate::commands::output::{print_json, print_table, table};
+use crate::commands::output::{print_json, print_line, print_table, table};
 
 /// Shows a running server's layers as PyTorch prints them, every parameter, and what a live head overrides.
 #[derive(Args, Debug)]
@@ -31,10 +31,9 @@ pub(super) async fn run(args: DescribeArgs) -> Result<(), CliError> {
         .await?
         .into_inner();
     if args.json {
-        print_json(&to_json(&model));
-        return Ok(());
+        return print_json(&to_json(&model));
     }
-    println!("{}\n", model.layers);
+    print_line(format_args!("{}\n", model.layers))?;
     let head = model
         .head
         .as_ref()
@@ -50,19 +49,18 @@ pub(super) async fn run(args: DescribeArgs) -> Result<(), CliError> {
         let shape = format!("{:?}", parameter.shape);
         rows.add_row([&parameter.name, &shape, &grouped(parameter.count), from]);
     }
-    print_table(&rows);
+    print_table(&rows)?;
     let overridden: u64 = model.parameters.iter().filter(|p| p.overridden).map(|p| p.count).sum();
-    println!(
+    print_line(format_args!(
         "\n{} parameters, {} of them {head}'s",
         grouped(model.parameter_count),
         grouped(overridden)
-    );
-    println!("weights   {} ({})", model.weights, model.backbone_digest);
-    println!(
+    ))?;
+    print_line(format_args!("weights   {} ({})", model.weights, model.backbone_digest))?;
+    print_line(format_args!(
         "computes  on {} in {}, batches of up to {}",
         model.device, model.precision, model.max_batch
-    );
-    Ok(())
+    ))
 }
 
 /// 138357544 as 138,357,544.
@@ -78,11 +76,9 @@ pub(super) fn grouped(number: u64) -> String {
 }
 
 fn to_json(model: &DescribeModelResponse) -> serde_json::Value {
-    let parameter =
-        |p: &Parameter| json!({ "name": p.name, "shape": p.shape, "count": p.count, "overridden": p.overridden });
     json!({
         "layers": model.layers,
-        "parameters": model.parameters.iter().map(parameter).collect::<Vec<_>>(),
+        "parameters": model.parameters.iter().map(parameter_json).collect::<Vec<_>>(),
         "parameter_count": model.parameter_count,
         "backbone_digest": model.backbone_digest,
         "weights": model.weights,
@@ -91,4 +87,15 @@ fn to_json(model: &DescribeModelResponse) -> serde_json::Value {
         "max_batch": model.max_batch,
         "head": model.head.as_ref().map(|head| json!({ "head": head.head, "version": head.version })),
     })
+}
+
+fn parameter_json(parameter: &Parameter) -> serde_json::Value {
+    let Parameter {
+        name,
+        shape,
+        count,
+        overridden,
+        ..
+    } = parameter;
+    json!({ "name": name, "shape": shape, "count": count, "overridden": overridden })
 }

@@ -5,6 +5,8 @@ use std::process::ExitCode;
 use headswap_client::ClientError;
 use tonic::Status;
 
+use super::output::note;
+
 /// A failure of a sub-command.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CliError {
@@ -17,6 +19,9 @@ pub(super) enum CliError {
     /// The system refused.
     #[error("{0}")]
     Io(#[from] std::io::Error),
+    /// The arguments contradict each other or mean nothing; found after they were parsed.
+    #[error("{0}; see --help")]
+    Usage(String),
     /// Anything else, in words.
     #[error("{0}")]
     Failed(String),
@@ -36,8 +41,9 @@ impl CliError {
 
     /// Prints the line and returns the exit code.
     pub fn report(&self) -> ExitCode {
-        eprintln!("headswap: {self}");
+        note(self);
         match self {
+            Self::Usage(_) => ExitCode::from(2),
             Self::Unreachable { .. } => ExitCode::from(3),
             _ => ExitCode::FAILURE,
         }

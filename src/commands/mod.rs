@@ -4,11 +4,16 @@ mod address;
 mod bench;
 mod classify;
 mod completions;
+mod date;
 mod demo;
 mod describe;
+mod embed;
 mod error;
 mod head;
+mod new_file;
+mod npy;
 mod output;
+mod pictures;
 mod serve;
 mod weights;
 
@@ -28,12 +33,14 @@ Examples:
   headswap classify cat.jpg                      ask it
   headswap head replace cats cats.safetensors    make a fine-tuned head live
   headswap classify --head cats cat.jpg
+  headswap embed --output features.npy photos    the features of every picture below a folder
 
+Results go to standard output, progress and notes to standard error.
 Exit codes: 0 success, 1 something failed, 2 wrong usage, 3 the server cannot be reached.";
 
 /// Serves VGG16 over gRPC and swaps fine-tuned heads while traffic flows.
 #[derive(Debug, Parser)]
-#[command(name = "headswap", version, after_help = AFTER_HELP)]
+#[command(name = "headswap", version, after_help = AFTER_HELP, color = clap::ColorChoice::Never)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -45,6 +52,8 @@ enum Command {
     Serve(Box<headswap_server::ServeArgs>),
     /// Ask a running server what is on pictures
     Classify(classify::ClassifyArgs),
+    /// Ask a running server for pictures' features
+    Embed(embed::EmbedArgs),
     /// Replace, list and show heads
     #[command(subcommand)]
     Head(head::HeadCommand),
@@ -91,6 +100,7 @@ pub fn run(torch: Option<&'static dyn TorchRuntime>) -> ExitCode {
         match command {
             Command::Serve(_) | Command::Weights(_) => Ok(()),
             Command::Classify(args) => classify::run(args).await,
+            Command::Embed(args) => embed::run(args).await,
             Command::Head(command) => head::run(command).await,
             Command::Describe(args) => describe::run(args).await,
             Command::Bench(command) => bench::run(command, torch).await,

@@ -1,6 +1,7 @@
-//! Tables for people, JSON for machines.
+//! Results on standard output, as tables or JSON lines; progress and notes on standard error.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::fmt::Display;
+use std::io::{self, ErrorKind, IsTerminal as _, Write as _};
 use std::time::Duration;
 
 use comfy_table::presets::NOTHING;
@@ -8,6 +9,8 @@ use comfy_table::{ContentArrangement, Table};
 use headswap_client::Progress;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
+
+use super::error::CliError;
 
 /// A table with these headings.
 pub(super) fn table(headings: &[&str]) -> Table {
@@ -20,20 +23,31 @@ pub(super) fn table(headings: &[&str]) -> Table {
 }
 
 /// Prints a table without trailing blanks.
-pub(super) fn print_table(table: &Table) {
+pub(super) fn print_table(table: &Table) -> Result<(), CliError> {
     for line in table.to_string().lines() {
-        line_out(line.trim_end());
+        print_line(line.trim_end())?;
     }
+    Ok(())
 }
 
 /// Prints one line of JSON.
-pub(super) fn print_json(value: &Value) {
-    line_out(&value.to_string());
+pub(super) fn print_json(value: &Value) -> Result<(), CliError> {
+    print_line(value)
 }
 
-/// A reader that has gone away, as `head`, is no failure.
-fn line_out(line: &str) {
-    let _ = writeln!(std::io::stdout().lock(), "{line}");
+/// Prints a line of results. That the reader has closed standard output, as `head` does, is no failure; that a disk is full
+/// is one.
+pub(super) fn print_line(line: impl Display) -> Result<(), CliError> {
+    match writeln!(io::stdout().lock(), "{line}") {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        Err(error) => Err(CliError::Failed(format!("cannot write to standard output: {error}"))),
+    }
+}
+
+/// Prints a note, warning or error on standard error, which may be closed.
+pub(super) fn note(text: impl Display) {
+    let _ = writeln!(io::stderr().lock(), "headswap: {text}");
 }
 
 /// Milliseconds with a sensible number of digits.
@@ -71,7 +85,7 @@ pub(super) fn byte_progress(length: u64, message: &'static str) -> ProgressBar {
 }
 
 fn bar(length: u64, message: &'static str, template: &str) -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
+    if !io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
     let bar = ProgressBar::new(length).with_message(message);
@@ -116,7 +130,7 @@ impl Progress for WorkBar {
 
 /// A spinner on standard error; nothing if that is no terminal.
 pub(super) fn spinner(message: &'static str) -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
+    if !io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
     let spinner = ProgressBar::new_spinner().with_message(message);

@@ -39,6 +39,7 @@ fn documented_flags_exist() {
         &[],
         &["serve"],
         &["classify"],
+        &["embed"],
         &["head", "replace"],
         &["head", "list"],
         &["head", "get"],

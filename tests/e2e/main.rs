@@ -2,16 +2,21 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod bench_command;
 mod cancelled_swaps;
+mod classify_command;
 mod connections;
 mod documents;
 mod durability;
+mod embed_command;
 mod feature_cache;
+mod head_commands;
 mod isolation;
 mod logs;
 mod many_heads;
 mod operations;
 mod refusals;
+mod replace_command;
 mod resources;
 mod support;
 mod torch;

@@ -448,8 +448,9 @@ fn check_command_line(server: &Server) {
         String::from_utf8(output.stdout).unwrap()
     };
     let count = |args: &[&str]| {
-        let heads: Vec<BTreeMap<String, serde_json::Value>> =
-            serde_json::from_str(&list(&[args, &["--json"]].concat())).unwrap();
+        let said: serde_json::Value = serde_json::from_str(&list(&[args, &["--json"]].concat())).unwrap();
+        let heads = said["heads"].as_array().unwrap();
+        assert_eq!(said["listed"]["heads"], heads.len());
         assert!(
             heads
                 .iter()

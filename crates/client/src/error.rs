@@ -29,6 +29,14 @@ pub enum ClientError {
         /// What is wrong with it.
         source: CheckpointError,
     },
+    /// A file is no head's weights or labels.
+    #[error("{}: {reason}", path.display())]
+    Head {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, and what to do.
+        reason: String,
+    },
     /// A file cannot be read.
     #[error("cannot read {}: {source}", path.display())]
     Read {
@@ -63,9 +71,9 @@ impl ClientError {
 
 /// Returns `CODE: message`, and when to try again if the server said.
 pub fn describe_status(status: &Status) -> String {
-    let retry = status.get_details_retry_info().and_then(|info| info.retry_delay);
-    let retry = retry
-        .map(|delay| format!(" (retry after {delay:?})"))
-        .unwrap_or_default();
-    format!("{:?}: {}{retry}", status.code(), status.message())
+    let (code, message) = (status.code(), status.message());
+    match status.get_details_retry_info().and_then(|info| info.retry_delay) {
+        Some(delay) => format!("{code:?}: {message} (retry after {delay:?})"),
+        None => format!("{code:?}: {message}"),
+    }
 }

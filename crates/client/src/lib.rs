@@ -3,11 +3,15 @@
 mod connect;
 mod differing;
 mod error;
+mod head_file;
+mod labels;
 mod progress;
 mod upload;
 
 pub use connect::{Admin, Classifier, connect_admin, connect_classifier};
-pub use differing::{Differing, differing};
+pub use differing::Differing;
 pub use error::{ClientError, describe_status};
+pub use head_file::HeadFile;
+pub use labels::read_labels;
 pub use progress::Progress;
 pub use upload::upload;

@@ -3,7 +3,7 @@
 use headswap_checkpoint::{Digest, Parameters};
 use headswap_client::ClientError;
 use headswap_model::demo_head;
-use headswap_proto::{DescribeModelRequest, HeadResult};
+use headswap_proto::HeadResult;
 use headswap_spec::{Architecture, LAST_BIAS, LAST_WEIGHT};
 
 use super::server_process::ServerProcess;
@@ -11,12 +11,7 @@ use super::server_process::ServerProcess;
 /// The largest difference to a recomputed logit, relative to the largest logit, that rounding explains: in 16-bit floats
 /// the features, the head and the logits are all rounded, and batches of different sizes round differently.
 pub async fn tolerance(server: &ServerProcess) -> Result<f64, ClientError> {
-    let model = server
-        .admin()
-        .await?
-        .describe_model(DescribeModelRequest::default())
-        .await?;
-    Ok(match model.into_inner().precision.as_str() {
+    Ok(match server.model().await?.precision.as_str() {
         "bf16" => 0.05,
         "f16" => 0.01,
         _ => 1e-4,
@@ -47,17 +42,12 @@ impl KnownHead {
     /// The logits of a row of features, in f64.
     pub fn logits(&self, features: &[f32]) -> Vec<f64> {
         let (weight, bias) = (&self.parameters[LAST_WEIGHT].values, &self.parameters[LAST_BIAS].values);
-        let dot = |row: &[f32]| {
-            row.iter()
-                .zip(features)
-                .map(|(w, x)| f64::from(*w) * f64::from(*x))
-                .sum::<f64>()
-        };
-        weight
-            .chunks(features.len())
-            .zip(bias)
-            .map(|(row, bias)| dot(row) + f64::from(*bias))
-            .collect()
+        let mut logits = Vec::with_capacity(bias.len());
+        for (row, bias) in weight.chunks(features.len()).zip(bias) {
+            let products = row.iter().zip(features).map(|(w, x)| f64::from(*w) * f64::from(*x));
+            logits.push(products.sum::<f64>() + f64::from(*bias));
+        }
+        logits
     }
 }
 

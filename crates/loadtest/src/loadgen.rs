@@ -9,6 +9,8 @@ use headswap_proto::{ClassifyRequest, ClassifyResponse};
 use tokio::task::JoinSet;
 use tonic::Status;
 
+use super::quantile::quantile;
+
 /// Decides what is sent next and looks at what came back.
 pub trait Workload: Send + Sync + 'static {
     /// Request number `index`, or none to stop this client.
@@ -38,8 +40,7 @@ impl LoadSummary {
 
     /// The latency that this share of the requests stays below or at.
     pub fn quantile(&self, share: f64) -> Duration {
-        let rank = (share * self.latencies.len() as f64).ceil() as usize;
-        self.latencies.get(rank.saturating_sub(1)).copied().unwrap_or_default()
+        quantile(&self.latencies, share)
     }
 }
 

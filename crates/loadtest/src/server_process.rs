@@ -5,10 +5,13 @@ use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 
 use headswap_client::{Admin, Classifier, ClientError, connect_admin, connect_classifier};
+use headswap_proto::{DescribeModelRequest, DescribeModelResponse};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
+
+use super::clients::connect_clients;
 
 /// Killed when dropped, unless stopped before.
 pub struct ServerProcess {
@@ -32,12 +35,10 @@ impl ServerProcess {
             .args(&args)
             .arg("--heads-dir")
             .arg(dir.join("heads"));
-        let given = |flag: &str| args.iter().any(|arg| arg.as_ref() == flag);
-        for listen in ["--listen", "--admin-listen", "--http-listen"]
-            .into_iter()
-            .filter(|flag| !given(flag))
-        {
-            command.args([listen, "127.0.0.1:0"]);
+        for listen in ["--listen", "--admin-listen", "--http-listen"] {
+            if !args.iter().any(|arg| arg.as_ref() == listen) {
+                command.args([listen, "127.0.0.1:0"]);
+            }
         }
         // The variables of the caller's own server are not this one's.
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("HEADSWAP_")) {
@@ -87,6 +88,12 @@ impl ServerProcess {
         &self.grpc
     }
 
+    /// The model that it serves.
+    pub async fn model(&self) -> Result<DescribeModelResponse, ClientError> {
+        let request = DescribeModelRequest::default();
+        Ok(self.admin().await?.describe_model(request).await?.into_inner())
+    }
+
     /// The value of an unlabelled metric.
     pub async fn metric(&self, name: &str) -> Result<f64, ClientError> {
         let mut stream = TcpStream::connect(&self.http).await?;
@@ -110,14 +117,7 @@ impl ServerProcess {
 
     /// `count` clients, sixteen of which share a connection, as those of one program do.
     pub async fn classifiers(&self, count: usize) -> Result<Vec<Classifier>, ClientError> {
-        let mut clients: Vec<Classifier> = Vec::with_capacity(count);
-        for index in 0..count {
-            clients.push(match index % 16 {
-                0 => self.classifier().await?,
-                _ => clients[index - 1].clone(),
-            });
-        }
-        Ok(clients)
+        connect_clients(&self.grpc, count).await
     }
 
     /// A new connection to HeadAdminService.

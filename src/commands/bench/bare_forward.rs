@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use headswap_image::{self as image, ImageSettings};
-use headswap_model::{Backbone, Backend, BackendError, HeadRows, PlacedHead, TorchRuntime, open_backend};
+use headswap_model::{Backbone, Backend, HeadRows, PlacedHead, TorchRuntime, open_backend};
 use headswap_proto::classify_request::Input;
 use headswap_spec::{Architecture, PICTURE_BYTES};
 
@@ -36,22 +36,18 @@ struct Lane {
 
 impl BareForward {
     pub fn load(args: &ModelArgs, torch: Option<&dyn TorchRuntime>) -> Result<Self, CliError> {
-        let failed = |error: &dyn std::error::Error| CliError::Failed(error.to_string());
         let mut backbone = Backbone::load(&args.weights, Architecture::Vgg16).map_err(|error| failed(&error))?;
         let last = backbone.take_last_linear();
         let network = open_backend(backbone, &args.backend(), torch).map_err(|error| failed(&error))?;
         let head = Arc::new(network.placer().place(&last).map_err(|error| failed(&error))?);
         let devices: Vec<String> = network.devices().iter().map(ToString::to_string).collect();
         let device = (devices.join(","), network.precision().to_owned());
-        let start = |network| {
+        let mut lanes = Vec::new();
+        for network in network.into_lanes().into_iter().flatten() {
             let head = Arc::clone(&head);
-            LaneThread::start(Lane { network, head })
-        };
-        let lanes = network.into_lanes().into_iter().flatten().map(start);
-        Ok(Self {
-            lanes: lanes.collect::<Result<_, _>>()?,
-            device,
-        })
+            lanes.push(LaneThread::start(Lane { network, head })?);
+        }
+        Ok(Self { lanes, device })
     }
 
     /// The times of batches on all lanes, for one image of each, after one run to warm up.
@@ -107,6 +103,10 @@ impl Drop for BareForward {
     }
 }
 
+fn failed(error: &dyn std::error::Error) -> CliError {
+    CliError::Failed(error.to_string())
+}
+
 fn ended() -> CliError {
     CliError::Failed("the network's thread has ended".into())
 }
@@ -133,8 +133,8 @@ impl LaneThread {
 
     fn time(&self, batch: usize, length: Duration) -> mpsc::Receiver<Result<Times, CliError>> {
         self.ask(move |lane| {
-            let failed = |error: BackendError| CliError::Failed(error.to_string());
-            lane.network.prepare(batch, &AtomicBool::new(false)).map_err(failed)?;
+            let prepared = lane.network.prepare(batch, &AtomicBool::new(false));
+            prepared.map_err(|error| failed(&error))?;
             let picture: Vec<u8> = (0..PICTURE_BYTES).map(|index| (index * 31 % 251) as u8).collect();
             let pictures = vec![&picture[..]; batch];
             Times::of(length, || lane.forward(&pictures))

@@ -11,9 +11,11 @@ use headswap_proto::{ClassifyRequest, ClassifyResponse};
 use serde_json::json;
 use tonic::Status;
 
+use super::legend::{BenchTable, Column};
+use super::machine::Machine;
 use crate::commands::bench::ModelArgs;
 use crate::commands::error::CliError;
-use crate::commands::output::{ms, print_json, print_table, progress, table};
+use crate::commands::output::{ms, print_json, print_line, progress};
 
 /// The side of the pictures, which are neither shrunk nor enlarged.
 const SIDE: usize = 256;
@@ -33,11 +35,25 @@ pub(crate) struct BenchCacheArgs {
     json: bool,
 }
 
+const COLUMNS: [Column; 4] = [
+    (
+        "asked",
+        "the first time, or the second, when the features are in the cache",
+    ),
+    ("images/s", "answers a second of all clients"),
+    ("p50", "latency that half of the requests stay below or at"),
+    ("p99", "latency that 99 % of the requests stay below or at"),
+];
+
 pub(super) async fn run(args: BenchCacheArgs) -> Result<(), CliError> {
     let mut flags = args.model.server_flags();
     flags.extend(["--feature-cache-bytes-max".into(), (64 << 20).to_string()]);
     let server = ServerProcess::start(flags).await?;
-    let mut rows = table(&["asked", "images/s", "p50", "p99"]);
+    let machine = Machine::serving(&args.model.backend(), &server.model().await?);
+    if args.json {
+        machine.print_json()?;
+    }
+    let mut rows = BenchTable::new(&COLUMNS);
     let mut rates = Vec::new();
     let mut logits = Vec::new();
     for time in ["first", "second"] {
@@ -48,7 +64,7 @@ pub(super) async fn run(args: BenchCacheArgs) -> Result<(), CliError> {
         let answers = std::mem::take(&mut *pass.answers.lock().unwrap_or_else(PoisonError::into_inner));
         logits.push(answers.into_iter().collect::<Result<Vec<_>, _>>()?);
         rates.push(load.per_second());
-        rows.add_row([
+        rows.add([
             time.to_owned(),
             format!("{:.1}", load.per_second()),
             ms(load.quantile(0.5)),
@@ -63,13 +79,14 @@ pub(super) async fn run(args: BenchCacheArgs) -> Result<(), CliError> {
         print_json(
             &json!({ "images": args.images, "first_per_second": rates[0], "second_per_second": rates[1],
             "ratio": ratio, "bit_equal": equal }),
-        );
+        )?;
     } else {
-        print_table(&rows);
-        println!(
-            "{ratio:.1} times as fast, the logits {}",
+        rows.print()?;
+        print_line(format_args!(
+            "\n{ratio:.1} times as fast, the logits {}",
             if equal { "bit-equal" } else { "DIFFERENT" }
-        );
+        ))?;
+        machine.print()?;
     }
     match equal {
         true => Ok(()),
@@ -88,10 +105,11 @@ struct Pass {
 
 impl Pass {
     fn new(images: usize, time: &'static str) -> Self {
-        let unanswered = || Err(CliError::Failed("a picture was not answered".into()));
+        let mut answers = Vec::new();
+        answers.resize_with(images, || Err(CliError::Failed("a picture was not answered".into())));
         Self {
             images: images as u64,
-            answers: Mutex::new((0..images).map(|_| unanswered()).collect()),
+            answers: Mutex::new(answers),
             bar: progress(images as u64, time),
         }
     }

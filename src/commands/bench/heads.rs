@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use headswap_client::{Admin, describe_status};
 use headswap_loadtest::{
-    KnownHead, LoadSummary, PHOTOGRAPHS, ServerProcess, Workload, difference, run_load, tolerance,
+    KnownHead, LoadSummary, PHOTOGRAPHS, ServerProcess, SplitMix64, Workload, difference, run_load, tolerance,
 };
 use headswap_proto::classify_request::Input;
 use headswap_proto::replace_head_request::Source;
@@ -16,14 +16,30 @@ use headswap_spec::Architecture;
 use serde_json::json;
 use tonic::Status;
 
+use super::legend::{BenchTable, Column};
+use super::machine::Machine;
 use crate::commands::bench::ModelArgs;
 use crate::commands::error::CliError;
-use crate::commands::output::{bytes, ms, print_json, print_table, progress, spinner, table};
+use crate::commands::output::{bytes, ms, note, print_json, print_line, progress, spinner};
 
 const EXAMPLES: &str = "\
 Examples:
   headswap bench heads                                         1,000 heads, all on the device, beside one
   headswap bench heads --heads 10000 --resident-heads 500      Zipf traffic, most heads in the store";
+
+const COLUMNS: [Column; 8] = [
+    (
+        "traffic",
+        "over these heads, or over all while one is swapped again and again",
+    ),
+    ("images/s", "answers a second of all clients, median of the repetitions"),
+    ("of few", "that rate divided by the one over few heads"),
+    ("p50", "latency that half of the requests stay below or at"),
+    ("p99", "latency that 99 % of the requests stay below or at"),
+    ("hot p99", "the same of requests to the 100 most asked heads"),
+    ("failed", "requests that got an error"),
+    ("wrong", "answers whose logits, recomputed here, are others"),
+];
 
 /// Requests that are looked at more closely go to this many of the most asked heads.
 const HOT: usize = 100;
@@ -64,7 +80,11 @@ pub(super) async fn run(args: BenchHeadsArgs) -> Result<(), CliError> {
     let waiting = spinner("starting a server");
     let server = ServerProcess::start(args.server_flags()).await?;
     let photographs = photographs(&server).await?;
+    let machine = Machine::serving(&args.model.backend(), &server.model().await?);
     waiting.finish_and_clear();
+    if args.json {
+        machine.print_json()?;
+    }
 
     // A short load first, so that what only traffic takes is not counted for the heads.
     args.load(&server, &photographs, "warm-up", 1).await?;
@@ -96,7 +116,10 @@ pub(super) async fn run(args: BenchHeadsArgs) -> Result<(), CliError> {
         round = swapping.await.map_err(|error| CliError::Failed(error.to_string()))??;
     }
     let after = server.resident_bytes();
-    args.report(&measured, few, [before, grown, after, tensors]);
+    args.report(&measured, few, [before, grown, after, tensors])?;
+    if !args.json {
+        machine.print()?;
+    }
     let ended = server.stop().await?.success();
     let faults: u64 = measured.iter().flatten().map(|one| one.failed + one.wrong).sum();
     match ended && faults == 0 {
@@ -196,22 +219,19 @@ impl BenchHeadsArgs {
         heads: usize,
     ) -> Result<Measured, CliError> {
         let waiting = spinner(kind);
-        let weight = |rank: usize| {
-            if self.resident_heads == 0 {
-                1.0
-            } else {
-                1.0 / (rank + 1) as f64
-            }
-        };
-        let mut total = 0.0;
-        let cumulated = (0..heads).map(|rank| {
-            total += weight(rank);
-            total
-        });
+        let (mut total, mut cumulated) = (0.0, Vec::new());
+        for rank in 0..heads {
+            total += match self.resident_heads {
+                0 => 1.0,
+                // Zipf's law.
+                _ => 1.0 / (rank + 1) as f64,
+            };
+            cumulated.push(total);
+        }
         let traffic = Arc::new(Traffic {
             kind,
             classes: self.classes,
-            cumulated: cumulated.collect(),
+            cumulated,
             photographs: Arc::clone(photographs),
             end: Instant::now() + Duration::from_secs_f64(self.seconds),
             hot: Mutex::default(),
@@ -232,16 +252,10 @@ impl BenchHeadsArgs {
         })
     }
 
-    fn report(&self, measured: &[Vec<Measured>; 3], few: usize, memory: [u64; 4]) {
+    fn report(&self, measured: &[Vec<Measured>; 3], few: usize, memory: [u64; 4]) -> Result<(), CliError> {
         let [before, grown, after, tensors] = memory;
-        let hot = format!("p99 of the {} hottest", HOT.min(few));
-        let mut rows = table(&["traffic", "images/s", "of few", "p50", "p99", &hot, "failed", "wrong"]);
-        let median = |runs: &[Measured], value: &dyn Fn(&Measured) -> f64| {
-            let mut values: Vec<f64> = runs.iter().map(value).collect();
-            values.sort_unstable_by(f64::total_cmp);
-            values[values.len() / 2]
-        };
-        let rate = |runs: &[Measured]| median(runs, &|one| one.load.per_second());
+        let mut rows = BenchTable::new(&COLUMNS);
+        let few_rate = median(&measured[0], |one| one.load.per_second());
         let kinds = [
             format!("{few} heads"),
             format!("{} heads", self.heads),
@@ -249,40 +263,54 @@ impl BenchHeadsArgs {
         ];
         let mut found = Vec::new();
         for (kind, runs) in kinds.into_iter().zip(measured) {
-            let at = |share: f64| median(runs, &|one| one.load.quantile(share).as_secs_f64());
-            let hot = median(runs, &|one| one.hot_p99.as_secs_f64());
-            let (failed, wrong): (u64, u64) = runs
-                .iter()
-                .fold((0, 0), |sum, one| (sum.0 + one.failed, sum.1 + one.wrong));
-            found.push(json!({ "traffic": kind, "images_per_second": rate(runs), "of_few": rate(runs) / rate(&measured[0]),
-                "p50_ms": at(0.5) * 1e3, "p99_ms": at(0.99) * 1e3, "hot_p99_ms": hot * 1e3, "failed": failed, "wrong": wrong }));
-            rows.add_row([
+            let rate = median(runs, |one| one.load.per_second());
+            let p50 = median(runs, |one| one.load.quantile(0.5).as_secs_f64());
+            let p99 = median(runs, |one| one.load.quantile(0.99).as_secs_f64());
+            let hot = median(runs, |one| one.hot_p99.as_secs_f64());
+            let failed: u64 = runs.iter().map(|one| one.failed).sum();
+            let wrong: u64 = runs.iter().map(|one| one.wrong).sum();
+            found.push(
+                json!({ "traffic": kind, "images_per_second": rate, "of_few": rate / few_rate,
+                "p50_ms": p50 * 1e3, "p99_ms": p99 * 1e3, "hot_p99_ms": hot * 1e3, "failed": failed, "wrong": wrong }),
+            );
+            rows.add([
                 kind,
-                format!("{:.1}", rate(runs)),
-                format!("{:.3}", rate(runs) / rate(&measured[0])),
-                ms(Duration::from_secs_f64(at(0.5))),
-                ms(Duration::from_secs_f64(at(0.99))),
+                format!("{rate:.1}"),
+                format!("{:.3}", rate / few_rate),
+                ms(Duration::from_secs_f64(p50)),
+                ms(Duration::from_secs_f64(p99)),
                 ms(Duration::from_secs_f64(hot)),
                 failed.to_string(),
                 wrong.to_string(),
             ]);
         }
         if self.json {
-            print_json(
+            return print_json(
                 &json!({ "measured": found, "resident_bytes_before": before, "grown_bytes": grown,
                 "resident_bytes_after": after, "tensor_bytes": tensors }),
             );
-            return;
         }
-        print_table(&rows);
-        println!(
-            "resident memory: {} before the heads, {} more with them ({:.2} of their tensors), {} after the load",
+        rows.print()?;
+        print_line(format_args!(
+            "\nresident memory: {} before the heads, {} more with them ({:.2} of their tensors), {} after the load",
             bytes(before),
             bytes(grown),
             grown as f64 / tensors as f64,
             bytes(after)
-        );
+        ))
     }
+}
+
+/// The middle value of some runs; there is always one.
+fn median(runs: &[Measured], value: impl Fn(&Measured) -> f64) -> f64 {
+    let mut values: Vec<f64> = runs.iter().map(value).collect();
+    values.sort_unstable_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// Counts, and returns true the first time.
+fn is_first(counter: &AtomicU64) -> bool {
+    counter.fetch_add(1, Ordering::Relaxed) == 0
 }
 
 /// One load and what was wrong with it.
@@ -309,11 +337,8 @@ struct Traffic {
 impl Traffic {
     /// Request number `index` goes to this head.
     fn head(&self, index: u64) -> usize {
-        // SplitMix64's output function: the same requests in every run.
-        let mut z = index.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        let share = ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64;
+        // The same requests in every run.
+        let share = SplitMix64::at(index).next_share();
         let total = self.cumulated.last().copied().unwrap_or_default();
         self.cumulated
             .partition_point(|&sum| sum <= share * total)
@@ -360,12 +385,11 @@ impl Workload for Traffic {
                 .unwrap_or_else(PoisonError::into_inner)
                 .push(sent.elapsed());
         }
-        let first = |counter: &AtomicU64| counter.fetch_add(1, Ordering::Relaxed) == 0;
         match answer {
-            Err(status) if first(&self.failed) => eprintln!("headswap: {}", describe_status(&status)),
+            Err(status) if is_first(&self.failed) => note(describe_status(&status)),
             Ok(response) if self.kind != "warm-up" => {
-                if let Some(fault) = self.fault(index, &response).filter(|_| first(&self.wrong)) {
-                    eprintln!("headswap: request {index} was answered wrongly: {fault}");
+                if let Some(fault) = self.fault(index, &response).filter(|_| is_first(&self.wrong)) {
+                    note(format_args!("request {index} was answered wrongly: {fault}"));
                 }
             }
             _ => {}

@@ -4,13 +4,16 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use headswap_client::ClientError;
 use headswap_image::{self as image, ImageSettings, JpegScaling, Pixels};
 use headswap_loadtest::PHOTOGRAPHS;
 use serde_json::json;
 
 use super::bare_forward::Times;
+use super::legend::{BenchTable, Column};
+use super::machine::Machine;
 use crate::commands::error::CliError;
-use crate::commands::output::{print_json, print_table, table};
+use crate::commands::output::{print_json, print_line};
 
 #[derive(Args, Debug)]
 pub(crate) struct BenchImageArgs {
@@ -27,37 +30,52 @@ pub(crate) struct BenchImageArgs {
     json: bool,
 }
 
+const COLUMNS: [Column; 6] = [
+    ("picture", "the file"),
+    ("ms", "median time to decode, resize and crop it"),
+    ("images/s", "pictures a second of one core at that time"),
+    (
+        "mean",
+        "mean difference of a byte from the picture decoded in full size, of 255",
+    ),
+    ("p99", "the difference that 99 % of the bytes stay below or at"),
+    ("max", "the largest difference"),
+];
+
 pub(super) fn run(args: &BenchImageArgs) -> Result<(), CliError> {
     let settings = ImageSettings {
         jpeg_scaling: args.jpeg_scaling,
         ..ImageSettings::default()
     };
-    let mut rows = table(&[
-        "picture",
-        "ms (median)",
-        "images/s of one core",
-        "mean, 99th percentile and largest difference from all pixels decoded",
-    ]);
+    let machine = Machine::decoding(1);
+    if args.json {
+        machine.print_json()?;
+    }
+    let mut rows = BenchTable::new(&COLUMNS);
     for (name, bytes) in args.files()? {
-        let decode = |settings| {
-            let decoded = image::decode(&bytes, settings);
-            decoded.map_err(|error| CliError::Failed(format!("{name}: {error}")))
-        };
-        let times = Times::of(Duration::from_secs_f64(args.seconds), || decode(settings).map(drop))?;
+        let times = Times::of(Duration::from_secs_f64(args.seconds), || {
+            decode(&name, &bytes, settings).map(drop)
+        })?;
         let time = times.median().as_secs_f64();
-        let difference = Difference::of(&decode(settings)?, &decode(ImageSettings::default())?);
+        let ours = decode(&name, &bytes, settings)?;
+        let Difference { mean, p99, max } = Difference::of(&ours, &decode(&name, &bytes, ImageSettings::default())?);
         if args.json {
-            let Difference { mean, p99, max } = difference;
-            print_json(&json!({ "image": name, "ms": time * 1e3, "mean": mean, "p99": p99, "max": max }));
+            print_json(&json!({ "image": name, "ms": time * 1e3, "mean": mean, "p99": p99, "max": max }))?;
         }
         let (ms, rate) = (format!("{:.2}", time * 1e3), format!("{:.0}", 1.0 / time));
-        rows.add_row([name, ms, rate, difference.to_string()]);
+        rows.add([name, ms, rate, format!("{mean:.2}"), p99.to_string(), max.to_string()]);
     }
-    if !args.json {
-        println!("decoding, resizing and cropping, one picture after the other");
-        print_table(&rows);
+    if args.json {
+        return Ok(());
     }
-    Ok(())
+    print_line("decoding, resizing and cropping, one picture after the other")?;
+    rows.print()?;
+    machine.print()
+}
+
+fn decode(name: &str, bytes: &[u8], settings: ImageSettings) -> Result<Pixels, CliError> {
+    let decoded = image::decode(bytes, settings);
+    decoded.map_err(|error| CliError::Failed(format!("{name}: {error}")))
 }
 
 /// How far two pictures' bytes are apart.
@@ -80,25 +98,18 @@ impl Difference {
     }
 }
 
-impl std::fmt::Display for Difference {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:.2}, {}, {}", self.mean, self.p99, self.max)
-    }
-}
-
 impl BenchImageArgs {
     fn files(&self) -> Result<Vec<(String, Vec<u8>)>, CliError> {
+        let mut files = Vec::new();
         if self.images.is_empty() {
-            let photographs = PHOTOGRAPHS.iter();
-            return Ok(photographs
-                .map(|(name, bytes)| ((*name).to_owned(), bytes.to_vec()))
-                .collect());
+            for (name, bytes) in PHOTOGRAPHS {
+                files.push((name.to_owned(), bytes.to_vec()));
+            }
         }
-        let read = |path: &PathBuf| {
-            let bytes =
-                std::fs::read(path).map_err(|error| CliError::Failed(format!("{}: {error}", path.display())))?;
-            Ok((path.display().to_string(), bytes))
-        };
-        self.images.iter().map(read).collect()
+        for path in &self.images {
+            let bytes = std::fs::read(path).map_err(|error| ClientError::unreadable(path, error))?;
+            files.push((path.display().to_string(), bytes));
+        }
+        Ok(files)
     }
 }

@@ -5,6 +5,8 @@ mod cache;
 mod heads;
 mod image;
 mod isolation;
+mod legend;
+mod machine;
 mod serve;
 mod small_swaps;
 mod upload;
@@ -21,10 +23,12 @@ use self::cache::BenchCacheArgs;
 use self::heads::BenchHeadsArgs;
 use self::image::BenchImageArgs;
 use self::isolation::BenchIsolationArgs;
+use self::legend::{BenchTable, Column};
+use self::machine::Machine;
 use self::serve::BenchServeArgs;
 use self::upload::BenchUploadArgs;
 use crate::commands::error::CliError;
-use crate::commands::output::{print_json, print_table, table};
+use crate::commands::output::{print_json, print_line};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum BenchCommand {
@@ -32,7 +36,8 @@ pub(super) enum BenchCommand {
     Forward(BenchForwardArgs),
     /// From a picture's bytes to pixels, on one core
     Image(BenchImageArgs),
-    /// A server under load, beside the bare forward pass in the same run
+    /// A server under load: one of its own, beside the bare forward pass in the same run, or a running one
+    #[command(after_help = serve::EXAMPLES)]
     Serve(BenchServeArgs),
     /// Pictures asked for the first and for the second time
     Cache(BenchCacheArgs),
@@ -78,7 +83,7 @@ impl BenchCommand {
     pub fn backend(&self) -> Option<BackendSettings> {
         match self {
             Self::Forward(args) => Some(args.model.backend()),
-            Self::Serve(args) => Some(args.model.backend()),
+            Self::Serve(args) => args.own_backend(),
             Self::Cache(_) | Self::Heads(_) | Self::Image(_) | Self::Isolation(_) | Self::Upload(_) => None,
         }
     }
@@ -150,11 +155,25 @@ pub(super) async fn run(command: BenchCommand, torch: Option<&'static dyn TorchR
     }
 }
 
+const FORWARD_COLUMNS: [Column; 4] = [
+    ("batch", "pictures computed together"),
+    (
+        "ms/image",
+        "median time for one picture, with a batch on every lane of the device",
+    ),
+    ("images/s", "pictures a second at that time"),
+    ("ms alone", "median time for a whole batch with nothing beside it"),
+];
+
 fn forward(args: &BenchForwardArgs, torch: Option<&dyn TorchRuntime>) -> Result<(), CliError> {
     let bare = BareForward::load(&args.model, torch)?;
     let (device, precision) = &bare.device;
+    let machine = Machine::computing(&args.model.backend(), device, precision);
     let length = Duration::from_secs_f64(args.seconds / 2.0);
-    let mut rows = table(&["batch", "ms/image (median)", "images/s", "ms for one batch alone"]);
+    let mut rows = BenchTable::new(&FORWARD_COLUMNS);
+    if args.json {
+        machine.print_json()?;
+    }
     for &batch in &args.batch {
         let batch = batch.max(1);
         let per_image = bare.measure(batch, length)?.median().as_secs_f64();
@@ -163,18 +182,21 @@ fn forward(args: &BenchForwardArgs, torch: Option<&dyn TorchRuntime>) -> Result<
             print_json(&json!({
                 "batch": batch, "ms_per_image": per_image * 1e3, "ms_alone": alone * 1e3,
                 "device": device, "precision": precision,
-            }));
+            }))?;
         }
-        rows.add_row([
+        rows.add([
             batch.to_string(),
             format!("{:.2}", per_image * 1e3),
             format!("{:.1}", 1.0 / per_image),
             format!("{:.2}", alone * 1e3),
         ]);
     }
-    if !args.json {
-        println!("forward pass on {device} in {precision}, u8 pixels to logits");
-        print_table(&rows);
+    if args.json {
+        return Ok(());
     }
-    Ok(())
+    print_line(format_args!(
+        "forward pass on {device} in {precision}, u8 pixels to logits"
+    ))?;
+    rows.print()?;
+    machine.print()
 }

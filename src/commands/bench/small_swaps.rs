@@ -9,11 +9,21 @@ use headswap_proto::replace_head_request::Source;
 use headswap_spec::Architecture;
 use serde_json::{Value, json};
 
+use super::legend::{BenchTable, Column};
 use crate::commands::error::CliError;
-use crate::commands::output::{ms, print_table, table};
+use crate::commands::output::{ms, print_line};
 
 /// Between two swaps.
 const PAUSE: Duration = Duration::from_millis(5);
+
+const COLUMNS: [Column; 6] = [
+    ("small swaps", "without an upload, or while a large head is uploaded"),
+    ("count", "how many there were, one after the other"),
+    ("median", "median time of one"),
+    ("median fsync", "median of the part that waited for the disk"),
+    ("longest", "time of the longest"),
+    ("longest's fsync", "the part of the longest that waited for the disk"),
+];
 
 /// Swaps of a head of ten classes.
 #[derive(Debug, Default)]
@@ -76,7 +86,6 @@ impl SmallSwaps {
 
     /// As a member of the benchmark's JSON.
     pub fn json(alone: &Self, beside: &Self, upload: Duration) -> Value {
-        let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
         let (longest, longest_sync) = beside.longest();
         json!({
             "upload_seconds": upload.as_secs_f64(), "alone": alone.count(), "beside": beside.count(),
@@ -89,11 +98,11 @@ impl SmallSwaps {
     }
 
     /// The same for people.
-    pub fn print(alone: &Self, beside: &Self, upload: Duration) {
-        let mut rows = table(&["small swaps", "count", "median", "its fsync", "longest", "its fsync"]);
+    pub fn print(alone: &Self, beside: &Self, upload: Duration) -> Result<(), CliError> {
+        let mut rows = BenchTable::new(&COLUMNS);
         for (kind, swaps) in [("alone", alone), ("beside an upload", beside)] {
             let (longest, longest_sync) = swaps.longest();
-            rows.add_row([
+            rows.add([
                 kind.to_owned(),
                 swaps.count().to_string(),
                 ms(swaps.median()),
@@ -102,13 +111,17 @@ impl SmallSwaps {
                 ms(longest_sync),
             ]);
         }
-        print_table(&rows);
+        rows.print()?;
         let longest = beside.longest().0;
-        println!(
-            "median {:.2} times that alone; the longest took {:.3} of the upload's {:.1} s",
+        print_line(format_args!(
+            "\nmedian {:.2} times that alone; the longest took {:.3} of the upload's {:.1} s",
             beside.median().as_secs_f64() / alone.median().as_secs_f64(),
             longest.as_secs_f64() / upload.as_secs_f64(),
             upload.as_secs_f64()
-        );
+        ))
     }
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
 }

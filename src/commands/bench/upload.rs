@@ -16,15 +16,26 @@ use headswap_spec::Architecture;
 use serde_json::json;
 use tonic::Status;
 
+use super::legend::{BenchTable, Column};
+use super::machine::Machine;
 use super::small_swaps::SmallSwaps;
 use crate::commands::bench::ModelArgs;
 use crate::commands::error::CliError;
-use crate::commands::output::{bytes, ms, print_json, print_table, spinner, table};
+use crate::commands::output::{bytes, ms, note, print_json, print_line, spinner};
 
 /// How often the server's memory is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How long small heads are swapped without an upload.
 const SWAPS_ALONE: Duration = Duration::from_secs(3);
+
+const COLUMNS: [Column; 6] = [
+    ("load", "before the upload, or beside it"),
+    ("requests", "answers, failures included"),
+    ("images/s", "answers a second of all clients"),
+    ("p50", "latency that half of the requests stay below or at"),
+    ("p99", "latency that 99 % of the requests stay below or at"),
+    ("failed", "requests that got an error"),
+];
 
 /// Uploads a head under load, and beside swaps of a small one, and compares the latency of others with that before.
 #[derive(Args, Clone, Debug)]
@@ -56,6 +67,10 @@ pub(super) async fn run(args: BenchUploadArgs) -> Result<(), CliError> {
     let path = file.path().to_owned();
     waiting.finish_and_clear();
 
+    let machine = Machine::serving(&args.model.backend(), &server.model().await?);
+    if args.json {
+        machine.print_json()?;
+    }
     let length = Duration::from_secs_f64(args.seconds);
     load(&server, args.concurrency, length / 10).await?;
     let quiet = load(&server, args.concurrency, length).await?;
@@ -76,7 +91,10 @@ pub(super) async fn run(args: BenchUploadArgs) -> Result<(), CliError> {
     let uploaded = uploading.await.map_err(|error| CliError::Failed(error.to_string()))??;
     let busy = busy?;
     let swaps = BesideUpload::measure(&server, file.path().to_owned()).await?;
-    args.report(&quiet, &busy, peak.saturating_sub(before), &uploaded, &swaps);
+    args.report(&quiet, &busy, peak.saturating_sub(before), &uploaded, &swaps)?;
+    if !args.json {
+        machine.print()?;
+    }
     let failed = quiet.failed + busy.failed;
     match server.stop().await?.success() && failed == 0 {
         true => Ok(()),
@@ -92,20 +110,19 @@ impl BenchUploadArgs {
         extra: u64,
         uploaded: &ReplaceHeadResponse,
         swaps: &BesideUpload,
-    ) {
+    ) -> Result<(), CliError> {
         let tensors = uploaded.head.as_ref().map_or(0, |head| head.resident_bytes);
         let ratio = busy.load.quantile(0.99).as_secs_f64() / quiet.load.quantile(0.99).as_secs_f64();
         if self.json {
-            print_json(
+            return print_json(
                 &json!({ "p99_ratio": ratio, "failed": quiet.failed + busy.failed, "extra_bytes": extra,
                 "tensor_bytes": tensors, "validate_us": uploaded.validate_us, "store_us": uploaded.store_us,
                 "sync_us": uploaded.sync_us, "small_swaps": SmallSwaps::json(&swaps.alone, &swaps.beside, swaps.upload) }),
             );
-            return;
         }
-        let mut rows = table(&["", "requests", "images/s", "p50", "p99", "failed"]);
+        let mut rows = BenchTable::new(&COLUMNS);
         for (kind, measured) in [("before", quiet), ("with an upload", busy)] {
-            rows.add_row([
+            rows.add([
                 kind.to_owned(),
                 measured.load.answers().to_string(),
                 format!("{:.1}", measured.load.per_second()),
@@ -114,14 +131,15 @@ impl BenchUploadArgs {
                 measured.failed.to_string(),
             ]);
         }
-        print_table(&rows);
-        println!(
-            "p99 {ratio:.2} times that before; the server took {} more at most for {} of tensors ({:.2} of them)",
+        rows.print()?;
+        print_line(format_args!(
+            "\np99 {ratio:.2} times that before; the server took {} more at most for {} of tensors ({:.2} of them)",
             bytes(extra),
             bytes(tensors),
             extra as f64 / tensors as f64
-        );
-        SmallSwaps::print(&swaps.alone, &swaps.beside, swaps.upload);
+        ))?;
+        print_line("")?;
+        SmallSwaps::print(&swaps.alone, &swaps.beside, swaps.upload)
     }
 }
 
@@ -192,7 +210,7 @@ impl Workload for Traffic {
         if let Err(status) = answer
             && self.failed.fetch_add(1, Ordering::Relaxed) == 0
         {
-            eprintln!("headswap: {}", describe_status(&status));
+            note(describe_status(&status));
         }
     }
 }

@@ -6,15 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use headswap_client::{Admin, ClientError, Differing, differing, upload};
+use headswap_client::{Admin, ClientError, Differing, HeadFile, read_labels, upload};
 use headswap_proto::replace_head_request::Source;
-use headswap_proto::{ReplaceHeadRequest, ReplaceHeadResponse, UploadHeadHeader};
+use headswap_proto::{DescribeModelRequest, ReplaceHeadRequest, ReplaceHeadResponse, UploadHeadHeader};
 use serde_json::json;
 
 use super::head_json;
 use crate::commands::address::AdminAddress;
 use crate::commands::error::CliError;
-use crate::commands::output::{WorkBar, bytes, ms, print_json, spinner};
+use crate::commands::output::{WorkBar, bytes, ms, note, print_json, print_line, spinner};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -22,7 +22,9 @@ Examples:
   headswap head replace cats cats.safetensors --expected-version 3   only if 3 is live
   headswap head replace cats finetuned.pth                           a whole model: only what differs is sent
   headswap head replace cats cats.safetensors --dry-run              check it, change nothing
-  headswap head replace cats file:///srv/heads/cats.safetensors      a file on the server";
+  headswap head replace cats file:///srv/heads/cats.safetensors      a file on the server
+
+A local file is checked before anything is sent: its format and tensors (names, shapes, NaN and infinity) and its labels.";
 
 /// A larger file is sent in pieces.
 const ONE_MESSAGE_BYTES_MAX: u64 = 4 << 20;
@@ -34,7 +36,7 @@ pub(crate) struct ReplaceArgs {
     /// A file of weights, safetensors or PyTorch's .pth: the last Linear, more layers, or a whole fine-tuned VGG16, of
     /// which only what differs from the backbone is sent; or a file:// URI on the server
     source: String,
-    /// The class labels, one on a line
+    /// The class labels: UTF-8 text, a label on each line [default: those in the file's metadata]
     #[arg(long, value_name = "FILE")]
     labels: Option<PathBuf>,
     /// Replace only if this version is live; 0 only if the head is new
@@ -57,38 +59,35 @@ pub(super) async fn run(args: ReplaceArgs) -> Result<(), CliError> {
     let response = replace(&args).await?;
     let head = response.head.unwrap_or_default();
     if args.json {
-        print_json(&json!({
+        return print_json(&json!({
             "head": head_json(&head), "previous_version": response.previous_version, "dry_run": args.dry_run,
             "validate_us": response.validate_us, "place_us": response.place_us, "store_us": response.store_us,
             "sync_us": response.sync_us,
         }));
-        return Ok(());
     }
-    let us = |us| ms(Duration::from_micros(us));
     let (verb, previous) = (if args.dry_run { "would be" } else { "is" }, response.previous_version);
-    println!(
+    print_line(format_args!(
         "{}@{} {verb} live (before: {previous}), {} classes",
         head.head, head.version, head.classes
-    );
-    println!("digest   {}", head.digest);
-    println!(
+    ))?;
+    print_line(format_args!("digest   {}", head.digest))?;
+    print_line(format_args!(
         "took     checking {}, placing {}, storing {} of which fsync {}",
         us(response.validate_us),
         us(response.place_us),
         us(response.store_us),
         us(response.sync_us)
-    );
-    Ok(())
+    ))
 }
 
 async fn replace(args: &ReplaceArgs) -> Result<ReplaceHeadResponse, CliError> {
     let labels = match &args.labels {
-        Some(path) => std::fs::read_to_string(path).map_err(|error| ClientError::unreadable(path, error))?,
-        None => String::new(),
+        Some(path) => read_labels(path)?,
+        None => Vec::new(),
     };
     let header = UploadHeadHeader {
         head: args.name.clone(),
-        labels: labels.lines().map(str::to_owned).collect(),
+        labels,
         expected_version: args.expected_version,
         dry_run: args.dry_run,
         annotations: HashMap::from_iter(args.annotations.clone()),
@@ -98,23 +97,28 @@ async fn replace(args: &ReplaceArgs) -> Result<ReplaceHeadResponse, CliError> {
         let client = args.address.connect().await?;
         return in_one_message(client, header, Source::Uri(args.source.clone())).await;
     }
-    let whole = Path::new(&args.source);
-    // Whether the file can be used at all is known before there is a connection.
-    std::fs::metadata(whole).map_err(|error| ClientError::unreadable(whole, error))?;
+    // Everything that can be wrong with the file itself is known before there is a connection.
+    let checking = WorkBar::units("checking the file");
+    let mut whole = HeadFile::open(Path::new(&args.source), &header.labels, &checking)?;
     let mut client = args.address.connect().await?;
-    let comparing = WorkBar::units("comparing with the backbone");
-    let differing = differing(&mut client, whole, &comparing).await?;
+    let model = client.describe_model(DescribeModelRequest::default()).await?;
+    let parameters = model.into_inner().parameters;
+    whole.check_shapes(&parameters)?;
+    let differing = whole.differing(&parameters)?;
     let path = match &differing {
         Some(differing) => {
             report(differing);
             differing.file.path()
         }
-        None => whole,
+        None => whole.path(),
     };
-    let length = std::fs::metadata(path)
-        .map_err(|error| ClientError::unreadable(path, error))?
-        .len();
-    if length > ONE_MESSAGE_BYTES_MAX {
+    send(client, header, path).await
+}
+
+/// Sends a file that was checked, in one message or in pieces.
+async fn send(mut client: Admin, header: UploadHeadHeader, path: &Path) -> Result<ReplaceHeadResponse, CliError> {
+    let metadata = std::fs::metadata(path).map_err(|error| ClientError::unreadable(path, error))?;
+    if metadata.len() > ONE_MESSAGE_BYTES_MAX {
         let progress = Arc::new(WorkBar::bytes("uploading"));
         return Ok(upload(&mut client, header, path, progress).await?);
     }
@@ -122,14 +126,18 @@ async fn replace(args: &ReplaceArgs) -> Result<ReplaceHeadResponse, CliError> {
     in_one_message(client, header, Source::Safetensors(file.into())).await
 }
 
+fn us(us: u64) -> String {
+    ms(Duration::from_micros(us))
+}
+
 fn report(differing: &Differing) {
-    eprintln!(
+    note(format_args!(
         "{} of {} tensors differ from the backbone: {}; {} to send",
         differing.names.len(),
         differing.names.len() + differing.same,
         differing.names.join(" "),
         bytes(differing.bytes)
-    );
+    ));
 }
 
 async fn in_one_message(

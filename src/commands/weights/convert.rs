@@ -1,13 +1,15 @@
 //! `headswap weights convert`.
 
+use std::fmt::Display;
+use std::io;
 use std::path::PathBuf;
 
 use clap::Args;
 use headswap_checkpoint::{Checkpoint, ConvertError, StoredDtype, safetensors_bytes, write_safetensors};
 
-use super::new_file::NewFile;
 use crate::commands::error::CliError;
-use crate::commands::output::{byte_progress, bytes};
+use crate::commands::new_file::NewFile;
+use crate::commands::output::{byte_progress, bytes, print_line};
 
 /// Writes a file of weights as safetensors with torchvision's names and shapes, one tensor at a time.
 #[derive(Args, Debug)]
@@ -22,20 +24,28 @@ pub(crate) struct ConvertArgs {
 }
 
 pub(super) fn run(args: &ConvertArgs) -> Result<(), CliError> {
-    let reading = |error: &dyn std::fmt::Display| CliError::Failed(format!("{}: {error}", args.input.display()));
-    let writing = |error: std::io::Error| CliError::Failed(format!("cannot write {}: {error}", args.output.display()));
-    let checkpoint = Checkpoint::open(&args.input).map_err(|error| reading(&error))?;
+    let checkpoint = Checkpoint::open(&args.input).map_err(|error| args.reading(&error))?;
     let length = safetensors_bytes(&checkpoint, args.dtype);
     let bar = byte_progress(length, "converting");
-    let mut file = NewFile::create(&args.output).map_err(writing)?;
+    let mut file = NewFile::create(&args.output).map_err(|error| args.writing(&error))?;
     let converted = write_safetensors(&checkpoint, args.dtype, &mut file, |written| bar.inc(written));
     bar.finish_and_clear();
     converted.map_err(|error| match error {
-        ConvertError::Write(error) => writing(error),
-        error => reading(&error),
+        ConvertError::Write(error) => args.writing(&error),
+        error => args.reading(&error),
     })?;
-    file.finish().map_err(writing)?;
+    file.finish().map_err(|error| args.writing(&error))?;
     let tensors = checkpoint.tensors().count();
-    println!("{}: {tensors} tensors, {}", args.output.display(), bytes(length));
-    Ok(())
+    let output = args.output.display();
+    print_line(format_args!("{output}: {tensors} tensors, {}", bytes(length)))
+}
+
+impl ConvertArgs {
+    fn reading(&self, error: &dyn Display) -> CliError {
+        CliError::Failed(format!("{}: {error}", self.input.display()))
+    }
+
+    fn writing(&self, error: &io::Error) -> CliError {
+        CliError::Failed(format!("cannot write {}: {error}", self.output.display()))
+    }
 }

@@ -10,6 +10,7 @@ use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::{Agent, Body};
 
 use super::partial::Partial;
+use crate::commands::output::note;
 
 /// A file of weights is not larger; a server may not fill the disk.
 const BYTES_MAX: u64 = 64 << 30;
@@ -75,7 +76,7 @@ pub(super) fn download(
             let url = url.to_owned();
             return Err(DownloadError::Broken { url, reason, kept });
         }
-        bar.suspend(|| eprintln!("headswap: {reason}; trying again"));
+        bar.suspend(|| note(format_args!("{reason}; trying again")));
         thread::sleep(retries.delay * 2u32.pow(in_vain.saturating_sub(1).min(6)));
     }
 }

@@ -10,11 +10,11 @@ use headswap_checkpoint::Checkpoint;
 use headswap_client::ClientError;
 
 use super::download::{Retries, download};
-use super::new_file::NewFile;
 use super::partial::{Partial, sha256};
 use super::{Fit, arch_name};
 use crate::commands::error::CliError;
-use crate::commands::output::byte_progress;
+use crate::commands::new_file::NewFile;
+use crate::commands::output::{byte_progress, note, print_line};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -76,11 +76,10 @@ pub(super) fn run(args: &FetchArgs) -> Result<(), CliError> {
 }
 
 fn fetch(args: &FetchArgs, url: &str, output: &Path, expected: Option<&str>) -> Result<(), CliError> {
-    let failed = |error: std::io::Error| CliError::Failed(format!("cannot write {}: {error}", output.display()));
     if let Some(folder) = output.parent() {
-        fs::create_dir_all(folder).map_err(failed)?;
+        fs::create_dir_all(folder).map_err(|error| cannot_write(output, &error))?;
     }
-    let mut partial = Partial::open(output).map_err(failed)?;
+    let mut partial = Partial::open(output).map_err(|error| cannot_write(output, &error))?;
     let retries = Retries {
         max: args.retries,
         delay: Duration::from_millis(args.retry_delay_ms),
@@ -90,22 +89,24 @@ fn fetch(args: &FetchArgs, url: &str, output: &Path, expected: Option<&str>) -> 
     bar.finish_and_clear();
     if let Err(error) = fetched {
         if partial.length() == 0 {
-            partial.remove().map_err(failed)?;
+            partial.remove().map_err(|error| cannot_write(output, &error))?;
         }
         return Err(CliError::Failed(error.to_string()));
     }
-    let actual = partial.sha256().map_err(failed)?;
+    let actual = partial.sha256().map_err(|error| cannot_write(output, &error))?;
     if expected.is_some_and(|expected| !actual.starts_with(expected)) {
-        partial.remove().map_err(failed)?;
+        partial.remove().map_err(|error| cannot_write(output, &error))?;
         return Err(CliError::Failed(format!(
             "what {url} sent has the SHA-256 {actual}, {} is expected; it was thrown away: try again, or another --mirror",
             expected.unwrap_or_default()
         )));
     }
     if expected.is_none() {
-        eprintln!("headswap: its SHA-256 is {actual}; nothing said what it must be (--sha256)");
+        note(format_args!(
+            "its SHA-256 is {actual}; nothing said what it must be (--sha256)"
+        ));
     }
-    partial.finish(output).map_err(failed)
+    partial.finish(output).map_err(|error| cannot_write(output, &error))
 }
 
 /// A file that is there already is not touched; that it is the right one can only be known by its SHA-256.
@@ -128,22 +129,24 @@ fn check_existing(output: &Path, expected: Option<&str>) -> Result<(), CliError>
 
 /// Says where the file is and what to do with it; puts ImageNet's labels beside a backbone of as many classes.
 fn present(output: &Path) -> Result<(), CliError> {
-    println!("{}", output.display());
+    print_line(output.display())?;
     let checkpoint = match Checkpoint::open(output) {
         Ok(checkpoint) => checkpoint,
         Err(error) => {
-            eprintln!("headswap: it cannot be served: {error}");
+            note(format_args!("it cannot be served: {error}"));
             return Ok(());
         }
     };
     let (arch, classes) = match Fit::of(&checkpoint) {
         Ok(Fit::Backbone(arch, classes)) => (arch_name(arch), classes),
         Ok(Fit::Head(..)) => {
-            println!("\nMake it live with:\n  headswap head replace NAME {}", quoted(output));
-            return Ok(());
+            return print_line(format_args!(
+                "\nMake it live with:\n  headswap head replace NAME {}",
+                quoted(output)
+            ));
         }
         Err(misfit) => {
-            eprintln!("headswap: it cannot be served: {misfit}");
+            note(format_args!("it cannot be served: {misfit}"));
             return Ok(());
         }
     };
@@ -153,12 +156,15 @@ fn present(output: &Path) -> Result<(), CliError> {
     }
     if classes == LABELS_COUNT {
         let path = output.with_extension("labels.txt");
-        write_labels(&path).map_err(|error| CliError::Failed(format!("cannot write {}: {error}", path.display())))?;
-        println!("{}", path.display());
+        write_labels(&path).map_err(|error| cannot_write(&path, &error))?;
+        print_line(path.display())?;
         line = format!("{line} --labels {}", quoted(&path));
     }
-    println!("\nServe it with:\n  {line}");
-    Ok(())
+    print_line(format_args!("\nServe it with:\n  {line}"))
+}
+
+fn cannot_write(path: &Path, error: &std::io::Error) -> CliError {
+    CliError::Failed(format!("cannot write {}: {error}", path.display()))
 }
 
 fn write_labels(path: &Path) -> std::io::Result<()> {
@@ -204,8 +210,7 @@ fn cache_folder() -> Option<PathBuf> {
 /// A path as a shell takes it.
 fn quoted(path: &Path) -> String {
     let text = path.display().to_string();
-    let plain = |c: char| c.is_alphanumeric() || "/._-+=:@%".contains(c);
-    if text.chars().all(plain) {
+    if text.chars().all(|c| c.is_alphanumeric() || "/._-+=:@%".contains(c)) {
         text
     } else {
         format!("'{}'", text.replace('\'', r"'\''"))
@@ -218,25 +223,26 @@ mod tests {
 
     #[test]
     fn names_and_checksums_come_from_urls() {
-        let check = |url: &str, name: &str, digits: Option<&str>| {
+        for (url, name, digits) in [
+            (
+                "https://a.b/models/vgg16-397923af.pth",
+                "vgg16-397923af.pth",
+                Some("397923af"),
+            ),
+            (
+                "https://a.b/x-0123456789.tar.gz?y=/z#/w",
+                "x-0123456789.tar.gz",
+                Some("0123456789"),
+            ),
+            ("https://a.b/vgg16-397923a.pth", "vgg16-397923a.pth", None),
+            ("https://a.b/my-backbone.pth", "my-backbone.pth", None),
+            ("https://a.b/", "", None),
+            ("https://a.b", "", None),
+            ("https://a.b/..", "", None),
+        ] {
             assert_eq!(file_name(url), name, "{url}");
             assert_eq!(sha256_in_name(name).as_deref(), digits, "{url}");
-        };
-        check(
-            "https://a.b/models/vgg16-397923af.pth",
-            "vgg16-397923af.pth",
-            Some("397923af"),
-        );
-        check(
-            "https://a.b/x-0123456789.tar.gz?y=/z#/w",
-            "x-0123456789.tar.gz",
-            Some("0123456789"),
-        );
-        check("https://a.b/vgg16-397923a.pth", "vgg16-397923a.pth", None);
-        check("https://a.b/my-backbone.pth", "my-backbone.pth", None);
-        check("https://a.b/", "", None);
-        check("https://a.b", "", None);
-        check("https://a.b/..", "", None);
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{Fit, arch_name};
 use crate::commands::describe::grouped;
 use crate::commands::error::CliError;
-use crate::commands::output::{bytes, print_json, print_table, table};
+use crate::commands::output::{bytes, print_json, print_line, print_table, table};
 
 /// Shows what a file of weights is and holds; safetensors and PyTorch's .pth. Nothing in it is run.
 #[derive(Args, Debug)]
@@ -25,25 +25,24 @@ pub(crate) struct InspectArgs {
 type Inspected<'a> = (&'a TensorEntry, Result<Digest, String>);
 
 pub(super) fn run(args: &InspectArgs) -> Result<(), CliError> {
-    let failed = |error| CliError::Failed(format!("{}: {error}", args.file.display()));
-    let checkpoint = Checkpoint::open(&args.file).map_err(failed)?;
-    let inspect = |entry| {
+    let checkpoint = Checkpoint::open(&args.file);
+    let checkpoint = checkpoint.map_err(|error| CliError::Failed(format!("{}: {error}", args.file.display())))?;
+    let mut tensors: Vec<Inspected<'_>> = Vec::new();
+    for entry in checkpoint.tensors() {
         let tensor = checkpoint.read(entry).map_err(|error| error.to_string());
-        (entry, tensor.map(|tensor| tensor.digest()))
-    };
-    let tensors: Vec<Inspected<'_>> = checkpoint.tensors().map(inspect).collect();
-    if args.json {
-        print_json(&to_json(&checkpoint, &tensors));
-    } else {
-        print(args, &checkpoint, &tensors);
+        tensors.push((entry, tensor.map(|tensor| tensor.digest())));
     }
-    Ok(())
+    if args.json {
+        print_json(&to_json(&checkpoint, &tensors))
+    } else {
+        print(args, &checkpoint, &tensors)
+    }
 }
 
-fn print(args: &InspectArgs, checkpoint: &Checkpoint, tensors: &[Inspected<'_>]) {
-    println!("file    {}", args.file.display());
-    println!("format  {}", checkpoint.format());
-    println!("names   {}\n", describe_names(checkpoint));
+fn print(args: &InspectArgs, checkpoint: &Checkpoint, tensors: &[Inspected<'_>]) -> Result<(), CliError> {
+    print_line(format_args!("file    {}", args.file.display()))?;
+    print_line(format_args!("format  {}", checkpoint.format()))?;
+    print_line(format_args!("names   {}\n", describe_names(checkpoint)))?;
     let renamed = tensors.iter().any(|(entry, _)| entry.name != entry.file_name);
     let mut headings = vec!["tensor", "dtype", "shape", "SHA-256"];
     if renamed {
@@ -63,20 +62,20 @@ fn print(args: &InspectArgs, checkpoint: &Checkpoint, tensors: &[Inspected<'_>])
         }
         rows.add_row(row);
     }
-    print_table(&rows);
+    print_table(&rows)?;
     let numbers = total(checkpoint);
-    println!(
+    print_line(format_args!(
         "\n{} tensors, {} numbers, {} in f32",
         tensors.len(),
         grouped(numbers),
         bytes(4 * numbers)
-    );
+    ))?;
     for (_, digest) in tensors {
         if let Err(error) = digest {
-            println!("unusable: {error}");
+            print_line(format_args!("unusable: {error}"))?;
         }
     }
-    println!("{}", describe_fit(checkpoint, tensors));
+    print_line(describe_fit(checkpoint, tensors))
 }
 
 /// A name from a file must not steer the terminal.
@@ -128,13 +127,6 @@ fn total(checkpoint: &Checkpoint) -> u64 {
 }
 
 fn to_json(checkpoint: &Checkpoint, tensors: &[Inspected<'_>]) -> Value {
-    let tensor = |(entry, digest): &Inspected<'_>| {
-        json!({
-            "name": entry.name, "file_name": entry.file_name, "dtype": format!("{:?}", entry.dtype),
-            "shape": entry.shape, "sha256": digest.as_ref().ok().map(ToString::to_string),
-            "error": digest.as_ref().err(),
-        })
-    };
     let (mut backbone, mut head, mut misfit) = (Value::Null, Value::Null, Value::Null);
     match Fit::of(checkpoint) {
         Ok(Fit::Backbone(arch, classes)) => {
@@ -149,10 +141,18 @@ fn to_json(checkpoint: &Checkpoint, tensors: &[Inspected<'_>]) -> Value {
         "format": checkpoint.format().to_string(),
         "naming": { "timm": naming.timm, "prefixes": naming.prefixes, "container": naming.container },
         "metadata": checkpoint.metadata(),
-        "tensors": tensors.iter().map(tensor).collect::<Vec<_>>(),
+        "tensors": tensors.iter().map(tensor_json).collect::<Vec<_>>(),
         "numbers": total(checkpoint),
         "backbone": backbone,
         "head": head,
         "misfit": misfit,
+    })
+}
+
+fn tensor_json((entry, digest): &Inspected<'_>) -> Value {
+    json!({
+        "name": entry.name, "file_name": entry.file_name, "dtype": format!("{:?}", entry.dtype),
+        "shape": entry.shape, "sha256": digest.as_ref().ok().map(ToString::to_string),
+        "error": digest.as_ref().err(),
     })
 }

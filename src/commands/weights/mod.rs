@@ -4,7 +4,6 @@ mod convert;
 mod download;
 mod fetch;
 mod inspect;
-mod new_file;
 mod partial;
 
 use clap::{Subcommand, ValueEnum as _};
@@ -41,19 +40,22 @@ enum Fit {
 impl Fit {
     /// The first architecture that a checkpoint fits, or why it does not fit the real VGG16.
     fn of(checkpoint: &Checkpoint) -> Result<Self, Misfit> {
-        let architectures = Architecture::value_variants();
-        let backbone = |arch: &Architecture| Ok(Self::Backbone(*arch, fit_backbone(*arch, checkpoint)?));
-        let head = |arch: &Architecture| Ok(Self::Head(*arch, fit_head(*arch, checkpoint)?));
-        let fits = architectures.iter().map(backbone).chain(architectures.iter().map(head));
-        if let Some(fit) = fits.filter_map(Result::ok).next() {
-            return Ok(fit);
+        for &arch in Architecture::value_variants() {
+            if let Ok(classes) = fit_backbone(arch, checkpoint) {
+                return Ok(Self::Backbone(arch, classes));
+            }
+        }
+        for &arch in Architecture::value_variants() {
+            if let Ok(classes) = fit_head(arch, checkpoint) {
+                return Ok(Self::Head(arch, classes));
+            }
         }
         // What a head lacks of a whole VGG16 is not worth saying.
-        let whole = checkpoint.tensors().any(|entry| entry.name == "features.0.weight");
-        if whole {
-            backbone(&Architecture::Vgg16)
+        let arch = Architecture::Vgg16;
+        if checkpoint.tensors().any(|entry| entry.name == "features.0.weight") {
+            Ok(Self::Backbone(arch, fit_backbone(arch, checkpoint)?))
         } else {
-            head(&Architecture::Vgg16)
+            Ok(Self::Head(arch, fit_head(arch, checkpoint)?))
         }
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
-use super::new_file::sync_folder_of;
+use crate::commands::new_file::sync_folder_of;
 
 /// The bytes so far, locked against other processes, and the version of the file that they are of.
 pub(super) struct Partial {
@@ -29,9 +29,7 @@ impl Partial {
             TryLockError::Error(error) => error,
         })?;
         let length = file.metadata()?.len();
-        let etag = fs::read_to_string(&etag_path).ok();
-        let is_whole = |etag: &String| etag.starts_with('"') && etag.ends_with('"') && !etag.contains(char::is_control);
-        let etag = etag.filter(is_whole);
+        let etag = fs::read_to_string(&etag_path).ok().filter(|etag| is_whole(etag));
         Ok(Self {
             path,
             etag_path,
@@ -102,6 +100,11 @@ pub(super) fn sha256(file: &mut File) -> io::Result<String> {
             length => hash.update(&block[..length]),
         }
     }
+}
+
+/// A strong entity tag that was written to its end.
+fn is_whole(etag: &str) -> bool {
+    etag.starts_with('"') && etag.ends_with('"') && !etag.contains(char::is_control)
 }
 
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {

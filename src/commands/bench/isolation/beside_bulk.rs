@@ -9,8 +9,31 @@ use serde_json::{Value, json};
 use super::BenchIsolationArgs;
 use super::bulk_streams::{BulkStreams, Totals};
 use super::unary_calls::{UnaryCalls, Until};
+use crate::commands::bench::legend::{BenchTable, Column};
 use crate::commands::error::CliError;
-use crate::commands::output::{ms, print_json, print_table, progress, table};
+use crate::commands::output::{ms, print_json, print_line, progress};
+
+const COLUMNS: [Column; 10] = [
+    (
+        "clients",
+        "streams that are read as fast as they are answered, and unary clients beside them",
+    ),
+    ("images/s", "answers a second of both, median of the repetitions"),
+    (
+        "of alone",
+        "that rate divided by the streams' alone right before and after",
+    ),
+    ("streams' part", "the streams' answers divided by all answers"),
+    ("refused", "unary calls that got an error"),
+    ("p50", "latency that half of the unary calls stay below or at"),
+    ("p99", "latency that 99 % of the unary calls stay below or at"),
+    ("max", "longest latency of a unary call"),
+    (
+        "p99 of wait",
+        "p99 of latency divided by the longest batch and the call's own: what it may have to wait for",
+    ),
+    ("max of wait", "the largest such ratio"),
+];
 
 /// What was measured beside these streams.
 pub(super) struct BesideBulk {
@@ -95,32 +118,20 @@ impl BesideBulk {
         wrong
     }
 
-    pub fn report(&self, args: &BenchIsolationArgs) {
-        let headings = [
-            "clients",
-            "images/s",
-            "of the streams' alone",
-            "streams' part",
-            "unary refused",
-            "unary p50",
-            "p99",
-            "max",
-            "latency/(batch + own): p99",
-            "max",
-        ];
-        let mut rows = table(&headings);
+    pub fn report(&self, args: &BenchIsolationArgs) -> Result<(), CliError> {
+        let mut rows = BenchTable::new(&COLUMNS);
         let rate = median(self.alone.iter().map(Window::per_second));
-        rows.add_row([
-            format!("{} streams", args.streams),
-            format!("{rate:.1}"),
-            "1".into(),
-            "1".into(),
-        ]);
+        let mut cells = [(); 10].map(|()| "-".to_owned());
+        cells[0] = format!("{} streams", args.streams);
+        cells[1] = format!("{rate:.1}");
+        cells[2] = "1".into();
+        cells[3] = "1".into();
+        rows.add(cells);
         if args.json {
             print_json(
                 &json!({ "streams": args.streams, "in_flight": args.in_flight, "unary_clients": 0,
                 "images_per_second": rate }),
-            );
+            )?;
         }
         for (clients, windows) in [
             (args.unary_clients, &self.beside_few),
@@ -131,21 +142,22 @@ impl BesideBulk {
             }
             let row = Row::new(windows, self, clients);
             if args.json {
-                print_json(&row.json(args));
+                print_json(&row.json(args))?;
             }
-            rows.add_row(row.cells(args));
+            rows.add(row.cells(args));
         }
-        if !args.json {
-            print_table(&rows);
-            println!(
-                "longest batch {}; streams keep {} % (--bulk-share) of what the device computes while both wait; {} of {} \
-                 requests of streams answered",
-                ms(self.longest),
-                args.bulk_share,
-                self.totals.answered,
-                self.totals.sent
-            );
+        if args.json {
+            return Ok(());
         }
+        rows.print()?;
+        print_line(format_args!(
+            "\nlongest batch {}; streams keep {} % (--bulk-share) of what the device computes while both wait; {} of {} \
+             requests of streams answered",
+            ms(self.longest),
+            args.bulk_share,
+            self.totals.answered,
+            self.totals.sent
+        ))
     }
 
     /// How many images/s there are in each of these windows, for one without unary clients right before and after.
@@ -249,12 +261,12 @@ impl Row {
     }
 
     fn json(&self, args: &BenchIsolationArgs) -> Value {
-        let milliseconds = |share: f64| self.unary.latency(share).as_secs_f64() * 1e3;
         json!({
             "streams": args.streams, "in_flight": args.in_flight, "unary_clients": self.clients,
             "images_per_second": self.rate, "of_streams_alone": self.ratio, "bulk_part": self.bulk_part,
             "bulk_share": args.bulk_share, "unary_answered": self.unary.answered(), "refused": self.unary.refused,
-            "p50_ms": milliseconds(0.5), "p99_ms": milliseconds(0.99), "max_ms": milliseconds(1.0),
+            "p50_ms": self.unary.latency_ms(0.5), "p99_ms": self.unary.latency_ms(0.99),
+            "max_ms": self.unary.latency_ms(1.0),
             "longest_batch_ms": self.longest.as_secs_f64() * 1e3,
             "latency_ratio_p99": self.latency_ratio(0.99), "latency_ratio_max": self.latency_ratio(1.0),
         })

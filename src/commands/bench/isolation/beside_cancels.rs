@@ -15,8 +15,9 @@ use tonic::{Code, Status};
 use super::BenchIsolationArgs;
 use super::gauges::Gauges;
 use super::unary_calls::{UnaryCalls, Until};
+use crate::commands::bench::legend::{BenchTable, Column};
 use crate::commands::error::CliError;
-use crate::commands::output::{bytes, ms, print_json, print_table, progress, table};
+use crate::commands::output::{bytes, ms, print_json, print_line, progress};
 
 /// Clients whose calls are answered.
 const STEADY: usize = 3;
@@ -25,6 +26,25 @@ const CONNECTIONS: usize = 8;
 const CALLS_OPEN: usize = 8;
 /// A call is cancelled before it is as old as this.
 const PATIENCE_MAX: Duration = Duration::from_millis(60);
+
+const COLUMNS: [Column; 10] = [
+    (
+        "clients beside",
+        "clients that wait for their answers, beside calls that are cancelled",
+    ),
+    ("answered", "calls of those clients that were answered"),
+    ("failed", "calls of those clients that got an error"),
+    ("p50", "latency that half of their calls stay below or at"),
+    ("p99", "latency that 99 % of their calls stay below or at"),
+    ("max", "their longest latency"),
+    ("memory before", "the server's resident memory before"),
+    ("after", "the server's resident memory after"),
+    (
+        "in flight",
+        "requests that the server still counts as under way when all have ended; 0 is right",
+    ),
+    ("queued", "the same of those that wait"),
+];
 
 /// What was measured beside calls that were cancelled.
 pub(super) struct BesideCancels {
@@ -112,7 +132,7 @@ impl BesideCancels {
         wrong
     }
 
-    pub fn report(&self, json: bool) {
+    pub fn report(&self, json: bool) -> Result<(), CliError> {
         let Self {
             steady,
             cancelled,
@@ -123,29 +143,16 @@ impl BesideCancels {
         } = self;
         let [before, after] = self.resident;
         if json {
-            let milliseconds = |share: f64| steady.latency(share).as_secs_f64() * 1e3;
-            print_json(&json!({
+            return print_json(&json!({
                 "beside": "calls that are cancelled", "cancelled": cancelled, "answered_before": answered,
                 "seconds": elapsed.as_secs_f64(), "steady_clients": STEADY, "answered": steady.answered(),
-                "failed": steady.refused, "p50_ms": milliseconds(0.5), "p99_ms": milliseconds(0.99),
-                "max_ms": milliseconds(1.0), "resident_bytes": [before, after], "in_flight_after": gauges.in_flight,
+                "failed": steady.refused, "p50_ms": steady.latency_ms(0.5), "p99_ms": steady.latency_ms(0.99),
+                "max_ms": steady.latency_ms(1.0), "resident_bytes": [before, after], "in_flight_after": gauges.in_flight,
                 "queue_length_after": gauges.queue_length,
             }));
-            return;
         }
-        let mut rows = table(&[
-            "clients beside",
-            "answered",
-            "failed",
-            "p50",
-            "p99",
-            "max",
-            "memory before",
-            "after",
-            "in flight",
-            "queued",
-        ]);
-        rows.add_row([
+        let mut rows = BenchTable::new(&COLUMNS);
+        rows.add([
             format!(
                 "{STEADY} clients, {cancelled} cancelled calls in {:.0} s",
                 elapsed.as_secs_f64()
@@ -160,8 +167,8 @@ impl BesideCancels {
             gauges.in_flight.to_string(),
             gauges.queue_length.to_string(),
         ]);
-        print_table(&rows);
-        println!();
+        rows.print()?;
+        print_line("")
     }
 }
 

@@ -12,8 +12,47 @@ use super::BenchIsolationArgs;
 use super::gauges::Gauges;
 use super::unary_calls::{UnaryCalls, UnaryClient};
 use super::unread_stream::{Reading, Received, UnreadStream};
+use crate::commands::bench::legend::{BenchTable, Column};
 use crate::commands::error::CliError;
-use crate::commands::output::{bytes, ms, print_json, print_table, spinner, table};
+use crate::commands::output::{bytes, ms, print_json, print_line, spinner};
+
+const CALL_COLUMNS: [Column; 10] = [
+    (
+        "unary calls beside",
+        "streams whose clients read nothing, or a byte a second",
+    ),
+    ("answered", "unary calls that were answered"),
+    ("refused", "unary calls that got an error"),
+    ("p50", "latency that half of the unary calls stay below or at"),
+    ("p99", "latency that 99 % of the unary calls stay below or at"),
+    ("max", "their longest latency"),
+    ("longest batch", "the longest forward pass that any answer was part of"),
+    ("own pass", "median forward pass of the unary calls' own batches"),
+    (
+        "p99 of wait",
+        "p99 of latency divided by the longest batch and the call's own: what it may have to wait for",
+    ),
+    ("max of wait", "the largest such ratio"),
+];
+
+const SERVER_COLUMNS: [Column; 7] = [
+    (
+        "the server beside",
+        "streams whose clients read nothing, or a byte a second",
+    ),
+    ("memory before", "resident memory before the streams"),
+    ("with the streams", "resident memory when the unary calls had ended"),
+    ("after their deadline", "resident memory when the streams had ended"),
+    (
+        "answers they got",
+        "answers that the streams' clients received in the end",
+    ),
+    (
+        "in flight",
+        "requests that the server still counts as under way then; 0 is right",
+    ),
+    ("queued", "the same of those that wait"),
+];
 
 /// What was measured beside readers of one kind.
 pub(super) struct BesideReaders {
@@ -119,28 +158,8 @@ impl BesideReaders {
 }
 
 /// Prints what was measured beside each kind of readers.
-pub(super) fn report(measured: &[BesideReaders], json: bool) {
-    let mut calls = table(&[
-        "unary calls beside",
-        "answered",
-        "refused",
-        "p50",
-        "p99",
-        "max",
-        "longest batch",
-        "own pass",
-        "latency/(batch + own): p99",
-        "max",
-    ]);
-    let mut server = table(&[
-        "the server beside",
-        "memory before",
-        "with the streams",
-        "after their deadline",
-        "answers that they got",
-        "in flight",
-        "queued",
-    ]);
+pub(super) fn report(measured: &[BesideReaders], json: bool) -> Result<(), CliError> {
+    let (mut calls, mut server) = (BenchTable::new(&CALL_COLUMNS), BenchTable::new(&SERVER_COLUMNS));
     // Readers of single bytes see hardly any answer, so what the others saw of the same batches counts for them, too.
     let longest = measured.iter().map(BesideReaders::longest).max().unwrap_or_default();
     for beside in measured {
@@ -149,19 +168,18 @@ pub(super) fn report(measured: &[BesideReaders], json: bool) {
         let received: u64 = beside.received.iter().map(|stream| stream.answers).sum();
         let (ratio_p99, ratio_max) = (seen.ratio(longest, 0.99), seen.ratio(longest, 1.0));
         if json {
-            let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
             print_json(&json!({
                 "beside": beside.name(), "streams": beside.received.len(),
                 "answered": seen.answered(), "refused": seen.refused,
-                "p50_ms": milliseconds(seen.latency(0.5)), "p99_ms": milliseconds(seen.latency(0.99)),
-                "max_ms": milliseconds(seen.latency(1.0)), "longest_batch_ms": milliseconds(longest),
-                "own_pass_ms": milliseconds(seen.own()), "latency_ratio_p99": ratio_p99, "latency_ratio_max": ratio_max,
+                "p50_ms": seen.latency_ms(0.5), "p99_ms": seen.latency_ms(0.99),
+                "max_ms": seen.latency_ms(1.0), "longest_batch_ms": longest.as_secs_f64() * 1e3,
+                "own_pass_ms": seen.own().as_secs_f64() * 1e3, "latency_ratio_p99": ratio_p99, "latency_ratio_max": ratio_max,
                 "resident_bytes": [before, middle, after], "answers_to_streams": received,
                 "in_flight_after": beside.gauges.in_flight, "queue_length_after": beside.gauges.queue_length,
-            }));
+            }))?;
             continue;
         }
-        calls.add_row([
+        calls.add([
             format!("{} {}", beside.received.len(), beside.name()),
             seen.answered().to_string(),
             seen.refused.to_string(),
@@ -173,7 +191,7 @@ pub(super) fn report(measured: &[BesideReaders], json: bool) {
             format!("{ratio_p99:.2}"),
             format!("{ratio_max:.2}"),
         ]);
-        server.add_row([
+        server.add([
             format!("{} {}", beside.received.len(), beside.name()),
             bytes(before),
             bytes(middle),
@@ -183,12 +201,13 @@ pub(super) fn report(measured: &[BesideReaders], json: bool) {
             beside.gauges.queue_length.to_string(),
         ]);
     }
-    if !json {
-        print_table(&calls);
-        println!();
-        print_table(&server);
-        println!();
+    if json {
+        return Ok(());
     }
+    calls.print()?;
+    print_line("")?;
+    server.print()?;
+    print_line("")
 }
 
 fn requests(count: usize, pictures: &[Input]) -> Vec<ClassifyStreamRequest> {

@@ -19,6 +19,7 @@ use self::beside_cancels::BesideCancels;
 use self::beside_readers::BesideReaders;
 use self::unread_stream::Reading;
 use crate::commands::bench::ModelArgs;
+use crate::commands::bench::machine::Machine;
 use crate::commands::error::CliError;
 use crate::commands::output::spinner;
 
@@ -79,7 +80,11 @@ pub(super) async fn run(args: BenchIsolationArgs) -> Result<(), CliError> {
     let waiting = spinner("starting a server");
     let server = ServerProcess::start(args.server_flags()).await?;
     let pictures = args.pictures()?;
+    let machine = Machine::serving(&args.model.backend(), &server.model().await?);
     waiting.finish_and_clear();
+    if args.json {
+        machine.print_json()?;
+    }
 
     let mut wrong = Vec::new();
     if args.stalled > 0 {
@@ -87,18 +92,21 @@ pub(super) async fn run(args: BenchIsolationArgs) -> Result<(), CliError> {
         for reading in [Reading::Nothing, Reading::Slowly] {
             readers.push(BesideReaders::measure(&args, &server, &pictures, reading).await?);
         }
-        beside_readers::report(&readers, args.json);
+        beside_readers::report(&readers, args.json)?;
         wrong.extend(readers.iter().flat_map(BesideReaders::complaints));
     }
     if args.cancels > 0 {
         let cancels = BesideCancels::measure(&args, &server, &pictures).await?;
-        cancels.report(args.json);
+        cancels.report(args.json)?;
         wrong.extend(cancels.complaints());
     }
     if args.streams > 0 {
         let bulk = BesideBulk::measure(&args, &server, &pictures).await?;
-        bulk.report(&args);
+        bulk.report(&args)?;
         wrong.extend(bulk.complaints());
+    }
+    if !args.json {
+        machine.print()?;
     }
     if !server.stop().await?.success() {
         wrong.push("the server did not end well".into());

@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use tonic::Status;
 
 use crate::commands::error::CliError;
+use crate::commands::output::note;
 
 /// When clients send no more.
 #[derive(Clone, Debug)]
@@ -78,11 +79,19 @@ impl UnaryCalls {
         quantile(self.answered.iter().map(|call| call.latency.as_secs_f64()), share)
     }
 
+    /// The same in milliseconds.
+    pub fn latency_ms(&self, share: f64) -> f64 {
+        self.latency(share).as_secs_f64() * 1e3
+    }
+
     /// The same of each call's latency divided by what it may have had to wait for: the `longest` batch, which ran when
     /// it came, and its own.
     pub fn ratio(&self, longest: Duration, share: f64) -> f64 {
-        let ratio = |call: &Answered| call.latency.as_secs_f64() / (longest + call.own).as_secs_f64();
-        quantile(self.answered.iter().map(ratio), share).as_secs_f64()
+        let mut ratios = Vec::with_capacity(self.answered.len());
+        for call in &self.answered {
+            ratios.push(call.latency.as_secs_f64() / (longest + call.own).as_secs_f64());
+        }
+        quantile(ratios.into_iter(), share).as_secs_f64()
     }
 }
 
@@ -182,7 +191,7 @@ impl Workload for Sequence {
             }
             Err(status) => {
                 if calls.refused == 0 {
-                    eprintln!("headswap: {}", describe_status(&status));
+                    note(describe_status(&status));
                 }
                 calls.refused += 1;
             }
