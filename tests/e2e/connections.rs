@@ -129,7 +129,7 @@ async fn no_connection_holds_the_shutdown() {
         let text = std::fs::read_to_string(&log).unwrap();
         if listener != "http" {
             assert!(
-                text.contains("refused") && text.contains("had not sent a whole preface"),
+                text.contains("refused") && text.contains("without a complete preface"),
                 "{listener}: {text}"
             );
         }

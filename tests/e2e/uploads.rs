@@ -142,7 +142,7 @@ async fn wrong_uploads_are_refused_and_leave_nothing() {
             invalid,
             "neither a header nor a chunk",
         ),
-        ([whole(), whole()].concat(), invalid, "there is a second one"),
+        ([whole(), whole()].concat(), invalid, "a second header"),
         (vec![part(Part::Header(header("cats")))], invalid, "it is empty"),
         (parts(header("No Name"), &file, 1000), invalid, "no name for a head"),
         (parts(size(length + 1), &file, 1000), invalid, "of the announced"),
@@ -160,7 +160,7 @@ async fn wrong_uploads_are_refused_and_leave_nothing() {
         (
             vec![part(Part::Header(header("cats"))), chunk((4 << 20) + 1)],
             invalid,
-            "send more of them",
+            "send the file in smaller chunks",
         ),
         (
             parts(
