@@ -1,7 +1,7 @@
 //! The server: its ports, the gRPC services on them, start and shutdown.
 //!
 //! `startup` builds the state that `ports` serve. Dependencies inside point one way: `ports → http2 → protocol → edge →
-//! stage, status`; `ports → rpc, health → edge → status`. Every module may use `settings`.
+//! stage, status`; `ports → rpc, health → edge`; `startup → rpc`. Every module may use `settings`.
 
 mod announce;
 mod edge;
