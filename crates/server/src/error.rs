@@ -1,11 +1,11 @@
-//! Why a server did not start or did not end well.
+//! The errors that end the server.
 
 use std::io;
 use std::time::Duration;
 
 use crate::settings::ListenAddress;
 
-/// Why the server did not start or did not end well.
+/// Why the server did not start, or failed while it served or shut down.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
     /// Invalid settings, one on each line.

@@ -142,7 +142,7 @@ impl<P: Protocol> Connections<P> {
     {
         let (io, address) = accepted?;
         let connection = self.port.ids.0.fetch_add(1, Ordering::Relaxed);
-        tracing::trace!(connection, address, "accepted for {}", self.port.name);
+        tracing::trace!(connection, address, "accepted a connection for {}", self.port.name);
         let peer = Peer { connection, address };
         let protocol = self.port.protocol.clone();
         self.tasks.spawn(protocol.serve(io, peer, self.port.stages.clone()));

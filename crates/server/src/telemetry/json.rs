@@ -1,5 +1,5 @@
-//! Log events as JSON lines: `timestamp`, `level`, `message`, `target`, then the event's own fields. No key occurs twice
-//! unless the event repeats a field.
+//! Log events as JSON lines: `timestamp`, `level`, `message`, `target`, then the event's own fields. Each key
+//! occurs once.
 
 use std::fmt;
 
