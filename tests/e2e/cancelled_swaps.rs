@@ -1,4 +1,4 @@
-//! ReplaceHead and UploadHead calls that are cancelled at any moment, on a real server.
+//! ReplaceHead and UploadHead calls that their clients cancel at arbitrary moments.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -28,7 +28,7 @@ async fn live(admin: &mut Admin) -> HeadInfo {
     admin.get_head(get).await.unwrap().into_inner().head.unwrap()
 }
 
-/// Files that are not a version's.
+/// Returns the files that do not belong to a version.
 fn leftovers(dir: &Path) -> Vec<PathBuf> {
     let (mut files, mut folders) = (Vec::new(), vec![dir.to_owned()]);
     while let Some(folder) = folders.pop() {
@@ -41,8 +41,8 @@ fn leftovers(dir: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// 200 calls that are cancelled sooner or later, on the connection of those that are acknowledged and on one of their
-/// own: once a later one is acknowledged, it stays live.
+/// 200 calls are cancelled after random delays, half on the connection of the acknowledged calls, half on another. Each time,
+/// the next acknowledged version must stay live.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cancelled_calls_change_nothing_later() {
     const CALLS: u64 = 200;
@@ -56,22 +56,22 @@ async fn cancelled_calls_change_nothing_later() {
             .wrapping_mul(6_364_136_223_846_793_005)
             .wrapping_add(1_442_695_040_888_963_407);
         let mut client = if call % 2 == 0 { admin.clone() } else { other.clone() };
-        let given_up = if call % 3 == 0 {
+        let call_task = if call % 3 == 0 {
             tokio::spawn(async move { drop(client.upload_head(tokio_stream::iter(upload(call))).await) })
         } else {
             tokio::spawn(async move { drop(client.replace_head(replace("cats", 2, call)).await) })
         };
-        // Up to about the length of a swap.
+        // A random delay, up to about the duration of a swap.
         for _ in 0..random >> 52 {
             tokio::task::yield_now().await;
         }
-        given_up.abort();
-        cancelled += u64::from(given_up.await.is_err());
+        call_task.abort();
+        cancelled += u64::from(call_task.await.is_err());
 
         let acknowledged = admin.replace_head(replace("cats", 2, CALLS + call)).await.unwrap();
         let acknowledged = acknowledged.into_inner().head.unwrap();
         assert_eq!(live(&mut admin).await, acknowledged);
-        // This comes after whatever of the cancelled call is left.
+        // This call is queued behind any remains of the cancelled one.
         let last = ReplaceHeadRequest {
             dry_run: true,
             ..replace("cats", 2, 0)
@@ -87,14 +87,14 @@ async fn cancelled_calls_change_nothing_later() {
     }
     let version = live(&mut admin).await.version as f64;
     assert_eq!(server.metric("headswap_live_head_version{head=\"cats\"}"), version);
-    // Every number is that of a version that was live.
+    // Every version number belongs to a version that was live.
     assert_eq!(server.metric("headswap_swaps_total"), version);
-    // The two versions that are kept, and the backbone's own.
+    // The two versions of the head that are kept, and the default head.
     assert_eq!(server.metric("headswap_head_versions{tier=\"hot\"}"), 3.0);
     assert_eq!(server.metric("headswap_head_versions{tier=\"cold\"}"), 0.0);
 }
 
-/// A deadline that has as good as passed: the call fails and changes nothing.
+/// The call fails at its deadline of 1 ns and changes nothing.
 #[tokio::test]
 async fn a_deadline_that_passes_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
@@ -104,7 +104,7 @@ async fn a_deadline_that_passes_changes_nothing() {
     let mut request = Request::new(replace("cats", 2, 2));
     request.set_timeout(Duration::from_nanos(1));
     let status = admin.replace_head(request).await.unwrap_err();
-    // Whose clock is first, the server's or the client's own, is chance.
+    // Either the server's deadline or the client's own may fire first.
     assert!(
         matches!(status.code(), Code::Cancelled | Code::DeadlineExceeded),
         "{status:?}"

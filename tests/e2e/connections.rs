@@ -1,4 +1,4 @@
-//! What clients may do to their connections, and how the server ends them.
+//! Connections: limits, deadlines, HTTP/2 errors, and how a shutdown closes them.
 
 use std::time::{Duration, Instant};
 
@@ -34,7 +34,8 @@ const GIF: &[u8] =
 
 const HALF_A_MESSAGE: &[u8] = &[0, 0, 0, 1, 0, 10, 20];
 
-/// Every kind of connection that never ends by itself: its name, what it sends, and whether that is a valid opening.
+/// Returns every kind of connection that its client never ends: a name, the bytes sent, and true if they include a complete
+/// preface.
 fn unending(paths: &[&str]) -> Vec<(String, Vec<u8>, bool)> {
     let mut kinds = vec![
         ("silent".to_owned(), Vec::new(), false),
@@ -62,7 +63,7 @@ fn unending(paths: &[&str]) -> Vec<(String, Vec<u8>, bool)> {
     kinds
 }
 
-/// Opens a connection of each kind, none of which reads anything after the server has taken what it sent.
+/// Opens a connection of each kind. The clients read nothing after the server has received their bytes.
 async fn open_all<IO, F>(connect: impl Fn() -> F, paths: &[&str]) -> Vec<IO>
 where
     IO: AsyncRead + AsyncWrite + Unpin,
@@ -81,11 +82,15 @@ where
     open
 }
 
+async fn unix_stream(path: &str) -> UnixStream {
+    UnixStream::connect(path).await.unwrap()
+}
+
 async fn tcp(address: &str) -> TcpStream {
     TcpStream::connect(address).await.unwrap()
 }
 
-/// Case 40 of the field reports, and more kinds, on every listener.
+/// No kind of connection delays the shutdown of any listener.
 #[tokio::test]
 async fn no_connection_holds_the_shutdown() {
     let common = [HEALTH_CHECK, HEALTH_WATCH, REFLECTION];
@@ -114,8 +119,7 @@ async fn no_connection_holds_the_shutdown() {
             }
             _ => {
                 let path = unix.strip_prefix("unix:").unwrap();
-                let connect = async || UnixStream::connect(path).await.unwrap();
-                unix_streams = open_all(connect, &classification).await;
+                unix_streams = open_all(|| unix_stream(path), &classification).await;
             }
         }
         server.signal(libc::SIGTERM);
@@ -129,7 +133,7 @@ async fn no_connection_holds_the_shutdown() {
         let text = std::fs::read_to_string(&log).unwrap();
         if listener != "http" {
             assert!(
-                text.contains("refused") && text.contains("had not sent a whole preface"),
+                text.contains("refused") && text.contains("without a complete preface"),
                 "{listener}: {text}"
             );
         }
@@ -137,9 +141,9 @@ async fn no_connection_holds_the_shutdown() {
     }
 }
 
-/// A client that reads hears why its request is not answered.
+/// A client that reads receives the reason.
 #[tokio::test]
-async fn a_request_whose_message_does_not_come_is_refused_by_the_shutdown() {
+async fn a_shutdown_refuses_requests_whose_message_has_not_arrived() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path(), &[]);
     let mut calls = Vec::new();
@@ -170,9 +174,9 @@ async fn a_request_whose_message_does_not_come_is_refused_by_the_shutdown() {
     drop(sender);
 }
 
-/// A request whose end comes after the GOAWAY was on its way, and is answered.
+/// The rest of the request's message arrives after the GOAWAY.
 #[tokio::test]
-async fn a_request_on_its_way_is_answered() {
+async fn a_request_in_transit_at_the_shutdown_is_answered() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path(), &[]);
     let client = Client::connect(&server.grpc).await;
@@ -183,7 +187,7 @@ async fn a_request_on_its_way_is_answered() {
     let mut watch = health.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
     watch.message().await.unwrap();
     server.signal(libc::SIGTERM);
-    // The end of the watch shows that connections are told to go away.
+    // The end of the watch shows that the server has sent the GOAWAYs.
     while watch.message().await.unwrap().is_some() {}
     stream.send_data(Bytes::copy_from_slice(rest), true).unwrap();
     let status = answer(response).await.grpc.unwrap();
@@ -192,7 +196,7 @@ async fn a_request_on_its_way_is_answered() {
 }
 
 #[tokio::test]
-async fn a_shutdown_that_leaves_accepted_requests_says_how_many() {
+async fn a_shutdown_reports_how_many_accepted_requests_are_unanswered() {
     let dir = tempfile::tempdir().unwrap();
     let log = dir.path().join("log");
     let flags = ["--drain-ms-max", "0", "--threads", "1"];
@@ -206,7 +210,7 @@ async fn a_shutdown_that_leaves_accepted_requests_says_how_many() {
         }
         client.embed(headswap_proto::EmbedRequest::default()).await.unwrap_err();
     }
-    // The first answer shows that requests are under way.
+    // The first response shows that requests are in flight.
     requests.join_next().await.unwrap().unwrap().unwrap();
     server.signal(libc::SIGTERM);
     assert_eq!(server.wait().code(), Some(1));
@@ -218,10 +222,10 @@ async fn a_shutdown_that_leaves_accepted_requests_says_how_many() {
 }
 
 #[tokio::test]
-async fn probes_and_metrics_answer_while_requests_are_waited_for() {
+async fn probes_and_metrics_are_served_during_the_shutdown() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path(), &[]);
-    // A connection that holds the shutdown for its whole grace.
+    // A connection that delays the shutdown for the whole grace period.
     let mut idle = tcp(&server.grpc).await;
     send_and_ping(&mut idle, &opening()).await;
     let mut kept = tcp(&server.http).await;
@@ -237,7 +241,7 @@ async fn probes_and_metrics_answer_while_requests_are_waited_for() {
     assert!(server.wait().success());
 }
 
-/// An orchestrator that sees the HTTP probe succeed finds the server SERVING.
+/// If the HTTP probe succeeds, the gRPC health is SERVING.
 #[tokio::test]
 async fn readiness_is_never_ahead_of_health() {
     let dir = tempfile::tempdir().unwrap();
@@ -262,7 +266,7 @@ async fn streams_and_headers_are_limited() {
         let large = "x".repeat(17 << 10);
         let refused = client.ask(HEALTH_CHECK, &[("x", &large)], &message(b"")).await;
         assert_eq!(refused.http, 431);
-        // The connection lives on.
+        // The connection stays open.
         let allowed = client
             .ask(HEALTH_CHECK, &[("x", &large[..15 << 10])], &message(b""))
             .await;
@@ -275,7 +279,7 @@ async fn streams_and_headers_are_limited() {
 }
 
 #[tokio::test]
-async fn a_message_that_stalls_ends_its_request_alone() {
+async fn a_stalled_message_fails_only_its_request() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path(), &["--stream-idle-ms-max", "200"]);
     let (grpc, admin) = (
@@ -288,7 +292,7 @@ async fn a_message_that_stalls_ends_its_request_alone() {
         }
         .encode_to_vec(),
     );
-    // Between messages, a stream may pause.
+    // A stream may pause between messages.
     let (_paused, _body) = grpc.begin(CLASSIFY_STREAM, &[], &classify_stream).await;
     let half_of_second = [&classify_stream, HALF_A_MESSAGE].concat();
     for (client, path, part) in [
@@ -312,7 +316,7 @@ async fn a_message_that_stalls_ends_its_request_alone() {
     );
 }
 
-/// `grpc-timeout` counts from the headers, also while the message arrives, and in services that do not look at it.
+/// `grpc-timeout` counts from the arrival of the headers, and also applies to services that ignore it.
 #[tokio::test]
 async fn a_deadline_that_passes_is_deadline_exceeded() {
     let dir = tempfile::tempdir().unwrap();
@@ -333,10 +337,10 @@ async fn a_deadline_that_passes_is_deadline_exceeded() {
         for part in [&[][..], HALF_A_MESSAGE] {
             let (response, body) = client.begin(path, &timeout, part).await;
             let answer = answer(response).await;
-            // An answer of headers alone, as the protocol has it for errors.
+            // A response of headers only ("Trailers-Only"), as gRPC requires for errors.
             let status = Status::from_header_map(&answer.headers).unwrap();
             assert_eq!(status.code(), Code::DeadlineExceeded, "{path}: {status:?}");
-            // An upload is answered by its handler, which looks at the deadline itself.
+            // UploadHead checks the deadline itself.
             let expected = match path {
                 UPLOAD_HEAD => "the deadline passed while the file was being sent; nothing was changed",
                 _ => "the deadline passed while the request's message was arriving",
@@ -345,10 +349,10 @@ async fn a_deadline_that_passes_is_deadline_exceeded() {
             drop(body);
         }
     }
-    // A watch has no end of its own.
+    // The server must end the watch, which has no end of its own.
     let watched = grpc.ask(HEALTH_WATCH, &timeout, &message(b"")).await.grpc.unwrap();
     assert_eq!(watched.code(), Code::DeadlineExceeded, "{watched:?}");
-    // The handlers that look at the deadline say more.
+    // Classify checks the deadline itself.
     let body = message(&classify(&[]).encode_to_vec());
     let status = grpc.ask(CLASSIFY, &[("grpc-timeout", "1n")], &body).await.grpc.unwrap();
     assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
@@ -362,9 +366,9 @@ async fn a_deadline_that_passes_is_deadline_exceeded() {
     }
 }
 
-/// Case 41 of the field reports: load balancers probe the gRPC port by HTTP.
+/// Load balancers may probe the gRPC port by HTTP.
 #[tokio::test]
-async fn what_is_not_grpc_is_answered_as_http() {
+async fn requests_that_are_not_grpc_get_http_responses() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path(), &[]);
     for address in [&server.grpc, &server.admin] {
@@ -418,7 +422,7 @@ async fn what_is_not_grpc_is_answered_as_http() {
 }
 
 #[tokio::test]
-async fn each_port_has_the_health_of_its_own_services() {
+async fn each_port_reports_the_health_of_its_own_services() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path(), &[]);
     let admin = tonic::transport::Endpoint::from_shared(format!("http://{}", server.admin)).unwrap();
@@ -442,21 +446,11 @@ async fn each_port_has_the_health_of_its_own_services() {
     }
 }
 
-/// Case 42 of the field reports.
 #[tokio::test]
 async fn a_message_that_is_too_large_is_resource_exhausted() {
     let dir = tempfile::tempdir().unwrap();
     let flags = ["--message-bytes-max", "150000", "--admin-message-bytes-max", "200000"];
     let server = Server::start(dir.path(), &flags);
-    let check = |status: Status, setting: &str, limit: &str, case: &str| {
-        assert_eq!(status.code(), Code::ResourceExhausted, "{case}: {status:?}");
-        assert!(
-            status.message().contains(setting) && status.message().contains(limit),
-            "{case}: {status:?}"
-        );
-        let violations = status.get_details_quota_failure().unwrap().violations;
-        assert_eq!(violations[0].subject, setting, "{case}");
-    };
     // Zeros, which compress to less than the limit.
     let image = Some(headswap_proto::classify_request::Input::Image(vec![0; 300_000].into()));
     let request = ClassifyRequest {
@@ -486,43 +480,43 @@ async fn a_message_that_is_too_large_is_resource_exhausted() {
             classifier = classifier.send_compressed(encoding);
             admin = admin.send_compressed(encoding);
         }
-        let case = format!("{encoding:?}");
-        let (setting, limit) = ("--message-bytes-max", "150000");
-        check(
-            classifier.classify(request.clone()).await.unwrap_err(),
-            setting,
-            limit,
-            &case,
-        );
+        let status = classifier.classify(request.clone()).await.unwrap_err();
+        check_too_large(&status, "--message-bytes-max", "150000");
         let requests = tokio_stream::iter([stream.clone()]);
         let mut answers = classifier.classify_stream(requests).await.unwrap().into_inner();
-        check(answers.message().await.unwrap_err(), setting, limit, &case);
-        let (setting, limit) = ("--admin-message-bytes-max", "200000");
-        check(
-            admin.replace_head(replace.clone()).await.unwrap_err(),
-            setting,
-            limit,
-            &case,
-        );
+        let status = answers.message().await.unwrap_err();
+        check_too_large(&status, "--message-bytes-max", "150000");
+        let status = admin.replace_head(replace.clone()).await.unwrap_err();
+        check_too_large(&status, "--admin-message-bytes-max", "200000");
         let uploaded = admin.upload_head(tokio_stream::iter(parts.clone())).await;
-        check(uploaded.unwrap_err(), setting, limit, &case);
-        // The connections live on.
+        check_too_large(&uploaded.unwrap_err(), "--admin-message-bytes-max", "200000");
+        // The connections stay open.
         classifier.classify(classify(&[])).await.unwrap();
         admin.list_heads(ListHeadsRequest::default()).await.unwrap();
     }
 }
 
-/// Deadlines that pass are cancelled by the client: a thousand on one connection are no attack.
+fn check_too_large(status: &Status, setting: &str, limit: &str) {
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+    assert!(
+        status.message().contains(setting) && status.message().contains(limit),
+        "{status:?}"
+    );
+    let violations = status.get_details_quota_failure().unwrap().violations;
+    assert_eq!(violations[0].subject, setting);
+}
+
+/// A client cancels the calls whose deadlines pass, so a thousand on one connection are not an attack.
 #[tokio::test]
-async fn a_thousand_cancelled_requests_leave_the_connection() {
+async fn a_thousand_cancelled_requests_do_not_close_the_connection() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path(), &[]);
-    // In one burst, before the server has looked at any.
+    // In one burst, before the server has accepted any.
     let mut burst = opening();
     for stream in (1..2_000).step_by(2) {
         burst.extend([headers(stream, CLASSIFY), reset(stream)].concat());
     }
-    // Under way, each with its whole message, as many as are allowed at a time.
+    // Then in flight, each with its complete message, in groups of 100, the limit on open calls.
     let image = Some(headswap_proto::classify_request::Input::Image(GIF.into()));
     let request = ClassifyRequest {
         input: image,
@@ -557,13 +551,14 @@ async fn a_thousand_cancelled_requests_leave_the_connection() {
     }
 }
 
-/// Rapid reset (CVE-2023-44487): as fast as the client can, and in step with the server, so that no queue overflows.
+/// Rapid reset (CVE-2023-44487): as fast as the client can send, and with a ping after each burst, so that no queue
+/// overflows.
 #[tokio::test]
-async fn a_flood_of_resets_ends_its_connection_alone() {
+async fn a_flood_of_resets_closes_only_its_connection() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path(), &[]);
     let other = Client::connect(&server.grpc).await;
-    for in_step in [false, true] {
+    for wait_for_pings in [false, true] {
         let mut io = tcp(&server.grpc).await;
         io.write_all(&opening()).await.unwrap();
         let (mut reader, mut writer) = io.split();
@@ -589,20 +584,20 @@ async fn a_flood_of_resets_ends_its_connection_alone() {
                 if writer.write_all(&bytes).await.is_err() {
                     return;
                 }
-                if in_step {
+                if wait_for_pings {
                     acks.wait_for(|acked| *acked >= u64::from(burst)).await.unwrap();
                 }
             }
         };
-        let told = async {
+        let goaway = async {
             tokio::select! {
-                told = read => told,
+                goaway = read => goaway,
                 never = async { write.await; std::future::pending().await } => never,
             }
         };
-        let told = tokio::time::timeout(Duration::from_secs(60), told).await;
-        let told = told.expect("100,000 resets are no reason for a GOAWAY");
-        assert!(told, "the connection ended without a GOAWAY");
+        let goaway = tokio::time::timeout(Duration::from_secs(60), goaway).await;
+        let goaway = goaway.expect("the server accepted 100,000 resets without a GOAWAY");
+        assert!(goaway, "the connection ended without a GOAWAY");
         let body = message(&classify(&[]).encode_to_vec());
         assert_eq!(other.ask(CLASSIFY, &[], &body).await.grpc.unwrap().code(), Code::Ok);
     }

@@ -1,4 +1,4 @@
-//! What the documents name exists.
+//! The documents agree with the program.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,18 +23,9 @@ fn files(dir: &str, extensions: &[&str]) -> Vec<(PathBuf, String)> {
     found
 }
 
-/// Every `--flag` and `HEADSWAP_*` variable that a document or manifest names is in the program's help, or
-/// is the set-up's.
+/// Every `--flag` and `HEADSWAP_*` variable in a document or manifest is in the program's help or in `scripts/setup`.
 #[test]
 fn documented_flags_exist() {
-    let help = |args: &[&str]| {
-        let output = Command::new(env!("CARGO_BIN_EXE_headswap"))
-            .args(args)
-            .arg("--help")
-            .output()
-            .unwrap();
-        String::from_utf8(output.stdout).unwrap()
-    };
     let commands: &[&[&str]] = &[
         &[],
         &["serve"],
@@ -58,21 +49,23 @@ fn documented_flags_exist() {
         &["completions"],
     ];
     let setup = fs::read_to_string("scripts/setup").unwrap();
-    let known: String = commands.iter().map(|args| help(args)).chain([setup]).collect();
+    let mut known = setup;
+    for args in commands {
+        known.push_str(&help(args));
+    }
     let mut documents = vec![("README.md".into(), fs::read_to_string("README.md").unwrap())];
     documents.extend(files("deploy", &["md", "yaml"]));
     if Path::new("Dockerfile").exists() {
         documents.push(("Dockerfile".into(), fs::read_to_string("Dockerfile").unwrap()));
     }
-    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     let mut seen = 0;
     for (path, text) in documents {
         for line in text.lines() {
-            // A flag is ours behind one of our sub-commands, up to the next program of a pipe.
-            let ours = commands
+            // Flags behind one of the sub-commands are checked, up to the next program of a pipe.
+            let arguments = commands
                 .iter()
                 .filter_map(|command| Some(*line.split_once(&command_line(command)?)?.1.split('|').next().as_ref()?));
-            let flags = ours
+            let flags = arguments
                 .flat_map(|rest| rest.split(|c| !is_name(c)))
                 .filter(|word| word.starts_with("--") && word.len() > 2);
             let variables = line.split(|c| !is_name(c)).filter(|word| word.starts_with("HEADSWAP_"));
@@ -88,27 +81,41 @@ fn documented_flags_exist() {
     }
     assert!(
         seen > 20,
-        "only {seen} names were found: the documents are not read as meant"
+        "only {seen} names were found; the test no longer reads the documents correctly"
     );
 }
 
-/// How a document writes a call of this sub-command.
+fn help(args: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_headswap"))
+        .args(args)
+        .arg("--help")
+        .output()
+        .unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Returns true for the characters of flags and variables.
+fn is_name(c: char) -> bool {
+    c.is_ascii_alphanumeric() || c == '-' || c == '_'
+}
+
+/// Returns the beginning of this sub-command's command lines.
 fn command_line(command: &[&str]) -> Option<String> {
     Some(format!("headswap {} ", command.first()?))
 }
 
 const CONFIGURATION: &str = "docs/configuration.md";
 
-/// `docs/configuration.md` is made of the flags' own help: WRITE_DOCS=1 writes it, otherwise it must be current.
+/// `docs/configuration.md` is generated from the help of the flags. WRITE_DOCS=1 writes it; without, it must be up to date.
 #[test]
-fn the_configuration_reference_is_current() {
-    let made = configuration_reference();
+fn the_configuration_reference_is_up_to_date() {
+    let generated = configuration_reference();
     if std::env::var_os("WRITE_DOCS").is_some() {
-        fs::write(CONFIGURATION, &made).unwrap();
+        fs::write(CONFIGURATION, &generated).unwrap();
     }
     let written = fs::read_to_string(CONFIGURATION).unwrap();
     assert!(
-        written == made,
+        written == generated,
         "{CONFIGURATION} is out of date; run: WRITE_DOCS=1 cargo test --test e2e configuration_reference"
     );
 }
@@ -116,8 +123,9 @@ fn the_configuration_reference_is_current() {
 fn configuration_reference() -> String {
     let mut text = String::from(
         "# Configuration of `headswap serve`\n\n\
-         Made from `headswap serve --help`; do not edit. A flag beats its variable, a variable the default. Settings that were \
-         given are logged at start, and `HEADSWAP_*` variables that are no settings are warned of.\n",
+         Generated from `headswap serve --help`; do not edit. A flag overrides its variable, and a variable overrides the \
+         default. At start, the server logs the settings that flags or variables set, and warns of `HEADSWAP_*` variables \
+         that are not settings.\n",
     );
     let command = headswap_server::ServeArgs::augment_args(clap::Command::new("serve"));
     let mut heading = None;

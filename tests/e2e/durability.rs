@@ -1,4 +1,4 @@
-//! What was acknowledged survives; what was accepted is answered.
+//! Acknowledged heads survive, and accepted requests are answered.
 
 use headswap_checkpoint::Digest;
 use headswap_model::demo_head;
@@ -30,7 +30,7 @@ async fn acknowledged_heads_survive_kill_9() {
     server.signal(libc::SIGKILL);
     assert!(!server.wait().success());
 
-    // What an interrupted write leaves, and what a failing disk makes of a file.
+    // A file of an interrupted write, and a damaged file.
     let backbone = std::fs::read_dir(dir.path()).unwrap().next().unwrap().unwrap().path();
     std::fs::write(backbone.join("cats/9.partial"), b"half").unwrap();
     std::fs::write(backbone.join("cats/4.safetensors"), b"damaged").unwrap();
@@ -57,7 +57,7 @@ async fn acknowledged_heads_survive_kill_9() {
         .unwrap()
         .into_inner();
     assert_eq!(cats.available_versions, [2, 3]);
-    // A number that was ever on the disk is not used again.
+    // The number of a version that was ever on the disk is not reused.
     let next = admin.replace_head(replace("cats", 2, 5)).await.unwrap().into_inner();
     assert_eq!((next.head.unwrap().version, next.previous_version), (5, 3));
     let heads = admin
@@ -90,7 +90,7 @@ async fn sigterm_answers_everything_accepted() {
         let mut client = server.classifier().await;
         requests.spawn(async move { client.classify(classify(&[])).await });
     }
-    // The first answer shows that requests are under way.
+    // The first response shows that requests are in flight.
     let mut answered = 0;
     requests.join_next().await.unwrap().unwrap().unwrap();
     server.signal(libc::SIGTERM);
@@ -101,12 +101,12 @@ async fn sigterm_answers_everything_accepted() {
     while let Some(answer) = requests.join_next().await {
         match answer.unwrap() {
             Ok(_) => answered += 1,
-            // Not accepted: it came on a connection that the server had told to go away.
+            // Not accepted: the request was sent after the GOAWAY on its connection.
             Err(status) => assert_eq!(status.code(), Code::Unavailable, "{status:?}"),
         }
     }
     assert!(answered > 0);
-    // A watch has no end of its own.
+    // The server must end the watch, which has no end of its own.
     while let Some(change) = watch.message().await.unwrap() {
         assert_eq!(change.status, ServingStatus::NotServing as i32);
     }
@@ -126,16 +126,15 @@ async fn sigterm_ends_a_stream_after_its_answers() {
         .await
         .unwrap()
         .into_inner();
-    let request = |id: usize| ClassifyStreamRequest {
-        request: Some(ClassifyRequest {
+    for id in 0..32 {
+        let request = ClassifyRequest {
             request_id: id.to_string(),
             ..classify(&[])
-        }),
-    };
-    for id in 0..32 {
-        requests.send(request(id)).await.unwrap();
+        };
+        let request = Some(request);
+        requests.send(ClassifyStreamRequest { request }).await.unwrap();
     }
-    // The first answer shows that requests are under way.
+    // The first response shows that requests are in flight.
     answers.message().await.unwrap().unwrap();
     server.signal(libc::SIGTERM);
     let mut answered = 1;
@@ -155,7 +154,7 @@ async fn sigterm_ends_a_stream_after_its_answers() {
     assert!(server.wait().success());
 }
 
-/// A client that has not heard of the shutdown yet is still served, for as long as it is told to be.
+/// Clients that have not noticed the shutdown are served during `--drain-delay-ms`.
 #[tokio::test]
 async fn during_the_drain_delay_new_requests_are_answered() {
     let dir = tempfile::tempdir().unwrap();
@@ -174,7 +173,7 @@ async fn during_the_drain_delay_new_requests_are_answered() {
     server.classifier().await.classify(classify(&[])).await.unwrap();
 }
 
-/// The demo checks every answer against the version that it names, and that none is older than acknowledged.
+/// The demo checks every response against the version that it names, and that no version is older than the acknowledged one.
 #[test]
 fn swaps_under_load_lose_and_mix_nothing() {
     let mut demo = std::process::Command::new(env!("CARGO_BIN_EXE_headswap"));
@@ -199,22 +198,11 @@ fn swaps_under_load_lose_and_mix_nothing() {
 }
 
 #[test]
-fn without_weights_the_server_says_what_the_choices_are() {
-    let serve = |args: &[&str]| {
-        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_headswap"));
-        let output = command
-            .arg("serve")
-            .args(args)
-            .env_remove("HEADSWAP_WEIGHTS")
-            .output()
-            .unwrap();
-        assert_eq!(output.status.code(), Some(1));
-        String::from_utf8(output.stderr).unwrap()
-    };
-    let said = serve(&["--in-flight-max", "0"]);
+fn the_error_for_missing_weights_names_the_alternatives() {
+    let stderr = failed_start(&["--in-flight-max", "0"]);
     assert!(
-        said.contains("--weights demo") && said.contains("--in-flight-max"),
-        "{said}"
+        stderr.contains("--weights demo") && stderr.contains("--in-flight-max"),
+        "{stderr}"
     );
     let ports = [
         "--listen",
@@ -224,6 +212,15 @@ fn without_weights_the_server_says_what_the_choices_are() {
         "--http-listen",
         "127.0.0.1:0",
     ];
-    let said = serve(&[&["--weights", "/no/such.safetensors"], &ports[..]].concat());
-    assert!(said.contains("/no/such.safetensors"), "{said}");
+    let stderr = failed_start(&[&["--weights", "/no/such.safetensors"], &ports[..]].concat());
+    assert!(stderr.contains("/no/such.safetensors"), "{stderr}");
+}
+
+/// Returns the errors of a server that does not start.
+fn failed_start(args: &[&str]) -> String {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_headswap"));
+    command.arg("serve").args(args).env_remove("HEADSWAP_WEIGHTS");
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    String::from_utf8(output.stderr).unwrap()
 }

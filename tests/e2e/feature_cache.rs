@@ -1,4 +1,4 @@
-//! A picture seen before costs the last Linear alone, and its numbers stay the same to the last bit.
+//! The feature cache: a cached picture costs only the last Linear layer, and its logits are bit-identical.
 
 use futures::future::join_all;
 use headswap_model::demo_head_from;
@@ -15,24 +15,19 @@ async fn logits(client: &mut Classifier, heads: &[&str]) -> Vec<Vec<f32>> {
     response.results.into_iter().map(|result| result.logits).collect()
 }
 
-/// Pictures that went through the first convolution.
+/// Returns the number of pictures that the first convolution has processed.
 fn convolved(server: &Server) -> f64 {
-    let metrics = server.get("/metrics").1;
-    let line = |line: &str| {
-        Some(
-            line.strip_prefix("headswap_layer_rows_total{layer=\"features.0\"} ")?
-                .to_owned(),
-        )
-    };
-    // Before the first picture there is no such line.
-    metrics
-        .lines()
-        .find_map(line)
-        .map_or(0.0, |value| value.parse().unwrap())
+    for line in server.get("/metrics").1.lines() {
+        if let Some(value) = line.strip_prefix("headswap_layer_rows_total{layer=\"features.0\"} ") {
+            return value.parse().unwrap();
+        }
+    }
+    // The metric does not exist before the first picture.
+    0.0
 }
 
 #[tokio::test]
-async fn a_known_picture_is_not_convolved_again_and_its_logits_keep_every_bit() {
+async fn a_cached_picture_is_not_convolved_again_and_has_the_same_logits() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path(), &CACHE);
     let (mut client, mut admin) = (server.classifier().await, server.admin().await);
@@ -48,7 +43,7 @@ async fn a_known_picture_is_not_convolved_again_and_its_logits_keep_every_bit() 
     assert_eq!(server.metric("headswap_feature_cache_hits_total"), 2.0);
     assert_eq!(server.metric("headswap_feature_cache_misses_total"), 1.0);
 
-    // Features alone are known, too.
+    // Embed uses the cache, too.
     let embed = EmbedRequest {
         input: Some(embed_request::Input::Image(ROCKET.into())),
         ..Default::default()
@@ -58,7 +53,7 @@ async fn a_known_picture_is_not_convolved_again_and_its_logits_keep_every_bit() 
 }
 
 #[tokio::test]
-async fn a_new_version_is_asked_of_known_features() {
+async fn a_new_version_uses_cached_features() {
     let (dir, plain) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (server, without) = (Server::start(dir.path(), &CACHE), Server::start(plain.path(), &[]));
     let mut client = server.classifier().await;
@@ -80,7 +75,7 @@ async fn a_new_version_is_asked_of_known_features() {
 }
 
 #[tokio::test]
-async fn a_head_with_other_layers_is_computed_whole() {
+async fn a_head_with_an_earlier_split_layer_bypasses_the_cache() {
     let (dir, plain) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (server, without) = (Server::start(dir.path(), &CACHE), Server::start(plain.path(), &[]));
     let deep = ReplaceHeadRequest {
@@ -102,7 +97,7 @@ async fn a_head_with_other_layers_is_computed_whole() {
 }
 
 #[tokio::test]
-async fn a_picture_under_way_is_computed_once_and_the_bound_holds() {
+async fn concurrent_requests_compute_a_picture_once_and_the_limit_holds() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path(), &CACHE);
     let mut client = server.classifier().await;
@@ -115,7 +110,7 @@ async fn a_picture_under_way_is_computed_once_and_the_bound_holds() {
     assert!(many.iter().all(|logits| *logits == many[0]));
     assert_eq!(convolved(&server), before + 1.0);
 
-    // 640 bytes an entry: three fit.
+    // An entry has 640 bytes, so three fit.
     for shade in 0..10 {
         let request = ClassifyRequest {
             input: Some(Input::Pixels(vec![shade; 224 * 224 * 3].into())),

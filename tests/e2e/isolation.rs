@@ -1,5 +1,5 @@
-//! No request waits for what another client does not do: not for a reader that stopped, not for a crowd of streams, not
-//! for a head that fails.
+//! Isolation between clients: requests do not wait for a client that stopped reading, for streams of others, or for a head
+//! that fails.
 
 use std::collections::HashSet;
 use std::io::Cursor;
@@ -23,17 +23,17 @@ use tonic::{Code, Status};
 use crate::support::raw_call::{Ended, RawCall};
 use crate::support::{Classifier, NARROW, Server, replace, safetensors};
 
-/// How long anything here may take before the test fails.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// Timeout of every wait in these tests.
+const TIMEOUT: Duration = Duration::from_secs(120);
 
-/// The number of classes of the head that brings a fault about.
+/// The number of classes by which the null backend recognises the faulty head.
 const FAULTY: usize = 13;
 
-/// With this many classes, an answer with its logits is more than tonic encodes ahead (32 KiB): the transport takes one
-/// answer at a time.
+/// With this many classes, a response with logits exceeds what tonic encodes ahead (32 KiB), so the transport takes one
+/// response at a time.
 const MANY_CLASSES: usize = 10_000;
 
-/// A server whose device takes `row` for each picture and computes nothing.
+/// Starts a server with the null backend, which takes `row` for each picture.
 fn server(dir: &TempDir, row: Duration, args: &[&str]) -> Server {
     Server::start(dir.path(), &null(&row.as_micros().to_string(), args))
 }
@@ -51,18 +51,22 @@ async fn until(what: &str, mut condition: impl FnMut() -> bool) {
             tokio::task::yield_now().await;
         }
     };
-    let reached = timeout(PATIENCE, poll).await;
-    reached.unwrap_or_else(|_| panic!("this did not come about: {what}"));
+    let reached = timeout(TIMEOUT, poll).await;
+    reached.unwrap_or_else(|_| panic!("timed out waiting until {what}"));
 }
 
-/// The value of a metric with its labels; one that has not been counted yet has no line.
+/// Returns the value of a metric with its labels, or 0 if it does not exist yet.
 fn counted(server: &Server, line: &str) -> u64 {
     value(&server.get("/metrics").1, line)
 }
 
 fn value(text: &str, line: &str) -> u64 {
-    let value = |found: &str| found.strip_prefix(line)?.strip_prefix(' ')?.parse().ok();
-    text.lines().find_map(value).unwrap_or(0)
+    for found in text.lines() {
+        if let Some(value) = found.strip_prefix(line).and_then(|rest| rest.strip_prefix(' ')) {
+            return value.parse().unwrap();
+        }
+    }
+    0
 }
 
 fn requests(server: &Server, method: &str, code: &str) -> u64 {
@@ -70,7 +74,7 @@ fn requests(server: &Server, method: &str, code: &str) -> u64 {
     counted(server, &line)
 }
 
-/// Requests of streams that the server has answered, read or not.
+/// Returns the number of stream requests that the server has answered, including unread responses.
 fn streamed(server: &Server) -> u64 {
     requests(server, "ClassifyStream", "Ok")
 }
@@ -83,7 +87,7 @@ fn batches(server: &Server) -> u64 {
     counted(server, "headswap_compute_seconds_count")
 }
 
-/// Pictures whose features are being computed for the cache, or have been.
+/// Returns the number of cache misses, including those that are being computed.
 fn misses(server: &Server) -> u64 {
     counted(server, "headswap_feature_cache_misses_total")
 }
@@ -95,7 +99,7 @@ fn deadlines(server: &Server, stage: &str) -> u64 {
     )
 }
 
-/// How many requests are admitted, and how many of them wait for their forward pass.
+/// Returns the number of admitted requests, and how many of them wait for their forward pass.
 fn gauges(server: &Server) -> (u64, u64) {
     let text = server.get("/metrics").1;
     (
@@ -116,7 +120,7 @@ fn png(side: u32, shade: u8) -> Vec<u8> {
     file.into_inner()
 }
 
-/// A small picture asked of some heads; none is the default one.
+/// Returns a request for a small picture and some heads; without heads, the default head.
 fn ask(heads: &[&str]) -> ClassifyRequest {
     ClassifyRequest {
         input: Some(Input::Image(png(8, 0).into())),
@@ -133,7 +137,7 @@ fn item(request: ClassifyRequest, id: u64) -> ClassifyStreamRequest {
     }
 }
 
-/// A stream that sends `requests` requests, reads nothing and does not end.
+/// Opens a stream that sends `requests` requests, reads no response and does not end.
 async fn unread(server: &Server, timeout: Option<&str>, requests: u64, request: &ClassifyRequest) -> RawCall {
     let mut stream = RawCall::open(&server.grpc, "ClassifyStream", timeout).await;
     for id in 0..requests {
@@ -142,7 +146,7 @@ async fn unread(server: &Server, timeout: Option<&str>, requests: u64, request: 
     stream
 }
 
-/// A unary call whose deadline the server alone keeps.
+/// Makes a unary call whose deadline only the server enforces.
 async fn unary(server: &Server, timeout: &str, request: &ClassifyRequest) -> Ended<ClassifyResponse> {
     let mut call = RawCall::open(&server.grpc, "Classify", Some(timeout)).await;
     call.send(request);
@@ -157,7 +161,7 @@ async fn unary_calls(client: &mut Classifier, count: usize, request: &ClassifyRe
     }
 }
 
-/// Clients that send their next request when the last is answered, until they are told to stop.
+/// Clients that send the next request after each response, until [`Crowd::stop`].
 struct Crowd {
     stop: Arc<AtomicBool>,
     answers: Arc<AtomicU64>,
@@ -165,7 +169,7 @@ struct Crowd {
 }
 
 impl Crowd {
-    /// `count` clients with a unary call each, on a connection each.
+    /// Starts `count` clients with unary calls, each on its own connection.
     async fn unary(server: &Server, count: usize, request: &ClassifyRequest) -> Self {
         let mut crowd = Self::empty();
         for _ in 0..count {
@@ -193,7 +197,7 @@ impl Crowd {
         });
     }
 
-    /// A stream that is read and keeps `open` requests unanswered.
+    /// Adds a client with a stream that keeps `open` requests in flight and reads the responses.
     async fn add_stream(&mut self, server: &Server, open: usize, request: ClassifyRequest) {
         let (requests, receiver) = tokio::sync::mpsc::channel(open);
         for id in 0..open as u64 {
@@ -227,17 +231,17 @@ impl Crowd {
         self.answers.load(Ordering::Relaxed)
     }
 
-    /// Lets everybody end, each with its last answer. All calls must have succeeded.
+    /// Stops the clients after their current calls. All calls must have succeeded.
     async fn stop(mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        while let Some(client) = timeout(PATIENCE, self.clients.join_next()).await.unwrap() {
+        while let Some(client) = timeout(TIMEOUT, self.clients.join_next()).await.unwrap() {
             client.unwrap().unwrap();
         }
     }
 }
 
 #[tokio::test]
-async fn a_stream_that_reads_nothing_has_its_own_places_and_no_others() {
+async fn a_stream_that_is_not_read_occupies_only_its_own_slots() {
     let dir = tempfile::tempdir().unwrap();
     let server = server(&dir, 2 * MS, &["--stream-in-flight-max", "16", "--in-flight-max", "16"]);
     let mut admin = server.admin().await;
@@ -247,16 +251,16 @@ async fn a_stream_that_reads_nothing_has_its_own_places_and_no_others() {
     stream.finish();
     unary_calls(&mut client, 50, &ask(&[])).await;
 
-    // Its places are taken by unread answers, and one more answer is encoded in the transport; nothing else is kept.
-    until("the stream's places are all taken", || {
+    // Unread responses occupy its 16 slots, and one more response is encoded in the transport.
+    until("all slots of the stream are occupied", || {
         streamed(&server) >= 17 && is_idle(&server)
     })
     .await;
     unary_calls(&mut client, 50, &ask(&[])).await;
-    until("all else is answered", || is_idle(&server)).await;
+    until("all other requests are answered", || is_idle(&server)).await;
     assert_eq!(streamed(&server), 17);
 
-    let ended: Ended<ClassifyStreamResponse> = timeout(PATIENCE, stream.end()).await.unwrap();
+    let ended: Ended<ClassifyStreamResponse> = timeout(TIMEOUT, stream.end()).await.unwrap();
     assert_eq!((ended.code, ended.messages.len()), (Code::Ok, 600));
     let ids: HashSet<String> = ended
         .messages
@@ -267,52 +271,56 @@ async fn a_stream_that_reads_nothing_has_its_own_places_and_no_others() {
 }
 
 #[tokio::test]
-async fn a_deadline_ends_a_stream_that_reads_nothing() {
+async fn a_deadline_ends_a_stream_that_is_not_read() {
     let dir = tempfile::tempdir().unwrap();
     let server = server(&dir, MS, &["--stream-in-flight-max", "16"]);
     let mut admin = server.admin().await;
     admin.replace_head(replace("large", MANY_CLASSES, 1)).await.unwrap();
     let mut client = server.classifier().await;
     let mut stream = unread(&server, Some("4S"), 600, &ask(&["large"])).await;
-    stream.accepted().await;
+    stream.wait_for_headers().await;
     let deadline = Instant::now() + Duration::from_secs(4);
-    until("the stream's places are all taken", || streamed(&server) >= 17).await;
+    until("all slots of the stream are occupied", || streamed(&server) >= 17).await;
     while Instant::now() <= deadline {
         unary_calls(&mut client, 1, &ask(&[])).await;
     }
-    // Whatever comes to the server now is handled after its timers.
+    // The server handles these calls after its timers, which have expired by now.
     unary_calls(&mut client, 20, &ask(&[])).await;
-    let ended: Ended<ClassifyStreamResponse> = timeout(PATIENCE, stream.end()).await.unwrap();
+    let ended: Ended<ClassifyStreamResponse> = timeout(TIMEOUT, stream.end()).await.unwrap();
     assert_eq!(ended.code, Code::DeadlineExceeded, "{}", ended.message);
     assert!(ended.message.contains("while the stream was open"), "{}", ended.message);
-    // The stream had let go of its unread answers, but for one on its way and one that the transport had encoded.
-    assert!(ended.messages.len() <= 2, "{} answers were kept", ended.messages.len());
+    // The stream has dropped its unread responses, except one in the channel and one that the transport has encoded.
+    assert!(
+        ended.messages.len() <= 2,
+        "{} responses were kept",
+        ended.messages.len()
+    );
 }
 
 #[tokio::test]
-async fn five_streams_leave_unary_calls_their_places() {
+async fn five_streams_do_not_take_the_slots_of_unary_calls() {
     let dir = tempfile::tempdir().unwrap();
     let server = server(&dir, MS, &["--in-flight-max", "8"]);
     let mut streams = Crowd::empty();
     for _ in 0..5 {
         streams.add_stream(&server, 64, ask(&[])).await;
     }
-    until("the streams have taken their places", || {
+    until("the streams occupy their slots", || {
         counted(&server, "headswap_in_flight") >= 8
     })
     .await;
     unary_calls(&mut server.classifier().await, 100, &ask(&[])).await;
     assert!(streams.answers() > 0);
     streams.stop().await;
-    until("all is answered", || is_idle(&server)).await;
+    until("all requests are answered", || is_idle(&server)).await;
 }
 
 #[tokio::test]
-async fn a_deadline_names_the_stage_that_it_ended() {
+async fn a_deadline_error_names_the_stage() {
     let dir = tempfile::tempdir().unwrap();
     let server = server(&dir, 500 * MS, &["--max-batch", "1"]);
     let crowd = Crowd::unary(&server, 6, &ask(&[])).await;
-    until("more wait than one batch takes", || {
+    until("more requests wait than fit a batch", || {
         counted(&server, "headswap_queue_length") >= 4
     })
     .await;
@@ -332,9 +340,9 @@ fn assert_deadline(server: &Server, ended: &Ended<ClassifyResponse>, text: &str,
     assert_eq!((deadlines(server, stage), ended.messages.len()), (times, 0));
 }
 
-/// Reading a named pipe takes for ever.
+/// The head's file is a named pipe, so reading it never ends.
 #[tokio::test]
-async fn a_deadline_while_a_head_is_loaded_says_so() {
+async fn a_deadline_error_names_the_loading_of_a_head() {
     let dir = tempfile::tempdir().unwrap();
     {
         let server = server(&dir, MS, &[]);
@@ -347,7 +355,7 @@ async fn a_deadline_while_a_head_is_loaded_says_so() {
     make_pipe(&file);
     let ended = unary(&server, "400m", &ask(&["cold"])).await;
     assert_deadline(&server, &ended, "waiting for a head to be loaded", "loading", 1);
-    // Another head is not held up.
+    // Requests for another head are not delayed.
     unary_calls(&mut server.classifier().await, 10, &ask(&[])).await;
 }
 
@@ -367,25 +375,25 @@ async fn cancelled_calls_leave_the_queue_at_once_and_are_counted() {
         let mut client = client.clone();
         calls.spawn(async move { client.classify(ask(&[])).await });
     }
-    // The second is being computed from now on.
-    until("the first is answered", || {
+    // From now on, the second call is being computed.
+    until("the first call is answered", || {
         batches(&server) == 1 && gauges(&server) == (10, 9)
     })
     .await;
     calls.abort_all();
-    until("none waits any more", || gauges(&server) == (1, 0)).await;
+    until("no call waits", || gauges(&server) == (1, 0)).await;
     assert_eq!(counted(&server, "headswap_cancelled_total"), 9);
-    // The first was answered, but may have been cancelled before its client had the answer.
+    // The first call may have been cancelled before its client received the response.
     until("each call is counted", || {
         cancelled(&server) + requests(&server, "Classify", "Ok") == 11
     })
     .await;
     assert!(cancelled(&server) >= 10);
-    until("nothing is under way", || is_idle(&server)).await;
+    until("no request is in flight", || is_idle(&server)).await;
     unary_calls(&mut server.classifier().await, 1, &ask(&[])).await;
 }
 
-/// The next number of a linear congruential generator (MMIX's multiplier).
+/// Returns the next number of a linear congruential generator (MMIX's constants).
 fn random(state: &mut u64) -> u64 {
     *state = state
         .wrapping_mul(6_364_136_223_846_793_005)
@@ -394,7 +402,7 @@ fn random(state: &mut u64) -> u64 {
 }
 
 #[tokio::test]
-async fn two_thousand_cancels_cost_no_other_call_its_answer() {
+async fn two_thousand_cancelled_calls_fail_no_other_call() {
     let dir = tempfile::tempdir().unwrap();
     let server = server(&dir, MS, &[]);
     let others = Crowd::unary(&server, 4, &ask(&[])).await;
@@ -405,12 +413,12 @@ async fn two_thousand_cancels_cost_no_other_call_its_answer() {
         cancelling.spawn(async move {
             let mut answered = 0;
             for _ in 0..250 {
-                // A moment is a number of others' answers, or of turns of this thread's tasks.
-                let (moments, turns) = (random(&mut state) % 4, random(&mut state) % 64);
+                // A random delay, in responses to other clients and in turns of this thread's tasks.
+                let (responses, turns) = (random(&mut state) % 4, random(&mut state) % 64);
                 let mut caller = client.clone();
                 let cancelled = async {
                     let began = answers.load(Ordering::Relaxed);
-                    while answers.load(Ordering::Relaxed) < began + moments {
+                    while answers.load(Ordering::Relaxed) < began + responses {
                         tokio::task::yield_now().await;
                     }
                     for _ in 0..turns {
@@ -429,12 +437,12 @@ async fn two_thousand_cancels_cost_no_other_call_its_answer() {
         });
     }
     let mut answered = 0;
-    while let Some(client) = timeout(PATIENCE, cancelling.join_next()).await.unwrap() {
+    while let Some(client) = timeout(TIMEOUT, cancelling.join_next()).await.unwrap() {
         answered += client.unwrap();
     }
     let others_answered = others.answers();
     others.stop().await;
-    until("the gauges are back at nothing", || is_idle(&server)).await;
+    until("the gauges are back at zero", || is_idle(&server)).await;
     let cancelled = cancelled(&server);
     assert!(
         cancelled > 0 && cancelled <= 2000 - answered,
@@ -445,7 +453,7 @@ async fn two_thousand_cancels_cost_no_other_call_its_answer() {
 }
 
 #[tokio::test]
-async fn bulk_keeps_its_share_beside_unary_calls_that_come_first() {
+async fn streams_keep_their_share_beside_unary_calls() {
     let dir = tempfile::tempdir().unwrap();
     let server = server(&dir, 2 * MS, &["--bulk-share", "10"]);
     let pixels = ClassifyRequest {
@@ -455,9 +463,12 @@ async fn bulk_keeps_its_share_beside_unary_calls_that_come_first() {
     let unary = Crowd::unary(&server, 64, &pixels).await;
     let mut bulk = Crowd::empty();
     bulk.add_stream(&server, 64, pixels).await;
-    until("both wait", || unary.answers() >= 100 && bulk.answers() >= 1).await;
+    until("unary calls and the stream wait", || {
+        unary.answers() >= 100 && bulk.answers() >= 1
+    })
+    .await;
     let (unary_before, bulk_before) = (unary.answers(), bulk.answers());
-    until("1,000 more answers", || {
+    until("1,000 more requests are answered", || {
         unary.answers() + bulk.answers() >= unary_before + bulk_before + 1000
     })
     .await;
@@ -465,14 +476,14 @@ async fn bulk_keeps_its_share_beside_unary_calls_that_come_first() {
     let share = bulk_part as f64 / (unary_part + bulk_part) as f64;
     assert!(
         (0.05..0.3).contains(&share),
-        "bulk has {share}: {bulk_part} of {}",
+        "the stream has {share}: {bulk_part} of {}",
         unary_part + bulk_part
     );
     unary.stop().await;
     bulk.stop().await;
 }
 
-/// After the first call of the faulty head every call in flight is answered, probes fail and the process ends.
+/// After the first call of the faulty head, every call in flight is answered, the probes fail and the process ends.
 async fn check_lost_device(fault: &str) {
     let dir = tempfile::tempdir().unwrap();
     let (log, heads) = (dir.path().join("log"), dir.path().join("heads"));
@@ -487,7 +498,7 @@ async fn check_lost_device(fault: &str) {
     let mut client = server.classifier().await;
     unary_calls(&mut client, 3, &ask(&[])).await;
 
-    // It holds the shutdown up until it is dropped, so that the probes can be asked.
+    // Delays the end of the process until it is dropped, so that the probes can be checked.
     let reader = unread(&server, None, 200, &ask(&[])).await;
     let mut calls = JoinSet::new();
     for index in 0..60 {
@@ -496,7 +507,7 @@ async fn check_lost_device(fault: &str) {
         calls.spawn(async move { (index, client.classify(ask(heads)).await) });
     }
     let mut failed = 0;
-    while let Some(call) = timeout(PATIENCE, calls.join_next())
+    while let Some(call) = timeout(TIMEOUT, calls.join_next())
         .await
         .expect("every call is answered")
     {
@@ -519,27 +530,27 @@ async fn check_lost_device(fault: &str) {
     }
     drop((client, reader));
     let status = tokio::task::spawn_blocking(move || server.wait());
-    assert!(!timeout(PATIENCE, status).await.unwrap().unwrap().success());
+    assert!(!timeout(TIMEOUT, status).await.unwrap().unwrap().success());
     let log = std::fs::read_to_string(&log).unwrap();
     assert!(log.contains("the device no longer computes"), "{log}");
 }
 
 #[tokio::test]
-async fn a_device_that_fails_from_now_on_ends_the_server() {
+async fn a_device_that_always_fails_ends_the_server() {
     check_lost_device("fail").await;
 }
 
 #[tokio::test]
-async fn a_device_that_panics_from_now_on_ends_the_server() {
+async fn a_device_that_always_panics_ends_the_server() {
     check_lost_device("panic").await;
 }
 
 #[tokio::test]
-async fn a_device_that_is_lost_ends_the_server() {
+async fn a_lost_device_ends_the_server() {
     check_lost_device("lose").await;
 }
 
-/// The faulty head's calls are INTERNAL, alone and beside a good head; 200 calls of others succeed meanwhile.
+/// Calls of the faulty head are INTERNAL, alone and beside a good head, while 200 calls of other heads succeed.
 async fn check_faulty_head(fault: &str, text: &str) {
     let dir = tempfile::tempdir().unwrap();
     let (log, heads) = (dir.path().join("log"), dir.path().join("heads"));
@@ -553,7 +564,7 @@ async fn check_faulty_head(fault: &str, text: &str) {
     let faulty = tokio::spawn(async move {
         let mut calls = 0;
         while !stopped.load(Ordering::Relaxed) {
-            // A new version is not known to fail, so it is computed with others.
+            // A new version is not known to fail, so it is batched with other heads.
             admin.replace_head(replace("faulty", FAULTY, calls)).await.unwrap();
             let status = client.classify(ask(&["faulty"])).await.unwrap_err();
             assert_eq!(status.code(), Code::Internal, "{status:?}");
@@ -569,7 +580,7 @@ async fn check_faulty_head(fault: &str, text: &str) {
             unary_calls(&mut client, 25, &ask(&[])).await;
         });
     }
-    while let Some(client) = timeout(PATIENCE, good.join_next()).await.unwrap() {
+    while let Some(client) = timeout(TIMEOUT, good.join_next()).await.unwrap() {
         client.unwrap();
     }
     stop.store(true, Ordering::Relaxed);
@@ -591,18 +602,18 @@ async fn check_faulty_head(fault: &str, text: &str) {
 }
 
 #[tokio::test]
-async fn a_poisonous_head_fails_alone() {
+async fn a_head_that_fails_its_batch_fails_alone() {
     check_faulty_head("poison", "the null network was told to fail").await;
 }
 
 #[tokio::test]
-async fn a_head_of_nan_fails_alone() {
+async fn a_head_with_nan_outputs_fails_alone() {
     check_faulty_head("nan", "not finite").await;
 }
 
-/// Bulk never has its turn, but a unary call for the picture of a bulk request does.
+/// With a bulk share of 0 the stream's request never runs, but a unary call for the same picture does.
 #[tokio::test]
-async fn a_picture_that_a_stopped_stream_asked_for_is_computed_for_a_unary_call() {
+async fn a_unary_call_computes_a_picture_that_a_stalled_stream_requested_first() {
     let dir = tempfile::tempdir().unwrap();
     let server = server(
         &dir,
@@ -621,15 +632,15 @@ async fn a_picture_that_a_stopped_stream_asked_for_is_computed_for_a_unary_call(
     let crowd = Crowd::unary(&server, 32, &ask(&["deep"])).await;
     until("the crowd waits", || crowd.answers() >= 32).await;
     let stream = unread(&server, None, 1, &ask(&[])).await;
-    until("the stream's picture is under way", || misses(&server) == 1).await;
+    until("the stream's picture is in flight", || misses(&server) == 1).await;
     let (mut client, before) = (server.classifier().await, crowd.answers());
-    timeout(PATIENCE, unary_calls(&mut client, 1, &ask(&[])))
+    timeout(TIMEOUT, unary_calls(&mut client, 1, &ask(&[])))
         .await
-        .expect("it is answered beside the crowd");
-    // It waited for those that came before it, at most one for each client, and not for the stream's turn.
-    let meanwhile = crowd.answers() - before;
-    assert!(meanwhile < 10 * 32, "{meanwhile} others were answered first");
+        .expect("the call is answered beside the crowd");
+    // The call waited for earlier requests, at most one of each client, and not for the stream.
+    let answered = crowd.answers() - before;
+    assert!(answered < 10 * 32, "{answered} other calls were answered first");
     crowd.stop().await;
     drop(stream);
-    until("the gauges are back at nothing", || is_idle(&server)).await;
+    until("the gauges are back at zero", || is_idle(&server)).await;
 }

@@ -1,4 +1,4 @@
-//! The program as its users meet it: real servers, real clients.
+//! End-to-end tests: the real program with real clients.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 

@@ -1,4 +1,4 @@
-//! More heads than fit, as clients and operators meet them.
+//! More heads than the device can hold.
 
 use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt as _;
@@ -21,7 +21,10 @@ use tonic_types::StatusExt as _;
 
 use crate::support::{Admin, Classifier, NARROW, ROCKET, Server, classify, replace};
 
-/// Bytes of a head of `classes`, in f32.
+/// The number of heads in [`all_heads_are_served_although_they_do_not_fit`].
+const HEADS: usize = 24;
+
+/// Returns the bytes of a head of `classes` in f32.
 const fn bytes(classes: u64) -> u64 {
     classes * (128 + 1) * 4
 }
@@ -30,21 +33,16 @@ fn classes(head: usize) -> usize {
     2 + head % 3
 }
 
-/// The logits that head number `head` must give.
+/// Returns the logits that head number `head` must compute.
 fn expected(head: usize, features: &[f32]) -> Vec<f64> {
     let parameters = demo_head(NARROW, classes(head), head as u64);
     let (weight, bias) = (&parameters[LAST_WEIGHT].values, &parameters[LAST_BIAS].values);
-    let dot = |row: &[f32]| {
-        row.iter()
-            .zip(features)
-            .map(|(w, x)| f64::from(*w) * f64::from(*x))
-            .sum::<f64>()
-    };
-    weight
-        .chunks(features.len())
-        .zip(bias)
-        .map(|(row, bias)| dot(row) + f64::from(*bias))
-        .collect()
+    let mut logits = Vec::new();
+    for (row, bias) in weight.chunks(features.len()).zip(bias) {
+        let products = row.iter().zip(features).map(|(w, x)| f64::from(*w) * f64::from(*x));
+        logits.push(products.sum::<f64>() + f64::from(*bias));
+    }
+    logits
 }
 
 async fn features(client: &mut Classifier) -> Vec<f32> {
@@ -62,7 +60,9 @@ fn name(head: usize) -> String {
 fn check(result: &HeadResult, head: usize, expected: &[f64]) {
     assert_eq!((result.head.as_str(), result.version), (name(head).as_str(), 1));
     assert_eq!(result.logits.len(), expected.len());
-    let scale = expected.iter().fold(1e-6, |most: f64, logit| most.max(logit.abs()));
+    let scale = expected
+        .iter()
+        .fold(1e-6, |largest: f64, logit| largest.max(logit.abs()));
     for (got, want) in result.logits.iter().zip(expected) {
         assert!(
             (f64::from(*got) - want).abs() < 1e-4 * scale,
@@ -71,7 +71,8 @@ fn check(result: &HeadResult, head: usize, expected: &[f64]) {
     }
 }
 
-/// Asks until nothing is refused for want of room. Returns the answers and how many results were refused before.
+/// Repeats a request until no head is refused because the device is full. Returns the response and the number of refused
+/// results.
 async fn ask(client: &mut Classifier, heads: &[usize]) -> (ClassifyResponse, usize) {
     let names: Vec<String> = heads.iter().map(|head| name(*head)).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
@@ -101,22 +102,30 @@ async fn ask(client: &mut Classifier, heads: &[usize]) -> (ClassifyResponse, usi
     }
 }
 
+/// Returns a random head: few heads often, most rarely. `state` is a linear congruential generator (MMIX's constants).
+fn next_head(state: &mut u64) -> usize {
+    *state = state
+        .wrapping_mul(6_364_136_223_846_793_005)
+        .wrapping_add(1_442_695_040_888_963_407);
+    let uniform = (*state >> 33) as usize % (HEADS * HEADS);
+    uniform * uniform / HEADS.pow(3)
+}
+
 async fn list(admin: &mut Admin, request: ListHeadsRequest) -> Vec<HeadInfo> {
     admin.list_heads(request).await.unwrap().into_inner().heads
 }
 
-/// The store's only folder of heads.
+/// Returns the store's only directory of heads.
 fn store(dir: &Path) -> PathBuf {
     std::fs::read_dir(dir).unwrap().next().unwrap().unwrap().path()
 }
 
-/// Every answer's numbers are right while heads come and go, over a restart, and the bound holds.
+/// The logits are correct while heads are loaded and evicted, also after a restart, and the limit holds.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn more_heads_than_fit_are_all_served() {
-    const HEADS: usize = 24;
-    const ASKED: usize = 60;
-    let room = 8 * bytes(4);
-    let limit = room.to_string();
+async fn all_heads_are_served_although_they_do_not_fit() {
+    const ROUNDS: usize = 60;
+    let budget = 8 * bytes(4);
+    let limit = budget.to_string();
     let args = ["--heads-resident-bytes-max", limit.as_str(), "--head-loads-max", "2"];
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path(), &args);
@@ -134,16 +143,8 @@ async fn more_heads_than_fit_are_all_served() {
         let (mut connection, features) = (server.classifier().await, Arc::clone(&features));
         clients.spawn(async move {
             let (mut random, mut answered) = (client as u64 + 1, 0);
-            let mut next = || {
-                random = random
-                    .wrapping_mul(6_364_136_223_846_793_005)
-                    .wrapping_add(1_442_695_040_888_963_407);
-                // Few heads often, most seldom.
-                let uniform = (random >> 33) as usize % (HEADS * HEADS);
-                uniform * uniform / HEADS.pow(3)
-            };
-            for round in 0..ASKED {
-                let (one, other) = (next(), next());
+            for round in 0..ROUNDS {
+                let (one, other) = (next_head(&mut random), next_head(&mut random));
                 let heads = if round % 3 == 0 && one != other {
                     vec![one, other]
                 } else {
@@ -167,9 +168,9 @@ async fn more_heads_than_fit_are_all_served() {
     let hot = heads
         .iter()
         .filter(|head| head.tier() == HeadTier::Hot && head.head != "default");
-    assert!(hot.map(|head| head.resident_bytes).sum::<u64>() <= room);
+    assert!(hot.map(|head| head.resident_bytes).sum::<u64>() <= budget);
     let requests: u64 = heads.iter().map(|head| head.requests).sum();
-    // Results that others of the same request were refused with were answers, too.
+    // Results whose request was repeated because of another head count, too.
     assert!(requests >= answered, "{requests} of {answered}");
 
     server.signal(libc::SIGKILL);
@@ -181,12 +182,12 @@ async fn more_heads_than_fit_are_all_served() {
     for head in 0..HEADS {
         let (answer, refused) = ask(&mut connection, &[head]).await;
         check(&answer.results[0], head, &expected(head, &features));
-        assert_eq!(refused, 0, "nobody else asks");
+        assert_eq!(refused, 0, "there are no other requests");
     }
 }
 
 #[tokio::test]
-async fn eager_loading_stops_where_the_room_ends() {
+async fn eager_loading_stops_when_the_device_is_full() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path(), &[]);
     let mut admin = server.admin().await;
@@ -194,14 +195,14 @@ async fn eager_loading_stops_where_the_room_ends() {
         admin.replace_head(replace(&name(head), 2, head as u64)).await.unwrap();
     }
     drop(server);
-    let room = (4 * bytes(2)).to_string();
-    let server = Server::start(dir.path(), &["--heads-resident-bytes-max", &room]);
+    let limit = (4 * bytes(2)).to_string();
+    let server = Server::start(dir.path(), &["--heads-resident-bytes-max", &limit]);
     assert_eq!(server.metric("headswap_head_loads_total{result=\"ok\"}"), 4.0);
     assert_eq!(
         server.metric("headswap_head_bytes{tier=\"cold\"}"),
         2.0 * bytes(2) as f64
     );
-    // The newest are the likeliest to be asked for.
+    // The newest heads are loaded, because they are the most likely to be requested.
     let mut admin = server.admin().await;
     let cold = ListHeadsRequest {
         tier: HeadTier::Cold.into(),
@@ -215,10 +216,10 @@ async fn eager_loading_stops_where_the_room_ends() {
     ask(&mut server.classifier().await, &[0]).await;
     assert_eq!(server.metric("headswap_head_evictions_total"), 1.0);
 
-    // With room in host memory, what left the device comes back from there.
-    let room = bytes(2).to_string();
+    // A head that was evicted from the device is loaded again from host memory.
+    let limit = bytes(2).to_string();
     let warm = (6 * bytes(2)).to_string();
-    let limits = ["--heads-resident-bytes-max", &room, "--heads-warm-bytes-max", &warm];
+    let limits = ["--heads-resident-bytes-max", &limit, "--heads-warm-bytes-max", &warm];
     drop(server);
     let server = Server::start(dir.path(), &limits);
     let (mut admin, mut client) = (server.admin().await, server.classifier().await);
@@ -235,10 +236,10 @@ async fn eager_loading_stops_where_the_room_ends() {
 }
 
 #[tokio::test]
-async fn a_head_that_cannot_fit_is_refused_and_one_that_could_stays_live() {
+async fn a_head_that_cannot_fit_is_refused_and_the_live_one_stays() {
     let dir = tempfile::tempdir().unwrap();
-    let room = bytes(3).to_string();
-    let server = Server::start(dir.path(), &["--heads-resident-bytes-max", &room]);
+    let limit = bytes(3).to_string();
+    let server = Server::start(dir.path(), &["--heads-resident-bytes-max", &limit]);
     let mut admin = server.admin().await;
     let status = admin.replace_head(replace("cats", 4, 1)).await.unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
@@ -266,7 +267,7 @@ fn check_data_loss(status: &Status, head: &str, version: u64) {
 }
 
 #[tokio::test]
-async fn a_damaged_cold_head_is_data_loss_and_the_others_go_on() {
+async fn a_damaged_cold_head_is_data_loss_and_others_are_served() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path(), &[]);
     let mut admin = server.admin().await;
@@ -295,7 +296,7 @@ async fn a_damaged_cold_head_is_data_loss_and_the_others_go_on() {
     assert_eq!(results[0].error.as_ref().unwrap().code, Code::DataLoss as i32);
     assert!(results[1..].iter().all(|result| result.error.is_none()));
     assert_eq!(server.metric("headswap_head_loads_total{result=\"damaged\"}"), 4.0);
-    // Older versions are still there, and what is said to help does.
+    // Older versions are still served, and replacing the head again works, as the message says.
     let older = headswap_proto::ClassifyRequest {
         head_version: 1,
         ..classify(&["cats"])
@@ -308,9 +309,9 @@ async fn a_damaged_cold_head_is_data_loss_and_the_others_go_on() {
     );
 }
 
-/// A load that hangs, as on a disk that does not answer: here, on a pipe that nobody writes to.
+/// The head's file is a pipe without a writer, so the load hangs, as on a disk that does not respond.
 #[tokio::test]
-async fn a_request_gives_up_at_its_deadline_and_holds_up_nobody() {
+async fn a_hanging_load_delays_only_requests_for_its_head() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path(), &[]);
     let mut admin = server.admin().await;
@@ -330,18 +331,18 @@ async fn a_request_gives_up_at_its_deadline_and_holds_up_nobody() {
         let mut request = Request::new(classify(heads));
         request.set_timeout(Duration::from_millis(300));
         let status = client.classify(request).await.unwrap_err();
-        // Whose clock is first, the server's or the client's own, is chance.
+        // Either the server's deadline or the client's own may fire first.
         let ours = status.code() == Code::Cancelled && status.message() == "Timeout expired";
         assert!(ours || status.code() == Code::DeadlineExceeded, "{status:?}");
     }
-    let (mut patient, mut gone) = (client.clone(), client.clone());
-    let patient = tokio::spawn(async move { patient.classify(classify(&["cats"])).await });
-    let gone = tokio::spawn(async move { gone.classify(classify(&["cats"])).await });
+    let (mut first, mut second) = (client.clone(), client.clone());
+    let waiting = tokio::spawn(async move { first.classify(classify(&["cats"])).await });
+    let cancelled = tokio::spawn(async move { second.classify(classify(&["cats"])).await });
     client.classify(classify(&["dogs"])).await.unwrap();
-    gone.abort();
-    // Somebody opens the pipe's other end, and there is no file behind it.
+    cancelled.abort();
+    // Opening and closing the pipe's other end makes the load read an empty file.
     drop(std::fs::OpenOptions::new().write(true).open(&file).unwrap());
-    check_data_loss(&patient.await.unwrap().unwrap_err(), "cats", 1);
+    check_data_loss(&waiting.await.unwrap().unwrap_err(), "cats", 1);
     std::fs::remove_file(&file).unwrap();
     std::fs::write(&file, whole).unwrap();
     client.classify(classify(&["cats"])).await.unwrap();
@@ -363,19 +364,7 @@ async fn heads_are_listed_in_pages() {
     let all: Vec<String> = std::iter::once("default".into()).chain((0..12).map(name)).collect();
 
     for (size, pages) in [(5, 3), (13, 1), (12, 2), (1, 13), (0, 1), (u32::MAX, 1)] {
-        let (mut names, mut request, mut asked) = (Vec::new(), ListHeadsRequest::default(), 0);
-        request.page_size = size;
-        loop {
-            let page = admin.list_heads(request.clone()).await.unwrap().into_inner();
-            assert_eq!(page.total_size, 13);
-            names.extend(page.heads.into_iter().map(|head| head.head));
-            asked += 1;
-            request.page_token = page.next_page_token;
-            if request.page_token.is_empty() {
-                break;
-            }
-        }
-        assert_eq!((&names, asked), (&all, pages), "{size}");
+        assert_eq!(names_in_pages(&mut admin, size).await, (all.clone(), pages), "{size}");
     }
     let filtered = ListHeadsRequest {
         name_prefix: "head-1".into(),
@@ -392,7 +381,7 @@ async fn heads_are_listed_in_pages() {
         ("classifier.6", HeadTier::Hot, true)
     );
     assert_eq!(head.resident_bytes, bytes(3));
-    // A head that is new between two pages is on the second; one that went is on neither.
+    // A head that is added between two pages is on the second.
     admin.replace_head(replace("head-10b", 2, 1)).await.unwrap();
     let next = ListHeadsRequest {
         page_token: page.next_page_token,
@@ -410,75 +399,86 @@ async fn heads_are_listed_in_pages() {
     };
     assert!(list(&mut admin, none).await.is_empty());
 
-    for (request, field) in [
-        (
-            ListHeadsRequest {
-                page_token: "No Name".into(),
-                ..Default::default()
-            },
-            "page_token",
-        ),
-        (
-            ListHeadsRequest {
-                tier: 9,
-                ..Default::default()
-            },
-            "tier",
-        ),
-    ] {
-        let status = admin.list_heads(request).await.unwrap_err();
-        assert_eq!(status.code(), Code::InvalidArgument);
-        assert_eq!(
-            status.get_details_bad_request().unwrap().field_violations[0].field,
-            field
-        );
-    }
+    let page_token = ListHeadsRequest {
+        page_token: "No Name".into(),
+        ..Default::default()
+    };
+    check_invalid(&mut admin, page_token, "page_token").await;
+    let tier = ListHeadsRequest {
+        tier: 9,
+        ..Default::default()
+    };
+    check_invalid(&mut admin, tier, "tier").await;
     check_command_line(&server);
 }
 
+/// Returns the names of all heads, read in pages of `size` heads, and the number of pages.
+async fn names_in_pages(admin: &mut Admin, size: u32) -> (Vec<String>, usize) {
+    let (mut names, mut pages, mut request) = (Vec::new(), 0, ListHeadsRequest::default());
+    request.page_size = size;
+    loop {
+        let page = admin.list_heads(request.clone()).await.unwrap().into_inner();
+        assert_eq!(page.total_size, 13);
+        names.extend(page.heads.into_iter().map(|head| head.head));
+        pages += 1;
+        request.page_token = page.next_page_token;
+        if request.page_token.is_empty() {
+            return (names, pages);
+        }
+    }
+}
+
+async fn check_invalid(admin: &mut Admin, request: ListHeadsRequest, field: &str) {
+    let status = admin.list_heads(request).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+    let violations = status.get_details_bad_request().unwrap().field_violations;
+    assert_eq!(violations[0].field, field);
+}
+
 fn check_command_line(server: &Server) {
-    let list = |args: &[&str]| {
-        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_headswap"));
-        let output = command
-            .args(["head", "list", "--admin-address", &server.admin])
-            .args(args)
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap()
-    };
-    let count = |args: &[&str]| {
-        let said: serde_json::Value = serde_json::from_str(&list(&[args, &["--json"]].concat())).unwrap();
-        let heads = said["heads"].as_array().unwrap();
-        assert_eq!(said["listed"]["heads"], heads.len());
-        assert!(
-            heads
-                .iter()
-                .all(|head| head["tier"] == "hot" && head["split_layer"] == "classifier.6")
+    let cases: [(&[&str], usize); 6] = [
+        (&[], 14),
+        (&["--prefix", "head-1"], 3),
+        (&["--prefix", "head-1", "--limit", "2"], 2),
+        (&["--tier", "hot"], 14),
+        (&["--tier", "cold"], 0),
+        (&["--limit", "0"], 0),
+    ];
+    for (args, count) in cases {
+        let json = list_by_command_line(server, &[args, &["--json"]].concat());
+        let listed: serde_json::Value = serde_json::from_str(&json).unwrap();
+        let heads = listed["heads"].as_array().unwrap();
+        assert_eq!(
+            (heads.len(), &listed["listed"]["heads"]),
+            (count, &count.into()),
+            "{args:?}"
         );
-        heads.len()
-    };
-    assert_eq!(count(&[]), 14);
-    assert_eq!(count(&["--prefix", "head-1"]), 3);
-    assert_eq!(count(&["--prefix", "head-1", "--limit", "2"]), 2);
-    assert_eq!(
-        (
-            count(&["--tier", "hot"]),
-            count(&["--tier", "cold"]),
-            count(&["--limit", "0"])
-        ),
-        (14, 0, 0)
-    );
-    let table = list(&["--limit", "1"]);
+        for head in heads {
+            assert_eq!(
+                (&head["tier"], &head["split_layer"]),
+                (&"hot".into(), &"classifier.6".into())
+            );
+        }
+    }
+    let table = list_by_command_line(server, &["--limit", "1"]);
     for column in ["split layer", "bytes", "tier", "requests", "classifier.6", "hot"] {
         assert!(table.contains(column), "{table}");
     }
 }
 
-/// What many heads cost: `cargo test --release --test many_heads -- --ignored --nocapture`. Heads of 320 classes of 128
-/// features have the bytes of 10 classes of VGG16's 4096.
+fn list_by_command_line(server: &Server, args: &[&str]) -> String {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_headswap"));
+    command.args(["head", "list", "--admin-address", &server.admin]);
+    let output = command.args(args).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Prints the start time and memory of servers with many heads:
+/// `cargo test --release --test e2e price_of_many_heads -- --ignored --nocapture`. A head of 320 classes and 128 features has as
+/// many bytes as one of 10 classes and VGG16's 4096 features.
 #[test]
-#[ignore = "a measurement, with 1.7 GB on the disk"]
+#[ignore = "a benchmark that writes 1.7 GB"]
 fn the_price_of_many_heads() {
     const CLASSES: usize = 320;
     let backbone = Backbone::load(&WeightsSource::Demo, NARROW).unwrap().digest;
@@ -489,23 +489,6 @@ fn the_price_of_many_heads() {
     };
     let dir = tempfile::tempdir().unwrap();
     let store = DirStore::open(dir.path(), backbone, backbone, limits).unwrap();
-    let measure = |heads: usize, args: &[&str]| {
-        let started = Instant::now();
-        let server = Server::start(dir.path(), args);
-        let took = started.elapsed();
-        let status = std::fs::read_to_string(format!("/proc/{}/status", server.id())).unwrap();
-        let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-        let rss: f64 = rss.trim().trim_end_matches(" kB").parse().unwrap();
-        let (hot, bytes) = (
-            server.metric("headswap_head_versions{tier=\"hot\"}"),
-            server.metric("headswap_head_bytes{tier=\"hot\"}"),
-        );
-        println!(
-            "{heads} heads, {args:?}: ready after {took:?}, {hot} hot of {:.0} MB, RSS {:.0} MB",
-            bytes / 1e6,
-            rss / 1e3
-        );
-    };
     let mut saved = 0;
     for heads in [0, 1000, 10_000] {
         for head in saved..heads {
@@ -523,7 +506,25 @@ fn the_price_of_many_heads() {
             store.save(&info, &weights).unwrap();
         }
         saved = heads;
-        measure(heads, &["--heads-load", "lazy"]);
-        measure(heads, &[]);
+        measure(dir.path(), heads, &["--heads-load", "lazy"]);
+        measure(dir.path(), heads, &[]);
     }
+}
+
+fn measure(dir: &Path, heads: usize, args: &[&str]) {
+    let started = Instant::now();
+    let server = Server::start(dir, args);
+    let took = started.elapsed();
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.id())).unwrap();
+    let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    let rss: f64 = rss.trim().trim_end_matches(" kB").parse().unwrap();
+    let (hot, bytes) = (
+        server.metric("headswap_head_versions{tier=\"hot\"}"),
+        server.metric("headswap_head_bytes{tier=\"hot\"}"),
+    );
+    println!(
+        "{heads} heads, {args:?}: ready after {took:?}, {hot} hot of {:.0} MB, RSS {:.0} MB",
+        bytes / 1e6,
+        rss / 1e3
+    );
 }

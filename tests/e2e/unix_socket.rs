@@ -22,7 +22,7 @@ fn headswap(args: &[&str]) -> Output {
 }
 
 #[tokio::test]
-async fn clients_are_answered_until_the_socket_goes() {
+async fn a_unix_socket_serves_until_the_shutdown() {
     let dir = tempfile::tempdir().unwrap();
     let address = address(dir.path());
     let server = Server::start(dir.path(), &["--listen", &address]);
@@ -31,8 +31,8 @@ async fn clients_are_answered_until_the_socket_goes() {
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
     let picture = concat!(env!("CARGO_MANIFEST_DIR"), "/images/rocket.jpg");
     for address in [address.clone(), address.replace("unix:", "unix://")] {
-        let asked = headswap(&["classify", "--address", &address, picture]);
-        assert!(asked.status.success(), "{asked:?}");
+        let output = headswap(&["classify", "--address", &address, picture]);
+        assert!(output.status.success(), "{output:?}");
     }
 
     let mut requests = JoinSet::new();
@@ -40,39 +40,27 @@ async fn clients_are_answered_until_the_socket_goes() {
         let mut client = server.classifier().await;
         requests.spawn(async move { client.classify(classify(&[])).await });
     }
-    // The first answer shows that requests are under way.
+    // The first response shows that requests are in flight.
     requests.join_next().await.unwrap().unwrap().unwrap();
     server.signal(libc::SIGTERM);
     while let Some(answer) = requests.join_next().await {
         if let Err(status) = answer.unwrap() {
-            // Not accepted: it came on a connection that the server had told to go away.
+            // Not accepted: the request was sent after the GOAWAY on its connection.
             assert_eq!(status.code(), Code::Unavailable, "{status:?}");
         }
     }
     assert!(server.wait().success());
     assert!(!path.exists());
-    let asked = headswap(&["classify", "--address", &address, picture]);
-    assert_eq!(asked.status.code(), Some(3), "{asked:?}");
+    let output = headswap(&["classify", "--address", &address, picture]);
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
 }
 
 #[tokio::test]
-async fn a_dead_servers_file_is_replaced_and_a_live_servers_is_not() {
+async fn the_file_of_a_dead_server_is_replaced_and_of_a_live_one_is_not() {
     let dir = tempfile::tempdir().unwrap();
     let address = address(dir.path());
     let server = Server::start(dir.path(), &["--listen", &address]);
-    let refused = |address: &str| {
-        let listen = ["--admin-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"];
-        let second = headswap(&[&["serve", "--weights", "demo", "--listen", address][..], &listen].concat());
-        assert_eq!(second.status.code(), Some(1), "{second:?}");
-        let said = String::from_utf8(second.stderr).unwrap();
-        let expected = format!("headswap: cannot listen on {address} (--listen): ");
-        assert_eq!(
-            said.lines().filter(|line| line.starts_with(&expected)).count(),
-            1,
-            "{said}"
-        );
-    };
-    refused(&address);
+    check_refused(&address);
     server.classifier().await.classify(classify(&[])).await.unwrap();
 
     server.signal(libc::SIGKILL);
@@ -86,9 +74,20 @@ async fn a_dead_servers_file_is_replaced_and_a_live_servers_is_not() {
     let server = Server::start(dir.path(), &["--listen", &address]);
     server.classifier().await.classify(classify(&[])).await.unwrap();
 
-    // A file that is no socket is not the server's to remove.
+    // The server does not remove a file that is not a socket.
     let file = dir.path().join("file");
     fs::write(&file, "kept").unwrap();
-    refused(&format!("unix:{}", file.display()));
+    check_refused(&format!("unix:{}", file.display()));
     assert_eq!(fs::read_to_string(&file).unwrap(), "kept");
+}
+
+/// A server cannot listen at this address, and its error says so once.
+fn check_refused(address: &str) {
+    let ports = ["--admin-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"];
+    let output = headswap(&[&["serve", "--weights", "demo", "--listen", address][..], &ports].concat());
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    let expected = format!("headswap: cannot listen on {address} (--listen): ");
+    let count = stderr.lines().filter(|line| line.starts_with(&expected)).count();
+    assert_eq!(count, 1, "{stderr}");
 }

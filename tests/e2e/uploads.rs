@@ -1,6 +1,7 @@
-//! UploadHead: files in pieces, whole or not at all.
+//! UploadHead: files in chunks, stored completely or not at all.
 
 use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
 
 use headswap_model::demo_head;
 use headswap_proto::upload_head_request::Part;
@@ -38,7 +39,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The files of uploads that are under way.
+/// Returns the files of unfinished uploads.
 fn uploads(dir: &Path) -> Vec<PathBuf> {
     let backbone = std::fs::read_dir(dir).unwrap().next().unwrap().unwrap().path();
     let files = std::fs::read_dir(backbone.join(".uploads")).unwrap();
@@ -46,11 +47,11 @@ fn uploads(dir: &Path) -> Vec<PathBuf> {
 }
 
 #[tokio::test]
-async fn an_upload_is_a_replacement_in_pieces() {
+async fn an_upload_replaces_a_head_in_chunks() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path(), &[]);
     let mut admin = server.admin().await;
-    // More than a message of default size: 7 MiB.
+    // 7 MiB, more than tonic's default message limit of 4 MiB.
     const CLASSES: usize = 14_000;
     let file = safetensors(&demo_head(NARROW, CLASSES, 1), &[]);
     assert!(file.len() > 4 << 20);
@@ -89,110 +90,37 @@ async fn an_upload_is_a_replacement_in_pieces() {
     let status = send(&mut admin, parts(stale, &file, 1 << 20)).await.unwrap_err();
     assert_eq!(status.code(), Code::Aborted, "{status:?}");
 
-    // The same numbers come to the same head, however they came.
-    let replaced = admin
-        .replace_head(replace("one", 3, 7))
-        .await
-        .unwrap()
-        .into_inner()
-        .head
-        .unwrap();
-    let small = safetensors(&demo_head(NARROW, 3, 7), &[]);
-    let uploaded = send(&mut admin, parts(header("other"), &small, 7))
-        .await
-        .unwrap()
-        .head
-        .unwrap();
-    assert_eq!(uploaded.digest, replaced.digest);
-    let results = server
-        .classifier()
-        .await
-        .classify(classify(&["one", "other", "wide"]))
-        .await
-        .unwrap();
-    let results = results.into_inner().results;
-    assert_eq!(results[0].logits, results[1].logits);
-    assert_eq!(
-        results[2].predictions[0].label,
-        format!("class {}", results[2].predictions[0].index)
-    );
+    let request = classify(&["wide"]);
+    let response = server.classifier().await.classify(request).await.unwrap();
+    let best = &response.into_inner().results[0].predictions[0];
+    assert_eq!(best.label, format!("class {}", best.index));
     assert!(uploads(dir.path()).is_empty());
 }
 
 #[tokio::test]
-async fn wrong_uploads_are_refused_and_leave_nothing() {
+async fn an_uploaded_head_equals_a_replaced_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), &[]);
+    let mut admin = server.admin().await;
+    let replaced = admin.replace_head(replace("one", 3, 7)).await.unwrap().into_inner();
+    let file = safetensors(&demo_head(NARROW, 3, 7), &[]);
+    let uploaded = send(&mut admin, parts(header("other"), &file, 7)).await.unwrap();
+    assert_eq!(uploaded.head.unwrap().digest, replaced.head.unwrap().digest);
+    let request = classify(&["one", "other"]);
+    let response = server.classifier().await.classify(request).await.unwrap();
+    let results = response.into_inner().results;
+    assert_eq!(results[0].logits, results[1].logits);
+}
+
+#[tokio::test]
+async fn invalid_uploads_are_refused_and_leave_no_file() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path(), &["--upload-bytes-max", "100000"]);
     let mut admin = server.admin().await;
     admin.replace_head(replace("cats", 2, 1)).await.unwrap();
     let file = safetensors(&demo_head(NARROW, 2, 2), &[]);
     let length = file.len() as u64;
-    let size = |size_bytes| UploadHeadHeader {
-        size_bytes,
-        ..header("cats")
-    };
-    let chunk = |bytes: usize| part(Part::Chunk(vec![0; bytes].into()));
-    let invalid = Code::InvalidArgument;
-    let whole = || parts(header("cats"), &file, 1000);
-    let cases: Vec<(Vec<UploadHeadRequest>, Code, &str)> = vec![
-        (Vec::new(), invalid, "first message must hold the header"),
-        (whole().split_off(1), invalid, "first message must hold the header"),
-        (
-            vec![UploadHeadRequest::default()],
-            invalid,
-            "neither a header nor a chunk",
-        ),
-        ([whole(), whole()].concat(), invalid, "there is a second one"),
-        (vec![part(Part::Header(header("cats")))], invalid, "it is empty"),
-        (parts(header("No Name"), &file, 1000), invalid, "no name for a head"),
-        (parts(size(length + 1), &file, 1000), invalid, "of the announced"),
-        (parts(size(length - 1), &file, 1000), invalid, "more than the announced"),
-        (
-            parts(size(100_001), &file, 1000),
-            Code::ResourceExhausted,
-            "raise --upload-bytes-max",
-        ),
-        (
-            vec![part(Part::Header(header("cats"))), chunk(60_000), chunk(60_000)],
-            Code::ResourceExhausted,
-            "raise --upload-bytes-max",
-        ),
-        (
-            vec![part(Part::Header(header("cats"))), chunk((4 << 20) + 1)],
-            invalid,
-            "send more of them",
-        ),
-        (
-            parts(
-                UploadHeadHeader {
-                    sha256: hex(&Sha256::digest(b"another")),
-                    ..header("cats")
-                },
-                &file,
-                1000,
-            ),
-            invalid,
-            "another was announced; send it again",
-        ),
-        (
-            parts(header("cats"), &file[..file.len() - 1], 1000),
-            invalid,
-            "safetensors file is damaged",
-        ),
-        (
-            parts(
-                UploadHeadHeader {
-                    labels: vec!["one".into()],
-                    ..header("cats")
-                },
-                &file,
-                1000,
-            ),
-            invalid,
-            "1 for 2 classes",
-        ),
-    ];
-    for (parts, code, text) in cases {
+    for (parts, code, text) in invalid_uploads(&file) {
         let status = send(&mut admin, parts).await.expect_err(text);
         assert_eq!(status.code(), code, "{status:?}");
         assert!(status.message().contains(text), "{status:?} lacks {text:?}");
@@ -217,7 +145,82 @@ async fn wrong_uploads_are_refused_and_leave_nothing() {
     assert!(uploads(dir.path()).is_empty());
 }
 
-/// An upload that has sent a header and a piece, and does not end.
+/// Returns invalid uploads of a valid `file`, each with the error's code and a part of its message.
+fn invalid_uploads(file: &[u8]) -> Vec<(Vec<UploadHeadRequest>, Code, &'static str)> {
+    let (length, invalid) = (file.len() as u64, Code::InvalidArgument);
+    let whole = parts(header("cats"), file, 1000);
+    vec![
+        (Vec::new(), invalid, "first message must hold the header"),
+        (whole[1..].to_vec(), invalid, "first message must hold the header"),
+        (
+            vec![UploadHeadRequest::default()],
+            invalid,
+            "neither a header nor a chunk",
+        ),
+        ([whole.clone(), whole].concat(), invalid, "a second header"),
+        (vec![part(Part::Header(header("cats")))], invalid, "it is empty"),
+        (parts(header("No Name"), file, 1000), invalid, "no name for a head"),
+        (parts(sized(length + 1), file, 1000), invalid, "of the announced"),
+        (parts(sized(length - 1), file, 1000), invalid, "more than the announced"),
+        (
+            parts(sized(100_001), file, 1000),
+            Code::ResourceExhausted,
+            "raise --upload-bytes-max",
+        ),
+        (
+            vec![part(Part::Header(header("cats"))), zeros(60_000), zeros(60_000)],
+            Code::ResourceExhausted,
+            "raise --upload-bytes-max",
+        ),
+        (
+            vec![part(Part::Header(header("cats"))), zeros((4 << 20) + 1)],
+            invalid,
+            "send the file in smaller chunks",
+        ),
+        (
+            parts(
+                UploadHeadHeader {
+                    sha256: hex(&Sha256::digest(b"another")),
+                    ..header("cats")
+                },
+                file,
+                1000,
+            ),
+            invalid,
+            "another was announced; send it again",
+        ),
+        (
+            parts(header("cats"), &file[..file.len() - 1], 1000),
+            invalid,
+            "safetensors file is damaged",
+        ),
+        (
+            parts(
+                UploadHeadHeader {
+                    labels: vec!["one".into()],
+                    ..header("cats")
+                },
+                file,
+                1000,
+            ),
+            invalid,
+            "1 for 2 classes",
+        ),
+    ]
+}
+
+fn sized(size_bytes: u64) -> UploadHeadHeader {
+    UploadHeadHeader {
+        size_bytes,
+        ..header("cats")
+    }
+}
+
+fn zeros(bytes: usize) -> UploadHeadRequest {
+    part(Part::Chunk(vec![0; bytes].into()))
+}
+
+/// Starts an upload that sends a header and a chunk, and then neither ends nor fails.
 async fn unfinished(server: &Server) -> (mpsc::Sender<UploadHeadRequest>, tokio::task::JoinHandle<()>) {
     let (sender, receiver) = mpsc::channel(4);
     sender.send(part(Part::Header(header("slow")))).await.unwrap();
@@ -225,21 +228,24 @@ async fn unfinished(server: &Server) -> (mpsc::Sender<UploadHeadRequest>, tokio:
     let mut admin = server.admin().await;
     let upload = tokio::spawn(async move {
         let answer = admin.upload_head(ReceiverStream::new(receiver)).await;
-        panic!("it never ends: {answer:?}");
+        panic!("the upload ended: {answer:?}");
     });
     (sender, upload)
 }
 
-/// Waits until the piece has come to the disk.
+/// Waits until the chunk has been written to the disk.
 async fn arrived(dir: &Path) {
-    let whole = |file: &PathBuf| file.metadata().is_ok_and(|file| file.len() == 1000);
-    while !uploads(dir).iter().any(whole) {
+    while !uploads(dir).iter().any(|file| has_chunk(file)) {
         tokio::task::yield_now().await;
     }
 }
 
+fn has_chunk(file: &Path) -> bool {
+    file.metadata().is_ok_and(|file| file.len() == 1000)
+}
+
 #[tokio::test]
-async fn uploads_are_bounded_and_a_client_that_goes_leaves_nothing() {
+async fn uploads_are_limited_and_a_cancelled_one_leaves_no_file() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path(), &["--uploads-max", "1"]);
     let (_sender, upload) = unfinished(&server).await;
@@ -255,7 +261,7 @@ async fn uploads_are_bounded_and_a_client_that_goes_leaves_nothing() {
         status.get_details_quota_failure().unwrap().violations[0].subject,
         "--uploads-max"
     );
-    // The others go on meanwhile.
+    // Other replacements are not affected.
     admin.replace_head(replace("cats", 2, 1)).await.unwrap();
 
     upload.abort();
@@ -272,7 +278,7 @@ async fn uploads_are_bounded_and_a_client_that_goes_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn an_upload_that_kill_9_ends_leaves_nothing() {
+async fn an_upload_ended_by_kill_9_leaves_no_file_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path(), &[]);
     let (_sender, upload) = unfinished(&server).await;
@@ -294,41 +300,40 @@ async fn an_upload_that_kill_9_ends_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn the_command_line_uploads_what_is_large() {
+async fn the_command_line_uploads_large_files() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path(), &[]);
     let files = tempfile::tempdir().unwrap();
-    let replace = |classes: usize, args: &[&str]| {
-        let path = files.path().join(format!("{classes}.safetensors"));
-        std::fs::write(&path, safetensors(&demo_head(NARROW, classes, 1), &[])).unwrap();
-        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_headswap"));
-        command.args([
-            "head",
-            "replace",
-            "cats",
-            path.to_str().unwrap(),
-            "--admin-address",
-            &server.admin,
-        ]);
-        command.args(args).output().unwrap()
-    };
-    let requests = |method: &str| server.metric(&format!("headswap_requests_total{{method=\"{method}\",code=\"Ok\"}}"));
-    let output = replace(2, &["--json"]);
+    let (small, large) = (files.path().join("small"), files.path().join("large"));
+    std::fs::write(&small, safetensors(&demo_head(NARROW, 2, 1), &[])).unwrap();
+    std::fs::write(&large, safetensors(&demo_head(NARROW, 10_000, 1), &[])).unwrap();
+    let output = replace_cats(&server, &small, &["--json"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let output = replace(10_000, &["--json", "--annotate", "run=7", "--expected-version", "1"]);
+    let flags = ["--json", "--annotate", "run=7", "--expected-version", "1"];
+    let output = replace_cats(&server, &large, &flags);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(
-        (&said["head"]["version"], &said["previous_version"]),
+        (&answer["head"]["version"], &answer["previous_version"]),
         (&2.into(), &1.into())
     );
     assert_eq!(
-        (&said["head"]["annotations"]["run"], &said["head"]["classes"]),
+        (&answer["head"]["annotations"]["run"], &answer["head"]["classes"]),
         (&"7".into(), &10_000.into())
     );
-    assert_eq!((requests("ReplaceHead"), requests("UploadHead")), (1.0, 1.0));
-    let output = replace(10_000, &["--expected-version", "1"]);
+    for method in ["ReplaceHead", "UploadHead"] {
+        let name = format!("headswap_requests_total{{method=\"{method}\",code=\"Ok\"}}");
+        assert_eq!(server.metric(&name), 1.0, "{method}");
+    }
+    let output = replace_cats(&server, &large, &["--expected-version", "1"]);
     assert_eq!(output.status.code(), Some(1));
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert!(said.contains("Aborted: the live version is 2, not 1"), "{said}");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.contains("Aborted: the live version is 2, not 1"), "{stderr}");
+}
+
+fn replace_cats(server: &Server, file: &Path, flags: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_headswap"));
+    command.args(["head", "replace", "cats"]).arg(file);
+    command.args(["--admin-address", &server.admin]).args(flags);
+    command.output().unwrap()
 }

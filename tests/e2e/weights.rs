@@ -1,4 +1,4 @@
-//! `headswap weights`: files are inspected, converted, and fetched from servers that behave and misbehave.
+//! `headswap weights`: inspecting, converting, and fetching files from correct and faulty servers.
 
 use std::collections::HashMap;
 use std::fs;
@@ -21,7 +21,7 @@ fn fixture(name: &str) -> PathBuf {
 fn weights(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_headswap"));
     command.arg("weights").args(args).env_remove("HEADSWAP_WEIGHTS_MIRROR");
-    // No proxy of the machine's shall stand between the test and its own server.
+    // The test's own server must be reached without a proxy.
     for name in ["http_proxy", "https_proxy", "all_proxy"] {
         command.env_remove(name).env_remove(name.to_uppercase());
     }
@@ -33,11 +33,11 @@ fn stdout(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
-/// The last line of what a failed command says.
+/// Returns the last line of a failed command's errors.
 fn stderr(output: &Output) -> String {
     assert_eq!(output.status.code(), Some(1), "{output:?}");
-    let said = String::from_utf8(output.stderr.clone()).unwrap();
-    said.lines().last().unwrap().to_owned()
+    let text = String::from_utf8(output.stderr.clone()).unwrap();
+    text.lines().last().unwrap().to_owned()
 }
 
 fn names_in(folder: &Path) -> Vec<String> {
@@ -50,7 +50,7 @@ fn names_in(folder: &Path) -> Vec<String> {
 }
 
 #[test]
-fn inspect_shows_names_digests_and_what_a_file_fits() {
+fn inspect_shows_names_digests_and_the_matching_architecture() {
     let path = fixture("narrow_timm_bf16.pth");
     let text = stdout(&weights(&["inspect", path.to_str().unwrap()]).output().unwrap());
     for part in [
@@ -82,26 +82,29 @@ fn inspect_shows_names_digests_and_what_a_file_fits() {
         backbone.parameters["classifier.0.weight"].digest().to_string()
     );
 
-    let inspect = |name: &str| weights(&["inspect", fixture(name).to_str().unwrap()]).output().unwrap();
     let small = stdout(&inspect("zip_f32.pth"));
     assert!(
         small.contains("fits neither as a backbone nor as a head: features.0.weight has shape"),
         "{small}"
     );
-    let said = stderr(&inspect("legacy_os_system.pth"));
+    let error = stderr(&inspect("legacy_os_system.pth"));
     assert!(
-        said.contains("legacy_os_system.pth: the file asks Python to run posix.system;"),
-        "{said}"
+        error.contains("legacy_os_system.pth: the file asks Python to run posix.system;"),
+        "{error}"
     );
+}
+
+fn inspect(name: &str) -> Output {
+    weights(&["inspect", fixture(name).to_str().unwrap()]).output().unwrap()
 }
 
 fn digests(path: &Path) -> HashMap<String, Digest> {
     let checkpoint = Checkpoint::open(path).unwrap();
-    let read = |entry| checkpoint.read(entry).unwrap().digest();
-    checkpoint
-        .tensors()
-        .map(|entry| (entry.name.clone(), read(entry)))
-        .collect()
+    let mut digests = HashMap::new();
+    for entry in checkpoint.tensors() {
+        digests.insert(entry.name.clone(), checkpoint.read(entry).unwrap().digest());
+    }
+    digests
 }
 
 #[test]
@@ -117,12 +120,12 @@ fn convert_writes_the_same_numbers_in_every_dtype() {
         for dtype in ["f32", "f16", "bf16"] {
             let output = folder.path().join(format!("{input}.{dtype}.safetensors"));
             let (from, to) = (fixture(input), output.to_str().unwrap());
-            let said = stdout(
+            let text = stdout(
                 &weights(&["convert", from.to_str().unwrap(), to, "--dtype", dtype])
                     .output()
                     .unwrap(),
             );
-            assert!(said.contains("10 tensors"), "{said}");
+            assert!(text.contains("10 tensors"), "{text}");
             assert_eq!(digests(&output), expected, "{input} as {dtype}");
             let bytes = fs::read(&output).unwrap();
             let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
@@ -145,41 +148,38 @@ fn convert_writes_the_same_numbers_in_every_dtype() {
 }
 
 #[test]
-fn a_failed_conversion_leaves_nothing() {
+fn a_failed_conversion_leaves_no_file() {
     let folder = tempfile::tempdir().unwrap();
     let large = folder.path().join("large.safetensors");
     let mut parameters = headswap_model::demo_head(Architecture::Vgg16Narrow, 2, 1);
     Arc::make_mut(parameters.get_mut("classifier.6.weight").unwrap()).values[200] = 70_000.0;
     fs::write(&large, crate::support::safetensors(&parameters, &[])).unwrap();
-    let to = folder.path().join("out.safetensors");
-    let convert = |from: &Path| {
-        let args = [
-            "convert",
-            from.to_str().unwrap(),
-            to.to_str().unwrap(),
-            "--dtype",
-            "f16",
-        ];
-        stderr(&weights(&args).output().unwrap())
-    };
-    let said = convert(&large);
+    let output = folder.path().join("out.safetensors");
+    let error = failed_conversion(&large, &output);
     assert!(
-        said.contains("classifier.6.weight holds 70000 at element 200, which is too large for F16"),
-        "{said}"
+        error.contains("classifier.6.weight holds 70000 at element 200, which is too large for F16"),
+        "{error}"
     );
-    assert!(convert(&fixture("zip_os_system.pth")).contains("posix.system"));
-    assert!(convert(Path::new("no-such-file")).contains("cannot read the file"));
+    assert!(failed_conversion(&fixture("zip_os_system.pth"), &output).contains("posix.system"));
+    assert!(failed_conversion(Path::new("no-such-file"), &output).contains("cannot read the file"));
     assert_eq!(names_in(folder.path()), ["large.safetensors"]);
 }
 
-/// What a client sent: the path and the headers, in lower case.
+/// Returns the error of a conversion to f16.
+fn failed_conversion(from: &Path, to: &Path) -> String {
+    let mut command = weights(&["convert"]);
+    command.args([from, to]).args(["--dtype", "f16"]);
+    stderr(&command.output().unwrap())
+}
+
+/// A client's request: the path, and the headers with names in lower case.
 #[derive(Clone, Debug)]
 struct Request {
     path: String,
     headers: HashMap<String, String>,
 }
 
-/// What it is to get; a `cut` body ends early and the connection with it.
+/// A server's response. With `cut`, the connection ends after that many bytes of the body.
 #[derive(Default)]
 struct Answer {
     status: &'static str,
@@ -189,7 +189,7 @@ struct Answer {
 }
 
 impl Answer {
-    fn whole(content: &[u8]) -> Self {
+    fn full(content: &[u8]) -> Self {
         Self {
             status: "200 OK",
             headers: vec!["etag: \"one\"".into()],
@@ -198,10 +198,10 @@ impl Answer {
         }
     }
 
-    /// As a server that knows ranges answers.
+    /// Returns the response of a server that supports range requests.
     fn to(request: &Request, content: &[u8]) -> Self {
         let Some(range) = request.headers.get("range") else {
-            return Self::whole(content);
+            return Self::full(content);
         };
         let start: usize = range
             .strip_prefix("bytes=")
@@ -232,7 +232,7 @@ impl Answer {
     }
 }
 
-/// A server on a free port that answers request number n with `answer(n, request)`.
+/// A server on a free port, whose response to request number n is `answer(n, request)`.
 struct FileServer {
     url: String,
     requests: Arc<Mutex<Vec<Request>>>,
@@ -244,7 +244,7 @@ impl FileServer {
         let url = format!("http://{}", listener.local_addr().unwrap());
         let requests: Arc<Mutex<Vec<Request>>> = Arc::default();
         let seen = Arc::clone(&requests);
-        // Ends with the test's process.
+        // The thread ends with the test's process.
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let mut stream = stream.unwrap();
@@ -282,7 +282,7 @@ impl FileServer {
     }
 }
 
-/// A file of generated numbers, a name that carries its checksum, and a folder to fetch it into.
+/// A generated file, its name with its checksum, and the directory to fetch it into.
 struct Download {
     content: Vec<u8>,
     name: String,
@@ -319,16 +319,13 @@ impl Download {
         weights(&args).args(more).output().unwrap()
     }
 
-    /// The file is there, whole, and nothing of the download is left.
+    /// Checks that the file is complete and that no partial file is left. Returns the command's output.
     fn assert_fetched(&self, output: &Output) -> String {
-        let said = stdout(output);
-        assert!(
-            fs::read(self.output()).unwrap() == self.content,
-            "the content is another"
-        );
+        let text = stdout(output);
+        assert!(fs::read(self.output()).unwrap() == self.content, "the content differs");
         let labels = self.name.replace(".safetensors", ".labels.txt");
         assert_eq!(names_in(self.folder.path()), [labels, self.name.clone()]);
-        said
+        text
     }
 }
 
@@ -340,11 +337,11 @@ fn sha256(content: &[u8]) -> String {
 }
 
 #[test]
-fn a_file_is_fetched_checked_and_ready_to_serve() {
+fn a_fetched_file_is_checked_and_ready_to_serve() {
     let download = Download::new();
     let content = download.content.clone();
     let server = FileServer::start(move |_, request| Answer::to(request, &content));
-    let said = download.assert_fetched(&download.fetch(&server, &[]));
+    let text = download.assert_fetched(&download.fetch(&server, &[]));
     let (path, labels) = (download.output(), download.output().with_extension("labels.txt"));
     let serve = format!(
         "headswap serve --weights {} --arch vgg16-narrow --labels {}",
@@ -352,8 +349,8 @@ fn a_file_is_fetched_checked_and_ready_to_serve() {
         labels.display()
     );
     assert!(
-        said.starts_with(&format!("{}\n", path.display())) && said.contains(&serve),
-        "{said}"
+        text.starts_with(&format!("{}\n", path.display())) && text.contains(&serve),
+        "{text}"
     );
     assert_eq!(fs::read_to_string(labels).unwrap().lines().count(), 1000);
 
@@ -361,7 +358,7 @@ fn a_file_is_fetched_checked_and_ready_to_serve() {
     assert_eq!(requests.len(), 1);
     assert_eq!(requests[0].path, format!("/models/{}?x=y", download.name));
     assert!(requests[0].headers["user-agent"].starts_with("headswap/"));
-    // A second run finds it and asks nobody.
+    // A second run finds the file and sends no request.
     download.assert_fetched(&download.fetch(&server, &[]));
     assert_eq!(server.requests().len(), 1);
 }
@@ -371,7 +368,7 @@ fn a_broken_connection_is_resumed_where_it_broke() {
     let download = Download::new();
     let content = download.content.clone();
     let server = FileServer::start(move |number, request| match number {
-        0 => Answer::whole(&content).cut(100_000),
+        0 => Answer::full(&content).cut(100_000),
         1 => Answer::to(request, &content).cut(50_000),
         _ => Answer::to(request, &content),
     });
@@ -385,21 +382,21 @@ fn a_broken_connection_is_resumed_where_it_broke() {
 }
 
 #[test]
-fn a_later_run_goes_on_with_what_an_earlier_one_kept() {
+fn a_later_run_resumes_the_partial_file() {
     let download = Download::new();
     let content = download.content.clone();
     let server = FileServer::start(move |number, request| match number {
-        0 => Answer::whole(&content).cut(100_000),
+        0 => Answer::full(&content).cut(100_000),
         1 => Answer {
             status: "503 Service Unavailable",
             ..Answer::default()
         },
         _ => Answer::to(request, &content),
     });
-    let said = stderr(&download.fetch(&server, &["--retries", "0"]));
+    let error = stderr(&download.fetch(&server, &["--retries", "0"]));
     assert!(
-        said.contains("run the same command again to go on, 100000 bytes are kept in "),
-        "{said}"
+        error.contains("run the same command again to go on, 100000 bytes are kept in "),
+        "{error}"
     );
     let partial = format!("{}.partial", download.name);
     assert_eq!(
@@ -412,28 +409,28 @@ fn a_later_run_goes_on_with_what_an_earlier_one_kept() {
 }
 
 #[test]
-fn a_server_without_ranges_and_a_changed_file_start_anew() {
+fn without_ranges_the_download_restarts() {
     let download = Download::new();
     let content = download.content.clone();
     let server = FileServer::start(move |number, _| match number {
-        // The beginning of another file.
+        // A part of another file.
         0 => Answer {
             body: vec![7; content.len()],
-            ..Answer::whole(&content)
+            ..Answer::full(&content)
         }
         .cut(100_000),
-        _ => Answer::whole(&content),
+        _ => Answer::full(&content),
     });
     download.assert_fetched(&download.fetch(&server, &[]));
     assert_eq!(server.requests()[1].headers["range"], "bytes=100000-");
 }
 
 #[test]
-fn a_part_that_was_not_asked_for_is_not_taken() {
+fn a_wrong_range_is_rejected() {
     let download = Download::new();
     let content = download.content.clone();
     let server = FileServer::start(move |number, request| match number {
-        0 => Answer::whole(&content).cut(100_000),
+        0 => Answer::full(&content).cut(100_000),
         1 => {
             let mut answer = Answer::to(request, &content);
             answer.headers = vec![format!(
@@ -450,90 +447,88 @@ fn a_part_that_was_not_asked_for_is_not_taken() {
 }
 
 #[test]
-fn a_partial_file_that_is_already_whole_needs_no_more() {
+fn a_complete_partial_file_is_accepted() {
     let download = Download::new();
     let partial = download.folder.path().join(format!("{}.partial", download.name));
     fs::write(&partial, &download.content).unwrap();
     let content = download.content.clone();
     let server = FileServer::start(move |_, request| Answer::to(request, &content));
     download.assert_fetched(&download.fetch(&server, &[]));
-    // One that is too long is of another file.
+    // A partial file that is too long belongs to another file.
     fs::remove_file(download.output()).unwrap();
     fs::write(&partial, [&download.content[..], b"more"].concat()).unwrap();
     download.assert_fetched(&download.fetch(&server, &[]));
 }
 
 #[test]
-fn another_checksum_is_refused_and_thrown_away() {
+fn a_file_with_another_checksum_is_refused_and_deleted() {
     let download = Download::new();
     let mut other = download.content.clone();
     *other.last_mut().unwrap() ^= 1;
     let actual = sha256(&other);
     let server = FileServer::start(move |_, request| Answer::to(request, &other));
-    let said = stderr(&download.fetch(&server, &[]));
+    let error = stderr(&download.fetch(&server, &[]));
     assert!(
-        said.contains(&format!(
+        error.contains(&format!(
             "has the SHA-256 {actual}, {} is expected",
             &download.name[7..15]
         )),
-        "{said}"
+        "{error}"
     );
     assert!(names_in(download.folder.path()).is_empty());
-    // Given in full, it counts more than the name.
-    let said = stderr(&download.fetch(&server, &["--sha256", &"0".repeat(64)]));
-    assert!(said.contains(&format!("{} is expected", "0".repeat(64))), "{said}");
+    // --sha256 overrides the checksum in the name.
+    let error = stderr(&download.fetch(&server, &["--sha256", &"0".repeat(64)]));
+    assert!(error.contains(&format!("{} is expected", "0".repeat(64))), "{error}");
     let fetched = download.fetch(&server, &["--sha256", &actual.to_uppercase()]);
     assert!(stdout(&fetched).contains("headswap serve"));
-    // A file that is there is not touched.
-    let said = stderr(&download.fetch(&server, &[]));
-    assert!(said.contains("is there already and has the SHA-256"), "{said}");
+    // An existing file is not changed.
+    let error = stderr(&download.fetch(&server, &[]));
+    assert!(error.contains("is there already and has the SHA-256"), "{error}");
     assert_eq!(sha256(&fs::read(download.output()).unwrap()), actual);
 }
 
 #[test]
-fn what_is_not_there_is_not_tried_again() {
+fn a_404_is_not_retried() {
     let download = Download::new();
     let server = FileServer::start(|_, _| Answer {
         status: "404 Not Found",
         ..Answer::default()
     });
     let output = download.fetch(&server, &[]);
-    let said = stderr(&output);
-    assert!(said.contains("answers 404 Not Found; check the URL"), "{said}");
+    let error = stderr(&output);
+    assert!(error.contains("answers 404 Not Found; check the URL"), "{error}");
     assert_eq!(server.requests().len(), 1);
     let failing = FileServer::start(|_, _| Answer {
         status: "500 Internal Server Error",
         ..Answer::default()
     });
-    let said = stderr(&download.fetch(&failing, &["--retries", "2"]));
-    assert!(said.contains("the server answers 500 Internal Server Error"), "{said}");
+    let error = stderr(&download.fetch(&failing, &["--retries", "2"]));
+    assert!(
+        error.contains("the server answers 500 Internal Server Error"),
+        "{error}"
+    );
     assert_eq!(failing.requests().len(), 3);
     assert!(names_in(download.folder.path()).is_empty());
     for url in ["no url", "ftp://127.0.0.1/x-01234567.pth", "http://127.0.0.1:1/"] {
-        let said = stderr(&weights(&["fetch", "--url", url, "--retries", "0"]).output().unwrap());
-        assert!(said.contains(url), "{said}");
+        let error = stderr(&weights(&["fetch", "--url", url, "--retries", "0"]).output().unwrap());
+        assert!(error.contains(url), "{error}");
     }
 }
 
 #[test]
-fn a_mirror_takes_the_place_of_pytorchs_server() {
+fn a_mirror_replaces_pytorchs_server() {
     let download = Download::new();
     let sha256 = sha256(&download.content);
     let content = download.content.clone();
     let server = FileServer::start(move |_, request| Answer::to(request, &content));
     let cache = download.folder.path();
-    let fetch = |mirror: &str, more: &[&str]| {
-        let mut command = weights(&["fetch"]);
-        command
-            .args(more)
-            .env("XDG_CACHE_HOME", cache)
-            .env("HEADSWAP_WEIGHTS_MIRROR", mirror);
-        command.output().unwrap()
-    };
-    let mirror = format!("{}/pytorch/", server.url);
-    // The name promises torchvision's file, which this is not.
-    assert!(stderr(&fetch(&mirror, &[])).contains("397923af is expected"));
-    assert!(stdout(&fetch(&mirror, &["--sha256", &sha256])).contains("vgg16-397923af.pth"));
+    let mut fetch = weights(&["fetch"]);
+    fetch.env("XDG_CACHE_HOME", cache);
+    fetch.env("HEADSWAP_WEIGHTS_MIRROR", format!("{}/pytorch/", server.url));
+    // The name has the checksum of torchvision's file, which this is not.
+    assert!(stderr(&fetch.output().unwrap()).contains("397923af is expected"));
+    fetch.args(["--sha256", &sha256]);
+    assert!(stdout(&fetch.output().unwrap()).contains("vgg16-397923af.pth"));
     assert_eq!(server.requests()[1].path, "/pytorch/vgg16-397923af.pth");
     let names = names_in(&cache.join("headswap/weights"));
     assert_eq!(names, ["vgg16-397923af.labels.txt", "vgg16-397923af.pth"]);

@@ -1,4 +1,4 @@
-//! What a program that starts the server reads from its standard output, one line of JSON each.
+//! Announcements for the program that starts the server: JSON lines on standard output.
 
 use std::io::Write as _;
 
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::ports::Listeners;
 
-/// Says where the server listens, if that is asked for by `--announce`, and when it is ready.
+/// Announces that the server is ready, and with `--announce` its addresses, too.
 pub(super) struct Announcer {
     addresses: bool,
 }
@@ -20,18 +20,18 @@ impl Announcer {
         for (kind, address) in listeners.addresses() {
             tracing::info!(port = kind, %address, "listening");
             if self.addresses {
-                line(&json!({ "listening": kind, "address": address.to_string() }));
+                print_line(&json!({ "listening": kind, "address": address.to_string() }));
             }
         }
     }
 
     pub fn ready(&self) {
-        line(&json!({ "ready": true }));
+        print_line(&json!({ "ready": true }));
     }
 }
 
-/// A closed standard output is no reason to stop serving.
-fn line(value: &Value) {
+/// Ignores errors: the server keeps serving when its standard output is closed.
+fn print_line(value: &Value) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{value}").and_then(|()| out.flush());
 }

@@ -1,24 +1,24 @@
-//! Why a server did not start or did not end well.
+//! The errors that end the server.
 
 use std::io;
 use std::time::Duration;
 
 use crate::settings::ListenAddress;
 
-/// Why the server did not start or did not end well.
+/// Why the server did not start, or failed while it served or shut down.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
-    /// Settings that cannot work; each on a line.
+    /// Invalid settings, one on each line.
     #[error("{0}")]
     Settings(String),
-    /// An address that cannot be listened on.
+    /// An address could not be bound.
     #[error("cannot listen on {address} (--{flag}): {source}; is another server running there?")]
     Listen {
-        /// The flag that named it.
+        /// The flag that sets the address.
         flag: &'static str,
-        /// What was asked for.
+        /// The address.
         address: ListenAddress,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// The backbone could not be loaded.
@@ -33,7 +33,7 @@ pub enum ServerError {
     /// The heads could not be loaded.
     #[error(transparent)]
     Heads(#[from] headswap_heads::HeadError),
-    /// The system gave no thread, or a file could not be read.
+    /// The system could not start a thread, or a file could not be read.
     #[error("{0}")]
     Io(#[from] io::Error),
     /// A port stopped accepting connections while serving.
@@ -42,10 +42,10 @@ pub enum ServerError {
     /// A device no longer computes.
     #[error("the device no longer computes ({0}); the server has stopped, so that its supervisor can restart it")]
     Device(String),
-    /// Accepted requests were not answered when the drain's time was up.
+    /// Accepted requests were still unanswered at the end of the drain.
     #[error("{left} accepted requests were still unanswered after {longest:?} of draining (--drain-ms-max)")]
     Drain {
-        /// How many.
+        /// The number of unanswered requests.
         left: usize,
         /// `--drain-ms-max`.
         longest: Duration,

@@ -1,4 +1,4 @@
-//! `grpc.health.v1` and readiness: one truth for both.
+//! The server's health, for `grpc.health.v1` and the HTTP probes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,10 +16,10 @@ use tonic_health::server::{HealthReporter, HealthService};
 use crate::edge::deadline;
 use crate::edge::services::{ADMINISTRATION, CLASSIFICATION, PortServices};
 
-/// The name of the server as a whole; every port answers for it, and for its own services by their names.
+/// The health service's name for the whole server. Every port reports it, besides its own services.
 const SERVER: &str = "";
 
-/// Whether the server is ready and alive, for anyone who asks over HTTP.
+/// The state behind `/readyz` and `/healthz`. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Readiness(Arc<Flags>);
 
@@ -31,25 +31,25 @@ struct Flags {
 }
 
 impl Readiness {
-    /// Whether requests are answered.
-    pub fn get(&self) -> bool {
+    /// Returns true while requests are served.
+    pub fn is_ready(&self) -> bool {
         self.0.ready.load(Ordering::Acquire)
     }
 
-    /// Whether the process need not be started anew.
+    /// Returns false if the process must be restarted.
     pub fn is_alive(&self) -> bool {
         !self.0.dead.load(Ordering::Acquire)
     }
 }
 
-/// Health whose watches end with a drain, which would otherwise wait for them for ever.
-pub(super) struct EndingWatch {
+/// The health service of a port. Its watches end with a drain, which would otherwise wait for them without end.
+pub(super) struct DrainingHealth {
     statuses: HealthService,
     lifecycle: Lifecycle,
 }
 
 #[tonic::async_trait]
-impl HealthRpc for EndingWatch {
+impl HealthRpc for DrainingHealth {
     type WatchStream = BoxStream<'static, Result<HealthCheckResponse, Status>>;
 
     async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
@@ -57,16 +57,16 @@ impl HealthRpc for EndingWatch {
     }
 
     async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        let deadline = deadline::of(&request);
+        let deadline = deadline::from_request(&request);
         let statuses = self.statuses.watch(request).await?.into_inner();
-        // The end may overtake the last change, so that is told again.
+        // The end of the watch may overtake the last change, so the last change is sent again.
         let last = HealthCheckResponse {
             status: ServingStatus::NotServing as i32,
         };
         let draining = self.lifecycle.draining().map(move |()| Ok(last));
         let passed = expired(deadline).map(Err);
         let end = future::select(Box::pin(draining), Box::pin(passed)).map(|ended| ended.factor_first().0);
-        // The end's own value is the last item.
+        // The stream stops at `end`, whose value is the last item.
         let end = end.shared();
         let statuses = statuses.take_until(end.clone()).chain(stream::once(end));
         Ok(Response::new(statuses.boxed()))
@@ -79,7 +79,7 @@ async fn expired(deadline: Option<Instant>) -> Status {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => future::pending().await,
     }
-    Status::deadline_exceeded("the deadline passed while the health was watched")
+    Status::deadline_exceeded("the deadline passed during the watch")
 }
 
 /// The health of one gRPC port's services.
@@ -90,17 +90,17 @@ pub(super) struct PortHealth {
 }
 
 impl PortHealth {
-    fn of(port: PortServices) -> Self {
+    fn new(port: PortServices) -> Self {
         Self {
             reporter: HealthReporter::new(),
             names: port.names,
         }
     }
 
-    /// The health service of the port.
-    pub fn service(&self, lifecycle: &Lifecycle) -> HealthServer<EndingWatch> {
+    /// Returns the port's health service.
+    pub fn service(&self, lifecycle: &Lifecycle) -> HealthServer<DrainingHealth> {
         let statuses = HealthService::from_health_reporter(self.reporter.clone());
-        HealthServer::new(EndingWatch {
+        HealthServer::new(DrainingHealth {
             statuses,
             lifecycle: lifecycle.clone(),
         })
@@ -113,7 +113,7 @@ impl PortHealth {
     }
 }
 
-/// Sets the status of every service at once.
+/// The health of the whole server: every service changes its status together.
 pub(super) struct Health {
     pub classification: PortHealth,
     pub administration: PortHealth,
@@ -121,11 +121,11 @@ pub(super) struct Health {
 }
 
 impl Health {
-    /// NOT_SERVING until told otherwise.
+    /// Starts as NOT_SERVING.
     pub async fn new() -> Self {
         let health = Self {
-            classification: PortHealth::of(CLASSIFICATION),
-            administration: PortHealth::of(ADMINISTRATION),
+            classification: PortHealth::new(CLASSIFICATION),
+            administration: PortHealth::new(ADMINISTRATION),
             readiness: Readiness::default(),
         };
         health.not_serving().await;
@@ -136,18 +136,20 @@ impl Health {
         self.readiness.clone()
     }
 
-    /// The HTTP probe is the last to say so and, in [`Self::not_serving`], the first to deny it.
+    /// Reports SERVING. Readiness over HTTP changes last here and first in [`Self::not_serving`], so that it is never ahead of
+    /// the gRPC health.
     pub async fn serving(&self) {
         self.set(ServingStatus::Serving).await;
         self.readiness.0.ready.store(true, Ordering::Release);
     }
 
+    /// Reports NOT_SERVING.
     pub async fn not_serving(&self) {
         self.readiness.0.ready.store(false, Ordering::Release);
         self.set(ServingStatus::NotServing).await;
     }
 
-    /// The process is to be started anew.
+    /// Reports that the process must be restarted.
     pub fn not_alive(&self) {
         self.readiness.0.dead.store(true, Ordering::Release);
     }

@@ -1,7 +1,7 @@
-//! The server: its ports, the services on them, and their life from start to drain.
+//! The server: its ports, the gRPC services on them, start and shutdown.
 //!
-//! Arrows inside: `startup` builds what `ports` serve; `ports → http2 → edge → status`, `rpc → edge, status`; `settings` is
-//! known to all.
+//! `startup` builds the state that `ports` serve. Dependencies inside point one way: `ports → http2 → protocol → edge →
+//! stage, status`; `ports → rpc, health → edge`; `startup → rpc`. Every module may use `settings`.
 
 mod announce;
 mod edge;
@@ -9,9 +9,11 @@ mod error;
 mod health;
 mod http2;
 mod ports;
+mod protocol;
 mod rpc;
 mod settings;
 mod signals;
+mod stage;
 mod startup;
 mod status;
 mod telemetry;
@@ -19,7 +21,7 @@ mod telemetry;
 use std::time::Duration;
 
 use headswap_model::TorchRuntime;
-use headswap_service::Lifecycle;
+use headswap_service::{AppState, Lifecycle};
 use prometheus_client::registry::Registry;
 
 pub use error::ServerError;
@@ -30,17 +32,18 @@ use announce::Announcer;
 use health::Health;
 use ports::{GrpcSettings, Listeners, WithHealth};
 use rpc::{ClassifierRpc, HeadAdminRpc};
+use signals::Signals;
 use startup::Metrics;
 
-/// How long the device threads may take to end after everything is answered.
+/// How long the device threads may take to end after the last response.
 const ENGINE_END_MAX: Duration = Duration::from_secs(5);
 
 /// Serves until SIGTERM or SIGINT, then drains.
 ///
 /// # Errors
-/// [`ServerError`] says what to change.
+/// [`ServerError`]; its message says what to change.
 pub async fn serve(args: ServeArgs, torch: Option<&'static dyn TorchRuntime>) -> Result<(), ServerError> {
-    let stop = signals::Signals::listen()?;
+    let stop = Signals::listen()?;
 
     let mut registry = Registry::with_prefix("headswap");
     let metrics = Metrics::register(&mut registry);
@@ -49,15 +52,7 @@ pub async fn serve(args: ServeArgs, torch: Option<&'static dyn TorchRuntime>) ->
     announcer.listening(&listeners);
 
     let (lifecycle, health) = (Lifecycle::default(), Health::new().await);
-    let classifier = WithHealth {
-        service: ClassifierRpc::new(
-            lifecycle.clone(),
-            metrics.rpc.clone(),
-            args.limits.stream_in_flight_max,
-            Duration::from_millis(args.limits.stream_idle_ms_max),
-        ),
-        health: health.classification.service(&lifecycle),
-    };
+    let classifier = classifier(&args, &lifecycle, &metrics, &health);
     let admin = WithHealth {
         service: HeadAdminRpc::new(lifecycle.clone(), metrics.rpc.clone()),
         health: health.administration.service(&lifecycle),
@@ -70,18 +65,12 @@ pub async fn serve(args: ServeArgs, torch: Option<&'static dyn TorchRuntime>) ->
         () = stop.received() => None,
     };
     let (engine, ended) = if let Some((state, engine)) = loaded {
-        tracing::info!(
-            backbone = state.model.backbone_digest,
-            device = state.model.device,
-            precision = state.model.precision,
-            max_batch = state.model.max_batch,
-            "ready"
-        );
+        log_ready(&state);
         let engine_health = state.engine.health().clone();
         lifecycle.open(state);
         health.serving().await;
         announcer.ready();
-        // Every reason to stop state is a branch here; one that is a failure is returned after the drain.
+        // A failure is returned after the drain.
         let ended = tokio::select! {
             () = stop.received() => Ok(()),
             failed = running.failed() => Err(failed),
@@ -97,18 +86,48 @@ pub async fn serve(args: ServeArgs, torch: Option<&'static dyn TorchRuntime>) ->
     }
     health.not_serving().await;
     if engine.is_some() && ended.is_ok() {
-        // Load balancers take a while to hear of it, and go on sending.
-        let delay = Duration::from_millis(args.operations.drain_delay_ms);
-        tracing::info!(delay_ms = args.operations.drain_delay_ms, "draining");
-        tokio::time::sleep(delay).await;
+        delay_drain(args.operations.drain_delay_ms).await;
     }
-    let drained = running
-        .drain(&lifecycle, Duration::from_millis(args.operations.drain_ms_max))
-        .await;
+    let drain_max = Duration::from_millis(args.operations.drain_ms_max);
+    let drained = running.drain(&lifecycle, drain_max).await;
     drop(lifecycle);
     if let (Ok(()), Some(engine)) = (&drained, engine) {
         engine.join(ENGINE_END_MAX).await;
     }
     tracing::info!("stopped");
     ended.and(drained)
+}
+
+fn classifier(
+    args: &ServeArgs,
+    lifecycle: &Lifecycle,
+    metrics: &Metrics,
+    health: &Health,
+) -> WithHealth<ClassifierRpc> {
+    WithHealth {
+        service: ClassifierRpc::new(
+            lifecycle.clone(),
+            metrics.rpc.clone(),
+            args.limits.stream_in_flight_max,
+            Duration::from_millis(args.limits.stream_idle_ms_max),
+        ),
+        health: health.classification.service(lifecycle),
+    }
+}
+
+fn log_ready(state: &AppState) {
+    let model = &state.model;
+    tracing::info!(
+        backbone = model.backbone_digest,
+        device = model.device,
+        precision = model.precision,
+        max_batch = model.max_batch,
+        "ready"
+    );
+}
+
+/// Keeps serving after health says NOT_SERVING, because load balancers notice it late and still send requests.
+async fn delay_drain(delay_ms: u64) {
+    tracing::info!(delay_ms, "draining");
+    tokio::time::sleep(Duration::from_millis(delay_ms)).await;
 }

@@ -2,10 +2,10 @@
 
 use std::io;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
-/// Remembers that a signal came, for whoever asks later.
+/// Remembers that a signal has come. Clones share the state.
 #[derive(Clone, Debug)]
 pub(super) struct Signals(watch::Receiver<bool>);
 
@@ -16,15 +16,9 @@ impl Signals {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let (sender, receiver) = watch::channel(false);
         tokio::spawn(async move {
-            let mut next = async || {
-                tokio::select! {
-                    _ = terminate.recv() => {}
-                    _ = interrupt.recv() => {}
-                }
-            };
-            next().await;
+            either(&mut terminate, &mut interrupt).await;
             let _ = sender.send(true);
-            next().await;
+            either(&mut terminate, &mut interrupt).await;
             tracing::warn!("second signal: stopping without draining");
             std::process::exit(1);
         });
@@ -34,5 +28,12 @@ impl Signals {
     /// Returns once a signal has come.
     pub async fn received(&self) {
         let _ = self.0.clone().wait_for(|received| *received).await;
+    }
+}
+
+async fn either(terminate: &mut Signal, interrupt: &mut Signal) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
     }
 }

@@ -1,4 +1,4 @@
-//! Every error's gRPC status, with `google.rpc` details that a client can act on.
+//! Maps every error to a gRPC status with `google.rpc` details that a client can act on.
 
 use std::borrow::Borrow;
 use std::collections::HashMap;
@@ -12,37 +12,37 @@ use prost::Message as _;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-/// When to come back to a server that is busy or loading.
+/// Retry delay for a server that is busy or still loading.
 const RETRY_LATER: Duration = Duration::from_secs(1);
 
-/// The type of a version, where a status names one.
+/// The resource type of a head version in `google.rpc.ResourceInfo`.
 const VERSION: &str = "headswap.v1.HeadVersion";
 
-/// The setting that bounds a message of the classification port.
+/// The setting that limits a message's bytes on the classification port.
 pub const MESSAGE_BYTES_MAX: &str = "--message-bytes-max";
-/// The setting that bounds a message of the administration port.
+/// The setting that limits a message's bytes on the administration port.
 pub const ADMIN_MESSAGE_BYTES_MAX: &str = "--admin-message-bytes-max";
 
-/// INVALID_ARGUMENT about one field of the request.
+/// Returns INVALID_ARGUMENT about one field of the request.
 pub(crate) fn invalid(field: &str, message: String) -> Status {
     let details = ErrorDetails::with_bad_request_violation(field, message.clone());
     Status::with_error_details(Code::InvalidArgument, message, details)
 }
 
-/// UNAVAILABLE for a while: another replica, or this one a little later, can answer.
+/// Returns UNAVAILABLE with a retry delay: another replica can serve the request, or this one later.
 pub fn unavailable(message: &str) -> Status {
     let details = ErrorDetails::with_retry_info(Some(RETRY_LATER));
     Status::with_error_details(Code::Unavailable, message, details)
 }
 
-/// RESOURCE_EXHAUSTED for a while, by this setting.
+/// Returns RESOURCE_EXHAUSTED with a retry delay; `setting` is the limit that was reached.
 pub(crate) fn exhausted(setting: &str, message: String) -> Status {
     let mut details = ErrorDetails::with_retry_info(Some(RETRY_LATER));
     details.add_quota_failure_violation(setting, message.clone());
     Status::with_error_details(Code::ResourceExhausted, message, details)
 }
 
-fn of_engine(error: &EngineError) -> Status {
+fn from_engine(error: &EngineError) -> Status {
     let message = error.to_string();
     match error {
         EngineError::Full => exhausted("--in-flight-max", message),
@@ -57,13 +57,13 @@ fn of_engine(error: &EngineError) -> Status {
     }
 }
 
-pub(crate) fn of_service(error: ServiceError) -> Status {
+pub(crate) fn from_service(error: ServiceError) -> Status {
     let message = error.to_string();
     match error {
         ServiceError::Invalid { field, .. } => invalid(field, message),
-        ServiceError::Head(error) => of_head(&*error),
+        ServiceError::Head(error) => from_head(&*error),
         ServiceError::Image(_) => invalid("input", message),
-        ServiceError::Engine(error) => of_engine(&error),
+        ServiceError::Engine(error) => from_engine(&error),
         ServiceError::Exhausted { setting, .. } => exhausted(setting, message),
         ServiceError::Expired { .. } => Status::deadline_exceeded(message),
         ServiceError::Cancelled => Status::cancelled(message),
@@ -72,7 +72,7 @@ pub(crate) fn of_service(error: ServiceError) -> Status {
     }
 }
 
-pub(crate) fn of_head(error: impl Borrow<HeadError>) -> Status {
+pub(crate) fn from_head(error: impl Borrow<HeadError>) -> Status {
     let error = error.borrow();
     let message = error.to_string();
     match error {
@@ -117,13 +117,13 @@ pub(crate) fn of_head(error: impl Borrow<HeadError>) -> Status {
     }
 }
 
-/// The status of an error that `Streaming::message` returned, on the port whose messages `setting` bounds.
-pub(crate) fn of_message(error: Status, setting: &str) -> Status {
+/// Returns the status for an error of `Streaming::message`, on a port whose messages `setting` limits.
+pub(crate) fn from_message(error: Status, setting: &str) -> Status {
     too_large(&error, setting).unwrap_or(error)
 }
 
-/// Returns RESOURCE_EXHAUSTED that names `setting` if `error` is tonic's about a message that is too large. tonic says
-/// OUT_OF_RANGE for a plain one and RESOURCE_EXHAUSTED for one that grows too large when decompressed.
+/// Returns RESOURCE_EXHAUSTED that names `setting` if `error` is tonic's error for a message that is too large. tonic uses
+/// OUT_OF_RANGE for an uncompressed message and RESOURCE_EXHAUSTED for one that becomes too large by decompression.
 pub fn too_large(error: &Status, setting: &str) -> Option<Status> {
     let text = error.message();
     let message = match error.code() {
@@ -136,7 +136,7 @@ pub fn too_large(error: &Status, setting: &str) -> Option<Status> {
         Code::ResourceExhausted => {
             let limit = text.strip_prefix("Error decompressing: size limit, of ")?;
             let limit = limit.strip_suffix(" bytes, exceeded while decompressing message")?;
-            format!("the message has more bytes than the limit of {limit} when decompressed ({setting})")
+            format!("the decompressed message has more bytes than the limit of {limit} ({setting})")
         }
         _ => return None,
     };
@@ -144,16 +144,15 @@ pub fn too_large(error: &Status, setting: &str) -> Option<Status> {
     Some(Status::with_error_details(Code::ResourceExhausted, message, details))
 }
 
-/// The status as a message, for answers that carry their own error.
-pub(crate) fn message(status: &Status) -> tonic_types::Status {
-    let plain = || tonic_types::Status {
-        code: status.code() as i32,
-        message: status.message().to_owned(),
-        ..tonic_types::Status::default()
-    };
+/// Converts a status to a `google.rpc.Status` message, for responses that carry an error in a field.
+pub(crate) fn to_message(status: &Status) -> tonic_types::Status {
     match tonic_types::Status::decode(status.details()) {
         Ok(full) if full.code != 0 => full,
-        _ => plain(),
+        _ => tonic_types::Status {
+            code: status.code() as i32,
+            message: status.message().to_owned(),
+            ..tonic_types::Status::default()
+        },
     }
 }
 
@@ -184,35 +183,36 @@ mod tests {
         messages.message().await.unwrap_err()
     }
 
-    /// Fails when tonic changes the texts that [`too_large`] looks for.
+    fn check_too_large(error: Status, expected: &str) {
+        let status = from_message(error, MESSAGE_BYTES_MAX);
+        assert_eq!((status.code(), status.message()), (Code::ResourceExhausted, expected));
+        let violations = status.get_details_quota_failure().unwrap().violations;
+        assert_eq!(
+            (violations.len(), violations[0].subject.as_str()),
+            (1, MESSAGE_BYTES_MAX)
+        );
+    }
+
+    /// Fails if tonic changes the texts that [`too_large`] matches.
     #[tokio::test]
     async fn messages_that_are_too_large_have_one_status() {
-        let check = |error: Status, expected: &str| {
-            let status = of_message(error, MESSAGE_BYTES_MAX);
-            assert_eq!((status.code(), status.message()), (Code::ResourceExhausted, expected));
-            let violations = status.get_details_quota_failure().unwrap().violations;
-            assert_eq!(
-                (violations.len(), violations[0].subject.as_str()),
-                (1, MESSAGE_BYTES_MAX)
-            );
-        };
-        check(
+        check_too_large(
             read(0, &[0; 64], 63).await,
             "the message has 64 bytes, the limit is 63 bytes (--message-bytes-max)",
         );
-        check(
+        check_too_large(
             read(1, &GZIP, 63).await,
-            "the message has more bytes than the limit of 63 when decompressed (--message-bytes-max)",
+            "the decompressed message has more bytes than the limit of 63 (--message-bytes-max)",
         );
-        check(
+        check_too_large(
             read(1, &GZIP, 23).await,
             "the message has 24 bytes, the limit is 23 bytes (--message-bytes-max)",
         );
-        // Large enough, and no message.
-        let status = of_message(read(1, &GZIP, 64).await, MESSAGE_BYTES_MAX);
+        // Within the limit, but not a valid message.
+        let status = from_message(read(1, &GZIP, 64).await, MESSAGE_BYTES_MAX);
         assert_eq!(status.code(), Code::Internal, "{status:?}");
         for status in [
-            of_engine(&EngineError::Full),
+            from_engine(&EngineError::Full),
             Status::out_of_range("other"),
             Status::resource_exhausted("other"),
         ] {
@@ -220,30 +220,36 @@ mod tests {
         }
     }
 
-    #[test]
-    fn what_may_pass_says_when_to_retry() {
-        let check = |error: HeadError, code: Code, retry: bool| {
-            let text = error.to_string();
-            let status = of_service(ServiceError::from(error));
-            assert_eq!(status.code(), code, "{text}");
-            assert_eq!(status.get_details_retry_info().is_some(), retry, "{text}");
-            assert_eq!(status.message(), text);
-        };
-        let errno = io::Error::from_raw_os_error;
-        let unreadable = |number| HeadError::Unreadable {
+    fn check(error: HeadError, code: Code, retry: bool) {
+        let text = error.to_string();
+        let status = from_service(ServiceError::from(error));
+        assert_eq!(status.code(), code, "{text}");
+        assert_eq!(status.get_details_retry_info().is_some(), retry, "{text}");
+        assert_eq!(status.message(), text);
+    }
+
+    fn unreadable(errno: i32) -> HeadError {
+        HeadError::Unreadable {
             path: "/heads/cats".into(),
-            source: errno(number),
-        };
+            source: io::Error::from_raw_os_error(errno),
+        }
+    }
+
+    fn unwritable(errno: i32) -> HeadError {
+        HeadError::from(StoreError {
+            action: "write",
+            path: "/heads/cats".into(),
+            source: io::Error::from_raw_os_error(errno),
+        })
+    }
+
+    #[test]
+    fn temporary_errors_have_a_retry_delay() {
         for number in [libc::EIO, libc::EMFILE, libc::ENOMEM, libc::EINTR] {
             check(unreadable(number), Code::Unavailable, true);
         }
-        let written = |number| StoreError {
-            action: "write",
-            path: "/heads/cats".into(),
-            source: errno(number),
-        };
-        check(written(libc::EIO).into(), Code::Internal, false);
-        check(written(libc::ENOSPC).into(), Code::ResourceExhausted, false);
+        check(unwritable(libc::EIO), Code::Internal, false);
+        check(unwritable(libc::ENOSPC), Code::ResourceExhausted, false);
         let damaged = HeadError::Damaged {
             name: HeadName::parse("cats").unwrap(),
             version: 1,
@@ -252,11 +258,15 @@ mod tests {
         check(damaged, Code::DataLoss, false);
         check(HeadError::LoadsStopped, Code::Unavailable, true);
         check(HeadError::Cancelled, Code::Cancelled, false);
-        let text = || "CUDA out of memory".to_owned();
-        check(PlaceError::OutOfMemory(text()).into(), Code::ResourceExhausted, true);
-        check(PlaceError::Refused(text()).into(), Code::FailedPrecondition, false);
-        // Shared by those who waited for one load.
+        let text = "CUDA out of memory".to_owned();
+        check(
+            PlaceError::OutOfMemory(text.clone()).into(),
+            Code::ResourceExhausted,
+            true,
+        );
+        check(PlaceError::Refused(text).into(), Code::FailedPrecondition, false);
+        // The requests that waited for the same load share its error.
         let shared = ServiceError::Head(Arc::new(unreadable(libc::EIO)));
-        assert_eq!(of_service(shared).code(), Code::Unavailable);
+        assert_eq!(from_service(shared).code(), Code::Unavailable);
     }
 }

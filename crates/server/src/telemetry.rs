@@ -1,4 +1,4 @@
-//! Logs on standard error: for people, or one JSON object a line.
+//! Logs on standard error: human-readable, or one JSON object on each line.
 
 mod json;
 
@@ -12,11 +12,11 @@ use tracing_subscriber::EnvFilter;
 use self::json::JsonLines;
 use crate::settings::{LogFormat, OperationArgs};
 
-/// Starts logging for the whole process, panics included; a second start changes nothing. A filter that cannot be read means
+/// Starts logging for the whole process, including panics. A second start changes nothing. An invalid filter counts as
 /// `info`.
 pub fn start(settings: &OperationArgs) {
     let parsed = EnvFilter::try_new(&settings.log);
-    let wrong = parsed.as_ref().err().map(ToString::to_string);
+    let invalid = parsed.as_ref().err().map(ToString::to_string);
     let subscriber = tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_env_filter(parsed.unwrap_or_else(|_| EnvFilter::new("info")));
@@ -30,12 +30,17 @@ pub fn start(settings: &OperationArgs) {
     if started && settings.log_format == LogFormat::Json {
         panic::set_hook(Box::new(log_panic));
     }
-    if let Some(error) = wrong {
-        tracing::warn!(filter = settings.log, error, "--log cannot be read; logging at info");
+    if let Some(error) = invalid {
+        tracing::warn!(
+            filter = settings.log,
+            error,
+            "--log is not a valid filter; logging at info"
+        );
     }
 }
 
-/// Reports why the program fails, each line as an event of its own: on the log if that is JSON, else plainly.
+/// Reports why the program fails. Each line becomes a log event if the log is JSON, and a plain line on standard error
+/// otherwise.
 pub fn report_failure(settings: &OperationArgs, error: &dyn Error) {
     for line in error.to_string().lines() {
         match settings.log_format {
@@ -51,7 +56,9 @@ fn log_panic(info: &panic::PanicHookInfo<'_>) {
     let payload = info.payload();
     let reason = match payload.downcast_ref::<String>() {
         Some(text) => text,
-        None => *payload.downcast_ref::<&str>().unwrap_or(&"not a text"),
+        None => *payload
+            .downcast_ref::<&str>()
+            .unwrap_or(&"the panic payload is not a string"),
     };
     tracing::error!(thread = thread.name(), location, reason, "a thread panicked");
 }

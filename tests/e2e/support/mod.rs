@@ -1,4 +1,4 @@
-//! What the tests share: a real server, and clients that do what no library does.
+//! Test support: a real server process, and low-level HTTP/2 and gRPC clients.
 
 pub mod program;
 pub mod raw_call;

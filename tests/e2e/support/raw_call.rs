@@ -1,5 +1,4 @@
-//! A gRPC call by the h2 crate, for what tonic's client does not do: it does not read, and leaves deadlines to the
-//! server.
+//! A gRPC call by the h2 crate. Unlike tonic's client, it can leave a response unread, and it leaves deadlines to the server.
 
 use std::future::poll_fn;
 use std::task::Poll;
@@ -15,15 +14,16 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tonic::Code;
 
-/// The client's window once it reads.
+/// The client's receive window once it reads.
 const WINDOW_BYTES: u32 = 1 << 20;
 
-/// A call on a connection of its own, which ends with it. Its receive window is empty until [`RawCall::end`], so that the
-/// server can send headers and nothing else.
+/// A call on a connection of its own, which is closed when the call is dropped. The receive window is empty until
+/// [`RawCall::end`], so that the server can send only headers.
 pub struct RawCall {
     requests: SendStream<Bytes>,
     response: ResponseFuture,
-    accepted: Option<Response<RecvStream>>,
+    /// Set once the headers have arrived.
+    headers: Option<Response<RecvStream>>,
     read: oneshot::Sender<()>,
     _connection: JoinSet<()>,
 }
@@ -37,7 +37,7 @@ pub struct Ended<T> {
 }
 
 impl RawCall {
-    /// Opens a call of ClassifierService; `timeout` is the value of `grpc-timeout`.
+    /// Opens a call of ClassifierService. `timeout` is the value of `grpc-timeout`.
     pub async fn open(address: &str, method: &str, timeout: Option<&str>) -> Self {
         let socket = TcpStream::connect(address).await.unwrap();
         socket.set_nodelay(true).unwrap();
@@ -59,13 +59,13 @@ impl RawCall {
         Self {
             requests,
             response,
-            accepted: None,
+            headers: None,
             read,
             _connection: tasks,
         }
     }
 
-    /// Sends a message, at once or when the server's window has room for it.
+    /// Sends a message as soon as the server's receive window allows it.
     pub fn send(&mut self, message: &impl Message) {
         let bytes = message.encode_to_vec();
         let mut framed = BytesMut::with_capacity(5 + bytes.len());
@@ -80,17 +80,17 @@ impl RawCall {
         self.requests.send_data(Bytes::new(), true).unwrap();
     }
 
-    /// Returns once the server has sent the headers of its answer; they need no window.
-    pub async fn accepted(&mut self) {
+    /// Returns once the server has sent the response's headers, which need no receive window.
+    pub async fn wait_for_headers(&mut self) {
         let response = (&mut self.response).await.unwrap();
         assert_eq!(response.status(), StatusCode::OK);
-        self.accepted = Some(response);
+        self.headers = Some(response);
     }
 
     /// Reads until the server ends the call.
     pub async fn end<T: Message + Default>(self) -> Ended<T> {
         let _ = self.read.send(());
-        let response = match self.accepted {
+        let response = match self.headers {
             Some(response) => response,
             None => self.response.await.unwrap(),
         };
@@ -118,7 +118,7 @@ impl RawCall {
     }
 }
 
-/// Drives a connection, and opens its calls' windows when told to.
+/// Drives a connection, and opens the receive windows on the signal `when_read`.
 async fn drive(mut connection: client::Connection<TcpStream, Bytes>, when_read: oneshot::Receiver<()>) {
     tokio::select! {
         _ = &mut connection => return,
@@ -127,7 +127,7 @@ async fn drive(mut connection: client::Connection<TcpStream, Bytes>, when_read: 
             return;
         }
     }
-    // A change of settings waits until the server has acknowledged the one before.
+    // New settings must wait until the server has acknowledged the previous ones.
     let ended = poll_fn(|context| {
         if connection.poll_unpin(context).is_ready() {
             return Poll::Ready(true);
@@ -143,12 +143,12 @@ async fn drive(mut connection: client::Connection<TcpStream, Bytes>, when_read: 
 }
 
 fn status(headers: &HeaderMap) -> (Code, String) {
-    let field = |name| {
-        headers
-            .get(name)
-            .map(|value| value.to_str().unwrap())
-            .unwrap_or_default()
-    };
-    let message = field("grpc-message").replace("%20", " ");
-    (Code::from_bytes(field("grpc-status").as_bytes()), message)
+    let message = field(headers, "grpc-message").replace("%20", " ");
+    let code = Code::from_bytes(field(headers, "grpc-status").as_bytes());
+    (code, message)
+}
+
+fn field<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
+    let value = headers.get(name).map(|value| value.to_str().unwrap());
+    value.unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! A real server for tests: the program itself, on free ports, with a narrow VGG16 of demo weights.
+//! A server process for tests: the program on free ports, with a narrow VGG16 and demo weights.
 
 use std::io::{BufRead as _, BufReader, Lines};
 use std::path::Path;
@@ -21,7 +21,7 @@ pub const CHELSEA: &[u8] = include_bytes!("../../../images/chelsea.png");
 pub type Classifier = ClassifierServiceClient<Channel>;
 pub type Admin = HeadAdminServiceClient<Channel>;
 
-/// Killed when dropped.
+/// A server process, which is killed when dropped.
 pub struct Server {
     child: Child,
     stdout: Lines<BufReader<ChildStdout>>,
@@ -31,44 +31,25 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts the server on this folder of heads and waits until it is ready.
+    /// Starts the server with this directory of heads and waits until it is ready.
     pub fn start(heads_dir: &Path, args: &[&str]) -> Self {
-        let mut server = Self::spawn(heads_dir, args);
-        assert!(
-            server.line().contains("\"ready\":true"),
-            "the server did not become ready"
-        );
-        server
+        Self::spawn(heads_dir, args).ready()
     }
 
-    /// Starts the server on other weights than the demo's and waits until it is ready.
+    /// Starts the server with a file of weights and waits until it is ready.
     pub fn start_on(weights: &str, heads_dir: &Path) -> Self {
-        let mut server = Self::spawn_on(weights, heads_dir, &[]);
-        assert!(
-            server.line().contains("\"ready\":true"),
-            "the server did not become ready"
-        );
-        server
+        Self::spawn_with(weights, heads_dir, &[], Stdio::inherit()).ready()
     }
 
-    /// Starts the server, which writes its logs to `log`, and waits until it is ready.
+    /// Starts the server with its log in the file `log` and waits until it is ready.
     pub fn start_logging(log: &Path, heads_dir: &Path, args: &[&str]) -> Self {
         let log = std::fs::File::create(log).unwrap();
-        let mut server = Self::spawn_with("demo", heads_dir, args, log.into());
-        assert!(
-            server.line().contains("\"ready\":true"),
-            "the server did not become ready"
-        );
-        server
+        Self::spawn_with("demo", heads_dir, args, log.into()).ready()
     }
 
     /// Starts the server and waits until it listens.
     pub fn spawn(heads_dir: &Path, args: &[&str]) -> Self {
-        Self::spawn_on("demo", heads_dir, args)
-    }
-
-    fn spawn_on(weights: &str, heads_dir: &Path, args: &[&str]) -> Self {
-        Self::spawn_with(weights, heads_dir, args, Stdio::inherit())
+        Self::spawn_with("demo", heads_dir, args, Stdio::inherit())
     }
 
     fn spawn_with(weights: &str, heads_dir: &Path, args: &[&str], stderr: Stdio) -> Self {
@@ -82,20 +63,18 @@ impl Server {
             "--device",
             "cpu",
         ]);
-        let given = |flag: &&str| args.contains(flag);
-        if !given(&"--max-batch") {
-            command.args(["--max-batch", "4"]);
-        }
-        for listen in ["--listen", "--admin-listen", "--http-listen"]
-            .into_iter()
-            .filter(|flag| !given(flag))
-        {
-            command.args([listen, "127.0.0.1:0"]);
+        for (flag, value) in [
+            ("--max-batch", "4"),
+            ("--listen", "127.0.0.1:0"),
+            ("--admin-listen", "127.0.0.1:0"),
+            ("--http-listen", "127.0.0.1:0"),
+            ("--log", "warn"),
+        ] {
+            if !args.contains(&flag) {
+                command.args([flag, value]);
+            }
         }
         command.arg("--heads-dir").arg(heads_dir).arg("--announce").args(args);
-        if !given(&"--log") {
-            command.args(["--log", "warn"]);
-        }
         let mut child = command.stdout(Stdio::piped()).stderr(stderr).spawn().unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap()).lines();
         let mut server = Self {
@@ -111,6 +90,16 @@ impl Server {
         server
     }
 
+    /// Waits until the server is ready.
+    fn ready(mut self) -> Self {
+        let line = self.line();
+        assert!(
+            line.contains("\"ready\":true"),
+            "the server did not become ready: {line}"
+        );
+        self
+    }
+
     fn line(&mut self) -> String {
         self.stdout.next().expect("the server ended early").unwrap()
     }
@@ -121,7 +110,7 @@ impl Server {
         line["address"].as_str().unwrap().to_owned()
     }
 
-    /// A connection to ClassifierService's listener.
+    /// Connects to the listener of ClassifierService.
     pub async fn channel(&self) -> Channel {
         let endpoint = tonic::transport::Endpoint::from_shared(self.grpc_uri()).unwrap();
         endpoint.connect().await.unwrap()
@@ -157,7 +146,7 @@ impl Server {
         self.child.wait().unwrap()
     }
 
-    /// A page of the HTTP listener: its status and body.
+    /// Returns the status and body of a page of the HTTP listener.
     pub fn get(&self, path: &str) -> (u16, String) {
         use std::io::{Read as _, Write as _};
         let mut stream = std::net::TcpStream::connect(&self.http).unwrap();
@@ -168,7 +157,7 @@ impl Server {
         (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
     }
 
-    /// The value of an unlabelled metric.
+    /// Returns the value of a metric; `name` includes its labels, if any.
     pub fn metric(&self, name: &str) -> f64 {
         let (_, text) = self.get("/metrics");
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
@@ -185,7 +174,7 @@ impl Drop for Server {
     }
 }
 
-/// The safetensors file of parameters.
+/// Returns the parameters as a safetensors file.
 pub fn safetensors(parameters: &Parameters, metadata: &[(&str, &str)]) -> Vec<u8> {
     let metadata = metadata
         .iter()
@@ -195,7 +184,7 @@ pub fn safetensors(parameters: &Parameters, metadata: &[(&str, &str)]) -> Vec<u8
     safetensors::serialize(tensors, Some(metadata)).unwrap()
 }
 
-/// A seeded head as ReplaceHead takes it.
+/// Returns a ReplaceHead request with a seeded head.
 pub fn replace(head: &str, classes: usize, seed: u64) -> ReplaceHeadRequest {
     let file = safetensors(&demo_head(NARROW, classes, seed), &[]);
     ReplaceHeadRequest {
@@ -205,7 +194,7 @@ pub fn replace(head: &str, classes: usize, seed: u64) -> ReplaceHeadRequest {
     }
 }
 
-/// A photograph asked of some heads, with logits.
+/// Returns a request to classify a photograph by some heads, with logits.
 pub fn classify(heads: &[&str]) -> ClassifyRequest {
     ClassifyRequest {
         input: Some(Input::Image(ROCKET.into())),

@@ -1,4 +1,4 @@
-//! HTTP/2 frames by hand, for what no client library does, and calls by the h2 crate, for what no gRPC client does.
+//! Hand-written HTTP/2 frames, for what client libraries refuse to send, and calls by the h2 crate, for what gRPC clients refuse.
 
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
@@ -34,7 +34,7 @@ pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-/// What a client sends first.
+/// Returns the bytes that a client sends first: the preface with its SETTINGS frame.
 pub fn opening() -> Vec<u8> {
     [PREFACE, &frame(SETTINGS, 0, 0, &[])].concat()
 }
@@ -43,7 +43,7 @@ pub fn ping(number: u64) -> Vec<u8> {
     frame(PING, 0, 0, &number.to_be_bytes())
 }
 
-/// The headers of a call.
+/// Returns a HEADERS frame that opens a call.
 pub fn headers(stream: u32, path: &str) -> Vec<u8> {
     let fields = [
         (":method", "POST"),
@@ -64,17 +64,17 @@ pub fn headers(stream: u32, path: &str) -> Vec<u8> {
     frame(HEADERS, END_HEADERS, stream, &block)
 }
 
-/// The end of a call by its client: CANCEL.
+/// Returns a RST_STREAM frame with the code CANCEL.
 pub fn reset(stream: u32) -> Vec<u8> {
     frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes())
 }
 
-/// A gRPC message.
+/// Returns a gRPC message with its prefix of flags and length.
 pub fn message(bytes: &[u8]) -> Vec<u8> {
     [&[0], (bytes.len() as u32).to_be_bytes().as_slice(), bytes].concat()
 }
 
-/// The next frame: its kind, stream, flags and payload; none at the end of the connection.
+/// Returns the next frame's type, stream, flags and payload, or None at the end of the connection.
 pub async fn read_frame(io: &mut (impl AsyncRead + Unpin)) -> Option<(u8, u32, u8, Vec<u8>)> {
     let mut head = [0; 9];
     io.read_exact(&mut head).await.ok()?;
@@ -84,7 +84,7 @@ pub async fn read_frame(io: &mut (impl AsyncRead + Unpin)) -> Option<(u8, u32, u
     Some((head[3], stream, head[4], payload))
 }
 
-/// Sends bytes and a ping, and reads up to the answer to the ping: the server has then taken the bytes.
+/// Sends bytes and a ping, and reads until the ping is acknowledged: then the server has read the bytes.
 pub async fn send_and_ping(io: &mut (impl AsyncRead + AsyncWrite + Unpin), bytes: &[u8]) {
     io.write_all(&[bytes, &ping(1)].concat()).await.unwrap();
     loop {
@@ -99,7 +99,7 @@ pub async fn send_and_ping(io: &mut (impl AsyncRead + AsyncWrite + Unpin), bytes
 #[derive(Clone)]
 pub struct Client(pub SendRequest<Bytes>);
 
-/// What a call was answered.
+/// The response to a call.
 #[derive(Debug)]
 pub struct Answer {
     pub http: StatusCode,
@@ -127,10 +127,10 @@ impl Client {
         (response, body)
     }
 
-    /// A whole call.
+    /// Makes a call: sends the whole body and reads the response.
     pub async fn ask(&self, path: &str, extra: &[(&str, &str)], body: &[u8]) -> Answer {
         let (response, mut stream) = self.send(call(path, extra), false).await;
-        // A server that has answered already takes no more.
+        // Fails if the server has already ended the call.
         let _ = stream.send_data(Bytes::copy_from_slice(body), true);
         answer(response).await
     }
@@ -148,7 +148,7 @@ pub fn call(path: &str, extra: &[(&str, &str)]) -> Request<()> {
     request.body(()).unwrap()
 }
 
-/// Reads an answer to its end.
+/// Reads a response to its end.
 pub async fn answer(response: ResponseFuture) -> Answer {
     let (parts, mut body) = response.await.unwrap().into_parts();
     let mut grpc = Status::from_header_map(&parts.headers);

@@ -1,4 +1,4 @@
-//! Where a request came from and when: extensions that the server adds to every request.
+//! Request extensions that the server adds: the client's address, and when the request arrived.
 
 use tokio::time::Instant;
 

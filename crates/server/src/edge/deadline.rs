@@ -1,4 +1,4 @@
-//! The caller's deadline, from the `grpc-timeout` header
+//! The client's deadline, from the `grpc-timeout` header
 //! (<https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md#requests>).
 
 use std::time::Duration;
@@ -9,20 +9,20 @@ use tonic::Request;
 
 use crate::edge::arrival::Arrival;
 
-/// The answer has to travel, so work ends this fraction of the timeout before it, 5 ms at most.
+/// The response needs time to reach the client, so work ends before the deadline by 1/64 of the timeout, at most 5 ms.
 const MARGIN_DIVISOR: u32 = 64;
 const MARGIN_MAX: Duration = Duration::from_millis(5);
 
-/// Returns when the answer must be on its way, if the caller set a deadline. It counts from the request's [`Arrival`], or
-/// from now for a request without one.
-pub fn of<T>(request: &Request<T>) -> Option<Instant> {
+/// Returns when the response must be sent, if the client set a deadline. The timeout counts from the request's
+/// [`Arrival`], or from now for a request without one.
+pub fn from_request<T>(request: &Request<T>) -> Option<Instant> {
     let timeout = timeout(request.metadata().as_ref())?;
     let arrival = request.extensions().get::<Arrival>();
     let arrival = arrival.map_or_else(Instant::now, |arrival| arrival.0);
     arrival.checked_add(timeout - (timeout / MARGIN_DIVISOR).min(MARGIN_MAX))
 }
 
-/// Returns the caller's `grpc-timeout`. A malformed header counts as none.
+/// Returns the client's `grpc-timeout`. A malformed header is ignored.
 pub fn timeout(headers: &HeaderMap) -> Option<Duration> {
     parse(headers.get("grpc-timeout")?.to_str().ok()?)
 }
@@ -48,9 +48,12 @@ fn parse(text: &str) -> Option<Duration> {
 mod tests {
     use super::*;
 
+    fn check(text: &str, expected: Option<Duration>) {
+        assert_eq!(parse(text), expected, "{text:?}");
+    }
+
     #[test]
     fn timeouts_parse_as_the_protocol_says() {
-        let check = |text: &str, expected: Option<Duration>| assert_eq!(parse(text), expected, "{text:?}");
         check("100m", Some(Duration::from_millis(100)));
         check("99999999H", Some(Duration::from_secs(99_999_999 * 3600)));
         check("1u", Some(Duration::from_micros(1)));
@@ -64,11 +67,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_deadline_counts_from_the_arrival_of_the_headers() {
         let mut request = Request::new(());
-        assert_eq!(of(&request), None);
+        assert_eq!(from_request(&request), None);
         request.metadata_mut().insert("grpc-timeout", "10S".parse().unwrap());
         let arrival = Instant::now();
         request.extensions_mut().insert(Arrival(arrival));
         tokio::time::advance(Duration::from_secs(3)).await;
-        assert_eq!(of(&request), Some(arrival + Duration::from_secs(10) - MARGIN_MAX));
+        assert_eq!(
+            from_request(&request),
+            Some(arrival + Duration::from_secs(10) - MARGIN_MAX)
+        );
     }
 }

@@ -1,33 +1,33 @@
-//! Where messages begin and end in a gRPC body: one byte of flags, four of length, the message
+//! Message boundaries in a gRPC body: each message is one byte of flags, four bytes of length, then the payload
 //! (<https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md#requests>).
 
 const HEADER_BYTES: usize = 5;
 
-/// Follows the lengths of the messages in a body, whose bytes it does not keep.
+/// Counts the messages of a body without storing their bytes.
 #[derive(Debug, Default)]
 pub(crate) struct Framing {
     header_bytes: usize,
     /// The bytes of the header's length field that have arrived.
     length: u32,
-    /// Bytes of the present message that are to come.
+    /// Bytes of the current message that have not arrived.
     missing: usize,
     whole_messages: u64,
 }
 
 impl Framing {
-    /// Takes the next bytes of the body.
+    /// Processes the next bytes of the body.
     pub fn received(&mut self, mut bytes: &[u8]) {
         while let Some((first, rest)) = bytes.split_first() {
             if self.header_bytes < HEADER_BYTES {
-                // The first byte, the flags, is shifted out by the length's four.
+                // The four bytes of length shift out the first byte, the flags.
                 self.length = self.length << 8 | u32::from(*first);
                 self.header_bytes += 1;
                 self.missing = self.length as usize;
                 bytes = rest;
             } else {
-                let taken = self.missing.min(bytes.len());
-                self.missing -= taken;
-                bytes = bytes.get(taken..).unwrap_or_default();
+                let payload = self.missing.min(bytes.len());
+                self.missing -= payload;
+                bytes = bytes.get(payload..).unwrap_or_default();
             }
             if self.header_bytes == HEADER_BYTES && self.missing == 0 {
                 self.whole_messages = self.whole_messages.saturating_add(1);
@@ -36,7 +36,7 @@ impl Framing {
         }
     }
 
-    /// Whether a whole message has arrived and none has arrived in part.
+    /// Returns true if at least one message has arrived and the last one is complete.
     pub fn whole(&self) -> bool {
         self.whole_messages > 0 && self.header_bytes == 0
     }
@@ -55,7 +55,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn messages_are_counted_however_they_are_cut(lengths in prop::collection::vec(0_usize..600, 1..5), cut in 1_usize..700) {
+        fn messages_are_counted_for_any_chunk_size(lengths in prop::collection::vec(0_usize..600, 1..5), cut in 1_usize..700) {
             let bodies: Vec<Vec<u8>> = lengths.iter().map(|length| message(*length)).collect();
             let mut framing = Framing::default();
             prop_assert!(!framing.whole());

@@ -1,4 +1,4 @@
-//! A request's body, watched as it arrives: one that stalls within its message ends with DEADLINE_EXCEEDED.
+//! A request body with a stall timeout: DEADLINE_EXCEEDED if it pauses too long inside a message.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use tonic::Status;
 
 use crate::edge::framing::Framing;
 
-/// Whether a request's whole message has arrived, for its handler's caller.
+/// A flag, set once the whole request body has arrived. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Arrived(Arc<AtomicBool>);
 
@@ -24,12 +24,12 @@ impl Arrived {
     }
 }
 
-/// What may be asked of a body.
+/// When a body may pause.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Expected {
-    /// Whether the client may send several messages. It may then pause between them for as long as it likes.
+pub(crate) struct BodyRules {
+    /// True if the client may send several messages. It may then pause between them without a limit.
     pub streaming: bool,
-    /// How long the body may stall within a message, or before the first one.
+    /// How long the body may pause inside a message, or before the first one.
     pub idle_max: Duration,
 }
 
@@ -37,20 +37,20 @@ pub(crate) struct Expected {
 #[derive(Debug)]
 pub(crate) struct MessageBody<B> {
     body: B,
-    expected: Expected,
+    rules: BodyRules,
     framing: Framing,
     arrived: Arrived,
-    /// Set while the body stalls. Only armed anew after data, so that waking costs no timer.
+    /// The stall timer, created on first use and reset only when a new stall begins, so that a wake-up does not touch it.
     stall: Option<Pin<Box<Sleep>>>,
     stalling: bool,
 }
 
 impl<B: Body> MessageBody<B> {
-    pub fn new(body: B, expected: Expected, arrived: Arrived) -> Self {
+    pub fn new(body: B, rules: BodyRules, arrived: Arrived) -> Self {
         arrived.0.store(body.is_end_stream(), Ordering::Release);
         Self {
             body,
-            expected,
+            rules,
             framing: Framing::default(),
             arrived,
             stall: None,
@@ -58,14 +58,14 @@ impl<B: Body> MessageBody<B> {
         }
     }
 
-    /// Whether the body may not pause here.
+    /// Returns true if a pause counts as a stall here.
     fn within_message(&self) -> bool {
-        !(self.expected.streaming && self.framing.whole())
+        !(self.rules.streaming && self.framing.whole())
     }
 
-    /// Ready when the body has stalled for too long.
+    /// Ready once the stall has lasted for `idle_max`.
     fn poll_stall(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let end = Instant::now() + self.expected.idle_max;
+        let end = Instant::now() + self.rules.idle_max;
         let stall = self.stall.get_or_insert_with(|| Box::pin(sleep_until(end)));
         if !self.stalling {
             stall.as_mut().reset(end);
@@ -96,7 +96,7 @@ where
                 Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
             }
             Poll::Pending if me.within_message() && me.poll_stall(cx).is_ready() => {
-                let idle = me.expected.idle_max;
+                let idle = me.rules.idle_max;
                 let message = format!("no part of the message arrived for {idle:?} (--stream-idle-ms-max)");
                 Poll::Ready(Some(Err(Status::deadline_exceeded(message).into())))
             }
@@ -119,7 +119,7 @@ mod tests {
 
     use super::*;
 
-    /// Frames with pauses in milliseconds before them; never ends.
+    /// Frames, each with the pause in milliseconds before it; the body never ends.
     struct Script(VecDeque<(u64, &'static [u8])>, Option<Pin<Box<Sleep>>>);
 
     impl Body for Script {
@@ -138,15 +138,16 @@ mod tests {
         }
     }
 
-    /// Reads the body until it stalls; returns how many frames came, how many milliseconds passed, and whether it ended.
+    /// Reads the body until it stalls; returns the number of frames, the milliseconds that passed, and true if the body
+    /// failed.
     async fn read(streaming: bool, frames: &[(u64, &'static [u8])]) -> (usize, u128, bool) {
         let started = Instant::now();
-        let expected = Expected {
+        let rules = BodyRules {
             streaming,
             idle_max: Duration::from_millis(100),
         };
         let script = Script(frames.iter().copied().collect(), None);
-        let mut body = MessageBody::new(script, expected, Arrived::default());
+        let mut body = MessageBody::new(script, rules, Arrived::default());
         let mut read = 0;
         loop {
             let frame = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx));
@@ -170,12 +171,12 @@ mod tests {
         let whole: &[u8] = &[0, 0, 0, 0, 1, 7];
         assert_eq!(read(false, &[]).await, (0, 100, true));
         assert_eq!(read(true, &[]).await, (0, 100, true));
-        // Slow, and each pause is short enough.
+        // Slow, but each pause is short enough.
         let slow = [(99, &whole[..1]), (99, &whole[1..3]), (99, &whole[3..5])];
         assert_eq!(read(false, &slow).await, (3, 397, true));
         // After its only message, the end of the body is still missing.
         assert_eq!(read(false, &[(50, whole)]).await, (1, 150, true));
-        // Between messages a stream may pause.
+        // A stream may pause between messages.
         assert_eq!(read(true, &[(50, whole)]).await, (1, 0, false));
         assert_eq!(read(true, &[(0, whole), (86_400_000, whole)]).await.0, 1);
         assert_eq!(

@@ -1,10 +1,12 @@
-//! What every request of a gRPC port passes before its service: HTTP's own checks, the method, the deadline and the
-//! shutdown; and what its answer passes: one status for a message that is too large.
+//! Checks and limits around every gRPC request before its service: HTTP method and content type, path, deadline, shutdown.
+//! In responses, one status for every message that is too large.
 
+pub(crate) mod activity;
 pub(crate) mod arrival;
 pub(crate) mod deadline;
 mod framing;
 mod message_body;
+mod reset_budget;
 pub(crate) mod services;
 
 use std::convert::Infallible;
@@ -23,36 +25,37 @@ use tokio::time::Instant;
 use tonic::{Code, Status};
 use tower::Service as _;
 
+use crate::edge::activity::{Activity, ResponseBody};
 use crate::edge::arrival::{Arrival, Peer};
-use crate::edge::message_body::{Arrived, Expected, MessageBody};
+use crate::edge::message_body::{Arrived, BodyRules, MessageBody};
 use crate::edge::services::Services;
-use crate::http2::activity::{Activity, Answer};
-use crate::ports::stage::{Stage, Stages};
+use crate::stage::{Stage, Stages};
 use crate::status;
 
-/// What the requests of one gRPC port share.
+/// State that the requests of one gRPC port share.
 #[derive(Debug)]
 pub(crate) struct Edge {
     pub router: Router,
     pub services: Services,
-    /// The setting that bounds a message.
+    /// The setting that limits a message's bytes.
     pub message_setting: &'static str,
-    /// How long a request's body may stall within a message.
+    /// How long a request's body may pause inside a message.
     pub stream_idle_max: Duration,
-    /// Requests that the shutdown refused, for all ports.
-    pub refused: Refused,
+    /// Requests that the shutdown refused; the ports share the counter.
+    pub refused: RefusedRequests,
 }
 
-/// Counts the requests whose messages had not arrived when the shutdown's grace was over.
+/// Counts the requests whose messages had not arrived at the end of the shutdown's grace period.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Refused(Arc<AtomicUsize>);
+pub(crate) struct RefusedRequests(Arc<AtomicUsize>);
 
-impl Refused {
+impl RefusedRequests {
     pub fn get(&self) -> usize {
         self.0.load(Ordering::Relaxed)
     }
 
-    fn status(&self) -> Status {
+    /// Counts a refused request and returns its status.
+    fn refuse(&self) -> Status {
         self.0.fetch_add(1, Ordering::Relaxed);
         status::unavailable(
             "the server is shutting down and the request's message has not arrived; send it to another replica",
@@ -60,7 +63,7 @@ impl Refused {
     }
 }
 
-/// What the requests of one connection share.
+/// State that the requests of one connection share.
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub peer: Peer,
@@ -69,12 +72,12 @@ pub(crate) struct Connection {
 }
 
 impl Edge {
-    /// Answers one request, whose headers have just arrived.
-    pub fn answer(
+    /// Serves one request, whose headers have just arrived.
+    pub fn handle(
         self: &Arc<Self>,
         connection: &Arc<Connection>,
         request: Request<Incoming>,
-    ) -> impl Future<Output = Result<Response<Answer>, Infallible>> + Send + use<> {
+    ) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> + Send + use<> {
         let arrival = Arrival(Instant::now());
         let (edge, connection) = (Arc::clone(self), Arc::clone(connection));
         let open = connection.activity.begin();
@@ -82,13 +85,13 @@ impl Edge {
             yield_once().await;
             let response = match edge.check(&request) {
                 Ok(streaming) => edge.serve(&connection, arrival, streaming, request).await,
-                Err(refusal) => refusal.answer(&request),
+                Err(refusal) => refusal.response(&request),
             };
-            Ok(response.map(|body| open.answer(body)))
+            Ok(response.map(|body| open.respond(body)))
         }
     }
 
-    /// Whether the client may send several messages; or why the request is no call of this port's services.
+    /// Returns true if the request's method is client-streaming, or why the request is not a call of this port's services.
     fn check(&self, request: &Request<Incoming>) -> Result<bool, Refusal> {
         if request.method() != Method::POST {
             return Err(Refusal::Method);
@@ -100,8 +103,8 @@ impl Edge {
         method.map(|method| method.client_streaming).map_err(Refusal::Path)
     }
 
-    /// The answer of the request's service, or of what comes before it: its deadline, or the end of the shutdown's grace
-    /// while its message is still on the way.
+    /// Returns the service's response, unless the deadline passes first, or the shutdown's grace period ends before the
+    /// message has arrived.
     async fn serve(
         &self,
         connection: &Connection,
@@ -113,31 +116,29 @@ impl Edge {
         let (mut parts, body) = request.into_parts();
         parts.extensions.insert(arrival);
         parts.extensions.insert(connection.peer.clone());
-        let (arrived, expected) = (
-            Arrived::default(),
-            Expected {
-                streaming,
-                idle_max: self.stream_idle_max,
-            },
-        );
-        let body = MessageBody::new(body, expected, arrived.clone());
-        // Timers fire a millisecond late at most, in which a fast handler would answer.
+        let arrived = Arrived::default();
+        let rules = BodyRules {
+            streaming,
+            idle_max: self.stream_idle_max,
+        };
+        let body = MessageBody::new(body, rules, arrived.clone());
+        // Timers fire up to a millisecond late, and a fast handler would answer within it.
         if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             return expired(&arrived).into_http();
         }
         let answer = self.router.clone().call(Request::from_parts(parts, body));
         tokio::select! {
-            // A handler that watches the deadline itself says more, also where this task is woken late for both.
+            // Handlers that watch the deadline return a more precise status, so they are polled first.
             biased;
-            Ok(response) = answer => self.one_status(response),
+            Ok(response) = answer => self.with_size_status(response),
             () = sleep_until(deadline) => expired(&arrived).into_http(),
-            () = closed(&connection.stages, &arrived) => self.refused.status().into_http(),
+            () = closed(&connection.stages, &arrived) => self.refused.refuse().into_http(),
         }
     }
 
-    /// Replaces tonic's statuses for a message that is too large.
-    fn one_status(&self, response: Response<Body>) -> Response<Body> {
-        // An answer without a message has its status in the headers.
+    /// Replaces tonic's statuses for a message that is too large by the one of [`status::too_large`].
+    fn with_size_status(&self, response: Response<Body>) -> Response<Body> {
+        // A response without a message has its status in the headers.
         let status = Status::from_header_map(response.headers());
         match status.and_then(|status| status::too_large(&status, self.message_setting)) {
             Some(status) => status.into_http(),
@@ -146,7 +147,7 @@ impl Edge {
     }
 }
 
-/// hyper looks for a reset when an answer is pending, so a request that is cancelled at once costs no work.
+/// Lets hyper look for a reset of the stream, so that a request that is cancelled at once costs no work.
 async fn yield_once() {
     let mut yielded = false;
     poll_fn(|cx| {
@@ -170,7 +171,7 @@ async fn sleep_until(deadline: Option<Instant>) {
     }
 }
 
-/// Returns once requests whose message has not arrived are refused, unless this one's has.
+/// Returns once the shutdown refuses requests whose message has not arrived; never returns if this one's has.
 async fn closed(stages: &Stages, arrived: &Arrived) {
     stages.reached(Stage::Closed).await;
     if arrived.get() {
@@ -189,7 +190,7 @@ fn expired(arrived: &Arrived) -> Status {
     )
 }
 
-/// Why a request is no call of the port's services. What is not gRPC is answered as HTTP.
+/// Why a request is not a call of the port's services. Requests that are not gRPC get a plain HTTP response.
 enum Refusal {
     Method,
     ContentType,
@@ -197,7 +198,7 @@ enum Refusal {
 }
 
 impl Refusal {
-    fn answer(self, request: &Request<Incoming>) -> Response<Body> {
+    fn response(self, request: &Request<Incoming>) -> Response<Body> {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = match self {
             Self::Path(status) => return status.into_http(),
@@ -216,7 +217,7 @@ impl Refusal {
     }
 }
 
-/// Whether the content type is gRPC's with protobuf messages, the only ones served
+/// Returns true for the content types of gRPC with protobuf messages, the only encoding served
 /// (<https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md#requests>).
 fn is_grpc(content_type: Option<&HeaderValue>) -> bool {
     let Some(text) = content_type.and_then(|value| value.to_str().ok()) else {
@@ -232,11 +233,12 @@ fn is_grpc(content_type: Option<&HeaderValue>) -> bool {
 mod tests {
     use super::*;
 
+    fn check(text: &'static str, expected: bool) {
+        assert_eq!(is_grpc(Some(&HeaderValue::from_static(text))), expected, "{text}");
+    }
+
     #[test]
-    fn content_types_of_grpc_with_protobuf_are_taken() {
-        let check = |text: &'static str, expected: bool| {
-            assert_eq!(is_grpc(Some(&HeaderValue::from_static(text))), expected, "{text}");
-        };
+    fn content_types_of_grpc_with_protobuf_are_accepted() {
         check("application/grpc", true);
         check("application/grpc+proto", true);
         check("application/grpc;charset=utf-8", true);

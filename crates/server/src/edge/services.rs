@@ -1,4 +1,4 @@
-//! The gRPC services of each port, from their descriptors: what reflection lists, and what an unknown path is answered.
+//! The gRPC services of each port, from their descriptors: the list for reflection, and the status for an unknown path.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,42 +6,42 @@ use prost::Message as _;
 use prost_types::FileDescriptorSet;
 use tonic::Status;
 
-/// A path in a message is cut after this many characters.
+/// Paths in error messages are truncated to this many characters.
 const NAME_CHARS_MAX: usize = 128;
 
-/// A gRPC port and the services that it alone has.
+/// A gRPC port and the services that only it serves.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PortServices {
     pub names: &'static [&'static str],
-    /// How a message calls the port.
-    place: &'static str,
+    /// The port's name in error messages.
+    label: &'static str,
 }
 
 pub(crate) const CLASSIFICATION: PortServices = PortServices {
     names: &["headswap.v1.ClassifierService"],
-    place: "the classification port (--listen)",
+    label: "the classification port (--listen)",
 };
 pub(crate) const ADMINISTRATION: PortServices = PortServices {
     names: &["headswap.v1.HeadAdminService"],
-    place: "the administration port (--admin-listen)",
+    label: "the administration port (--admin-listen)",
 };
-/// The services of every port.
+/// Services that every port serves.
 const COMMON: [&str; 3] = [
     "grpc.health.v1.Health",
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",
 ];
 
-/// What the server needs to know of a method.
+/// The properties of a method that the server needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Method {
-    /// Whether the client may send several messages.
+    /// True if the client may send several messages.
     pub client_streaming: bool,
 }
 
 type Methods = BTreeMap<String, Method>;
 
-/// The services that one port serves, and where the others are.
+/// The services of one port, and which port serves each of the others.
 #[derive(Debug)]
 pub(crate) struct Services {
     served: BTreeMap<String, Methods>,
@@ -50,7 +50,7 @@ pub(crate) struct Services {
 }
 
 impl Services {
-    pub fn of(port: PortServices) -> Self {
+    pub fn for_port(port: PortServices) -> Self {
         let descriptors = all_descriptors();
         let (mut served, mut elsewhere) = (BTreeMap::new(), BTreeMap::new());
         for (name, methods) in services(&descriptors) {
@@ -60,30 +60,30 @@ impl Services {
                 .into_iter()
                 .find(|other| is_served(*other, &name))
             {
-                elsewhere.insert(name, (methods, other.place));
+                elsewhere.insert(name, (methods, other.label));
             }
         }
         Self {
             served,
             elsewhere,
-            descriptors: only(port, descriptors),
+            descriptors: descriptors_of_port(port, descriptors),
         }
     }
 
-    /// The descriptors of this port's services and of all that they import.
+    /// Returns the descriptors of this port's services and of everything that they import.
     pub fn descriptors(&self) -> FileDescriptorSet {
         self.descriptors.clone()
     }
 
-    /// Finds the method that `/SERVICE/METHOD` names.
+    /// Returns the method at the path `/SERVICE/METHOD`.
     ///
     /// # Errors
-    /// UNIMPLEMENTED, with what there is instead.
+    /// UNIMPLEMENTED; the message lists the known services or methods.
     pub fn method(&self, path: &str) -> Result<Method, Status> {
         let named = path.strip_prefix('/').and_then(|path| path.split_once('/'));
         let Some((service, method)) = named.filter(|(service, method)| !service.is_empty() && !method.is_empty())
         else {
-            let path = cut(path);
+            let path = truncated(path);
             return Err(self.unknown(format!("{path} is not the path of a method, /SERVICE/METHOD")));
         };
         if let Some(methods) = self.served.get(service) {
@@ -91,17 +91,17 @@ impl Services {
             return found.ok_or_else(|| self.no_such_method(service, method, methods));
         }
         match self.elsewhere.get(service) {
-            Some((_, place)) => Err(Status::unimplemented(format!("{service} is served on {place}"))),
-            None => Err(self.unknown(format!("there is no service {}", cut(service)))),
+            Some((_, port)) => Err(Status::unimplemented(format!("{service} is served on {port}"))),
+            None => Err(self.unknown(format!("there is no service {}", truncated(service)))),
         }
     }
 
     fn no_such_method(&self, service: &str, method: &str, methods: &Methods) -> Status {
-        let there_are = join(methods.keys());
-        let mut message = format!("{service} has no method {}; it has {there_are}", cut(method));
-        for (other, (others, place)) in &self.elsewhere {
+        let known = join(methods.keys());
+        let mut message = format!("{service} has no method {}; it has {known}", truncated(method));
+        for (other, (others, port)) in &self.elsewhere {
             if others.contains_key(method) {
-                message.push_str(&format!("; {other} has it and is served on {place}"));
+                message.push_str(&format!("; {other} has it and is served on {port}"));
             }
         }
         Status::unimplemented(message)
@@ -146,22 +146,22 @@ fn services(descriptors: &FileDescriptorSet) -> BTreeMap<String, Methods> {
     services
 }
 
-/// The files that define the port's services, without other services, and the files that those import.
-fn only(port: PortServices, mut descriptors: FileDescriptorSet) -> FileDescriptorSet {
-    let (mut wanted, mut open) = (BTreeSet::new(), Vec::new());
+/// Returns the files that define the port's services, without other services, and the files that they import.
+fn descriptors_of_port(port: PortServices, mut descriptors: FileDescriptorSet) -> FileDescriptorSet {
+    let (mut wanted, mut queue) = (BTreeSet::new(), Vec::new());
     for file in &mut descriptors.file {
         let package = file.package().to_owned();
         file.service
             .retain(|service| is_served(port, &format!("{package}.{}", service.name())));
         if !file.service.is_empty() {
-            open.push(file.name().to_owned());
+            queue.push(file.name().to_owned());
         }
     }
-    while let Some(name) = open.pop() {
+    while let Some(name) = queue.pop() {
         if let Some(file) = descriptors.file.iter().find(|file| file.name() == name)
             && wanted.insert(name)
         {
-            open.extend(file.dependency.iter().cloned());
+            queue.extend(file.dependency.iter().cloned());
         }
     }
     descriptors.file.retain(|file| wanted.contains(file.name()));
@@ -172,8 +172,8 @@ fn join<'a>(names: impl Iterator<Item = &'a String>) -> String {
     names.map(String::as_str).collect::<Vec<_>>().join(", ")
 }
 
-/// A name from outside, short enough for a message.
-fn cut(name: &str) -> String {
+/// Returns a name from outside, short enough for a message.
+fn truncated(name: &str) -> String {
     name.chars().take(NAME_CHARS_MAX).collect()
 }
 
@@ -181,65 +181,86 @@ fn cut(name: &str) -> String {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_path_leads_to_a_method_or_says_what_there_is() {
-        let check = |port, path: &str, expected: Result<bool, &str>| {
-            let found = Services::of(port).method(path);
-            match (found, expected) {
-                (Ok(method), Ok(streaming)) => assert_eq!(method.client_streaming, streaming, "{path}"),
-                (Err(status), Err(part)) => {
-                    assert_eq!(status.code(), tonic::Code::Unimplemented);
-                    assert!(status.message().contains(part), "{path}: {}", status.message());
-                    assert!(status.message().len() < 800);
-                }
-                (found, _) => panic!("{path}: {found:?}"),
+    /// `expected` is true for a client-streaming method, or a part of the error's message.
+    fn check_method(port: PortServices, path: &str, expected: Result<bool, &str>) {
+        let found = Services::for_port(port).method(path);
+        match (found, expected) {
+            (Ok(method), Ok(streaming)) => assert_eq!(method.client_streaming, streaming, "{path}"),
+            (Err(status), Err(part)) => {
+                assert_eq!(status.code(), tonic::Code::Unimplemented);
+                assert!(status.message().contains(part), "{path}: {}", status.message());
+                assert!(status.message().len() < 800);
             }
-        };
+            (found, _) => panic!("{path}: {found:?}"),
+        }
+    }
+
+    /// The port's descriptors have the service `own`, lack `other`, and are complete.
+    fn check_descriptors(port: PortServices, own: &str, other: &str) {
+        let descriptors = Services::for_port(port).descriptors();
+        let names: Vec<String> = services(&descriptors).into_keys().collect();
+        assert_eq!(names.iter().filter(|name| COMMON.contains(&name.as_str())).count(), 3);
+        assert!(
+            names.contains(&own.to_owned()) && !names.contains(&other.to_owned()),
+            "{names:?}"
+        );
+        for file in &descriptors.file {
+            for import in &file.dependency {
+                assert!(
+                    descriptors.file.iter().any(|file| file.name() == import),
+                    "{import} is missing"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_path_names_a_method_or_the_error_lists_the_alternatives() {
         let long = format!("/{}/Check", "é".repeat(4000));
-        check(CLASSIFICATION, "/headswap.v1.ClassifierService/Classify", Ok(false));
-        check(
+        check_method(CLASSIFICATION, "/headswap.v1.ClassifierService/Classify", Ok(false));
+        check_method(
             CLASSIFICATION,
             "/headswap.v1.ClassifierService/ClassifyStream",
             Ok(true),
         );
-        check(ADMINISTRATION, "/headswap.v1.HeadAdminService/UploadHead", Ok(true));
+        check_method(ADMINISTRATION, "/headswap.v1.HeadAdminService/UploadHead", Ok(true));
         for port in [CLASSIFICATION, ADMINISTRATION] {
-            check(port, "/grpc.health.v1.Health/Watch", Ok(false));
-            check(
+            check_method(port, "/grpc.health.v1.Health/Watch", Ok(false));
+            check_method(
                 port,
                 "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
                 Ok(true),
             );
-            check(
+            check_method(
                 port,
                 "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
                 Ok(true),
             );
             for path in ["", "/", "//", "/a", "a/b", "/AWS.ALB/healthcheck", &long] {
-                check(port, path, Err("this port serves grpc.health.v1.Health, "));
+                check_method(port, path, Err("this port serves grpc.health.v1.Health, "));
             }
         }
-        check(
+        check_method(
             CLASSIFICATION,
             "/headswap.v1.HeadAdminService/Nope",
             Err("headswap.v1.HeadAdminService is served on the administration port (--admin-listen)"),
         );
-        check(
+        check_method(
             ADMINISTRATION,
             "/headswap.v1.ClassifierService/Classify",
             Err("headswap.v1.ClassifierService is served on the classification port (--listen)"),
         );
-        check(
+        check_method(
             CLASSIFICATION,
             "/headswap.v1.ClassifierService/Nope",
             Err("headswap.v1.ClassifierService has no method Nope; it has Classify, ClassifyStream, Embed"),
         );
-        check(
+        check_method(
             CLASSIFICATION,
             "/headswap.v1.ClassifierService/ListHeads",
             Err("headswap.v1.HeadAdminService has it and is served on the administration port (--admin-listen)"),
         );
-        check(
+        check_method(
             CLASSIFICATION,
             "/headswap.v1.ClassifierService/Classify/",
             Err("has no method Classify/"),
@@ -247,32 +268,15 @@ mod tests {
     }
 
     #[test]
-    fn reflection_knows_what_the_port_serves_alone() {
-        let check = |port, own: &str, other: &str| {
-            let descriptors = Services::of(port).descriptors();
-            let names: Vec<String> = services(&descriptors).into_keys().collect();
-            assert_eq!(names.iter().filter(|name| COMMON.contains(&name.as_str())).count(), 3);
-            assert!(
-                names.contains(&own.to_owned()) && !names.contains(&other.to_owned()),
-                "{names:?}"
-            );
-            for file in &descriptors.file {
-                for import in &file.dependency {
-                    assert!(
-                        descriptors.file.iter().any(|file| file.name() == import),
-                        "{import} is missing"
-                    );
-                }
-            }
-        };
+    fn reflection_lists_only_the_services_of_the_port() {
         let (classifier, admin) = (CLASSIFICATION.names[0], ADMINISTRATION.names[0]);
-        check(CLASSIFICATION, classifier, admin);
-        check(ADMINISTRATION, admin, classifier);
+        check_descriptors(CLASSIFICATION, classifier, admin);
+        check_descriptors(ADMINISTRATION, admin, classifier);
     }
 
-    /// A service that a port adds and this table lacks would be UNIMPLEMENTED.
+    /// A service that is missing from the tables above would be UNIMPLEMENTED.
     #[test]
-    fn every_service_of_ours_has_a_port() {
+    fn every_compiled_service_has_a_port() {
         let served: Vec<&str> = [CLASSIFICATION.names, ADMINISTRATION.names].concat();
         for name in services(&all_descriptors()).into_keys() {
             assert!(

@@ -1,8 +1,8 @@
-//! Connections that take turns in reading, so that what some clients pour in delays the others by no more than a few turns.
+//! Fair reading: connections with much to read take turns, so that they delay other connections by a few turns at most.
 //!
-//! A connection yields after some bytes that were there at once. It is then hungry, and its next turn is one of few that
-//! hungry connections have at the same time, in order of arrival: however many there are, the other tasks have threads to
-//! themselves and find few turns before them.
+//! A connection yields after [`TURN_BYTES`] that it could read without waiting. It then queues for its next turn. The number of
+//! concurrent turns is limited and the queue is first come, first served, so that the other tasks keep threads of their own,
+//! however many connections queue.
 
 use std::io;
 use std::pin::{Pin, pin};
@@ -15,26 +15,26 @@ use futures::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Semaphore;
 
-/// What a connection reads in one turn. Copying as much takes ten microseconds; a picture takes some turns.
+/// Bytes that a connection reads in one turn. Copying them takes about 10 µs; a picture takes several turns.
 const TURN_BYTES: usize = 16 << 10;
 
-/// The turns of hungry connections.
+/// Limits the concurrent turns. Clones share the limit.
 #[derive(Clone, Debug)]
 pub(crate) struct ReadTurns(Arc<Semaphore>);
 
-/// Whether a connection has more to read than its last turn allowed.
+/// A flag, set while a connection has more to read than its last turn allowed.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Hungry(Arc<AtomicBool>);
+pub(crate) struct MoreToRead(Arc<AtomicBool>);
 
 impl ReadTurns {
-    /// As many at the same time as half of the threads that there are, at least one.
+    /// Allows half as many concurrent turns as there are `threads`, at least one.
     pub fn new(threads: usize) -> Self {
         Self(Arc::new(Semaphore::new((threads / 2).max(1))))
     }
 
-    /// Drives a connection, in its turn when it is hungry. A turn lasts until the connection's next poll ends, which no
-    /// client can delay.
-    pub async fn drive<F: Future>(&self, hungry: &Hungry, connection: F) -> F::Output {
+    /// Drives a connection, and waits for its turn while it has more to read. A turn lasts for one poll of the
+    /// connection, which no client can delay.
+    pub async fn drive<F: Future>(&self, more: &MoreToRead, connection: F) -> F::Output {
         let mut connection = pin!(connection);
         let mut waiting: Option<BoxFuture<'static, _>> = None;
         std::future::poll_fn(|cx| {
@@ -44,12 +44,12 @@ impl ReadTurns {
             };
             waiting = None;
             let polled = connection.as_mut().poll(cx);
-            if polled.is_pending() && hungry.0.swap(false, Ordering::Relaxed) {
-                // Behind those that wait already: its turn ends afterwards.
+            if polled.is_pending() && more.0.swap(false, Ordering::Relaxed) {
+                // Queue behind the waiting connections before releasing this turn.
                 let next = waiting.insert(Arc::clone(&self.0).acquire_owned().boxed());
                 if let Poll::Ready(next) = next.poll_unpin(cx) {
                     waiting = Some(std::future::ready(next).boxed());
-                    // A task that wakes itself is scheduled behind all that are ready.
+                    // The runtime schedules a task that wakes itself behind all ready tasks.
                     cx.waker().wake_by_ref();
                 }
             }
@@ -60,18 +60,18 @@ impl ReadTurns {
     }
 }
 
-/// A connection whose reading yields after every [`TURN_BYTES`] that were there at once.
+/// A connection whose reads yield after every [`TURN_BYTES`] that were available without waiting.
 #[derive(Debug)]
 pub(crate) struct FairReads<IO> {
     io: IO,
-    hungry: Hungry,
-    /// Bytes read since the connection last had nothing to read, or yielded.
+    more: MoreToRead,
+    /// Bytes read since the connection last yielded or had nothing to read.
     read: usize,
 }
 
 impl<IO> FairReads<IO> {
-    pub fn new(io: IO, hungry: Hungry) -> Self {
-        Self { io, hungry, read: 0 }
+    pub fn new(io: IO, more: MoreToRead) -> Self {
+        Self { io, more, read: 0 }
     }
 }
 
@@ -80,8 +80,8 @@ impl<IO: AsyncRead + Unpin> AsyncRead for FairReads<IO> {
         let me = self.get_mut();
         if me.read >= TURN_BYTES {
             me.read = 0;
-            me.hungry.0.store(true, Ordering::Relaxed);
-            // [`ReadTurns::drive`] goes on with it.
+            me.more.0.store(true, Ordering::Relaxed);
+            // [`ReadTurns::drive`] polls the connection again in its next turn.
             return Poll::Pending;
         }
         let before = buffer.filled().len();
@@ -132,11 +132,11 @@ mod tests {
 
     const TURNS: usize = 20;
 
-    /// Reads what is there at once, so that nothing but the bound ends a turn; counts its turns.
-    async fn pour(turns: ReadTurns, count: Arc<AtomicUsize>) {
+    /// Reads bytes that are all available, so that only the limit ends a turn; counts the turns.
+    async fn read_all(turns: ReadTurns, count: Arc<AtomicUsize>) {
         let bytes = vec![7; TURNS * TURN_BYTES];
-        let hungry = Hungry::default();
-        let mut reads = FairReads::new(bytes.as_slice(), hungry.clone());
+        let more = MoreToRead::default();
+        let mut reads = FairReads::new(bytes.as_slice(), more.clone());
         let mut buffer = vec![0; TURN_BYTES];
         let reading = std::future::poll_fn(|cx| {
             count.fetch_add(1, Ordering::Relaxed);
@@ -147,7 +147,7 @@ mod tests {
                 }
             }
         });
-        turns.drive(&hungry, reading).await;
+        turns.drive(&more, reading).await;
     }
 
     /// Lets all tasks that are ready run once. (Tokio's own `yield_now` waits until the runtime has looked for events.)
@@ -163,42 +163,42 @@ mod tests {
         .await;
     }
 
-    /// The most turns that `connections` had between two of another task's.
+    /// Returns the largest number of turns that `connections` took between two polls of another task.
     async fn turns_before_another(connections: usize) -> usize {
         let (turns, count) = (ReadTurns::new(2), Arc::<AtomicUsize>::default());
-        let mut pouring = JoinSet::new();
+        let mut readers = JoinSet::new();
         for _ in 0..connections {
-            pouring.spawn(pour(turns.clone(), Arc::clone(&count)));
+            readers.spawn(read_all(turns.clone(), Arc::clone(&count)));
         }
-        // Each has its first turn, after which it is hungry.
+        // Wait until each connection has had its first turn and queues for the next.
         while count.load(Ordering::Relaxed) < connections {
             let_others_run().await;
         }
-        let mut most = 0;
+        let mut turns_max = 0;
         while count.load(Ordering::Relaxed) < connections * (TURNS + 1) {
             let before = count.load(Ordering::Relaxed);
             let_others_run().await;
-            most = most.max(count.load(Ordering::Relaxed) - before);
+            turns_max = turns_max.max(count.load(Ordering::Relaxed) - before);
         }
-        most
+        turns_max
     }
 
     #[tokio::test]
-    async fn clients_that_send_all_they_can_hold_up_another_for_few_turns() {
+    async fn connections_with_much_to_read_delay_others_by_few_turns() {
         for connections in [1, 2, 50] {
-            let most = tokio::spawn(turns_before_another(connections)).await.unwrap();
-            assert!(most <= 2, "{most} turns of {connections} connections");
+            let turns = tokio::spawn(turns_before_another(connections)).await.unwrap();
+            assert!(turns <= 2, "{turns} turns of {connections} connections");
         }
     }
 
     #[tokio::test]
-    async fn a_connection_that_ends_while_it_waits_gives_its_turn_back() {
-        let (turns, hungry) = (ReadTurns::new(1), Hungry(Arc::new(true.into())));
+    async fn a_connection_that_ends_while_queued_releases_its_turn() {
+        let (turns, more) = (ReadTurns::new(1), MoreToRead(Arc::new(true.into())));
         let held = turns.0.acquire().await.unwrap();
-        let mut waits = Box::pin(turns.drive(&hungry, std::future::pending::<()>()));
-        assert!((&mut waits).now_or_never().is_none());
+        let mut queued = Box::pin(turns.drive(&more, std::future::pending::<()>()));
+        assert!((&mut queued).now_or_never().is_none());
         drop(held);
-        drop(waits);
+        drop(queued);
         assert_eq!(turns.0.available_permits(), 1);
     }
 }

@@ -1,9 +1,7 @@
-//! One gRPC connection: HTTP/2, from its opening to its end.
+//! One gRPC connection over HTTP/2, from its preface to its end.
 
-pub(crate) mod activity;
 pub(crate) mod fair_reads;
 mod opening;
-mod reset_budget;
 mod stream_tasks;
 
 use std::pin::pin;
@@ -16,50 +14,49 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use crate::edge::activity::Activity;
 use crate::edge::arrival::Peer;
 use crate::edge::{Connection, Edge};
-use crate::http2::activity::Activity;
-use crate::http2::fair_reads::{FairReads, Hungry, ReadTurns};
-use crate::http2::opening::{Opened, Watched};
+use crate::http2::fair_reads::{FairReads, MoreToRead, ReadTurns};
+use crate::http2::opening::{Opened, OpeningMonitor};
 use crate::http2::stream_tasks::StreamTasks;
-use crate::ports::incoming::KEEPALIVE;
-use crate::ports::port::{Ended, Protocol};
-use crate::ports::stage::{Stage, Stages};
+use crate::protocol::{Ended, KEEPALIVE, Protocol};
+use crate::stage::{Stage, Stages};
 
-/// Flow-control windows: room for some pictures on each stream, so that one round trip does not bound the rate.
+/// Flow-control windows, large enough for several pictures, so that the round-trip time does not limit the throughput.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 const FRAME_BYTES_MAX: u32 = 256 << 10;
-/// All headers of a request.
+/// Limit on all headers of a request together (SETTINGS_MAX_HEADER_LIST_SIZE).
 const HEADER_LIST_BYTES_MAX: u32 = 16 << 10;
-/// A ping that is not answered for so long ends the connection.
+/// The connection is closed if a ping is not answered within this time.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
-/// A connection must have sent its preface and settings by then.
+/// The client must have sent its preface and SETTINGS within this time.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
-/// When the server shuts down, the same for a connection that may have only just been made.
-const HANDSHAKE_MAX_LEAVING: Duration = Duration::from_millis(100);
-/// Streams that were reset before this server looked at them. They arrive in one read, so a burst that is allowed in time
-/// must be allowed at once.
+/// The same limit from the start of a shutdown, for connections that were made just before it.
+const HANDSHAKE_MAX_AT_SHUTDOWN: Duration = Duration::from_millis(100);
+/// Limit on streams that the client reset before the server accepted them. All cancelled requests of a burst may arrive in one
+/// read, so hyper's default of 20 is too low.
 const PENDING_RESETS_MAX: usize = 2_048;
-/// Streams that this server refuses or resets for errors in their frames, over the connection's whole life. Clients that
-/// open streams before they know the limit cause some, so hyper's default of 1,024 would end connections that live long.
+/// Limit on streams that the server refuses or resets because of protocol errors, over the life of the connection. Clients
+/// that open streams before they know the limit cause some, so hyper's default of 1,024 would close long-lived connections.
 const REFUSED_STREAMS_MAX: usize = 8_192;
-/// What a connection with too many cancelled requests has left, from the GOAWAY, for those that are not cancelled.
+/// After a GOAWAY for too many cancelled requests, the time for the other requests to finish.
 const TOO_MANY_RESETS_GRACE: Duration = Duration::from_secs(1);
-/// After its last answer, how long a connection may take to write it.
+/// How long a connection may take to write its last response.
 pub(crate) const FLUSH_MAX: Duration = Duration::from_millis(500);
 
-/// gRPC on one port.
+/// The gRPC protocol of one port.
 #[derive(Clone, Debug)]
 pub(crate) struct Grpc {
     pub edge: Arc<Edge>,
     pub streams_per_connection_max: u32,
-    /// Shared by all connections of all ports.
+    /// The connections of all ports share the turns.
     pub turns: ReadTurns,
 }
 
-/// Why a connection is told to go away.
-enum Leave {
+/// Why the server sends a GOAWAY.
+enum GoawayReason {
     Shutdown,
     TooManyResets,
 }
@@ -69,15 +66,15 @@ impl Protocol for Grpc {
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (tasks, opened, hungry) = (StreamTasks::default(), Opened::default(), Hungry::default());
+        let (tasks, opened, more) = (StreamTasks::default(), Opened::default(), MoreToRead::default());
         let connection = Arc::new(Connection {
             peer,
             activity: Activity::new(),
             stages,
         });
-        let io = TokioIo::new(FairReads::new(Watched::new(io, opened.clone()), hungry.clone()));
+        let io = TokioIo::new(FairReads::new(OpeningMonitor::new(io, opened.clone()), more.clone()));
         let run = self.run(io, &connection, &opened, tasks.clone());
-        let ended = self.turns.drive(&hungry, run).await;
+        let ended = self.turns.drive(&more, run).await;
         tasks.end().await;
         ended
     }
@@ -88,14 +85,14 @@ impl Grpc {
     where
         IO: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
     {
-        let service = service_fn(|request| self.edge.answer(shared, request));
+        let service = service_fn(|request| self.edge.handle(shared, request));
         let mut http = pin!(self.builder(tasks).serve_connection(io, service));
-        let leave = tokio::select! {
+        let reason = tokio::select! {
             biased;
-            leave = told_to_leave(shared, opened) => leave,
+            reason = goaway_reason(shared, opened) => reason,
             result = &mut http => return closed(&shared.peer, result),
         };
-        let Some(leave) = leave else {
+        let Some(reason) = reason else {
             tracing::debug!(
                 peer = shared.peer.address,
                 "no HTTP/2 preface and settings after {HANDSHAKE_MAX:?}"
@@ -105,7 +102,7 @@ impl Grpc {
         http.as_mut().graceful_shutdown();
         tokio::select! {
             result = &mut http => closed(&shared.peer, result),
-            ended = time_is_up(&leave, shared, opened) => ended,
+            ended = closing_deadline(&reason, shared, opened) => ended,
         }
     }
 
@@ -126,15 +123,15 @@ impl Grpc {
     }
 }
 
-/// Returns when the connection is to be told to go away, with the reason; none if it was not opened in time.
-async fn told_to_leave(shared: &Connection, opened: &Opened) -> Option<Leave> {
+/// Returns the reason when the server must send a GOAWAY, or None if the preface did not arrive in time.
+async fn goaway_reason(shared: &Connection, opened: &Opened) -> Option<GoawayReason> {
     let mut handshake = pin!(sleep(HANDSHAKE_MAX));
     loop {
         tokio::select! {
-            () = shared.stages.reached(Stage::Leaving) => return Some(Leave::Shutdown),
+            () = shared.stages.reached(Stage::Leaving) => return Some(GoawayReason::Shutdown),
             () = shared.activity.too_many_resets() => {
-                tracing::warn!(peer = shared.peer.address, "a client cancels too many requests; its connection is closed");
-                return Some(Leave::TooManyResets);
+                tracing::warn!(peer = shared.peer.address, "a client cancels too many requests; closing its connection");
+                return Some(GoawayReason::TooManyResets);
             }
             () = &mut handshake, if !handshake.is_elapsed() => {
                 if !opened.get() {
@@ -145,19 +142,19 @@ async fn told_to_leave(shared: &Connection, opened: &Opened) -> Option<Leave> {
     }
 }
 
-/// Returns when a connection that has been told to go away is closed.
-async fn time_is_up(leave: &Leave, shared: &Connection, opened: &Opened) -> Ended {
+/// Returns when the server must close a connection to which it has sent a GOAWAY, and how it ended.
+async fn closing_deadline(reason: &GoawayReason, shared: &Connection, opened: &Opened) -> Ended {
     let (stages, activity) = (&shared.stages, &shared.activity);
-    if matches!(leave, Leave::TooManyResets) {
+    if matches!(reason, GoawayReason::TooManyResets) {
         let _ = timeout(TOO_MANY_RESETS_GRACE, stages.reached(Stage::Flushing)).await;
         return Ended::Cut { open: activity.open() };
     }
-    sleep(HANDSHAKE_MAX_LEAVING).await;
+    sleep(HANDSHAKE_MAX_AT_SHUTDOWN).await;
     if !opened.get() {
         return Ended::Unopened;
     }
     stages.reached(Stage::Flushing).await;
-    // A client that reads closes the connection itself once it has its answers.
+    // A client that reads closes the connection itself once it has its responses.
     let flushed = match (activity.open(), activity.last_end()) {
         (0, None) => Instant::now(),
         (0, Some(end)) => end + FLUSH_MAX,
@@ -182,7 +179,7 @@ mod tests {
     use tokio::task::JoinHandle;
 
     use super::*;
-    use crate::edge::Refused;
+    use crate::edge::RefusedRequests;
     use crate::edge::services::{CLASSIFICATION, Services};
 
     const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -197,15 +194,15 @@ mod tests {
     }
 
     impl Served {
-        /// A connection whose client has sent `bytes`.
+        /// Serves a connection whose client has sent `bytes`.
         async fn start(bytes: &[&[u8]]) -> Self {
             let grpc = Grpc {
                 edge: Arc::new(Edge {
                     router: Router::new(),
-                    services: Services::of(CLASSIFICATION),
+                    services: Services::for_port(CLASSIFICATION),
                     message_setting: "--message-bytes-max",
                     stream_idle_max: Duration::from_secs(300),
-                    refused: Refused::default(),
+                    refused: RefusedRequests::default(),
                 }),
                 streams_per_connection_max: 100,
                 turns: ReadTurns::new(1),
@@ -226,7 +223,7 @@ mod tests {
             }
         }
 
-        /// How it ended and when, in milliseconds, and whether it was told to go away.
+        /// Returns how the connection ended, after how many milliseconds, and true if the server sent a GOAWAY.
         async fn end(mut self) -> (Ended, u128, bool) {
             let ended = self.ended.await.unwrap();
             let took = self.started.elapsed().as_millis();
@@ -243,19 +240,19 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_connection_must_be_opened_in_time() {
+    async fn a_connection_must_send_its_preface_in_time() {
         for bytes in [&[][..], &[&PREFACE[..8]], &[PREFACE], &[PREFACE, &SETTINGS[..5]]] {
             let served = Served::start(bytes).await;
             assert_eq!(served.end().await, (Ended::Unopened, 10_000, false), "{bytes:?}");
         }
-        // An idle one is kept for as long as it answers pings, which this one does not: 30 s and 20 s.
+        // An idle connection is kept while it answers pings. This one does not: it is pinged after 30 s and closed 20 s later.
         let served = Served::start(&[PREFACE, SETTINGS]).await;
         let (ended, took, _) = served.end().await;
         assert_eq!((ended, took / 1000), (Ended::Closed, 50));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_shutdown_waits_longer_for_a_connection_that_may_have_requests() {
+    async fn a_shutdown_closes_unopened_connections_first() {
         for bytes in [&[][..], &[&PREFACE[..8]], &[PREFACE]] {
             let served = Served::start(bytes).await;
             served.stage.send_replace(Stage::Leaving);

@@ -1,5 +1,5 @@
-//! The opening of an HTTP/2 connection: the client's preface and its first SETTINGS frame
-//! (<https://httpwg.org/specs/rfc9113.html#preface>). Until it is whole, the client cannot have sent a request.
+//! Detects when a client has sent its HTTP/2 connection preface, including the first SETTINGS frame
+//! (<https://httpwg.org/specs/rfc9113.html#preface>). Before its end, the client cannot have sent a request.
 
 use std::io;
 use std::pin::Pin;
@@ -13,7 +13,7 @@ const PREFACE_BYTES: usize = 24;
 /// Length (3), type (1), flags (1), stream (4).
 const FRAME_HEADER_BYTES: usize = 9;
 
-/// Counts what a client sends, up to the end of its first frame.
+/// Counts the bytes up to the end of the client's first frame.
 #[derive(Debug, Default)]
 struct Opening {
     received: usize,
@@ -21,13 +21,13 @@ struct Opening {
 }
 
 impl Opening {
-    /// Takes the next bytes; returns whether the opening is whole.
+    /// Processes the next bytes; returns true once the preface is complete.
     fn received(&mut self, bytes: &[u8]) -> bool {
         for (at, byte) in (self.received..).zip(bytes) {
             if at >= PREFACE_BYTES + FRAME_HEADER_BYTES {
                 break;
             }
-            // The frame's length is its first three bytes, the most significant one first.
+            // The frame's length is its first three bytes, big-endian.
             if (PREFACE_BYTES..PREFACE_BYTES + 3).contains(&at) {
                 self.settings_bytes = self.settings_bytes << 8 | usize::from(*byte);
             }
@@ -37,7 +37,7 @@ impl Opening {
     }
 }
 
-/// Whether the opening of one connection is whole.
+/// A flag, set once the preface is complete. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Opened(Arc<AtomicBool>);
 
@@ -47,15 +47,15 @@ impl Opened {
     }
 }
 
-/// A connection whose opening is watched as it is read.
+/// A connection that sets its [`Opened`] flag as its bytes are read.
 #[derive(Debug)]
-pub(crate) struct Watched<IO> {
+pub(crate) struct OpeningMonitor<IO> {
     io: IO,
-    /// None once the opening is whole.
+    /// None once the preface is complete.
     opening: Option<(Opening, Opened)>,
 }
 
-impl<IO> Watched<IO> {
+impl<IO> OpeningMonitor<IO> {
     pub fn new(io: IO, opened: Opened) -> Self {
         Self {
             io,
@@ -64,7 +64,7 @@ impl<IO> Watched<IO> {
     }
 }
 
-impl<IO: AsyncRead + Unpin> AsyncRead for Watched<IO> {
+impl<IO: AsyncRead + Unpin> AsyncRead for OpeningMonitor<IO> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let me = self.get_mut();
         let before = buffer.filled().len();
@@ -79,7 +79,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Watched<IO> {
     }
 }
 
-impl<IO: AsyncWrite + Unpin> AsyncWrite for Watched<IO> {
+impl<IO: AsyncWrite + Unpin> AsyncWrite for OpeningMonitor<IO> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.io).poll_write(cx, bytes)
     }
@@ -111,17 +111,18 @@ mod tests {
 
     const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+    fn check(first_frame: &[u8]) {
+        let bytes = [PREFACE, first_frame].concat();
+        let mut opening = Opening::default();
+        for (at, byte) in bytes.iter().enumerate() {
+            assert_eq!(opening.received(&[*byte]), at + 1 == bytes.len(), "byte {at}");
+        }
+        assert!(Opening::default().received(&[&bytes, b"more".as_slice()].concat()));
+        assert!(!Opening::default().received(&bytes[..bytes.len() - 1]));
+    }
+
     #[test]
-    fn an_opening_is_whole_at_the_end_of_the_first_frame() {
-        let check = |frame: &[u8]| {
-            let bytes = [PREFACE, frame].concat();
-            let mut opening = Opening::default();
-            for (at, byte) in bytes.iter().enumerate() {
-                assert_eq!(opening.received(&[*byte]), at + 1 == bytes.len(), "byte {at}");
-            }
-            assert!(Opening::default().received(&[&bytes, b"more".as_slice()].concat()));
-            assert!(!Opening::default().received(&bytes[..bytes.len() - 1]));
-        };
+    fn a_preface_is_complete_at_the_end_of_the_first_frame() {
         check(&[0, 0, 0, 4, 0, 0, 0, 0, 0]);
         check(&[0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 100]);
         let long = [&[0, 1, 2, 4, 0, 0, 0, 0, 0], [7; 258].as_slice()].concat();

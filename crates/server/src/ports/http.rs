@@ -1,4 +1,4 @@
-//! `/metrics`, `/healthz` and `/readyz`, over HTTP/1.
+//! The HTTP/1 port: `/metrics`, `/healthz` and `/readyz`.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::http::{StatusCode, header};
-use axum::response::IntoResponse as _;
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -18,18 +18,18 @@ use tower::Service as _;
 
 use crate::edge::arrival::Peer;
 use crate::health::Readiness;
-use crate::ports::port::{Ended, Protocol};
-use crate::ports::stage::{Stage, Stages};
+use crate::protocol::{Ended, Protocol};
+use crate::stage::{Stage, Stages};
 
 /// The content type of the OpenMetrics text format.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// The headers of a request must have arrived by then, from the connection's start or the request before.
+/// How long the headers of a request may take to arrive, from the connection's start or the end of the previous request.
 const HEADERS_MAX: Duration = Duration::from_secs(30);
-/// At the end of the shutdown, how long an answer that has begun may take to be written.
+/// At the end of the shutdown, the time to finish writing a response.
 const FLUSH_MAX: Duration = Duration::from_millis(100);
 
-/// HTTP/1 on a port. It answers until the last stage, so that probes and metrics tell of the whole shutdown.
+/// HTTP/1 on a port. It serves until [`Stage::Cut`], so that probes and metrics cover the whole shutdown.
 #[derive(Clone, Debug)]
 pub(crate) struct Http(pub Router);
 
@@ -59,32 +59,36 @@ impl Protocol for Http {
     }
 }
 
+/// Returns the pages of the port.
 pub(crate) fn routes(registry: Registry, readiness: Readiness) -> Router {
     let registry = Arc::new(registry);
-    let metrics = move || async move {
-        let mut text = String::new();
-        match encode(&mut text, &registry) {
-            Ok(()) => ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
-            Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
-        }
-    };
     let liveness = readiness.clone();
-    let alive = move || async move {
-        if liveness.is_alive() {
-            (StatusCode::OK, "alive\n")
-        } else {
-            (StatusCode::SERVICE_UNAVAILABLE, "the device no longer computes\n")
-        }
-    };
-    let ready = move || async move {
-        if readiness.get() {
-            (StatusCode::OK, "ready\n")
-        } else {
-            (StatusCode::SERVICE_UNAVAILABLE, "not ready\n")
-        }
-    };
     Router::new()
-        .route("/metrics", get(metrics))
-        .route("/healthz", get(alive))
-        .route("/readyz", get(ready))
+        .route("/metrics", get(move || async move { metrics(&registry) }))
+        .route("/healthz", get(move || async move { alive(&liveness) }))
+        .route("/readyz", get(move || async move { ready(&readiness) }))
+}
+
+fn metrics(registry: &Registry) -> Response {
+    let mut text = String::new();
+    match encode(&mut text, registry) {
+        Ok(()) => ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+fn alive(readiness: &Readiness) -> (StatusCode, &'static str) {
+    if readiness.is_alive() {
+        (StatusCode::OK, "alive\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "the device no longer computes\n")
+    }
+}
+
+fn ready(readiness: &Readiness) -> (StatusCode, &'static str) {
+    if readiness.is_ready() {
+        (StatusCode::OK, "ready\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "not ready\n")
+    }
 }

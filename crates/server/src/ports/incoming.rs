@@ -1,31 +1,30 @@
-//! Connections as they come, and at the end of a listener's life those that the kernel had already accepted.
+//! Listeners: accepting connections, and at the end those that the kernel has already accepted.
 
 use std::io;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
-/// A peer that vanished is noticed after this.
-pub(crate) const KEEPALIVE: Duration = Duration::from_secs(30);
+use crate::protocol::KEEPALIVE;
 
-/// The address of every client of a Unix socket.
+/// The peer address of every client of a Unix socket.
 const UNIX: &str = "unix";
 
 /// A connection and its client's address.
 pub(crate) type Accepted<C> = io::Result<(C, String)>;
 
-/// What accepts connections.
+/// A socket that accepts connections.
 pub(crate) trait Listener: Send + Sync + Sized + 'static {
     type Connection: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
-    /// The next connection.
+    /// Waits for the next connection.
     fn accept(&self) -> impl Future<Output = Accepted<Self::Connection>> + Send;
 
-    /// What a closing listener has accepted: closing it resets those connections, though their clients may have sent
-    /// requests. Asked of the kernel itself, as the runtime may not have been told yet.
+    /// Returns the connections that the kernel has accepted for a listener that is being closed. Closing it would reset them,
+    /// although their clients may have sent requests. Reads the kernel's queue itself, because the runtime may not have been
+    /// notified of the latest.
     fn backlog(self) -> Vec<Accepted<Self::Connection>>;
 }
 
@@ -38,7 +37,7 @@ impl Listener for TcpListener {
     }
 
     fn backlog(self) -> Vec<Accepted<TcpStream>> {
-        accepted(self.into_std(), std::net::TcpListener::accept, |connection, address| {
+        accept_all(self.into_std(), std::net::TcpListener::accept, |connection, address| {
             connection.set_nonblocking(true)?;
             configured(TcpStream::from_std(connection)?, address)
         })
@@ -54,7 +53,7 @@ impl Listener for UnixListener {
     }
 
     fn backlog(self) -> Vec<Accepted<UnixStream>> {
-        accepted(
+        accept_all(
             self.into_std(),
             std::os::unix::net::UnixListener::accept,
             |connection, _| {
@@ -65,19 +64,19 @@ impl Listener for UnixListener {
     }
 }
 
-/// All that `accept` gives without waiting, each as `take` makes it the runtime's.
-fn accepted<L, S, A, C>(
+/// Accepts until `accept` would block, and registers each connection with the runtime by `register`.
+fn accept_all<L, S, A, C>(
     listener: io::Result<L>,
     accept: impl Fn(&L) -> io::Result<(S, A)>,
-    take: impl Fn(S, A) -> Accepted<C>,
+    register: impl Fn(S, A) -> Accepted<C>,
 ) -> Vec<Accepted<C>> {
-    let Ok(listener) = listener else {
-        return Vec::new();
-    };
-    let connections = std::iter::from_fn(|| accept(&listener).ok());
+    let mut connections = Vec::new();
+    if let Ok(listener) = listener {
+        while let Ok((connection, address)) = accept(&listener) {
+            connections.push(register(connection, address));
+        }
+    }
     connections
-        .map(|(connection, address)| take(connection, address))
-        .collect()
 }
 
 fn configured(connection: TcpStream, address: SocketAddr) -> Accepted<TcpStream> {

@@ -1,12 +1,12 @@
-//! Three ports: classification, administration, HTTP. All are bound before anything is loaded.
+//! The three ports: classification, administration, HTTP. All are bound before the weights are loaded.
 
 pub(crate) mod http;
-pub(crate) mod incoming;
-pub(crate) mod port;
+mod incoming;
+mod port;
 mod running;
 mod socket_file;
-pub(crate) mod stage;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,23 +19,23 @@ use tonic::codec::CompressionEncoding::{Gzip, Zstd};
 use tonic::service::Routes;
 use tonic_health::pb::health_server::HealthServer;
 
-use self::port::ConnectionIds;
-use super::health::EndingWatch;
+use self::port::{ConnectionIds, Port};
 use crate::ServerError;
 use crate::edge::services::{ADMINISTRATION, CLASSIFICATION, Services};
-use crate::edge::{Edge, Refused};
+use crate::edge::{Edge, RefusedRequests};
+use crate::health::DrainingHealth;
 use crate::http2::Grpc;
 use crate::http2::fair_reads::ReadTurns;
 use crate::ports::http::Http;
 use crate::ports::running::{Ports, Running};
 use crate::ports::socket_file::SocketFile;
-use crate::ports::stage::Stages;
 use crate::rpc::{ClassifierRpc, HeadAdminRpc};
 use crate::settings::ListenAddress;
 use crate::settings::ServeArgs;
+use crate::stage::Stages;
 use crate::status::{ADMIN_MESSAGE_BYTES_MAX, MESSAGE_BYTES_MAX};
 
-/// The settings of both gRPC ports.
+/// Settings of the two gRPC ports.
 #[derive(Clone, Debug)]
 pub(crate) struct GrpcSettings {
     message_bytes_max: usize,
@@ -52,13 +52,13 @@ impl From<&ServeArgs> for GrpcSettings {
             admin_message_bytes_max: args.limits.admin_message_bytes_max,
             streams_per_connection_max: args.limits.streams_per_connection_max,
             stream_idle_max: Duration::from_millis(args.limits.stream_idle_ms_max),
-            // The runtime has as many threads.
+            // The runtime has one thread for each core.
             turns: ReadTurns::new(std::thread::available_parallelism().map_or(1, |cores| cores.get())),
         }
     }
 }
 
-/// Bound and not yet served.
+/// The bound listeners, before they are served.
 #[derive(Debug)]
 pub(crate) struct Listeners {
     grpc: GrpcListener,
@@ -69,49 +69,55 @@ pub(crate) struct Listeners {
 #[derive(Debug)]
 enum GrpcListener {
     Tcp(TcpListener),
-    /// In this order: the file goes before its listener does.
+    /// The file comes first, because it must be removed before its listener is closed.
     Unix(SocketFile, UnixListener),
 }
 
 /// A gRPC service and the health service of its port.
 pub(crate) struct WithHealth<S> {
     pub service: S,
-    pub health: HealthServer<EndingWatch>,
+    pub health: HealthServer<DrainingHealth>,
 }
 
 impl Listeners {
+    /// Binds all three listeners.
+    ///
+    /// # Errors
+    /// [`ServerError::Listen`] for the first address that cannot be bound.
     pub async fn bind(args: &ServeArgs) -> Result<Self, ServerError> {
-        let failed = |flag, address| move |source| ServerError::Listen { flag, address, source };
-        let bind = async |flag, address| {
-            let listener = TcpListener::bind(address).await;
-            listener.map_err(failed(flag, ListenAddress::Tcp(address)))
+        let grpc = match &args.addresses.listen {
+            ListenAddress::Tcp(address) => GrpcListener::Tcp(bind_tcp("listen", *address).await?),
+            ListenAddress::Unix(path) => {
+                let (listener, file) = SocketFile::bind(path).map_err(|source| ServerError::Listen {
+                    flag: "listen",
+                    address: args.addresses.listen.clone(),
+                    source,
+                })?;
+                GrpcListener::Unix(file, listener)
+            }
         };
         Ok(Self {
-            grpc: match &args.addresses.listen {
-                ListenAddress::Tcp(address) => GrpcListener::Tcp(bind("listen", *address).await?),
-                ListenAddress::Unix(path) => {
-                    let (listener, file) =
-                        SocketFile::bind(path).map_err(failed("listen", args.addresses.listen.clone()))?;
-                    GrpcListener::Unix(file, listener)
-                }
-            },
-            admin: bind("admin-listen", args.addresses.admin_listen).await?,
-            http: bind("http-listen", args.addresses.http_listen).await?,
+            grpc,
+            admin: bind_tcp("admin-listen", args.addresses.admin_listen).await?,
+            http: bind_tcp("http-listen", args.addresses.http_listen).await?,
         })
     }
 
-    /// What each is for, and where it is.
+    /// Returns each listener's name and address.
     pub fn addresses(&self) -> impl Iterator<Item = (&'static str, ListenAddress)> {
-        let tcp = |listener: &TcpListener| listener.local_addr().ok().map(ListenAddress::Tcp);
         let grpc = match &self.grpc {
-            GrpcListener::Tcp(listener) => tcp(listener),
+            GrpcListener::Tcp(listener) => tcp_address(listener),
             GrpcListener::Unix(file, _) => Some(ListenAddress::Unix(file.path().to_owned())),
         };
-        let all = [("grpc", grpc), ("admin", tcp(&self.admin)), ("http", tcp(&self.http))];
+        let all = [
+            ("grpc", grpc),
+            ("admin", tcp_address(&self.admin)),
+            ("http", tcp_address(&self.http)),
+        ];
         all.into_iter().filter_map(|(kind, address)| Some((kind, address?)))
     }
 
-    /// Serves all three until [`Running::drain`].
+    /// Starts serving all three listeners, until [`Running::drain`].
     pub fn serve(
         self,
         settings: GrpcSettings,
@@ -119,28 +125,44 @@ impl Listeners {
         admin: WithHealth<HeadAdminRpc>,
         http: Router,
     ) -> Running {
-        let (ids, refused, mut socket) = (ConnectionIds::default(), Refused::default(), None);
+        let (ids, refused, mut socket) = (ConnectionIds::default(), RefusedRequests::default(), None);
         let (stage, stages) = Stages::new();
         let mut tasks = JoinSet::new();
 
-        let classifier = settings.classification(classifier, &refused);
+        let port = Port {
+            name: "grpc",
+            protocol: settings.classification(classifier, &refused),
+            ids: ids.clone(),
+            stages: stages.clone(),
+        };
         match self.grpc {
             GrpcListener::Tcp(listener) => {
-                tasks.spawn(port::serve("grpc", listener, classifier, ids.clone(), stages.clone()));
+                tasks.spawn(port.serve(listener));
             }
             GrpcListener::Unix(file, listener) => {
                 socket = Some(file);
-                tasks.spawn(port::serve("grpc", listener, classifier, ids.clone(), stages.clone()));
+                tasks.spawn(port.serve(listener));
             }
         }
-        let admin = settings.administration(admin, &refused);
-        tasks.spawn(port::serve("admin", self.admin, admin, ids.clone(), stages));
+        let port = Port {
+            name: "admin",
+            protocol: settings.administration(admin, &refused),
+            ids: ids.clone(),
+            stages,
+        };
+        tasks.spawn(port.serve(self.admin));
         let grpc = Ports { stage, tasks };
 
-        // Its connections are accepted and answered until the gRPC ports have ended.
+        // The HTTP port has a stage of its own, because it serves until the gRPC ports have ended.
         let (stage, stages) = Stages::new();
         let mut tasks = JoinSet::new();
-        tasks.spawn(port::serve("http", self.http, Http(http), ids, stages));
+        let port = Port {
+            name: "http",
+            protocol: Http(http),
+            ids,
+            stages,
+        };
+        tasks.spawn(port.serve(self.http));
         let http = Ports { stage, tasks };
         Running {
             grpc,
@@ -152,7 +174,7 @@ impl Listeners {
 }
 
 impl GrpcSettings {
-    fn classification(&self, classifier: WithHealth<ClassifierRpc>, refused: &Refused) -> Grpc {
+    fn classification(&self, classifier: WithHealth<ClassifierRpc>, refused: &RefusedRequests) -> Grpc {
         let service = ClassifierServiceServer::new(classifier.service)
             .max_decoding_message_size(self.message_bytes_max)
             .max_encoding_message_size(usize::MAX)
@@ -161,10 +183,10 @@ impl GrpcSettings {
             .send_compressed(Gzip)
             .send_compressed(Zstd);
         let routes = Routes::new(service).add_service(classifier.health);
-        self.grpc(routes, Services::of(CLASSIFICATION), MESSAGE_BYTES_MAX, refused)
+        self.grpc(routes, Services::for_port(CLASSIFICATION), MESSAGE_BYTES_MAX, refused)
     }
 
-    fn administration(&self, admin: WithHealth<HeadAdminRpc>, refused: &Refused) -> Grpc {
+    fn administration(&self, admin: WithHealth<HeadAdminRpc>, refused: &RefusedRequests) -> Grpc {
         let service = HeadAdminServiceServer::new(admin.service)
             .max_decoding_message_size(self.admin_message_bytes_max)
             .max_encoding_message_size(usize::MAX)
@@ -173,10 +195,21 @@ impl GrpcSettings {
             .send_compressed(Gzip)
             .send_compressed(Zstd);
         let routes = Routes::new(service).add_service(admin.health);
-        self.grpc(routes, Services::of(ADMINISTRATION), ADMIN_MESSAGE_BYTES_MAX, refused)
+        self.grpc(
+            routes,
+            Services::for_port(ADMINISTRATION),
+            ADMIN_MESSAGE_BYTES_MAX,
+            refused,
+        )
     }
 
-    fn grpc(&self, routes: Routes, services: Services, message_setting: &'static str, refused: &Refused) -> Grpc {
+    fn grpc(
+        &self,
+        routes: Routes,
+        services: Services,
+        message_setting: &'static str,
+        refused: &RefusedRequests,
+    ) -> Grpc {
         Grpc {
             edge: Arc::new(Edge {
                 router: with_reflection(routes, &services).prepare().into_axum_router(),
@@ -191,15 +224,29 @@ impl GrpcSettings {
     }
 }
 
-/// Reflection in both versions that clients ask for, of the port's services alone.
+/// Adds reflection of the port's services, in the two versions that clients use.
 fn with_reflection(routes: Routes, services: &Services) -> Routes {
-    let builder = || {
-        tonic_reflection::server::Builder::configure()
-            .register_file_descriptor_set(services.descriptors())
-            .include_reflection_service(false)
-    };
     let broken = "the descriptors were compiled with this program";
     routes
-        .add_service(builder().build_v1().expect(broken))
-        .add_service(builder().build_v1alpha().expect(broken))
+        .add_service(reflection(services).build_v1().expect(broken))
+        .add_service(reflection(services).build_v1alpha().expect(broken))
+}
+
+fn reflection(services: &Services) -> tonic_reflection::server::Builder<'static> {
+    tonic_reflection::server::Builder::configure()
+        .register_file_descriptor_set(services.descriptors())
+        .include_reflection_service(false)
+}
+
+async fn bind_tcp(flag: &'static str, address: SocketAddr) -> Result<TcpListener, ServerError> {
+    let listener = TcpListener::bind(address).await;
+    listener.map_err(|source| ServerError::Listen {
+        flag,
+        address: ListenAddress::Tcp(address),
+        source,
+    })
+}
+
+fn tcp_address(listener: &TcpListener) -> Option<ListenAddress> {
+    listener.local_addr().ok().map(ListenAddress::Tcp)
 }

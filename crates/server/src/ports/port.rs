@@ -1,4 +1,4 @@
-//! One port: accepts connections, each served by a task, until it is told to leave, and ends when all of them have ended.
+//! One port: accepts connections until [`Stage::Leaving`], serves each in a task, and ends when all tasks have ended.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,44 +10,30 @@ use tokio::task::{JoinError, JoinSet};
 
 use crate::edge::arrival::Peer;
 use crate::ports::incoming::{Accepted, Listener};
-use crate::ports::stage::{Stage, Stages};
+use crate::protocol::{Ended, Protocol};
+use crate::stage::{Stage, Stages};
 
-/// How long accepting pauses when the system has no room for another connection, so that it does not spin.
+/// Pause after a failed accept, such as when the process has no free file descriptor, so that accepting does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// What is spoken on a port.
-pub(crate) trait Protocol: Clone + Send + Sync + 'static {
-    /// Serves one connection until it ends or the last stage is reached.
-    fn serve<IO>(self, io: IO, peer: Peer, stages: Stages) -> impl Future<Output = Ended> + Send
-    where
-        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static;
-}
-
-/// How a connection ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ended {
-    /// By its client, or by both sides after a shutdown.
-    Closed,
-    /// By this server: the client had not opened it as its protocol asks.
-    Unopened,
-    /// By this server: with this many requests open.
-    Cut { open: usize },
-}
-
-/// Numbers for the connections of all ports.
+/// Allocates connection numbers. All ports share the counter.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ConnectionIds(Arc<AtomicU64>);
 
-/// The connections that the server closed.
+/// Counts of the connections that the server closed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Tally {
+pub(crate) struct ClosedConnections {
+    /// Connections without a complete HTTP/2 preface.
     unopened: usize,
+    /// Connections without open requests.
     idle: usize,
+    /// Connections with open requests.
     busy: usize,
+    /// Open requests of the busy connections.
     open: usize,
 }
 
-impl Tally {
+impl ClosedConnections {
     fn add(&mut self, ended: Ended) {
         match ended {
             Ended::Closed => {}
@@ -71,13 +57,13 @@ impl Tally {
         *self == Self::default()
     }
 
-    /// Whether one of them spoke the port's protocol.
+    /// Returns true if one of the connections was opened as its protocol requires.
     pub fn has_clients(&self) -> bool {
         self.idle + self.busy > 0
     }
 }
 
-impl fmt::Display for Tally {
+impl fmt::Display for ClosedConnections {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             unopened,
@@ -87,66 +73,66 @@ impl fmt::Display for Tally {
         } = self;
         write!(
             f,
-            "{unopened} that had not sent a whole preface, {idle} idle, {busy} with {open} requests open"
+            "{unopened} without a complete preface, {idle} idle, {busy} with {open} open requests"
         )
     }
 }
 
-/// Accepts and serves until [`Stage::Leaving`], then what the backlog holds; ends when every connection has.
-pub(crate) async fn serve<L: Listener, P: Protocol>(
-    name: &'static str,
-    listener: L,
-    protocol: P,
-    ids: ConnectionIds,
-    stages: Stages,
-) -> Tally {
-    let mut connections = Connections {
-        name,
-        protocol,
-        ids,
-        tasks: JoinSet::new(),
-        stages,
-    };
-    let leaving = connections.stages.clone();
-    let mut leaving = std::pin::pin!(leaving.reached(Stage::Leaving));
-    loop {
-        tokio::select! {
-            biased;
-            () = &mut leaving => break,
-            // What ends before the shutdown is not counted.
-            Some(ended) = connections.tasks.join_next() => { ended_well(name, ended); }
-            accepted = listener.accept() => {
-                if let Err(error) = connections.add(accepted)
-                    && !of_one_connection(&error)
-                {
-                    tracing::warn!(%error, "cannot accept a connection for {name}; trying again in {ACCEPT_PAUSE:?}");
-                    tokio::select! {
-                        () = &mut leaving => break,
-                        () = tokio::time::sleep(ACCEPT_PAUSE) => {}
+/// A port before it is served.
+pub(crate) struct Port<P> {
+    /// The port's name in log messages.
+    pub name: &'static str,
+    pub protocol: P,
+    pub ids: ConnectionIds,
+    pub stages: Stages,
+}
+
+impl<P: Protocol> Port<P> {
+    /// Accepts and serves connections until [`Stage::Leaving`], then those of the backlog. Returns when every connection has
+    /// ended.
+    pub async fn serve<L: Listener>(self, listener: L) -> ClosedConnections {
+        let (name, stages) = (self.name, self.stages.clone());
+        let mut connections = Connections {
+            port: self,
+            tasks: JoinSet::new(),
+        };
+        let mut leaving = std::pin::pin!(stages.reached(Stage::Leaving));
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut leaving => break,
+                // Connections that end before the shutdown are not counted.
+                Some(ended) = connections.tasks.join_next() => { log_panic(name, ended); }
+                accepted = listener.accept() => {
+                    if let Err(error) = connections.add(accepted)
+                        && !is_per_connection(&error)
+                    {
+                        tracing::warn!(%error, "cannot accept a connection for {name}; trying again in {ACCEPT_PAUSE:?}");
+                        tokio::select! {
+                            () = &mut leaving => break,
+                            () = tokio::time::sleep(ACCEPT_PAUSE) => {}
+                        }
                     }
                 }
             }
         }
-    }
-    for accepted in listener.backlog() {
-        if let Err(error) = connections.add(accepted) {
-            tracing::debug!(%error, "a waiting connection for {name} failed");
+        for accepted in listener.backlog() {
+            if let Err(error) = connections.add(accepted) {
+                tracing::debug!(%error, "a connection from the backlog of {name} failed");
+            }
         }
+        let mut closed = ClosedConnections::default();
+        while let Some(ended) = connections.tasks.join_next().await {
+            closed.add(log_panic(name, ended));
+        }
+        closed
     }
-    let mut tally = Tally::default();
-    while let Some(ended) = connections.tasks.join_next().await {
-        tally.add(ended_well(name, ended));
-    }
-    tally
 }
 
-/// The connections of one port. Dropping them cancels them.
+/// The connections of one port. Dropping them cancels their tasks.
 struct Connections<P> {
-    name: &'static str,
-    protocol: P,
-    ids: ConnectionIds,
+    port: Port<P>,
     tasks: JoinSet<Ended>,
-    stages: Stages,
 }
 
 impl<P: Protocol> Connections<P> {
@@ -155,24 +141,25 @@ impl<P: Protocol> Connections<P> {
         C: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let (io, address) = accepted?;
-        let connection = self.ids.0.fetch_add(1, Ordering::Relaxed);
-        tracing::trace!(connection, address, "accepted for {}", self.name);
+        let connection = self.port.ids.0.fetch_add(1, Ordering::Relaxed);
+        tracing::trace!(connection, address, "accepted a connection for {}", self.port.name);
         let peer = Peer { connection, address };
-        self.tasks
-            .spawn(self.protocol.clone().serve(io, peer, self.stages.clone()));
+        let protocol = self.port.protocol.clone();
+        self.tasks.spawn(protocol.serve(io, peer, self.port.stages.clone()));
         Ok(())
     }
 }
 
-fn ended_well(name: &str, ended: Result<Ended, JoinError>) -> Ended {
+/// Returns how the connection's task ended; logs a panic and counts it as closed.
+fn log_panic(name: &str, ended: Result<Ended, JoinError>) -> Ended {
     ended.unwrap_or_else(|error| {
-        tracing::error!(%error, "a connection for {name} ended by a panic");
+        tracing::error!(%error, "the task of a connection for {name} panicked");
         Ended::Closed
     })
 }
 
-/// Whether an error of accepting concerns that connection alone, so that the next one can be accepted at once (accept(2)).
-fn of_one_connection(error: &io::Error) -> bool {
+/// Returns true if an error of accept(2) concerns only that connection, so that the next one can be accepted at once.
+fn is_per_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted, InvalidInput, NotConnected};
     matches!(
         error.kind(),
@@ -191,7 +178,7 @@ mod tests {
 
     use super::*;
 
-    /// Gives what it is made of, as permits allow.
+    /// Returns the listed results, one for each permit.
     struct Scripted {
         next: Mutex<VecDeque<io::Result<DuplexStream>>>,
         permits: Arc<Semaphore>,
@@ -213,7 +200,7 @@ mod tests {
         }
     }
 
-    /// Sends the connection's number, then waits for a byte or the last stage.
+    /// Sends the connection's number, then waits for a byte or [`Stage::Cut`].
     #[derive(Clone)]
     struct Number;
 
@@ -232,31 +219,37 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn accepting_outlives_errors_and_takes_the_backlog() {
+    async fn accepting_survives_errors_and_takes_the_backlog() {
         let started = Instant::now();
         let (mut first, one) = tokio::io::duplex(8);
         let (mut second, two) = tokio::io::duplex(8);
         let (mut third, three) = tokio::io::duplex(8);
-        let emfile = || Err(io::Error::from_raw_os_error(libc::EMFILE));
+        let [emfile, again] = [libc::EMFILE; 2].map(|number| Err(io::Error::from_raw_os_error(number)));
         let aborted = Err(io::ErrorKind::ConnectionAborted.into());
         let listener = Scripted {
-            next: Mutex::new([emfile(), Ok(one), emfile(), aborted, Ok(two)].into()),
+            next: Mutex::new([emfile, Ok(one), again, aborted, Ok(two)].into()),
             permits: Arc::new(Semaphore::new(5)),
             backlog: vec![three],
         };
         let (stage, stages) = Stages::new();
-        let port = tokio::spawn(serve("tests", listener, Number, ConnectionIds::default(), stages));
+        let port = Port {
+            name: "tests",
+            protocol: Number,
+            ids: ConnectionIds::default(),
+            stages,
+        };
+        let port = tokio::spawn(port.serve(listener));
         assert_eq!(
             (first.read_u8().await.unwrap(), second.read_u8().await.unwrap()),
             (0, 1)
         );
-        // A pause for each time that the system had no room, none for a client that went away.
+        // One pause for each EMFILE, none for the aborted connection.
         assert_eq!(started.elapsed(), 2 * ACCEPT_PAUSE);
         stage.send_replace(Stage::Leaving);
         assert_eq!(third.read_u8().await.unwrap(), 2);
         first.write_u8(0).await.unwrap();
         stage.send_replace(Stage::Cut);
-        let tally = port.await.unwrap();
-        assert_eq!((tally.busy, tally.open), (2, 4));
+        let closed = port.await.unwrap();
+        assert_eq!((closed.busy, closed.open), (2, 4));
     }
 }

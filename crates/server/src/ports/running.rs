@@ -1,4 +1,4 @@
-//! The ports while they serve, and how they shut down: no connection and no client can hold the process.
+//! The ports while they serve, and their shutdown, which no connection and no client can delay without a bound.
 
 use std::time::Duration;
 
@@ -8,54 +8,54 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::ServerError;
-use crate::edge::Refused;
+use crate::edge::RefusedRequests;
 use crate::http2::FLUSH_MAX;
-use crate::ports::port::Tally;
+use crate::ports::port::ClosedConnections;
 use crate::ports::socket_file::SocketFile;
-use crate::ports::stage::Stage;
+use crate::stage::Stage;
 
-/// How long requests that were on their way when the connections were told to go away are still taken. A client that reads
-/// has closed its connection by then.
+/// How long the server still accepts requests that were in transit when it sent the GOAWAYs. A client that reads has closed
+/// its connection by then.
 const GRACE: Duration = Duration::from_secs(1);
-/// Connections end at once in the last stage, so this is only reached if a task blocks its thread.
+/// Connections end at once in the last stage, so this timeout is only reached if a task blocks its thread.
 const JOIN_MAX: Duration = Duration::from_secs(2);
 
-/// The tasks of ports that shut down together, and their stage.
+/// Ports that shut down together: their tasks and their stage.
 #[derive(Debug)]
 pub(crate) struct Ports {
     pub stage: watch::Sender<Stage>,
-    pub tasks: JoinSet<Tally>,
+    pub tasks: JoinSet<ClosedConnections>,
 }
 
 impl Ports {
-    /// Enters the stage; returns what the ports closed that end within `longest`.
-    async fn enter(&mut self, stage: Stage, longest: Duration) -> Tally {
+    /// Enters the stage and waits up to `longest` for the ports to end. Returns the connections that they closed.
+    async fn enter(&mut self, stage: Stage, longest: Duration) -> ClosedConnections {
         self.stage.send_replace(stage);
-        let mut tally = Tally::default();
+        let mut closed = ClosedConnections::default();
         let all = async {
             while let Some(ended) = self.tasks.join_next().await {
                 match ended {
-                    Ok(closed) => tally.extend(closed),
+                    Ok(more) => closed.extend(more),
                     Err(error) => tracing::error!(%error, "a port failed"),
                 }
             }
         };
-        // Those that are left end in a later stage.
+        // The remaining ports end in a later stage.
         let _ = timeout(longest, all).await;
-        tally
+        closed
     }
 
-    /// The last stage: every task is ended and joined.
-    async fn end(&mut self) -> Tally {
-        let tally = self.enter(Stage::Cut, JOIN_MAX).await;
+    /// Enters the last stage; ends and joins every task.
+    async fn end(&mut self) -> ClosedConnections {
+        let closed = self.enter(Stage::Cut, JOIN_MAX).await;
         if !self.tasks.is_empty() {
             tracing::error!("connections did not end after {JOIN_MAX:?}");
             let _ = timeout(JOIN_MAX, self.tasks.shutdown()).await;
         }
-        tally
+        closed
     }
 
-    /// Returns when a port ends though nothing asked it to.
+    /// Returns when a port has ended without a shutdown.
     async fn failed(&mut self) -> Option<JoinError> {
         self.tasks.join_next().await.and_then(Result::err)
     }
@@ -66,9 +66,9 @@ impl Ports {
 pub(crate) struct Running {
     /// Classification and administration.
     pub grpc: Ports,
-    /// Metrics and probes, which are answered to the very end.
+    /// Metrics and probes, served until the end of the shutdown.
     pub http: Ports,
-    pub refused: Refused,
+    pub refused: RefusedRequests,
     pub socket: Option<SocketFile>,
 }
 
@@ -83,14 +83,14 @@ impl Running {
         ServerError::Listener(cause)
     }
 
-    /// Shuts down: requests on their way are taken for a short grace, everything accepted is answered, for `longest` at
-    /// most, and what is left is closed.
+    /// Shuts down: accepts requests in transit for up to [`GRACE`], waits up to `longest` for the accepted requests, then
+    /// closes the remaining connections.
     ///
     /// # Errors
-    /// [`ServerError::Drain`] if accepted requests were left.
+    /// [`ServerError::Drain`] if accepted requests are still unanswered.
     pub async fn drain(mut self, lifecycle: &Lifecycle, longest: Duration) -> Result<(), ServerError> {
         let deadline = Instant::now() + longest;
-        // While its listener lives, so that no other server takes it for a stale one meanwhile.
+        // Remove the file while its listener is open, so that no other server takes it for a stale one.
         drop(self.socket.take());
         lifecycle.drain();
         let mut closed = self.grpc.enter(Stage::Leaving, GRACE.min(longest)).await;
@@ -120,14 +120,14 @@ impl Running {
     }
 }
 
-/// Says what was waited for and given up.
-fn report(refused: usize, closed: Tally) {
+/// Logs what the shutdown refused and closed.
+fn report(refused: usize, closed: ClosedConnections) {
     if refused > 0 {
         tracing::warn!("refused {refused} requests whose messages had not arrived {GRACE:?} after the GOAWAY");
     }
     if closed.has_clients() {
-        tracing::warn!("closed connections that their clients did not close: {closed}");
+        tracing::warn!("closed connections that their clients had left open: {closed}");
     } else if !closed.is_empty() {
-        tracing::info!("closed connections that their clients did not close: {closed}");
+        tracing::info!("closed connections that their clients had left open: {closed}");
     }
 }

@@ -1,4 +1,4 @@
-//! The file of a Unix socket, from its server's start to its end.
+//! The file of a Unix socket: created at start, removed at the end.
 
 use std::fs::{self, Permissions};
 use std::io;
@@ -8,21 +8,22 @@ use std::path::{Path, PathBuf};
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::UnixListener;
 
-/// The user and the group may connect.
+/// The server's user and group may connect.
 const MODE: u32 = 0o660;
 
-/// Removes the file when dropped, unless another has taken its place.
+/// Removes the file when dropped, unless another file has replaced it.
 #[derive(Debug)]
 pub(crate) struct SocketFile {
     path: PathBuf,
+    /// Device and inode.
     id: (u64, u64),
 }
 
 impl SocketFile {
-    /// Listens at `path`, in the place of a file whose server has ended without removing it.
+    /// Listens at `path`. Replaces a socket file that a dead server has left there.
     ///
     /// # Errors
-    /// The system's: `AddrInUse` if a server listens there or the file is no socket.
+    /// Those of the system: `AddrInUse` if another server listens there or the file is not a socket.
     pub fn bind(path: &Path) -> io::Result<(UnixListener, Self)> {
         if is_stale(path) {
             fs::remove_file(path)?;
@@ -42,7 +43,7 @@ impl SocketFile {
 impl Drop for SocketFile {
     fn drop(&mut self) {
         if id(&self.path).is_ok_and(|id| id == self.id) {
-            // What cannot be removed is stale for the next server.
+            // If this fails, the next server finds a stale file and replaces it.
             let _ = fs::remove_file(&self.path);
         }
     }
@@ -53,13 +54,15 @@ fn id(path: &Path) -> io::Result<(u64, u64)> {
     Ok((file.dev(), file.ino()))
 }
 
-/// Whether there is a socket at which nobody listens. Without waiting: a live server's backlog may be full.
+/// Returns true if the path is a socket on which no process listens.
 fn is_stale(path: &Path) -> bool {
-    let refused = || -> io::Result<bool> {
-        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-        socket.set_nonblocking(true)?;
-        let answer = socket.connect(&SockAddr::unix(path)?);
-        Ok(answer.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused))
-    };
-    fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket()) && refused().unwrap_or(false)
+    fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket()) && refuses(path).unwrap_or(false)
+}
+
+/// Returns true if the socket refuses connections. Does not wait, because the backlog of a live server may be full.
+fn refuses(path: &Path) -> io::Result<bool> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    let connected = socket.connect(&SockAddr::unix(path)?);
+    Ok(connected.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused))
 }

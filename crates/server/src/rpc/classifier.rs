@@ -1,4 +1,4 @@
-//! `headswap.v1.ClassifierService`: messages to calls, answers to messages.
+//! `headswap.v1.ClassifierService`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,24 +13,24 @@ use headswap_proto::{
 use headswap_service::{Classified, ClassifyQuery, HeadAnswer, Lifecycle, Picture};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::classify_stream::{Answers, ClassifyStream, StreamLimits};
+use super::classify_stream::{ClassifyStream, ResponseStream, StreamLimits};
 use super::context;
 use super::metrics::RpcMetrics;
 use crate::status;
 
-/// Answers classification requests.
+/// The classification service.
 #[derive(Clone)]
 pub struct ClassifierRpc {
     lifecycle: Lifecycle,
     metrics: RpcMetrics,
     limits: StreamLimits,
-    /// Numbers streams.
+    /// The number of streams so far; each stream is a flow of its own.
     streams: Arc<AtomicU64>,
 }
 
 impl ClassifierRpc {
-    /// `in_flight_max` bounds how many requests of one stream are under way at once, their unread answers included; a
-    /// stream on which nothing moves for `idle_max` ends.
+    /// Limits each stream to `in_flight_max` requests in flight, including unread responses, and closes a stream that makes no
+    /// progress for `idle_max`.
     pub fn new(lifecycle: Lifecycle, metrics: RpcMetrics, in_flight_max: usize, idle_max: Duration) -> Self {
         Self {
             lifecycle,
@@ -46,12 +46,12 @@ impl ClassifierRpc {
 
 #[tonic::async_trait]
 impl ClassifierService for ClassifierRpc {
-    type ClassifyStreamStream = Answers;
+    type ClassifyStreamStream = ResponseStream;
 
     async fn classify(&self, request: Request<ClassifyRequest>) -> Result<Response<ClassifyResponse>, Status> {
-        let mut call = context::of(&request, Class::Interactive);
+        let mut call = context::from_request(&request, Class::Interactive);
         let mut observed = self.metrics.begin("Classify", &call.peer);
-        let answer = async {
+        let result = async {
             let _accepted = self.lifecycle.accept()?;
             let state = self.lifecycle.pass()?;
             let request = request.into_inner();
@@ -61,17 +61,17 @@ impl ClassifierService for ClassifierRpc {
             let admitted = state.admit(&call).await?;
             let classified = state.classify(&call, admitted, query(request)).await?;
             Ok(response(classified, std::mem::take(&mut call.request_id)))
-        };
-        let answer = answer.await;
-        observed.end(answer.map(Response::new).map_err(status::of_service))
+        }
+        .await;
+        observed.end(result.map(Response::new).map_err(status::from_service))
     }
 
     async fn classify_stream(
         &self,
         request: Request<Streaming<ClassifyStreamRequest>>,
-    ) -> Result<Response<Answers>, Status> {
-        let state = self.lifecycle.pass().map_err(status::of_service)?;
-        let mut call = context::of(&request, Class::Bulk);
+    ) -> Result<Response<ResponseStream>, Status> {
+        let state = self.lifecycle.pass().map_err(status::from_service)?;
+        let mut call = context::from_request(&request, Class::Bulk);
         call.flow = self.streams.fetch_add(1, Ordering::Relaxed);
         let stream = ClassifyStream {
             call,
@@ -84,9 +84,9 @@ impl ClassifierService for ClassifierRpc {
     }
 
     async fn embed(&self, request: Request<EmbedRequest>) -> Result<Response<EmbedResponse>, Status> {
-        let mut call = context::of(&request, Class::Interactive);
+        let mut call = context::from_request(&request, Class::Interactive);
         let mut observed = self.metrics.begin("Embed", &call.peer);
-        let answer = async {
+        let result = async {
             let _accepted = self.lifecycle.accept()?;
             let state = self.lifecycle.pass()?;
             let request = request.into_inner();
@@ -103,13 +103,13 @@ impl ClassifierService for ClassifierRpc {
                 timing: Some(timing(embedded.timing)),
                 backbone_digest: state.model.backbone_digest.clone(),
             })
-        };
-        let answer = answer.await;
-        observed.end(answer.map(Response::new).map_err(status::of_service))
+        }
+        .await;
+        observed.end(result.map(Response::new).map_err(status::from_service))
     }
 }
 
-/// The query that a message holds.
+/// Converts a request to a query.
 pub(super) fn query(request: ClassifyRequest) -> ClassifyQuery {
     ClassifyQuery {
         picture: request.input.map(|input| match input {
@@ -123,7 +123,7 @@ pub(super) fn query(request: ClassifyRequest) -> ClassifyQuery {
     }
 }
 
-/// The message of an answer.
+/// Converts the results to a response.
 pub(super) fn response(classified: Classified, request_id: String) -> ClassifyResponse {
     ClassifyResponse {
         results: classified.results.into_iter().map(result).collect(),
@@ -132,14 +132,14 @@ pub(super) fn response(classified: Classified, request_id: String) -> ClassifyRe
     }
 }
 
-/// The message of one head's answer.
+/// Converts one head's result.
 pub(super) fn result(answer: HeadAnswer) -> HeadResult {
     let scores = match answer.outcome {
         Ok(scores) => scores,
         Err(error) => {
             return HeadResult {
                 head: answer.head,
-                error: Some(status::message(&status::of_service(error))),
+                error: Some(status::to_message(&status::from_service(error))),
                 ..HeadResult::default()
             };
         }

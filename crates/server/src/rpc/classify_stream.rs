@@ -1,8 +1,8 @@
-//! One ClassifyStream: a task that reads requests, has them answered side by side, and passes the answers on.
+//! One ClassifyStream: a task that reads requests, processes them concurrently and sends the responses.
 //!
-//! The task is the server's own, so that no request depends on a client that reads: an answer that the client has not
-//! taken keeps its request's place in the stream and nothing else. With all places taken, no more requests are read, and
-//! HTTP/2's flow control stops the client.
+//! The server owns the task, so no request depends on whether the client reads. A response that the client has not read
+//! occupies one of the stream's `in_flight_max` slots and nothing else. When all slots are taken, the task reads no more
+//! requests, and HTTP/2's flow control stops the client.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -25,12 +25,12 @@ use super::classifier::{query, response, result};
 use super::metrics::{Observed, RpcMetrics};
 use crate::status::{self, MESSAGE_BYTES_MAX};
 
-/// What bounds a stream.
+/// The limits of a stream.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct StreamLimits {
-    /// Requests under way and answers that the client has not taken, at most.
+    /// The largest number of requests in flight plus responses that the client has not read.
     pub in_flight_max: usize,
-    /// How long nothing may move.
+    /// How long the stream may make no progress.
     pub idle_max: Duration,
 }
 
@@ -43,28 +43,28 @@ pub(super) struct ClassifyStream {
     pub limits: StreamLimits,
 }
 
-/// The answers of a stream, as the client reads them. Dropped, they end the stream's task.
-pub struct Answers {
-    answers: mpsc::Receiver<ClassifyStreamResponse>,
-    /// The status that ends the stream; none if the client has ended it.
+/// The responses of a stream, as the client reads them. Dropping it ends the stream's task.
+pub struct ResponseStream {
+    responses: mpsc::Receiver<ClassifyStreamResponse>,
+    /// The error that ends the stream; the sender is dropped if there is none.
     end: oneshot::Receiver<Status>,
     task: JoinHandle<()>,
 }
 
 impl ClassifyStream {
     /// Starts the stream's task.
-    pub fn start(self, requests: Streaming<ClassifyStreamRequest>) -> Answers {
-        // One answer waits for the client to read it; the others wait in the task, which can let go of them.
-        let (sender, answers) = mpsc::channel(1);
+    pub fn start(self, requests: Streaming<ClassifyStreamRequest>) -> ResponseStream {
+        // One response waits in the channel for the client to read it. The others wait in the task, which can drop them.
+        let (sender, responses) = mpsc::channel(1);
         let (end, when_ended) = oneshot::channel();
         let task = tokio::spawn(async move {
             if let Err(status) = self.run(requests, sender).await {
-                // The client may be gone.
+                // Fails if the client has closed the stream.
                 let _ = end.send(status);
             }
         });
-        Answers {
-            answers,
+        ResponseStream {
+            responses,
             end: when_ended,
             task,
         }
@@ -73,135 +73,141 @@ impl ClassifyStream {
     async fn run(
         self,
         requests: Streaming<ClassifyStreamRequest>,
-        answers: mpsc::Sender<ClassifyStreamResponse>,
+        responses: mpsc::Sender<ClassifyStreamResponse>,
     ) -> Result<(), Status> {
         let deadline = self.call.deadline;
-        let serve = self.serve(requests, answers);
+        let serve = self.serve(requests, responses);
         match deadline {
             None => serve.await,
-            Some(deadline) => {
-                let expired = |_| Status::deadline_exceeded("the deadline passed while the stream was open");
-                tokio::time::timeout_at(deadline, serve).await.map_err(expired)?
-            }
+            Some(deadline) => match tokio::time::timeout_at(deadline, serve).await {
+                Ok(served) => served,
+                Err(_) => Err(Status::deadline_exceeded(
+                    "the deadline passed while the stream was open",
+                )),
+            },
         }
     }
 
-    /// Reads and answers until the client has sent everything, or the stream must end.
+    /// Reads and processes requests until the client has ended its side, or the stream must end.
     async fn serve(
         &self,
         mut requests: Streaming<ClassifyStreamRequest>,
-        answers: mpsc::Sender<ClassifyStreamResponse>,
+        responses: mpsc::Sender<ClassifyStreamResponse>,
     ) -> Result<(), Status> {
-        let mut under_way = FuturesUnordered::new();
+        let mut in_flight = FuturesUnordered::new();
         let mut ready = VecDeque::new();
-        // The request that was read last, until it is admitted: no more are read before, so that what a stream has not
-        // been given a place for stays with the client.
+        // The last request that was read, until it is admitted. No other is read before that, so that requests without
+        // admission wait in the client.
         let mut next = None;
         let mut admission = std::pin::pin!(Fuse::terminated());
         let mut draining = std::pin::pin!(self.lifecycle.draining());
-        // Why no more requests are read, once that is so.
+        // The stream's result, once no more requests are read.
         let mut end = None;
-        let mut moved_at = Instant::now();
+        let mut progress_at = Instant::now();
         loop {
-            let unread = answers.max_capacity() - answers.capacity();
-            let has_place = under_way.len() + ready.len() + unread < self.limits.in_flight_max;
+            let unread = responses.max_capacity() - responses.capacity();
+            let has_slot = in_flight.len() + ready.len() + unread < self.limits.in_flight_max;
             if let Some(end) = &end
                 && next.is_none()
-                && under_way.is_empty()
+                && in_flight.is_empty()
                 && ready.is_empty()
             {
                 return Result::clone(end);
             }
             tokio::select! {
                 biased;
-                Some(answer) = under_way.next(), if !under_way.is_empty() => ready.push_back(answer),
-                // Also with nothing to send: the answer that the client takes leaves a place.
-                place = answers.reserve(), if !ready.is_empty() || unread > 0 => {
-                    // Without a reader, the task is about to be ended.
-                    let place = place.map_err(|_| Status::cancelled("the client is gone"))?;
-                    if let Some(answer) = ready.pop_front() {
-                        place.send(answer);
+                Some(response) = in_flight.next(), if !in_flight.is_empty() => ready.push_back(response),
+                // Also awaited with nothing to send: when the client reads a response, its slot becomes free.
+                permit = responses.reserve(), if !ready.is_empty() || unread > 0 => {
+                    // An error means that the response stream was dropped, which is about to abort this task.
+                    let permit = permit.map_err(|_| Status::cancelled("the client has closed the stream"))?;
+                    if let Some(response) = ready.pop_front() {
+                        permit.send(response);
                     }
                 }
-                admitted = &mut admission => if let Some(asked) = next.take() {
-                    under_way.push(self.answer(asked, admitted).boxed());
+                admitted = &mut admission => if let Some(request) = next.take() {
+                    in_flight.push(self.process(request, admitted).boxed());
                 },
                 () = &mut draining, if end.is_none() => {
-                    let reason = "the server is shutting down; send what is unanswered elsewhere";
+                    let reason = "the server is shutting down; send the unanswered requests to another replica";
                     end = Some(Err(status::unavailable(reason)));
                 }
-                request = requests.message(), if end.is_none() && has_place && next.is_none() => match request {
+                request = requests.message(), if end.is_none() && has_slot && next.is_none() => match request {
                     Ok(Some(request)) => {
-                        next = Some(self.asked(request));
+                        next = Some(self.begin(request));
                         admission.set(self.state.admit(&self.call).fuse());
-                        // Others have their turn between two of its messages, which may all be here.
+                        // Many messages may be available at once, so other tasks get a turn between two of them.
                         tokio::task::yield_now().await;
                     }
                     Ok(None) => end = Some(Ok(())),
-                    // Told after the last answer: an error ends a stream at once.
-                    Err(status) => end = Some(Err(status::of_message(status, MESSAGE_BYTES_MAX))),
+                    // Sent after the last response, because an error ends a stream at once.
+                    Err(status) => end = Some(Err(status::from_message(status, MESSAGE_BYTES_MAX))),
                 },
-                // What is under way moves by itself and has an end.
-                () = sleep_until(moved_at + self.limits.idle_max), if under_way.is_empty() && next.is_none() => {
+                // Requests in flight end by themselves, so only a stream without them can be idle.
+                () = sleep_until(progress_at + self.limits.idle_max), if in_flight.is_empty() && next.is_none() => {
                     return Err(idle(self.limits.idle_max));
                 }
             }
-            moved_at = Instant::now();
+            progress_at = Instant::now();
         }
     }
 
-    /// A request whose message has arrived.
-    fn asked(&self, request: ClassifyStreamRequest) -> Asked<'_> {
+    /// Begins the request of a message that has arrived.
+    fn begin(&self, request: ClassifyStreamRequest) -> StreamRequest<'_> {
         let request = request.request.unwrap_or_default();
         let mut observed = self.metrics.begin("ClassifyStream", &self.call.peer);
         observed.request_id.clone_from(&request.request_id);
         observed.head = request.heads.join(",");
-        Asked {
+        StreamRequest {
             request,
             observed,
             accepted: self.lifecycle.accept(),
         }
     }
 
-    /// One request of the stream, from its admission to its answer.
-    async fn answer(&self, asked: Asked<'_>, admitted: Result<Admitted, ServiceError>) -> ClassifyStreamResponse {
-        let Asked {
+    /// Processes one request after its admission, and returns its response.
+    async fn process(
+        &self,
+        request: StreamRequest<'_>,
+        admitted: Result<Admitted, ServiceError>,
+    ) -> ClassifyStreamResponse {
+        let StreamRequest {
             request,
             observed,
             accepted,
-        } = asked;
+        } = request;
         let call = CallContext {
             request_id: request.request_id.clone(),
             ..self.call.clone()
         };
         let heads = request.heads.clone();
-        let answer = async {
+        let classified = async {
             let _accepted = accepted?;
             self.state.classify(&call, admitted?, query(request)).await
         };
-        let (answered, response) = match answer.await {
+        let (result, response) = match classified.await {
             Ok(classified) => (Ok(()), response(classified, call.request_id)),
             Err(error) => {
                 let refused = refused(&heads, &error, call.request_id);
-                (Err(status::of_service(error)), refused)
+                (Err(status::from_service(error)), refused)
             }
         };
-        // Its status is in the message; the stream goes on.
-        let _ = observed.end(answered);
+        // The error is part of the response, and the stream continues.
+        let _ = observed.end(result);
         ClassifyStreamResponse {
             response: Some(response),
         }
     }
 }
 
-/// A request of a stream that has been read.
-struct Asked<'a> {
+/// A request of the stream, from its arrival to its admission.
+struct StreamRequest<'a> {
     request: ClassifyRequest,
     observed: Observed<'a>,
     accepted: Result<Accepted, ServiceError>,
 }
 
-/// A stream's answer to a request that failed as a whole: every head it asked for gets the error.
+/// Returns the response to a request that failed as a whole: each requested head gets the error.
 fn refused(heads: &[String], error: &ServiceError, request_id: String) -> ClassifyResponse {
     let results = ClassifyQuery::refused(heads, error);
     ClassifyResponse {
@@ -213,25 +219,25 @@ fn refused(heads: &[String], error: &ServiceError, request_id: String) -> Classi
 
 fn idle(idle_max: Duration) -> Status {
     Status::deadline_exceeded(format!(
-        "nothing moved on the stream for {idle_max:?} (--stream-idle-ms-max); open another"
+        "the stream made no progress for {idle_max:?} (--stream-idle-ms-max); open another"
     ))
 }
 
-impl Stream for Answers {
+impl Stream for ResponseStream {
     type Item = Result<ClassifyStreamResponse, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        if let Some(answer) = std::task::ready!(self.answers.poll_recv(context)) {
-            return Poll::Ready(Some(Ok(answer)));
+        if let Some(response) = std::task::ready!(self.responses.poll_recv(context)) {
+            return Poll::Ready(Some(Ok(response)));
         }
-        // The task has ended, and with it the sender of its status.
+        // The task has ended and has sent or dropped the error.
         let end = std::task::ready!(self.end.poll_unpin(context));
         self.end.close();
         Poll::Ready(end.ok().map(Err))
     }
 }
 
-impl Drop for Answers {
+impl Drop for ResponseStream {
     fn drop(&mut self) {
         self.task.abort();
     }

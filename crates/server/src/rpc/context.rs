@@ -1,4 +1,4 @@
-//! The context of a call, from what its connection and headers say.
+//! The context of a call, from its connection and headers.
 
 use headswap_engine::Class;
 use headswap_service::CallContext;
@@ -7,11 +7,11 @@ use tonic::Request;
 use crate::edge::arrival::Peer;
 use crate::edge::deadline;
 
-/// The context of a call of this class, whose message has not been looked into. Unary calls of one connection are one flow.
-pub(super) fn of<T>(request: &Request<T>, class: Class) -> CallContext {
+/// Returns the context of a call without reading its message. The unary calls of one connection are one flow.
+pub(super) fn from_request<T>(request: &Request<T>, class: Class) -> CallContext {
     let peer = request.extensions().get::<Peer>();
     CallContext {
-        deadline: deadline::of(request),
+        deadline: deadline::from_request(request),
         class,
         flow: peer.map_or(0, |peer| peer.connection),
         request_id: String::new(),

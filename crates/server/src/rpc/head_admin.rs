@@ -1,4 +1,4 @@
-//! `headswap.v1.HeadAdminService`: messages to calls of [`HeadAdmin`], results to messages.
+//! `headswap.v1.HeadAdminService`: calls [`HeadAdmin`].
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use crate::edge::arrival::Peer;
 use crate::edge::deadline;
 use crate::status::{self, invalid};
 
-/// Answers administration requests.
+/// The administration service.
 #[derive(Clone)]
 pub struct HeadAdminRpc {
     lifecycle: Lifecycle,
@@ -27,19 +27,19 @@ pub struct HeadAdminRpc {
 }
 
 impl HeadAdminRpc {
-    /// Serves what `lifecycle` lets through.
+    /// Serves requests while `lifecycle` is open.
     pub fn new(lifecycle: Lifecycle, metrics: RpcMetrics) -> Self {
         Self { lifecycle, metrics }
     }
 
     fn heads(&self) -> Result<Arc<HeadAdmin>, Status> {
-        let state = self.lifecycle.pass().map_err(status::of_service)?;
+        let state = self.lifecycle.pass().map_err(status::from_service)?;
         Ok(Arc::clone(&state.heads))
     }
 
-    /// The same for a request whose whole message has arrived.
+    /// Counts a request whose whole message has arrived as accepted.
     fn accept(&self) -> Result<(Accepted, Arc<HeadAdmin>), Status> {
-        let accepted = self.lifecycle.accept().map_err(status::of_service)?;
+        let accepted = self.lifecycle.accept().map_err(status::from_service)?;
         Ok((accepted, self.heads()?))
     }
 }
@@ -51,16 +51,16 @@ impl HeadAdminService for HeadAdminRpc {
         request: Request<ReplaceHeadRequest>,
     ) -> Result<Response<ReplaceHeadResponse>, Status> {
         let mut observed = self.metrics.begin("ReplaceHead", &peer(&request));
-        let answer = async {
-            let deadline = deadline::of(&request);
+        let result = async {
+            let deadline = deadline::from_request(&request);
             let request = request.into_inner();
             observed.head.clone_from(&request.head);
             let (_accepted, heads) = self.accept()?;
             let swapped = replace(&heads, request, deadline).await?;
             Ok(Response::new(replaced(swapped)))
-        };
-        let answer = answer.await;
-        observed.end(answer)
+        }
+        .await;
+        observed.end(result)
     }
 
     async fn upload_head(
@@ -68,38 +68,38 @@ impl HeadAdminService for HeadAdminRpc {
         request: Request<Streaming<UploadHeadRequest>>,
     ) -> Result<Response<UploadHeadResponse>, Status> {
         let observed = self.metrics.begin("UploadHead", &peer(&request));
-        let answer = async {
-            let deadline = deadline::of(&request);
+        let result = async {
+            let deadline = deadline::from_request(&request);
             let swapped = upload(&self.lifecycle, &self.heads()?, request.into_inner(), deadline).await?;
             Ok(Response::new(replaced(swapped).into()))
-        };
-        let answer = answer.await;
-        observed.end(answer)
+        }
+        .await;
+        observed.end(result)
     }
 
     async fn list_heads(&self, request: Request<ListHeadsRequest>) -> Result<Response<ListHeadsResponse>, Status> {
         let observed = self.metrics.begin("ListHeads", &peer(&request));
-        let answer = async {
+        let result = async {
             let query = query(request.into_inner())?;
             let (_accepted, heads) = self.accept()?;
-            let page = heads.list(query).await.map_err(status::of_service)?;
+            let page = heads.list(query).await.map_err(status::from_service)?;
             Ok(Response::new(head_page(page)))
-        };
-        let answer = answer.await;
-        observed.end(answer)
+        }
+        .await;
+        observed.end(result)
     }
 
     async fn get_head(&self, request: Request<GetHeadRequest>) -> Result<Response<GetHeadResponse>, Status> {
         let mut observed = self.metrics.begin("GetHead", &peer(&request));
-        let answer = async {
+        let result = async {
             let GetHeadRequest { head, version } = request.into_inner();
             observed.head.clone_from(&head);
             let (_accepted, heads) = self.accept()?;
-            let got = heads.get(&head, version).await.map_err(status::of_service)?;
+            let got = heads.get(&head, version).await.map_err(status::from_service)?;
             Ok(Response::new(got_head(got)))
-        };
-        let answer = answer.await;
-        observed.end(answer)
+        }
+        .await;
+        observed.end(result)
     }
 
     async fn describe_model(
@@ -110,10 +110,10 @@ impl HeadAdminService for HeadAdminRpc {
         observed.head.clone_from(&request.get_ref().head);
         let described = self.accept().and_then(|(_accepted, heads)| {
             let described = heads.describe(&request.get_ref().head);
-            described.map_err(status::of_service)
+            described.map_err(status::from_service)
         });
-        let answer = described.map(|description| Response::new(model_description(description)));
-        observed.end(answer)
+        let result = described.map(|description| Response::new(model_description(description)));
+        observed.end(result)
     }
 }
 
@@ -134,13 +134,20 @@ async fn replace(
         dry_run: request.dry_run,
         annotations: request.annotations.into_iter().collect(),
     };
-    heads.replace(swap, source, deadline).await.map_err(status::of_service)
+    heads
+        .replace(swap, source, deadline)
+        .await
+        .map_err(status::from_service)
 }
 
 fn query(request: ListHeadsRequest) -> Result<HeadQuery, Status> {
     let number = request.tier;
-    let tier = HeadTier::try_from(number)
-        .map_err(|_| invalid("tier", format!("{number} is no tier; use HOT, WARM, COLD or none")))?;
+    let tier = HeadTier::try_from(number).map_err(|_| {
+        invalid(
+            "tier",
+            format!("{number} is not a tier; use HOT, WARM or COLD, or leave the field empty"),
+        )
+    })?;
     Ok(HeadQuery {
         include_labels: request.include_labels,
         page_size: request.page_size as usize,
@@ -150,7 +157,7 @@ fn query(request: ListHeadsRequest) -> Result<HeadQuery, Status> {
     })
 }
 
-/// The address of the request's client.
+/// Returns the address of the request's client.
 fn peer<T>(request: &Request<T>) -> String {
     let peer = request.extensions().get::<Peer>();
     peer.map_or_else(String::new, |peer| peer.address.clone())

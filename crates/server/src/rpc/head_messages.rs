@@ -1,4 +1,4 @@
-//! Descriptions of heads and of the model as messages.
+//! Conversions of head and model descriptions to messages.
 
 use headswap_heads::Tier;
 use headswap_proto::{
@@ -20,7 +20,7 @@ pub(super) fn head_info(head: HeadDescription) -> HeadInfo {
         parameters: info.parameters,
         live: head.live,
         split_layer: head.split_layer,
-        tier: head.tier.map_or(HeadTier::Unspecified, of_tier).into(),
+        tier: head.tier.map_or(HeadTier::Unspecified, tier_message).into(),
         requests: head.requests,
     }
 }
@@ -77,7 +77,7 @@ fn parameter(parameter: ParameterDescription) -> Parameter {
     }
 }
 
-fn of_tier(tier: Tier) -> HeadTier {
+fn tier_message(tier: Tier) -> HeadTier {
     match tier {
         Tier::Hot => HeadTier::Hot,
         Tier::Warm => HeadTier::Warm,
@@ -85,7 +85,7 @@ fn of_tier(tier: Tier) -> HeadTier {
     }
 }
 
-/// The tier that a filter names; none for all.
+/// Returns the tier of a filter, or None for all tiers.
 pub(super) fn tier(tier: HeadTier) -> Option<Tier> {
     match tier {
         HeadTier::Unspecified => None,

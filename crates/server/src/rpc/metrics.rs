@@ -1,4 +1,4 @@
-//! Requests by method and code.
+//! Request metrics and the log event of each request.
 
 use std::time::Instant;
 
@@ -20,7 +20,7 @@ struct Method {
     method: &'static str,
 }
 
-/// Counters of the services; clones share them.
+/// Metrics of the gRPC services. Clones share them.
 #[derive(Clone, Debug)]
 pub struct RpcMetrics {
     requests: Family<MethodCode, Counter>,
@@ -28,7 +28,7 @@ pub struct RpcMetrics {
 }
 
 impl RpcMetrics {
-    /// Registers everything under its name.
+    /// Registers the metrics.
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self {
             requests: Family::default(),
@@ -44,7 +44,7 @@ impl RpcMetrics {
         metrics
     }
 
-    /// Begins a call that is counted and logged when it ends, as cancelled if it is dropped before.
+    /// Begins a call. It is counted and logged when it ends; if it is dropped before, as cancelled.
     pub fn begin(&self, method: &'static str, peer: &str) -> Observed<'_> {
         Observed {
             metrics: self,
@@ -65,21 +65,21 @@ impl RpcMetrics {
     }
 }
 
-/// A call under way, and what its log event says of it.
+/// A call in progress, with the fields of its log event.
 pub struct Observed<'a> {
     metrics: &'a RpcMetrics,
     method: &'static str,
     started: Instant,
     ended: bool,
     peer: String,
-    /// The caller's name for the request, if it has one.
+    /// The client's ID for the request, if it set one.
     pub request_id: String,
-    /// The heads that are asked for, separated by commas.
+    /// The names of the requested heads, separated by commas.
     pub head: String,
 }
 
 impl Observed<'_> {
-    /// Counts and logs the answer and returns it.
+    /// Counts and logs the result, and returns it.
     pub fn end<T>(mut self, result: Result<T, Status>) -> Result<T, Status> {
         self.ended = true;
         match &result {

@@ -1,7 +1,6 @@
-//! The gRPC services: one file each, and one that turns errors into statuses.
+//! The gRPC services: each converts messages to calls of `headswap_service`, and results to messages.
 //!
-//! The room knows nothing of libtorch. What it serves arrives through a [`Lifecycle`](headswap_service::Lifecycle), closed until the
-//! model is ready.
+//! The services get their state from a [`Lifecycle`](headswap_service::Lifecycle), which refuses requests until the model is ready.
 
 mod classifier;
 mod classify_stream;

@@ -1,4 +1,4 @@
-//! UploadHead's messages, one after the other.
+//! UploadHead: reads the stream of messages into a file and swaps it in.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,10 +15,10 @@ use tonic::{Status, Streaming};
 use crate::status::{self, ADMIN_MESSAGE_BYTES_MAX, invalid};
 
 const CHUNK_BYTES_MAX: usize = 4 << 20;
-/// A client that sends nothing for so long gives its place to another.
-const SILENCE_MAX: Duration = Duration::from_secs(60);
+/// An upload is cancelled if no message arrives within this time, so that it does not keep others waiting.
+const IDLE_MAX: Duration = Duration::from_secs(60);
 
-/// From the first part to the live version. Dropping this drops the upload and its file, unless the commit has begun.
+/// Receives a file and makes it the live version. Dropping the future deletes the file, unless the commit has begun.
 pub(super) async fn upload(
     lifecycle: &Lifecycle,
     heads: &Arc<HeadAdmin>,
@@ -30,15 +30,15 @@ pub(super) async fn upload(
         return Err(invalid("header", "the first message must hold the header".into()));
     };
     let upload = heads.begin_upload(upload_header(header), deadline);
-    let mut upload = upload.map_err(status::of_service)?;
+    let mut upload = upload.map_err(status::from_service)?;
     while let Some(part) = parts.next().await? {
         if !upload.write(chunk(part)?).await {
             break;
         }
     }
-    // Accepted: the whole file has arrived.
-    let _accepted = lifecycle.accept().map_err(status::of_service)?;
-    upload.finish().await.map_err(status::of_service)
+    // The whole file has arrived, so a drain must wait for the request.
+    let _accepted = lifecycle.accept().map_err(status::from_service)?;
+    upload.finish().await.map_err(status::from_service)
 }
 
 fn upload_header(header: UploadHeadHeader) -> UploadHeader {
@@ -63,36 +63,41 @@ fn chunk(part: Part) -> Result<Bytes, Status> {
             let got = chunk.len();
             Err(invalid(
                 "chunk",
-                format!("it has {got} bytes, the limit is {CHUNK_BYTES_MAX}; send more of them"),
+                format!("the chunk has {got} bytes, the limit is {CHUNK_BYTES_MAX}; send the file in smaller chunks"),
             ))
         }
         Part::Header(_) => Err(invalid(
             "header",
-            "there is a second one; only the first message may hold it".into(),
+            "a second header; only the first message may hold one".into(),
         )),
     }
 }
 
-/// What the client sends, while it does.
+/// The client's messages, with the timeouts for reading them.
 struct Parts {
     parts: Streaming<UploadHeadRequest>,
     deadline: Option<Instant>,
 }
 
 impl Parts {
-    /// The next part; none at the end of the stream.
+    /// Returns the next part, or None at the end of the stream.
     async fn next(&mut self) -> Result<Option<Part>, Status> {
-        let silent = Instant::now() + SILENCE_MAX;
-        let end = self.deadline.map_or(silent, |deadline| deadline.min(silent));
+        let idle_end = Instant::now() + IDLE_MAX;
+        let end = self.deadline.map_or(idle_end, |deadline| deadline.min(idle_end));
         let Ok(message) = tokio::time::timeout_at(end, self.parts.message()).await else {
-            return Err(Status::deadline_exceeded(if end == silent {
-                format!("nothing came for {SILENCE_MAX:?}; send the file again")
+            return Err(Status::deadline_exceeded(if end == idle_end {
+                format!("no message arrived for {IDLE_MAX:?}; send the file again")
             } else {
                 "the deadline passed while the file was being sent; nothing was changed".into()
             }));
         };
-        let empty = || invalid("part", "a message holds neither a header nor a chunk".into());
-        let message = message.map_err(|error| status::of_message(error, ADMIN_MESSAGE_BYTES_MAX))?;
-        message.map(|message| message.part.ok_or_else(empty)).transpose()
+        let message = message.map_err(|error| status::from_message(error, ADMIN_MESSAGE_BYTES_MAX))?;
+        match message {
+            None => Ok(None),
+            Some(UploadHeadRequest { part: Some(part) }) => Ok(Some(part)),
+            Some(UploadHeadRequest { part: None }) => {
+                Err(invalid("part", "a message holds neither a header nor a chunk".into()))
+            }
+        }
     }
 }

@@ -9,7 +9,7 @@ use super::listen_address::ListenAddress;
 /// Where the server listens.
 #[derive(Args, Clone, Debug)]
 pub struct AddressArgs {
-    /// Address of ClassifierService; port 0 takes a free one, unix:/PATH is a Unix socket for the server's user and group
+    /// Address of ClassifierService. Port 0 selects a free port; unix:/PATH is a Unix socket for the server's user and group
     #[arg(
         long,
         env = "HEADSWAP_LISTEN",
@@ -17,7 +17,7 @@ pub struct AddressArgs {
         value_name = "ADDRESS"
     )]
     pub listen: ListenAddress,
-    /// Address of HeadAdminService; keep it where only administrators reach it
+    /// Address of HeadAdminService. Only administrators should be able to reach it
     #[arg(
         long,
         env = "HEADSWAP_ADMIN_LISTEN",

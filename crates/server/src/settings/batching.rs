@@ -6,14 +6,14 @@ use clap::Args;
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Batching")]
 pub struct BatchingArgs {
-    /// Pictures in a batch at most; 0 measures at start where larger batches stop paying
+    /// Limit on pictures in a batch. 0 selects it by a measurement at start: the size above which throughput no longer grows
     #[arg(long, env = "HEADSWAP_MAX_BATCH", default_value_t = 0)]
     pub max_batch: usize,
-    /// How long, in microseconds, an idle device may wait for a fuller batch
+    /// How long an idle device may wait for a fuller batch, in microseconds
     #[arg(long, env = "HEADSWAP_BATCH_WAIT_US_MAX", default_value_t = 0)]
     pub batch_wait_us_max: u64,
-    /// Unary calls come before the requests of streams, which keep this part, in percent, of what the device computes while
-    /// both wait
+    /// Share of the device that requests of streams keep while unary calls wait, in percent. For the rest, unary calls take
+    /// precedence
     #[arg(
         long,
         env = "HEADSWAP_BULK_SHARE",

@@ -1,4 +1,4 @@
-//! `HEADSWAP_*` variables that are no settings: a mistyped name must not pass silently.
+//! Warnings for `HEADSWAP_*` variables that are not settings, so that a mistyped name does not pass silently.
 
 use std::collections::BTreeSet;
 
@@ -16,17 +16,20 @@ const OTHERS: [&str; 4] = [
     "HEADSWAP_WEIGHTS_MIRROR",
 ];
 
-/// Old names of settings, and what they are called now.
+/// Old and new names of renamed settings.
 const RENAMED: [(&str, &str); 1] = [("HEADSWAP_ENGINE", "HEADSWAP_BACKEND")];
 
-/// Logs a warning for each variable that looks like a setting and is not.
+/// Logs a warning for each variable that looks like a setting but is not one.
 pub(super) fn warn_unknown() {
     let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
     for name in unknown(names) {
         let renamed = RENAMED.iter().find(|(old, _)| *old == name);
         match renamed {
-            Some((_, new)) => tracing::warn!(variable = name, "this setting was renamed to {new}; it has no effect"),
-            None => tracing::warn!(variable = name, "no setting has this name; it has no effect"),
+            Some((_, new)) => tracing::warn!(
+                variable = name,
+                "the variable has no effect: the setting was renamed to {new}"
+            ),
+            None => tracing::warn!(variable = name, "the variable has no effect: there is no such setting"),
         }
     }
 }
@@ -65,12 +68,13 @@ fn is_service_link(name: &str) -> bool {
 mod tests {
     use super::*;
 
+    fn check(name: &str, expected: bool) {
+        let found = unknown([name.to_owned()].into_iter());
+        assert_eq!(!found.is_empty(), expected, "{name}");
+    }
+
     #[test]
-    fn mistyped_names_are_found_and_others_are_not() {
-        let check = |name: &str, expected: bool| {
-            let found = unknown([name.to_owned()].into_iter());
-            assert_eq!(!found.is_empty(), expected, "{name}");
-        };
+    fn only_mistyped_names_are_reported() {
         for name in ["HEADSWAP_LISTENS", "HEADSWAP_ENGINE", "HEADSWAP_", "HEADSWAP_PORTS_A"] {
             check(name, true);
         }

@@ -1,4 +1,4 @@
-//! Where heads are kept, and how many.
+//! Where heads are stored, and limits on them.
 
 use std::path::PathBuf;
 
@@ -7,49 +7,49 @@ use headswap_heads::{RegistryLimits, ResidencyLimits};
 
 use super::at_least_one;
 
-/// When heads of the store are brought to the device.
+/// When stored heads are loaded onto the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum HeadsLoad {
-    /// At start, as far as there is room.
+    /// At start, until --heads-resident-bytes-max is reached.
     Eager,
-    /// When first asked for.
+    /// On the first request for the head.
     Lazy,
 }
 
-/// Where heads are kept, and how many.
+/// Where heads are stored, and limits on them.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Heads")]
 pub struct HeadArgs {
-    /// Where acknowledged heads are kept over restarts [default: headswap/heads in the user's data folder]
+    /// Directory in which acknowledged heads are stored [default: headswap/heads in the user's data directory]
     #[arg(long, env = "HEADSWAP_HEADS_DIR", value_name = "DIR")]
     pub heads_dir: Option<PathBuf>,
-    /// The folder that ReplaceHead's file:// URIs may name files in; without it, none
+    /// Directory whose files ReplaceHead's file:// URIs may name. Without it, such URIs are refused
     #[arg(long, env = "HEADSWAP_HEAD_SOURCE_DIR", value_name = "DIR")]
     pub head_source_dir: Option<PathBuf>,
-    /// Heads at most
+    /// Limit on the number of heads
     #[arg(long, env = "HEADSWAP_HEADS_MAX", default_value_t = 100_000)]
     pub heads_max: usize,
-    /// Versions of a head that requests may name, the live one included
+    /// Number of versions kept of each head, including the live one. Requests may name any of them
     #[arg(long, env = "HEADSWAP_HEAD_VERSIONS_KEPT", default_value_t = 2)]
     pub head_versions_kept: usize,
-    /// Bytes of all heads in the store at most
+    /// Limit on all stored heads together, in bytes
     #[arg(long, env = "HEADSWAP_HEADS_BYTES_MAX", default_value_t = 64 << 30)]
     pub heads_bytes_max: u64,
-    /// When heads of the store are brought to the device: the newest version of each at start, read in whole and as far
-    /// as there is room, or each when it is first asked for
+    /// When stored heads are loaded onto the device: the newest version of each head at start, or each version on its first
+    /// request
     #[arg(long, env = "HEADSWAP_HEADS_LOAD", value_enum, default_value = "eager")]
     pub heads_load: HeadsLoad,
-    /// Bytes of heads on the device at most, counted in f32; the least recently used leave for others and are loaded again
-    /// when asked for. Wants room for all that are asked for at the same time. Heads that are being swapped in are tried
-    /// beside these, in as many bytes again and 64 MiB
+    /// Limit on heads on the device, in bytes, counted in f32. Above it, the least recently used heads are evicted, and loaded
+    /// again on their next request. It should fit all heads that are requested at the same time. New heads are tried in a
+    /// separate budget of as many bytes plus 64 MiB
     #[arg(long, env = "HEADSWAP_HEADS_RESIDENT_BYTES_MAX", default_value_t = 2 << 30)]
     pub heads_resident_bytes_max: u64,
-    /// Bytes of heads kept in host memory, from where they come back faster than from the disk. Copies of what is on the
-    /// device count, so it takes more than --heads-resident-bytes-max to be of use [default: twice that on a GPU; 0 on the
-    /// CPU, where host memory is the device's]
+    /// Limit on heads cached in host memory, in bytes. Loading them from there is faster than from the disk. Heads on the device
+    /// count, too, so only a value above --heads-resident-bytes-max has an effect [default: twice that on a GPU; 0 on the CPU,
+    /// which uses host memory anyway]
     #[arg(long, env = "HEADSWAP_HEADS_WARM_BYTES_MAX", value_name = "BYTES")]
     pub heads_warm_bytes_max: Option<u64>,
-    /// Heads loaded at the same time at most; others wait for their turn
+    /// Limit on concurrent loads of heads; further loads wait
     #[arg(long, env = "HEADSWAP_HEAD_LOADS_MAX", default_value_t = 4)]
     pub head_loads_max: usize,
 }
@@ -62,15 +62,15 @@ impl HeadArgs {
         if let Some(dir) = self.head_source_dir.as_ref().filter(|dir| !dir.is_dir()) {
             let dir = dir.display();
             mistakes.push(format!(
-                "--head-source-dir {dir} is not a directory; create it or drop the flag"
+                "--head-source-dir {dir} is not a directory; create it or remove the flag"
             ));
         }
         if self.dir().is_none() {
-            mistakes.push("there is no home directory to keep heads in; set --heads-dir".to_owned());
+            mistakes.push("the user has no home directory to store heads in; set --heads-dir".to_owned());
         }
     }
 
-    /// The directory of heads: as set, or under the user's data directory (XDG Base Directory Specification).
+    /// Returns the directory of heads: `--heads-dir`, or one in the user's data directory (XDG Base Directory Specification).
     pub(crate) fn dir(&self) -> Option<PathBuf> {
         if self.heads_dir.is_some() {
             return self.heads_dir.clone();
@@ -82,7 +82,7 @@ impl HeadArgs {
         Some(data.join("headswap/heads"))
     }
 
-    /// What bounds the registry of heads.
+    /// Returns the limits of the registry of heads.
     pub(crate) fn registry(&self, on_cpu: bool) -> RegistryLimits {
         let resident_bytes_max = self.heads_resident_bytes_max;
         let warm_default = if on_cpu {

@@ -1,11 +1,11 @@
-//! Where the labels of the backbone's classes come from.
+//! The source of the backbone's class labels.
 
 use std::convert::Infallible;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// What `--labels` takes.
+/// The value of `--labels`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LabelsSource {
     /// The names of ImageNet's 1000 classes, which are built in.

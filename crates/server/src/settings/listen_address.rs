@@ -1,37 +1,42 @@
-//! Where a service listens.
+//! The address of a listener.
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// What `--listen` takes.
+/// The value of `--listen`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ListenAddress {
     /// `IP:PORT`.
     Tcp(SocketAddr),
-    /// `unix:PATH` or `unix:///PATH`, as gRPC's clients spell a Unix socket.
+    /// `unix:PATH` or `unix:///PATH`, gRPC's names for a Unix socket
+    /// (<https://github.com/grpc/grpc/blob/master/doc/naming.md>).
     Unix(PathBuf),
 }
 
-/// The address was spelled wrong.
+/// The address is invalid.
 #[derive(Debug, thiserror::Error)]
-#[error("`{0}` is no address; use IP:PORT, as 127.0.0.1:50051, or unix:/PATH")]
+#[error("`{0}` is not an address; use IP:PORT, such as 127.0.0.1:50051, or unix:/PATH")]
 pub struct ParseListenAddressError(String);
 
 impl FromStr for ListenAddress {
     type Err = ParseListenAddressError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let error = || ParseListenAddressError(text.to_owned());
-        let Some(path) = text.strip_prefix("unix:") else {
-            return text.parse().map(Self::Tcp).map_err(|_| error());
+        let address = match text.strip_prefix("unix:") {
+            None => text.parse().ok().map(Self::Tcp),
+            Some(path) => unix_path(path).map(|path| Self::Unix(path.into())),
         };
-        match path.strip_prefix("//") {
-            None if !path.is_empty() => Ok(Self::Unix(path.into())),
-            Some(absolute) if absolute.starts_with('/') => Ok(Self::Unix(absolute.into())),
-            _ => Err(error()),
-        }
+        address.ok_or_else(|| ParseListenAddressError(text.to_owned()))
+    }
+}
+
+/// Returns the path behind `unix:`. Behind `unix://` it must be absolute.
+fn unix_path(text: &str) -> Option<&str> {
+    match text.strip_prefix("//") {
+        None => Some(text).filter(|path| !path.is_empty()),
+        Some(path) => Some(path).filter(|path| path.starts_with('/')),
     }
 }
 
@@ -48,12 +53,13 @@ impl fmt::Display for ListenAddress {
 mod tests {
     use super::*;
 
+    fn check(text: &str, expected: Option<&str>) {
+        let parsed = text.parse::<ListenAddress>().ok().map(|address| address.to_string());
+        assert_eq!(parsed.as_deref(), expected, "{text}");
+    }
+
     #[test]
-    fn addresses_are_read_as_grpc_spells_them() {
-        let check = |text: &str, expected: Option<&str>| {
-            let read = text.parse::<ListenAddress>().ok().map(|address| address.to_string());
-            assert_eq!(read.as_deref(), expected, "{text}");
-        };
+    fn addresses_parse_as_in_grpc() {
         check("127.0.0.1:50051", Some("127.0.0.1:50051"));
         check("[::1]:0", Some("[::1]:0"));
         check("unix:/run/x.sock", Some("unix:/run/x.sock"));

@@ -1,4 +1,4 @@
-//! How much memory the process may use.
+//! The memory that the process may use.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 pub(crate) fn available() -> u64 {
     let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let limits = limit_files(&groups).into_iter().filter_map(|file| {
-        // Without a limit, version 2 says `max`.
+        // Version 2 has the text `max` if there is no limit, which does not parse.
         std::fs::read_to_string(file).ok()?.trim().parse().ok()
     });
     limits.min().unwrap_or(u64::MAX).min(machine()).min(address_space())
@@ -24,7 +24,7 @@ fn address_space() -> u64 {
     limit.rlim_cur
 }
 
-/// The machine's memory.
+/// Returns the machine's memory in bytes.
 fn machine() -> u64 {
     // SAFETY: the call has no preconditions.
     let [pages, page] = [libc::_SC_PHYS_PAGES, libc::_SC_PAGESIZE].map(|name| unsafe { libc::sysconf(name) });
@@ -33,8 +33,8 @@ fn machine() -> u64 {
         .saturating_mul(u64::try_from(page).unwrap_or(0))
 }
 
-/// The files that may hold a limit on a process whose `/proc/PID/cgroup` has this text: of its own group and of all above it
-/// (control groups version 2, and the memory controller of version 1; cgroups(7)).
+/// Returns the files that may limit a process whose `/proc/PID/cgroup` is `groups`: those of its group and of all groups above
+/// (control groups version 2, and the memory controller of version 1; see cgroups(7)).
 fn limit_files(groups: &str) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for line in groups.lines() {
@@ -60,14 +60,13 @@ fn limit_files(groups: &str) -> Vec<PathBuf> {
 mod tests {
     use super::*;
 
+    fn files(groups: &str) -> Vec<String> {
+        let files = limit_files(groups).into_iter();
+        files.map(|file| file.display().to_string()).collect()
+    }
+
     #[test]
     fn limits_of_all_groups_above_count() {
-        let files = |groups| {
-            limit_files(groups)
-                .into_iter()
-                .map(|file| file.display().to_string())
-                .collect::<Vec<_>>()
-        };
         let nested = [
             "/sys/fs/cgroup/a/b/memory.max",
             "/sys/fs/cgroup/a/memory.max",
@@ -85,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn there_is_memory() {
+    fn available_memory_is_plausible() {
         assert!((1 << 20..u64::MAX).contains(&available()));
     }
 }

@@ -1,4 +1,4 @@
-//! Every setting of `headswap serve`, from flags or `HEADSWAP_*` variables: a struct for each part of the server.
+//! The settings of `headswap serve`, from flags or `HEADSWAP_*` variables: one struct for each part of the server.
 
 mod addresses;
 mod batching;
@@ -34,7 +34,7 @@ use crate::ServerError;
 /// The settings of a server.
 #[derive(Args, Clone, Debug)]
 pub struct ServeArgs {
-    /// Where it listens
+    /// Where the server listens
     #[command(flatten)]
     pub addresses: AddressArgs,
     /// The backbone and what computes it
@@ -43,13 +43,13 @@ pub struct ServeArgs {
     /// How requests become batches
     #[command(flatten)]
     pub batching: BatchingArgs,
-    /// What bounds requests, messages and memory
+    /// Limits on requests, messages and memory
     #[command(flatten)]
     pub limits: LimitArgs,
     /// How pictures are decoded
     #[command(flatten)]
     pub pictures: PictureArgs,
-    /// Where heads are kept, and how many
+    /// Where heads are stored, and limits on them
     #[command(flatten)]
     pub heads: HeadArgs,
     /// How the server stops and logs
@@ -64,7 +64,7 @@ pub struct ServeArgs {
 }
 
 impl ServeArgs {
-    /// Notes which settings `matches` has from flags or variables rather than by default, for the log.
+    /// Records the settings that come from flags or variables, not from defaults, for the log.
     pub fn note_given(&mut self, matches: &ArgMatches) {
         let command = Self::augment_args(Command::new("serve"));
         for argument in command.get_arguments() {
@@ -84,7 +84,7 @@ impl ServeArgs {
         }
     }
 
-    /// Which files of this machine ReplaceHead may read.
+    /// Returns which files of this machine ReplaceHead may read.
     pub(super) fn head_sources(&self) -> SourceSettings {
         SourceSettings {
             dir: self.heads.head_source_dir.clone(),
@@ -107,7 +107,7 @@ impl ServeArgs {
         self.check_threads()
     }
 
-    /// Finds every setting that cannot work, not only the first.
+    /// Checks all settings and reports every mistake, not only the first.
     fn check(&self) -> Result<(), ServerError> {
         let mut mistakes = Vec::new();
         self.model.check(&mut mistakes);
@@ -121,8 +121,9 @@ impl ServeArgs {
     }
 }
 
-fn at_least_one(flag: &str, value: usize, mistakes: &mut Vec<String>) {
-    if value == 0 {
+/// Adds a mistake if the value is zero.
+fn at_least_one<N: Default + PartialEq>(flag: &str, value: N, mistakes: &mut Vec<String>) {
+    if value == N::default() {
         mistakes.push(format!("{flag} must be at least 1"));
     }
 }

@@ -1,4 +1,4 @@
-//! What the null backend does: settings of tests and benchmarks, which `--help` does not show.
+//! Settings of the null backend, for tests and benchmarks. `--help` does not show them.
 
 use std::time::Duration;
 
@@ -8,16 +8,16 @@ use headswap_model::{NullFault, NullSettings};
 /// The settings of `--backend null`.
 #[derive(Args, Clone, Debug)]
 pub struct NullArgs {
-    /// How long a row takes, in microseconds
+    /// Duration of each row, in microseconds
     #[arg(long, env = "HEADSWAP_NULL_ROW_US", default_value_t = 0, hide = true)]
     pub null_row_us: u64,
-    /// How it fails
+    /// The fault to simulate
     #[arg(long, env = "HEADSWAP_NULL_FAULT", value_name = "FAULT", hide = true)]
     pub null_fault: Option<NullFault>,
 }
 
 impl NullArgs {
-    /// The same for the network.
+    /// Returns the settings of the backend.
     pub(crate) fn settings(&self) -> NullSettings {
         NullSettings {
             row: Duration::from_micros(self.null_row_us),

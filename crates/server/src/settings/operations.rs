@@ -6,9 +6,9 @@ use clap::{Args, ValueEnum};
 /// How logs are written to standard error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// For people.
+    /// Human-readable.
     Human,
-    /// One JSON object a line.
+    /// One JSON object on each line.
     Json,
 }
 
@@ -16,20 +16,20 @@ pub enum LogFormat {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Operations")]
 pub struct OperationArgs {
-    /// After SIGTERM, how long in milliseconds new requests are still taken while health says NOT_SERVING, so that load
-    /// balancers turn away first
+    /// How long new requests are still accepted after SIGTERM, in milliseconds. Health is NOT_SERVING from the start, so load
+    /// balancers can stop sending requests first
     #[arg(long, env = "HEADSWAP_DRAIN_DELAY_MS", default_value_t = 0)]
     pub drain_delay_ms: u64,
-    /// After that, how long in milliseconds accepted requests may take to finish
+    /// How long accepted requests may take after --drain-delay-ms, in milliseconds
     #[arg(long, env = "HEADSWAP_DRAIN_MS_MAX", default_value_t = 30_000)]
     pub drain_ms_max: u64,
-    /// Print where each port listens, as lines of JSON on standard output, for a program that starts the server with port 0
+    /// Print each port's address as a line of JSON on standard output, for programs that start the server with port 0
     #[arg(long, env = "HEADSWAP_ANNOUNCE", value_parser = BoolishValueParser::new())]
     pub announce: bool,
-    /// How logs are written
+    /// Format of the log
     #[arg(long, env = "HEADSWAP_LOG_FORMAT", value_enum, default_value = "human")]
     pub log_format: LogFormat,
-    /// What is logged, as `info` or `headswap=debug`
+    /// Log filter, such as `info` or `headswap=debug`
     #[arg(long, env = "HEADSWAP_LOG", default_value = "info", value_name = "FILTER")]
     pub log: String,
 }

@@ -1,4 +1,5 @@
-//! Log events as JSON, one object a line: `timestamp`, `level`, `message`, then the event's own fields, each once.
+//! Log events as JSON lines: `timestamp`, `level`, `message`, `target`, then the event's own fields. Each key
+//! occurs once.
 
 use std::fmt;
 
@@ -10,7 +11,7 @@ use tracing_subscriber::fmt::time::{FormatTime, SystemTime as Rfc3339};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-/// The format.
+/// The JSON event format.
 pub(super) struct JsonLines;
 
 impl<S, N> FormatEvent<S, N> for JsonLines
@@ -30,7 +31,7 @@ where
         line.insert("message".into(), fields.message.into());
         line.insert("target".into(), metadata.target().into());
         for (name, value) in fields.others {
-            // An event's own name never hides what every line has.
+            // A field must not replace one of the keys that every line has.
             let name = if line.contains_key(&name) {
                 format!("{name}_")
             } else {
@@ -42,7 +43,7 @@ where
     }
 }
 
-/// An event's fields in the order in which it names them.
+/// An event's fields, in their order.
 #[derive(Default)]
 struct Fields {
     message: String,

@@ -1,4 +1,4 @@
-//! The requests of one connection: how many are open, and how many its client has cancelled.
+//! The open requests of one connection, and how many its client has cancelled.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,9 +10,9 @@ use http_body::{Frame, SizeHint};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::http2::reset_budget::ResetBudget;
+use crate::edge::reset_budget::ResetBudget;
 
-/// Shared by a connection and its requests.
+/// Counts the requests of one connection. Clones share the counts.
 #[derive(Clone, Debug)]
 pub(crate) struct Activity(Arc<State>);
 
@@ -25,7 +25,7 @@ struct State {
 #[derive(Debug)]
 struct Requests {
     open: usize,
-    /// When the last one ended.
+    /// When the last request ended.
     last_end: Option<Instant>,
     budget: ResetBudget,
 }
@@ -55,12 +55,12 @@ impl Activity {
         }
     }
 
-    /// How many requests are open.
+    /// Returns the number of open requests.
     pub fn open(&self) -> usize {
         self.requests().open
     }
 
-    /// When the last request ended; none if no request came.
+    /// Returns when the last request ended, or None if there was no request.
     pub fn last_end(&self) -> Option<Instant> {
         self.requests().last_end
     }
@@ -71,8 +71,7 @@ impl Activity {
     }
 }
 
-/// One request, until its answer has been handed to the connection as a whole. One that is dropped earlier counts as
-/// cancelled.
+/// One request, until hyper has taken its whole response. If it is dropped earlier, the request counts as cancelled.
 #[derive(Debug)]
 pub(crate) struct OpenRequest {
     activity: Activity,
@@ -80,10 +79,10 @@ pub(crate) struct OpenRequest {
 }
 
 impl OpenRequest {
-    /// The answer's body, which ends the request when it ends.
-    pub fn answer(mut self, body: Body) -> Answer {
+    /// Wraps the response's body; the request ends with it.
+    pub fn respond(mut self, body: Body) -> ResponseBody {
         self.answered = http_body::Body::is_end_stream(&body);
-        Answer { body, request: self }
+        ResponseBody { body, request: self }
     }
 }
 
@@ -99,14 +98,14 @@ impl Drop for OpenRequest {
     }
 }
 
-/// The body of an answer.
+/// The body of a response.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct ResponseBody {
     body: Body,
     request: OpenRequest,
 }
 
-impl http_body::Body for Answer {
+impl http_body::Body for ResponseBody {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -115,7 +114,7 @@ impl http_body::Body for Answer {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         let frame = Pin::new(&mut self.body).poll_frame(cx);
-        // hyper asks for nothing after the trailers.
+        // hyper does not poll again after the trailers.
         self.request.answered |= match &frame {
             Poll::Ready(None) => true,
             Poll::Ready(Some(Ok(frame))) => frame.is_trailers(),
@@ -139,17 +138,17 @@ mod tests {
     use futures::stream::{self, StreamExt as _};
 
     use super::*;
-    use crate::http2::reset_budget::BURST;
+    use crate::edge::reset_budget::BURST;
 
     #[tokio::test(start_paused = true)]
     async fn only_unanswered_requests_cost_a_token() {
         let activity = Activity::new();
         assert_eq!((activity.open(), activity.last_end()), (0, None));
         for _ in 0..2 * BURST {
-            let answer = activity.begin().answer(Body::empty());
+            let response = activity.begin().respond(Body::empty());
             assert_eq!(activity.open(), 1);
-            drop(answer);
-            let mut whole = activity.begin().answer(Body::from("text"));
+            drop(response);
+            let mut whole = activity.begin().respond(Body::from("text"));
             while std::future::poll_fn(|cx| http_body::Body::poll_frame(Pin::new(&mut whole), cx))
                 .await
                 .is_some()
@@ -161,7 +160,7 @@ mod tests {
         for _ in 0..BURST / 2 {
             drop(activity.begin());
             let endless = stream::repeat_with(|| Ok::<_, axum::Error>(Bytes::from_static(b"x"))).boxed();
-            drop(activity.begin().answer(Body::from_stream(endless)));
+            drop(activity.begin().respond(Body::from_stream(endless)));
         }
         assert!(activity.too_many_resets().now_or_never().is_none());
         drop(activity.begin());

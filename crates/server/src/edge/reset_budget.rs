@@ -1,46 +1,46 @@
-//! How many requests a connection may cancel: a bucket of tokens. A flood of requests that are reset at once ("rapid
-//! reset", CVE-2023-44487) empties it; clients whose deadlines pass do not.
+//! A token bucket for the requests that a connection's client cancels. A flood of requests that are reset at once ("rapid
+//! reset", CVE-2023-44487) empties it; a client whose deadlines pass does not.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Cancelled requests that a connection may have in a burst.
+/// Capacity: cancelled requests in a burst.
 pub(crate) const BURST: u32 = 5_000;
-/// Cancelled requests a second that it may have for ever: as many as 100 streams whose deadlines are 200 ms.
+/// Refill: cancelled requests a second, as many as 100 streams with deadlines of 200 ms cause.
 pub(crate) const PER_SECOND: u32 = 500;
 
-/// The tokens of one connection.
+/// The token bucket of one connection.
 #[derive(Debug)]
 pub(crate) struct ResetBudget {
     tokens: u32,
-    /// Up to when tokens have been given back.
-    given_back: Instant,
+    /// Until when tokens have been refilled.
+    refilled_until: Instant,
 }
 
 impl ResetBudget {
     pub fn new(now: Instant) -> Self {
         Self {
             tokens: BURST,
-            given_back: now,
+            refilled_until: now,
         }
     }
 
-    /// Takes a token for a request that was cancelled at `now`; returns false if none is left.
+    /// Takes a token for a request that was cancelled at `now`; returns false if the bucket is empty.
     pub fn take(&mut self, now: Instant) -> bool {
-        let token = Duration::from_secs(1) / PER_SECOND;
-        let elapsed = now.saturating_duration_since(self.given_back);
-        let back = u32::try_from(elapsed.as_nanos() / token.as_nanos()).unwrap_or(u32::MAX);
-        if back >= BURST - self.tokens {
+        let interval = Duration::from_secs(1) / PER_SECOND;
+        let elapsed = now.saturating_duration_since(self.refilled_until);
+        let refill = u32::try_from(elapsed.as_nanos() / interval.as_nanos()).unwrap_or(u32::MAX);
+        if refill >= BURST - self.tokens {
             self.tokens = BURST;
-            self.given_back = now;
+            self.refilled_until = now;
         } else {
-            self.tokens += back;
-            self.given_back += token * back;
+            self.tokens += refill;
+            self.refilled_until += interval * refill;
         }
-        let left = self.tokens > 0;
+        let available = self.tokens > 0;
         self.tokens = self.tokens.saturating_sub(1);
-        left
+        available
     }
 }
 
@@ -58,7 +58,7 @@ mod tests {
             assert!(budget.take(now), "{taken}");
         }
         assert!(!budget.take(now));
-        // Tokens come back with time, up to the burst.
+        // Tokens are refilled over time, up to the burst.
         let later = now + Duration::from_secs(2);
         for taken in 0..2 * PER_SECOND {
             assert!(budget.take(later), "{taken}");
@@ -72,9 +72,9 @@ mod tests {
     }
 
     proptest! {
-        /// No more tokens than the burst and what the time gives back, however takes are spread over it.
+        /// The tokens taken never exceed the burst plus the refill, for any pauses between them.
         #[test]
-        fn tokens_never_exceed_what_the_time_gives(pauses_us in prop::collection::vec(0_u64..3_000, 0..20_000)) {
+        fn tokens_never_exceed_burst_and_refill(pauses_us in prop::collection::vec(0_u64..3_000, 0..20_000)) {
             let start = Instant::now();
             let (mut budget, mut now, mut taken) = (ResetBudget::new(start), start, 0_u64);
             for pause in pauses_us {
@@ -82,8 +82,8 @@ mod tests {
                 taken += u64::from(budget.take(now));
             }
             let elapsed = now.duration_since(start);
-            let most = u64::from(BURST) + (elapsed.as_secs_f64() * f64::from(PER_SECOND)) as u64 + 1;
-            prop_assert!(taken <= most, "{taken} of {most}");
+            let limit = u64::from(BURST) + (elapsed.as_secs_f64() * f64::from(PER_SECOND)) as u64 + 1;
+            prop_assert!(taken <= limit, "{taken} of {limit}");
         }
     }
 }
