@@ -49,6 +49,11 @@ impl Engine {
         }
     }
 
+    /// Its instruction set.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
     /// Its threads, for what belongs to the pass and is no layer of this crate.
     pub fn pool(&mut self) -> &mut Pool {
         &mut self.pool

@@ -42,6 +42,8 @@ pub struct Product<'a, M: Multiply, T: Store> {
 }
 
 impl<M: Multiply, T: Store> Kernel for Product<'_, M, T> {
+    const DOTS_PAIRS: bool = M::DOTS_PAIRS;
+
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         assert!(self.rows.len() >= self.groups.rows() * self.blocks * LANES, "all rows");

@@ -241,3 +241,16 @@ fn a_direct_convolution_is_as_large_as_its_weight() {
     let weight = numbers(1, 64 * 128 * 9, 1.0);
     assert_eq!(PackedConv::direct(&weight, 64).bytes(), weight.len() * 4);
 }
+
+#[test]
+fn integers_are_multiplied_alike_with_vnni_and_without() {
+    let (weight, shape) = (numbers(2, 48 * 40 * 9, 0.1), [2, 40, 9, 9]);
+    let maps = Maps::from_planes(&numbers(1, shape.iter().product(), 1.0), shape);
+    let conv = PackedConv::new(&weight, 48, Precision::Integer);
+    let of_avx512 = |isa: &Isa| format!("{isa:?}").starts_with("avx512");
+    let mut all = Isa::all().into_iter().filter(of_avx512);
+    let results = |isa| forward(&conv, &[0.1; 48], &maps, &mut Engine::with_isa(2, isa));
+    if let (Some(vnni), Some(plain)) = (all.next(), all.next()) {
+        assert!(results(vnni) == results(plain));
+    }
+}
