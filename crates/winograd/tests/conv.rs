@@ -254,3 +254,25 @@ fn integers_are_multiplied_alike_with_vnni_and_without() {
         assert!(results(vnni) == results(plain));
     }
 }
+
+#[test]
+fn subnormal_weights_change_nothing() {
+    let shape = [1, 16, 8, 8];
+    let x = numbers(1, shape.iter().product(), 1.0);
+    let mut weight = numbers(2, 16 * 16 * 9, 1.0);
+    weight.iter_mut().step_by(3).for_each(|weight| *weight = 1e-39);
+    // A filter of nothing else.
+    weight[..16 * 9].fill(-1e-40);
+    let expected = common::conv(&x, shape, &weight, &[0.1; 16], false);
+    for isa in Isa::all() {
+        for packing in PACKINGS {
+            let conv = packing.pack(&weight, 16);
+            let maps = Maps::from_planes(&x, shape);
+            let rows = forward(&conv, &[0.1; 16], &maps, &mut Engine::with_isa(1, isa));
+            assert!(
+                relative_error(&rows, &expected) < packing.bound(),
+                "{packing:?}, {isa:?}"
+            );
+        }
+    }
+}
