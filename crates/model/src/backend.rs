@@ -23,8 +23,8 @@ pub trait Backend: Send {
     }
 
     /// This network as several, with the same parameters, that as many threads drive at the same time: for each device
-    /// one, or on a GPU two, so that one batch's pictures are copied there while the other's are computed. All take the
-    /// same heads.
+    /// one, or on a GPU two, so that one batch's pictures are copied there while the other's are computed. A CPU of many
+    /// cores counts as several devices. All take the same heads.
     fn into_lanes(self: Box<Self>) -> Vec<Vec<Box<dyn Backend>>>;
 
     /// Runs pictures through the backbone and the heads' own layers, each step once for all rows whose heads agree up to

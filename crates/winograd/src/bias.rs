@@ -4,6 +4,7 @@ use std::ops::Deref;
 
 use crate::buffer::Buffer;
 use crate::simd::LANES;
+use crate::subnormal::flush_subnormal;
 
 /// A bias of O numbers, one for each output.
 #[derive(Debug)]
@@ -14,10 +15,12 @@ pub struct Bias {
 }
 
 impl Bias {
-    /// Takes one number for each output.
+    /// Takes one number for each output; subnormal ones become 0.
     pub fn new(bias: &[f32]) -> Self {
         let mut numbers = Buffer::zeroed(bias.len().next_multiple_of(LANES));
-        numbers[..bias.len()].copy_from_slice(bias);
+        for (number, &value) in numbers.iter_mut().zip(bias) {
+            *number = flush_subnormal(value);
+        }
         Self {
             numbers,
             outputs: bias.len(),

@@ -43,11 +43,15 @@ impl<T: Number> Buffer<T> {
         }
         let layout = Self::layout(len);
         // SAFETY: the layout's size is not zero, since `len` is not and `T` is a number.
-        let start = unsafe { alloc::alloc_zeroed(layout) };
+        let start = unsafe { alloc::alloc(layout) };
         let Some(start) = NonNull::new(start.cast::<T>()) else {
             alloc::handle_alloc_error(layout);
         };
+        // Before the zeros are written: a page is huge or small from its first write on. (`alloc_zeroed` with an alignment
+        // of its own would write them itself.)
         advise_huge_pages(start.as_ptr().cast(), layout);
+        // SAFETY: the allocation has room for `len` numbers, and all bits zero are a number.
+        unsafe { start.as_ptr().write_bytes(0, len) };
         Self { start, len }
     }
 
@@ -175,5 +179,66 @@ impl<'a, T> Shared<'a, T> {
     pub fn pointer(self, at: usize, len: usize) -> *mut T {
         assert!(at <= self.len && len <= self.len - at, "a part of the slice");
         self.start.wrapping_add(at)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_of_every_size_are_zero_and_aligned() {
+        for bytes in [4, 64, HUGE_PAGE - 4, HUGE_PAGE, 3 * HUGE_PAGE + 4] {
+            // Freed memory with other contents may come back.
+            let mut dirty = Buffer::<f32>::zeroed(bytes / 4);
+            dirty.fill(1.0);
+            drop(dirty);
+            let buffer = Buffer::<f32>::zeroed(bytes / 4);
+            assert!(buffer.iter().all(|&number| number.to_bits() == 0), "{bytes} bytes");
+            let align = if bytes >= HUGE_PAGE { HUGE_PAGE } else { LINE };
+            assert_eq!(buffer.as_ptr().addr() % align, 0, "{bytes} bytes");
+        }
+    }
+
+    /// The system may have none, so a mapping that is advised and written here shows what is to be had.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn large_buffers_lie_in_huge_pages_where_there_are_any() {
+        const BYTES: usize = 8 * HUGE_PAGE;
+        let layout = Layout::from_size_align(BYTES, HUGE_PAGE).unwrap();
+        // SAFETY: the size is not zero; the writes and `dealloc` are within the allocation.
+        let available = unsafe {
+            let start = alloc::alloc(layout);
+            libc::madvise(start.cast(), BYTES, libc::MADV_HUGEPAGE);
+            start.write_bytes(1, BYTES);
+            let available = huge_kib_at(start.addr());
+            alloc::dealloc(start, layout);
+            available
+        };
+        let buffer = Buffer::<f32>::zeroed(BYTES / size_of::<f32>());
+        let got = huge_kib_at(buffer.as_ptr().addr());
+        if available == BYTES >> 10 {
+            assert!(got > 0, "none of {available} KiB");
+        }
+    }
+
+    /// KiB in huge pages of the mapping that holds an address.
+    #[cfg(target_os = "linux")]
+    fn huge_kib_at(address: usize) -> usize {
+        let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let mut is_inside = false;
+        for line in smaps.lines() {
+            let bounds = line.split_whitespace().next().and_then(|range| range.split_once('-'));
+            if let Some((start, end)) = bounds
+                && let (Ok(start), Ok(end)) = (usize::from_str_radix(start, 16), usize::from_str_radix(end, 16))
+            {
+                is_inside = (start..end).contains(&address);
+            }
+            if is_inside && let Some(rest) = line.strip_prefix("AnonHugePages:") {
+                return rest.trim().trim_end_matches(" kB").parse().unwrap();
+            }
+        }
+        0
     }
 }

@@ -34,7 +34,8 @@ enum Kind {
 
 impl PackedConv {
     /// Packs a `weight` of `outputs` x I x 3 x 3 for speed: four times its size as floats, twice as integers. A
-    /// convolution of three channels, thus of pictures, is [direct](PackedConv::direct) in either precision.
+    /// convolution of three channels, thus of pictures, is [direct](PackedConv::direct) in either precision. Subnormal
+    /// numbers become 0.
     ///
     /// # Panics
     /// If the length does not fit, `outputs` is 3, or an integer convolution has more than 576 input channels.
@@ -55,7 +56,7 @@ impl PackedConv {
     }
 
     /// Packs a `weight` of `outputs` x I x 3 x 3 for memory: f32, and no larger than it is where both channels are
-    /// multiples of 16. It multiplies four times as often.
+    /// multiples of 16. It multiplies four times as often. Subnormal numbers become 0.
     ///
     /// # Panics
     /// If the length does not fit, or `outputs` is 3.

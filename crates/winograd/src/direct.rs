@@ -9,6 +9,7 @@ use crate::engine::Engine;
 use crate::groups::{Groups, by_rows};
 use crate::maps::{COLOURS, Images, Maps};
 use crate::simd::{Isa, Kernel, LANES, Simd};
+use crate::subnormal::flush_subnormal;
 
 /// Rows of an output that are one thread's at a time.
 const BAND: usize = 8;
@@ -35,10 +36,16 @@ impl Direct {
             let (output, input) = (index / inputs, index % inputs);
             let at = ((output / LANES * blocks + input / lanes) * 9 * lanes + input % lanes) * LANES + output % LANES;
             for (place, &value) in filter.iter().enumerate() {
-                filters[at + place * lanes * LANES] = value;
+                filters[at + place * lanes * LANES] = flush_subnormal(value);
             }
         }
         Self { filters, lanes, blocks }
+    }
+
+    /// The packed filters.
+    #[cfg(test)]
+    pub fn numbers(&self) -> &[f32] {
+        &self.filters
     }
 
     /// Bytes held.
@@ -102,7 +109,7 @@ impl<const COLUMN: usize> Kernel for Lanes<'_, COLUMN> {
         for y in self.0.rows.clone() {
             for group in 0..groups.count() {
                 let range = groups.range(group);
-                if self.0.panels.len() == 2 && S::PANELS == 2 {
+                if const { S::PANELS == 2 } && self.0.panels.len() == 2 {
                     by_rows!(S, range.len(), ROWS => self.tile::<S, ROWS, 2>(s, y, range.start, self.0.panels.start));
                 } else {
                     for panel in self.0.panels.clone() {

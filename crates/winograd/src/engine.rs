@@ -49,6 +49,22 @@ impl Engine {
         }
     }
 
+    /// Its instruction set.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// Itself, or if it has more than `threads_max` threads, as few engines as have no more than that, about equal in size.
+    /// [Pinned](Self::pinned) threads have distinct CPUs as before.
+    pub fn divide(self, threads_max: usize) -> Vec<Self> {
+        if self.pool.threads() <= threads_max {
+            return vec![self];
+        }
+        let isa = self.isa;
+        let pools = self.pool.divide(threads_max).into_iter();
+        pools.map(|pool| Self::on(pool, isa)).collect()
+    }
+
     /// Its threads, for what belongs to the pass and is no layer of this crate.
     pub fn pool(&mut self) -> &mut Pool {
         &mut self.pool

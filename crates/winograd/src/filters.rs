@@ -4,6 +4,7 @@ use crate::buffer::{Buffer, Number};
 use crate::conv::Precision;
 use crate::input::FILTER_LENGTH;
 use crate::simd::LANES;
+use crate::subnormal::flush_subnormal;
 use crate::tile::{PRODUCTS, transform_filter};
 
 /// G g Gt of all filters: product, block of output channels, input channel (by pairs if integers), output channel.
@@ -54,7 +55,7 @@ impl Filters {
         match self {
             Self::Float(values) => {
                 for (input, value) in row.enumerate() {
-                    values[(panel * depth + input) * LANES + lane] = value as f32;
+                    values[(panel * depth + input) * LANES + lane] = flush_subnormal(value as f32);
                 }
             }
             Self::Integer { values, scales } => {
@@ -63,7 +64,10 @@ impl Filters {
                 if largest == 0.0 {
                     return;
                 }
-                let scale = (FILTER_LENGTH / length).min(f64::from(i16::MAX) / largest);
+                // The inverse is a normal f32: numbers below half of the smallest become 0.
+                let scale = (FILTER_LENGTH / length)
+                    .min(f64::from(i16::MAX) / largest)
+                    .min(1.0 / f64::from(f32::MIN_POSITIVE));
                 scales[panel * LANES + lane] = (1.0 / scale) as f32;
                 for (input, value) in row.enumerate() {
                     let at = (panel * depth + input / 2 * 2) * LANES + lane * 2 + input % 2;

@@ -12,7 +12,7 @@ macro_rules! by_rows {
     (@ $simd:ident, $rows:expr, $constant:ident, $then:expr, $($n:literal)*) => {
         match $rows {
             // Numbers beyond the registers are no branch of this instruction set.
-            $($n if $n <= $simd::ROWS => { const $constant: usize = $n; $then })*
+            $($n if const { $n <= $simd::ROWS } => { const $constant: usize = $n; $then })*
             rows => unreachable!("{rows} rows in one tile"),
         }
     };

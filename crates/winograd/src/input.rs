@@ -7,7 +7,7 @@ use crate::grid::Grid;
 use crate::groups::Groups;
 use crate::maps::Maps;
 use crate::simd::{Kernel, LANES, Simd};
-use crate::tile::{PRODUCTS, TILE, WINDOW, transform_input};
+use crate::tile::{PRODUCTS, TILE, WINDOW, across, load_six, transform_input};
 
 /// The length to which a row of 16-bit integers is scaled.
 ///
@@ -240,25 +240,30 @@ unsafe fn window<S: Simd>(s: S, maps: &Maps, at: usize, next: usize, to: *mut f3
             s.prefetch(maps.data().as_ptr().wrapping_add(next + y * row + x * LANES));
         }
     }
-    let zero = s.splat(0.0);
-    let mut columns = [[zero; WINDOW]; WINDOW];
-    for (x, transformed) in columns.iter_mut().enumerate() {
-        let mut column = [zero; WINDOW];
-        for (y, value) in column.iter_mut().enumerate() {
-            // SAFETY: y < 6 and x < 6, and `data` holds five rows and six times sixteen numbers.
-            *value = unsafe { s.load(data.as_ptr().add(y * row + x * LANES)) };
-        }
-        *transformed = transform_input(s, column);
-    }
+    let data = data.as_ptr();
+    // SAFETY: `data` holds five rows and six times sixteen numbers.
+    let columns = unsafe {
+        [
+            transform_input(s, load_six(s, data, row)),
+            transform_input(s, load_six(s, data.add(LANES), row)),
+            transform_input(s, load_six(s, data.add(2 * LANES), row)),
+            transform_input(s, load_six(s, data.add(3 * LANES), row)),
+            transform_input(s, load_six(s, data.add(4 * LANES), row)),
+            transform_input(s, load_six(s, data.add(5 * LANES), row)),
+        ]
+    };
     for y in 0..WINDOW {
-        let mut row = [zero; WINDOW];
-        for (value, column) in row.iter_mut().zip(&columns) {
-            *value = column[y];
-        }
         // Each row as soon as it is there: 36 numbers are more than the registers hold.
-        for (x, value) in transform_input(s, row).into_iter().enumerate() {
-            // SAFETY: the caller vouches for all 36.
-            unsafe { s.store(to.add((y * WINDOW + x) * stride), value) };
+        let [a, b, c, d, e, f] = transform_input(s, across(&columns, y));
+        // SAFETY: the caller vouches for all 36.
+        unsafe {
+            let to = to.add(y * WINDOW * stride);
+            s.store(to, a);
+            s.store(to.add(stride), b);
+            s.store(to.add(2 * stride), c);
+            s.store(to.add(3 * stride), d);
+            s.store(to.add(4 * stride), e);
+            s.store(to.add(5 * stride), f);
         }
     }
 }

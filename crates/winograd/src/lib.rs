@@ -55,11 +55,11 @@ mod maps;
 mod multiply;
 mod normalisation;
 mod output;
-
 mod plan;
 mod pool;
 mod product;
 mod simd;
+mod subnormal;
 mod tile;
 mod winograd;
 
@@ -71,3 +71,4 @@ pub use maps::Maps;
 pub use normalisation::Normalisation;
 pub use pool::Pool;
 pub use simd::Isa;
+pub use subnormal::flush_subnormal;

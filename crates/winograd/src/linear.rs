@@ -8,6 +8,7 @@ use crate::groups::Groups;
 use crate::multiply::{Float, Mixed};
 use crate::product::{Product, Store};
 use crate::simd::{LANES, Simd};
+use crate::subnormal::{flush_subnormal, scale_of};
 
 /// The weight of a Linear.
 #[derive(Debug)]
@@ -19,17 +20,20 @@ pub struct PackedLinear {
 
 /// Block of output channels, input, output channel in the block; inputs are filled up to whole blocks, too.
 #[derive(Debug)]
-enum Weights {
+pub enum Weights {
+    /// As f32.
     Float(Buffer<f32>),
     /// As i16, each output's row with a scale of its own.
     Integer {
+        /// The integers.
         values: Buffer<i16>,
+        /// By output: what to multiply the integers by.
         scales: Buffer<f32>,
     },
 }
 
 impl PackedLinear {
-    /// Packs a `weight` of `outputs` x I.
+    /// Packs a `weight` of `outputs` x I. Subnormal numbers become 0.
     ///
     /// # Panics
     /// If the length does not fit.
@@ -42,17 +46,18 @@ impl PackedLinear {
         let weights = match precision {
             Precision::Float => {
                 let mut values = Buffer::zeroed(columns * depth);
-                pack(weight, inputs, |output, input, value| values[at(output, input)] = value);
+                pack(weight, inputs, |output, input, value| {
+                    values[at(output, input)] = flush_subnormal(value);
+                });
                 Weights::Float(values)
             }
             Precision::Integer => {
                 let (mut values, mut scales) = (Buffer::zeroed(columns * depth), Buffer::zeroed(columns));
                 for (scale, row) in scales.iter_mut().zip(weight.chunks_exact(inputs)) {
                     let largest = row.iter().fold(0f32, |largest, value| largest.max(value.abs()));
-                    *scale = largest / f32::from(i16::MAX);
+                    *scale = scale_of(largest, f32::from(i16::MAX));
                 }
                 pack(weight, inputs, |output, input, value| {
-                    // A row of zeros has scale 0, and 0 / 0 becomes 0.
                     values[at(output, input)] = (value / scales[output]).round() as i16;
                 });
                 Weights::Integer { values, scales }
@@ -120,6 +125,12 @@ impl PackedLinear {
     /// Numbers out.
     pub fn outputs(&self) -> usize {
         self.outputs
+    }
+
+    /// The packed weights.
+    #[cfg(test)]
+    pub(crate) fn weights(&self) -> &Weights {
+        &self.weights
     }
 
     /// Bytes of packed weights held.

@@ -11,6 +11,8 @@ pub trait Multiply {
     type Column: Number;
     /// Row numbers that a step consumes.
     const DEPTH: usize;
+    /// See [`Kernel::DOTS_PAIRS`](crate::simd::Kernel::DOTS_PAIRS).
+    const DOTS_PAIRS: bool = false;
     /// What a step adds to.
     type Sum<S: Simd>: Copy;
     /// One row's share of a step, in all lanes.
@@ -84,6 +86,7 @@ impl Multiply for Integer {
     type Row = i16;
     type Column = i16;
     const DEPTH: usize = 2;
+    const DOTS_PAIRS: bool = true;
     type Sum<S: Simd> = S::Ints;
     type Left<S: Simd> = S::Ints;
     type Right<S: Simd> = S::Ints;

@@ -5,7 +5,7 @@ use std::ops::Range;
 use crate::grid::{Grid, Place};
 use crate::maps::Images;
 use crate::simd::{Kernel, LANES, Simd};
-use crate::tile::{PRODUCTS, TILE, WINDOW, transform_output};
+use crate::tile::{PRODUCTS, TILE, WINDOW, across, load_six, transform_output};
 
 /// Transforms some tiles' products.
 pub struct TransformOutput<'a> {
@@ -60,32 +60,28 @@ impl TransformOutput<'_> {
         let width = self.panels.len() * LANES;
         let at = row * width + (panel - self.panels.start) * LANES;
         let stride = self.stride;
-        let zero = s.splat(0.0);
-        let mut columns = [[zero; TILE]; WINDOW];
-        for (x, transformed) in columns.iter_mut().enumerate() {
-            let mut column = [zero; WINDOW];
-            for (y, value) in column.iter_mut().enumerate() {
-                // SAFETY: `run` checked that `products` holds 36 strides; row and panel are within one.
-                *value = unsafe { s.load(self.products.as_ptr().add(at + (y * WINDOW + x) * stride)) };
-            }
-            *transformed = transform_output(s, column);
-        }
+        // SAFETY: `run` checked that `products` holds 36 strides; row and panel are within one.
+        let columns = unsafe {
+            let from = self.products.as_ptr().add(at);
+            let down = WINDOW * stride;
+            [
+                transform_output(s, load_six(s, from, down)),
+                transform_output(s, load_six(s, from.add(stride), down)),
+                transform_output(s, load_six(s, from.add(2 * stride), down)),
+                transform_output(s, load_six(s, from.add(3 * stride), down)),
+                transform_output(s, load_six(s, from.add(4 * stride), down)),
+                transform_output(s, load_six(s, from.add(5 * stride), down)),
+            ]
+        };
         let bias = &self.bias[panel * LANES..][..LANES];
         // SAFETY: the slice has sixteen numbers.
         let bias = unsafe { s.load(bias.as_ptr()) };
-        let mut tile = [[zero; TILE]; TILE];
-        for (y, transformed) in tile.iter_mut().enumerate() {
-            let mut row = [zero; WINDOW];
-            for (value, column) in row.iter_mut().zip(&columns) {
-                *value = column[y];
-            }
-            *transformed = transform_output(s, row);
-            for value in transformed {
-                // NaN passes `max` in this order.
-                *value = s.max(zero, s.add(*value, bias));
-            }
-        }
-        tile
+        [
+            rectified(s, transform_output(s, across(&columns, 0)), bias),
+            rectified(s, transform_output(s, across(&columns, 1)), bias),
+            rectified(s, transform_output(s, across(&columns, 2)), bias),
+            rectified(s, transform_output(s, across(&columns, 3)), bias),
+        ]
     }
 
     /// Writes the part of a tile (`SIDE` x `SIDE` numbers of a channel) that lies within the maps.
@@ -112,18 +108,31 @@ impl TransformOutput<'_> {
     }
 }
 
+/// max(row + bias, 0)
+#[inline(always)]
+fn rectified<S: Simd>(s: S, row: [S::Floats; TILE], bias: S::Floats) -> [S::Floats; TILE] {
+    // NaN passes `max` in this order.
+    let zero = s.splat(0.0);
+    let [a, b, c, d] = row;
+    [
+        s.max(zero, s.add(a, bias)),
+        s.max(zero, s.add(b, bias)),
+        s.max(zero, s.add(c, bias)),
+        s.max(zero, s.add(d, bias)),
+    ]
+}
+
 /// The largest of each 2 x 2.
 #[inline(always)]
 fn pooled<S: Simd>(s: S, tile: [[S::Floats; TILE]; TILE]) -> [[S::Floats; TILE / 2]; TILE / 2] {
-    let mut pooled = [[tile[0][0]; TILE / 2]; TILE / 2];
-    for (y, row) in pooled.iter_mut().enumerate() {
-        for (x, value) in row.iter_mut().enumerate() {
-            let (top, bottom) = (tile[2 * y], tile[2 * y + 1]);
-            *value = s.max(
-                s.max(top[2 * x], top[2 * x + 1]),
-                s.max(bottom[2 * x], bottom[2 * x + 1]),
-            );
-        }
-    }
-    pooled
+    let [a, b, c, d] = tile;
+    [pooled_row(s, a, b), pooled_row(s, c, d)]
+}
+
+#[inline(always)]
+fn pooled_row<S: Simd>(s: S, top: [S::Floats; TILE], bottom: [S::Floats; TILE]) -> [S::Floats; TILE / 2] {
+    [
+        s.max(s.max(top[0], top[1]), s.max(bottom[0], bottom[1])),
+        s.max(s.max(top[2], top[3]), s.max(bottom[2], bottom[3])),
+    ]
 }

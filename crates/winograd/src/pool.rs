@@ -1,8 +1,9 @@
 //! Threads that stay, and share the items of one piece of work at a time.
 
+use std::any::Any;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{JoinHandle, Thread};
 
@@ -18,8 +19,8 @@ type Work<'a> = dyn Fn(usize, usize) + Sync + 'a;
 pub struct Pool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
-    /// Where the caller's thread belongs.
-    caller_cpu: Option<usize>,
+    /// Where its threads belong, the caller's first; none if they run anywhere.
+    cpus: Vec<usize>,
 }
 
 #[derive(Default)]
@@ -31,7 +32,8 @@ struct Shared {
     /// Workers that take part in the present piece and have not finished. One that comes too late, since the system gave its
     /// CPU to others, is not waited for.
     busy: AtomicUsize,
-    panicked: AtomicBool,
+    /// What the first worker that panicked in the present piece said.
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
     board: Mutex<Board>,
     posted: Condvar,
 }
@@ -61,34 +63,50 @@ impl Pool {
         Ok(Self::start(threads, &affinity::allowed_cpus()?))
     }
 
+    /// Itself in several pools, as few as have at most `threads_max` threads each, about equal in size. The threads of
+    /// [pinned](Self::pinned) pools have a CPU each as before.
+    pub fn divide(self, threads_max: usize) -> Vec<Self> {
+        let (threads, cpus) = (self.threads(), self.cpus.clone());
+        // Its own threads end first.
+        drop(self);
+        let parts = threads.div_ceil(threads_max.max(1));
+        let mut pools = Vec::with_capacity(parts);
+        for part in 0..parts {
+            let (first, end) = (part * threads / parts, (part + 1) * threads / parts);
+            let mut own = cpus.clone();
+            own.rotate_left(first % cpus.len().max(1));
+            pools.push(Self::start(end - first, &own));
+        }
+        pools
+    }
+
     /// Thread `i` on the `i`th of `cpus`, or anywhere if there are none.
     fn start(threads: usize, cpus: &[usize]) -> Self {
         let shared = Arc::new(Shared::default());
-        let workers = (1..threads)
-            .map(|thread| {
-                let shared = Arc::clone(&shared);
-                let cpu = cpus.get(thread % cpus.len().max(1)).copied();
-                std::thread::Builder::new()
-                    .name(format!("cpu-{thread}"))
-                    .spawn(move || {
-                        // If the CPU was taken from the process meanwhile, the thread runs where it may.
-                        let _ = cpu.map(affinity::pin_to);
-                        shared.serve(thread);
-                    })
-                    .expect("the system has room for one thread a core")
-            })
-            .collect();
+        let mut workers = Vec::new();
+        for thread in 1..threads {
+            let shared = Arc::clone(&shared);
+            let cpu = cpus.get(thread % cpus.len().max(1)).copied();
+            let serve = move || {
+                // If the CPU was taken from the process meanwhile, the thread runs where it may.
+                let _ = cpu.map(affinity::pin_to);
+                shared.serve(thread);
+            };
+            let builder = std::thread::Builder::new().name(format!("cpu-{thread}"));
+            let worker = builder.spawn(serve);
+            workers.push(worker.expect("the system has room for one thread a core"));
+        }
         Self {
             shared,
             workers,
-            caller_cpu: cpus.first().copied(),
+            cpus: cpus.to_vec(),
         }
     }
 
     /// Keeps this thread, the one that will give the pool its work, on the CPU that a [pinned](Self::pinned) pool left to it.
     pub fn pin_caller(&self) {
         // As for the pool's own threads.
-        let _ = self.caller_cpu.map(affinity::pin_to);
+        let _ = self.cpus.first().copied().map(affinity::pin_to);
     }
 
     /// How many threads share the work.
@@ -115,7 +133,8 @@ impl Pool {
     /// Calls `work(item, thread)` once for each item below `items`, and returns when all calls have.
     ///
     /// # Panics
-    /// If a call panicked, after the others have returned.
+    /// If a call panicked, once and with what it said, after the others have returned; if several did, the caller's own goes
+    /// first. The pool stays usable.
     pub fn run(&mut self, items: usize, work: impl Fn(usize, usize) + Sync) {
         if self.workers.is_empty() || items <= 1 {
             (0..items).for_each(|item| work(item, 0));
@@ -131,13 +150,11 @@ impl Pool {
         // From here on nobody else takes part.
         self.shared.board().work = None;
         self.shared.wait_for_workers();
-        if let Err(panic) = own {
+        // Taken in any case, so that it does not end the next piece.
+        let of_worker = self.shared.panic().take();
+        if let Some(panic) = own.err().or(of_worker) {
             resume_unwind(panic);
         }
-        assert!(
-            !self.shared.panicked.swap(false, Ordering::Relaxed),
-            "a thread of the pool panicked"
-        );
     }
 }
 
@@ -183,8 +200,8 @@ impl Shared {
             };
             if let Some(work) = work {
                 let share = catch_unwind(AssertUnwindSafe(|| self.take_items(work, items, thread)));
-                if share.is_err() {
-                    self.panicked.store(true, Ordering::Relaxed);
+                if let Err(panic) = share {
+                    self.panic().get_or_insert(panic);
                 }
                 if self.busy.fetch_sub(1, Ordering::Release) == 1
                     && let Some(caller) = caller
@@ -234,6 +251,10 @@ impl Shared {
         }
     }
 
+    fn panic(&self) -> MutexGuard<'_, Option<Box<dyn Any + Send>>> {
+        self.panic.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn board(&self) -> MutexGuard<'_, Board> {
         self.board.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -270,7 +291,7 @@ mod tests {
         let mut pool = Pool {
             shared: Arc::default(),
             workers: vec![std::thread::spawn(|| ())],
-            caller_cpu: None,
+            cpus: Vec::new(),
         };
         let done = AtomicUsize::new(0);
         pool.run(7, |_, _| {
@@ -318,11 +339,58 @@ mod tests {
         }
     }
 
+    /// Runs one item a thread, of which those in `panicking` panic. Returns what reached the caller.
+    fn panic_of(pool: &mut Pool, panicking: &[usize]) -> Option<usize> {
+        // No thread takes a second item before all have one.
+        let all = std::sync::Barrier::new(pool.threads());
+        let run = catch_unwind(AssertUnwindSafe(|| {
+            pool.run(pool.threads(), |_, thread| {
+                all.wait();
+                if panicking.contains(&thread) {
+                    resume_unwind(Box::new(thread));
+                }
+            });
+        }));
+        run.err().map(|panic| *panic.downcast::<usize>().unwrap())
+    }
+
     #[test]
-    fn a_panic_reaches_the_caller_and_the_pool_lives_on() {
+    fn a_panic_reaches_the_caller_once_and_the_next_piece_works() {
         let mut pool = Pool::new(3);
-        let panic = catch_unwind(AssertUnwindSafe(|| pool.run(10, |item, _| assert_ne!(item, 5))));
-        assert!(panic.is_err());
-        pool.run(10, |_, _| ());
+        for (panicking, reaches) in [
+            (&[0][..], &[0][..]),
+            (&[2], &[2]),
+            (&[1, 2], &[1, 2]),
+            (&[0, 1], &[0]),
+            (&[0, 1, 2], &[0]),
+        ] {
+            let panic = panic_of(&mut pool, panicking).unwrap();
+            assert!(reaches.contains(&panic), "{panicking:?}: {panic}");
+            assert_eq!(panic_of(&mut pool, &[]), None, "after {panicking:?}");
+            let done = AtomicUsize::new(0);
+            pool.run(10, |_, _| {
+                done.fetch_add(1, Ordering::Relaxed);
+            });
+            assert_eq!(done.into_inner(), 10, "after {panicking:?}");
+        }
+    }
+
+    #[test]
+    fn a_divided_pool_keeps_its_threads_and_their_cpus() {
+        let cpus: Vec<usize> = (0..64).collect();
+        for (threads, threads_max, expected) in [
+            (1, 16, vec![0..1]),
+            (16, 16, vec![0..16]),
+            (17, 16, vec![0..8, 8..17]),
+            (33, 16, vec![0..11, 11..22, 22..33]),
+            (3, 0, vec![0..1, 1..2, 2..3]),
+        ] {
+            let pools = Pool::start(threads, &cpus).divide(threads_max);
+            let own = pools.iter().map(|pool| pool.cpus[0]..pool.cpus[0] + pool.threads());
+            assert_eq!(own.collect::<Vec<_>>(), expected, "{threads} threads");
+            let pools = Pool::new(threads).divide(threads_max);
+            assert!(pools.iter().all(|pool| pool.cpus.is_empty()));
+            assert_eq!(pools.iter().map(Pool::threads).sum::<usize>(), threads);
+        }
     }
 }

@@ -42,6 +42,8 @@ pub struct Product<'a, M: Multiply, T: Store> {
 }
 
 impl<M: Multiply, T: Store> Kernel for Product<'_, M, T> {
+    const DOTS_PAIRS: bool = M::DOTS_PAIRS;
+
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         assert!(self.rows.len() >= self.groups.rows() * self.blocks * LANES, "all rows");
@@ -52,7 +54,7 @@ impl<M: Multiply, T: Store> Kernel for Product<'_, M, T> {
         let mut panel = self.panels.start;
         while panel + S::PANELS <= self.panels.end {
             for group in 0..self.groups.count() {
-                if S::PANELS == 2 {
+                if const { S::PANELS == 2 } {
                     self.group::<S, 2>(s, group, panel);
                 } else {
                     self.group::<S, 1>(s, group, panel);
@@ -104,16 +106,12 @@ impl<M: Multiply, T: Store> Product<'_, M, T> {
                 }
                 let rows = rows.add(block * ROWS * LANES);
                 let columns = columns.add(block * LANES * LANES);
-                for depth in (0..LANES).step_by(M::DEPTH) {
-                    let mut right = [M::right(s, columns.add(depth * LANES)); PANELS];
-                    for (p, right) in right.iter_mut().enumerate().skip(1) {
-                        *right = M::right(s, columns.add(p * panel_len + depth * LANES));
-                    }
-                    for (r, sums) in sums.iter_mut().enumerate() {
-                        let left = M::left(s, rows.add(r * LANES + depth));
-                        for (sum, &right) in sums.iter_mut().zip(&right) {
-                            *sum = M::step(s, *sum, left, right);
-                        }
+                for depth in (0..LANES).step_by(M::DEPTH * S::STEPS) {
+                    let (rows, columns) = (rows.add(depth), columns.add(depth * LANES));
+                    sums = step::<S, M, ROWS, PANELS>(s, sums, rows, columns, panel_len);
+                    if const { S::STEPS == 2 } {
+                        let (rows, columns) = (rows.add(M::DEPTH), columns.add(M::DEPTH * LANES));
+                        sums = step::<S, M, ROWS, PANELS>(s, sums, rows, columns, panel_len);
                     }
                 }
             }
@@ -138,4 +136,33 @@ impl<M: Multiply, T: Store> Product<'_, M, T> {
             }
         }
     }
+}
+
+/// `sums` and the products of a step: `M::DEPTH` numbers of each of `ROWS` rows, which lie side by side in blocks, by as
+/// many of each of `PANELS` panels, which are `panel_len` numbers apart.
+///
+/// # Safety
+/// There are as many.
+#[inline(always)]
+unsafe fn step<S: Simd, M: Multiply, const ROWS: usize, const PANELS: usize>(
+    s: S,
+    mut sums: [[M::Sum<S>; PANELS]; ROWS],
+    rows: *const M::Row,
+    columns: *const M::Column,
+    panel_len: usize,
+) -> [[M::Sum<S>; PANELS]; ROWS] {
+    // SAFETY: the caller's.
+    unsafe {
+        let mut right = [M::right(s, columns); PANELS];
+        for (p, right) in right.iter_mut().enumerate().skip(1) {
+            *right = M::right(s, columns.add(p * panel_len));
+        }
+        for (r, sums) in sums.iter_mut().enumerate() {
+            let left = M::left(s, rows.add(r * LANES));
+            for (sum, &right) in sums.iter_mut().zip(&right) {
+                *sum = M::step(s, *sum, left, right);
+            }
+        }
+    }
+    sums
 }

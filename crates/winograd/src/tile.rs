@@ -44,6 +44,33 @@ pub fn transform_filter(filter: &[f32]) -> [f64; PRODUCTS] {
     })
 }
 
+/// Six vectors whose starts lie `step` numbers apart. Written out, like [`across`], because an array that is filled in a
+/// loop must be initialised first, which costs as many stores again.
+///
+/// # Safety
+/// Each of the six is valid for reading sixteen numbers.
+#[inline(always)]
+pub unsafe fn load_six<S: Simd>(s: S, from: *const f32, step: usize) -> [S::Floats; WINDOW] {
+    // SAFETY: the caller's.
+    unsafe {
+        [
+            s.load(from),
+            s.load(from.add(step)),
+            s.load(from.add(2 * step)),
+            s.load(from.add(3 * step)),
+            s.load(from.add(4 * step)),
+            s.load(from.add(5 * step)),
+        ]
+    }
+}
+
+/// Row `y` of six columns.
+#[inline(always)]
+pub fn across<T: Copy, const N: usize>(columns: &[[T; N]; WINDOW], y: usize) -> [T; WINDOW] {
+    let [a, b, c, d, e, f] = columns;
+    [a[y], b[y], c[y], d[y], e[y], f[y]]
+}
+
 /// Bt d for one column d (or, as it is its own transpose's twin, d B for a row).
 #[inline(always)]
 pub fn transform_input<S: Simd>(s: S, d: [S::Floats; WINDOW]) -> [S::Floats; WINDOW] {

@@ -241,3 +241,38 @@ fn a_direct_convolution_is_as_large_as_its_weight() {
     let weight = numbers(1, 64 * 128 * 9, 1.0);
     assert_eq!(PackedConv::direct(&weight, 64).bytes(), weight.len() * 4);
 }
+
+#[test]
+fn integers_are_multiplied_alike_with_vnni_and_without() {
+    let (weight, shape) = (numbers(2, 48 * 40 * 9, 0.1), [2, 40, 9, 9]);
+    let maps = Maps::from_planes(&numbers(1, shape.iter().product(), 1.0), shape);
+    let conv = PackedConv::new(&weight, 48, Precision::Integer);
+    let of_avx512 = |isa: &Isa| format!("{isa:?}").starts_with("avx512");
+    let mut all = Isa::all().into_iter().filter(of_avx512);
+    let results = |isa| forward(&conv, &[0.1; 48], &maps, &mut Engine::with_isa(2, isa));
+    if let (Some(vnni), Some(plain)) = (all.next(), all.next()) {
+        assert!(results(vnni) == results(plain));
+    }
+}
+
+#[test]
+fn subnormal_weights_change_nothing() {
+    let shape = [1, 16, 8, 8];
+    let x = numbers(1, shape.iter().product(), 1.0);
+    let mut weight = numbers(2, 16 * 16 * 9, 1.0);
+    weight.iter_mut().step_by(3).for_each(|weight| *weight = 1e-39);
+    // A filter of nothing else.
+    weight[..16 * 9].fill(-1e-40);
+    let expected = common::conv(&x, shape, &weight, &[0.1; 16], false);
+    for isa in Isa::all() {
+        for packing in PACKINGS {
+            let conv = packing.pack(&weight, 16);
+            let maps = Maps::from_planes(&x, shape);
+            let rows = forward(&conv, &[0.1; 16], &maps, &mut Engine::with_isa(1, isa));
+            assert!(
+                relative_error(&rows, &expected) < packing.bound(),
+                "{packing:?}, {isa:?}"
+            );
+        }
+    }
+}

@@ -63,6 +63,22 @@ fn a_row_is_the_same_in_every_batch() {
 }
 
 #[test]
+fn subnormal_weights_change_nothing() {
+    let x = numbers(1, 2 * 100, 1.0);
+    let mut weight = numbers(2, 20 * 100, 1.0);
+    weight.iter_mut().step_by(3).for_each(|weight| *weight = 1e-39);
+    // A row of nothing else.
+    weight[..100].fill(-1e-40);
+    let expected = common::linear(&x, &weight, &[0.1; 20], false);
+    for (precision, bound) in [(Precision::Float, 2e-6), (Precision::Integer, 1e-4)] {
+        let linear = PackedLinear::new(&weight, 20, precision);
+        let mut got = Vec::new();
+        linear.forward(&x, &Bias::new(&[0.1; 20]), false, &mut got, &mut Engine::new(1));
+        assert!(relative_error(&got, &expected) < bound, "{precision:?}");
+    }
+}
+
+#[test]
 fn no_rows_give_no_results() {
     let linear = PackedLinear::new(&[1.0; 32], 2, Precision::Float);
     let mut got = vec![1.0];

@@ -63,36 +63,37 @@ fn expected(pixels: &[u8], count: usize) -> Vec<f32> {
     x
 }
 
-fn computed(pixels: &[u8], precision: Precision, isa: Isa) -> Vec<f32> {
-    let mut engine = Engine::with_isa(2, isa);
+fn computed(pixels: &[u8], precision: Precision, engine: &mut Engine) -> Vec<f32> {
     let (mut maps, mut next) = (Maps::default(), Maps::default());
-    Normalisation::new(224, MEAN, STD).apply(pixels, &mut maps, &mut engine);
+    Normalisation::new(224, MEAN, STD).apply(pixels, &mut maps, engine);
     for Layer { weight, bias, pool } in convs() {
         let conv = PackedConv::new(&weight, bias.len(), precision);
-        conv.forward(&maps, &Bias::new(&bias), pool, &mut next, &mut engine);
+        conv.forward(&maps, &Bias::new(&bias), pool, &mut next, engine);
         std::mem::swap(&mut maps, &mut next);
     }
     let (mut rows, mut results) = (Vec::new(), Vec::new());
     maps.flatten(&mut rows);
     for (i, Layer { weight, bias, .. }) in linears().into_iter().enumerate() {
         let linear = PackedLinear::new(&weight, bias.len(), precision);
-        linear.forward(&rows, &Bias::new(&bias), i < 2, &mut results, &mut engine);
+        linear.forward(&rows, &Bias::new(&bias), i < 2, &mut results, engine);
         std::mem::swap(&mut rows, &mut results);
     }
     rows
 }
 
+fn pixels(count: usize) -> Vec<u8> {
+    let numbers = numbers(9, count * 50176 * 3, 128.0);
+    numbers.iter().map(|x| (x + 128.0) as u8).collect()
+}
+
 #[test]
 fn logits_are_right() {
     let count = 2;
-    let pixels: Vec<u8> = numbers(9, count * 50176 * 3, 128.0)
-        .iter()
-        .map(|x| (x + 128.0) as u8)
-        .collect();
+    let pixels = pixels(count);
     let expected = expected(&pixels, count);
     for isa in Isa::all() {
         for (precision, bound) in [(Precision::Float, 1e-5), (Precision::Integer, 2e-3)] {
-            let error = relative_error(&computed(&pixels, precision, isa), &expected);
+            let error = relative_error(&computed(&pixels, precision, &mut Engine::with_isa(2, isa)), &expected);
             assert!(error < bound, "{precision:?}, {isa:?}: {error:e}");
         }
     }
@@ -105,4 +106,64 @@ fn normalisation_is_exact() {
     Normalisation::new(224, MEAN, STD).apply(&pixels, &mut maps, &mut Engine::new(2));
     maps.flatten(&mut rows);
     assert_eq!(rows, normalised(&pixels, 1));
+}
+
+/// The numbers of threads to compare with one.
+const THREADS: [usize; 4] = [2, 3, 5, 8];
+
+#[test]
+fn logits_have_the_same_bits_by_any_number_of_threads() {
+    let pixels = pixels(1);
+    for isa in Isa::all() {
+        for precision in [Precision::Float, Precision::Integer] {
+            let expected = computed(&pixels, precision, &mut Engine::with_isa(1, isa));
+            assert!(expected.iter().any(|&logit| logit != 0.0));
+            for threads in THREADS {
+                let got = computed(&pixels, precision, &mut Engine::with_isa(threads, isa));
+                assert_eq!(bits(&got), bits(&expected), "{precision:?}, {isa:?}, {threads} threads");
+            }
+        }
+    }
+}
+
+/// Filters so large that all threads share each step, which the narrow network has none of; and a direct convolution, which
+/// has its pooling apart.
+#[test]
+fn large_layers_have_the_same_bits_by_any_number_of_threads() {
+    let shape = [2, 256, 10, 10];
+    let maps = Maps::from_planes(&numbers(1, shape.iter().product(), 1.0), shape);
+    let bias = Bias::new(&numbers(3, 512, 0.5));
+    let weight = numbers(2, 512 * 256 * 9, 0.1);
+    let (rows, last) = (numbers(4, 3 * 800, 1.0), numbers(5, 500 * 800, 0.1));
+    let last_bias = Bias::new(&numbers(6, 500, 0.5));
+    for precision in [Precision::Float, Precision::Integer] {
+        let convs = [
+            PackedConv::new(&weight, 512, precision),
+            PackedConv::direct(&weight[..64 * 256 * 9], 64),
+        ];
+        let narrow_bias = Bias::new(&numbers(3, 64, 0.5));
+        let linear = PackedLinear::new(&last, 500, precision);
+        for isa in Isa::all() {
+            let run = |threads: usize| {
+                let mut engine = Engine::with_isa(threads, isa);
+                let (mut output, mut results) = (Maps::default(), Vec::new());
+                linear.forward(&rows, &last_bias, true, &mut results, &mut engine);
+                for (conv, bias) in convs.iter().zip([&bias, &narrow_bias]) {
+                    for pool in [false, true] {
+                        conv.forward(&maps, bias, pool, &mut output, &mut engine);
+                        output.flatten(&mut results);
+                    }
+                }
+                bits(&results)
+            };
+            let expected = run(1);
+            for threads in THREADS {
+                assert!(run(threads) == expected, "{precision:?}, {isa:?}, {threads} threads");
+            }
+        }
+    }
+}
+
+fn bits(numbers: &[f32]) -> Vec<u32> {
+    numbers.iter().map(|number| number.to_bits()).collect()
 }

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use winograd::Engine;
+
 use super::accuracy::Reference;
 use super::head::{NativeHead, NativePlacer};
 use super::pass::NativePass;
@@ -14,41 +16,71 @@ use crate::settings::{Device, Precision};
 use crate::walk::ExecScratch;
 use crate::weights::Backbone;
 
+/// Threads of one batch at most. With more of them the layers of small maps have too little work for each, and every layer
+/// ends with a wait for all; batches beside one another need no such wait.
+const LANE_THREADS_MAX: usize = 16;
+
 /// Packs `backbone`, without its last Linear, for an engine; int16 or else f32.
+///
+/// An engine of more than 16 threads is divided into lanes ([`Backend::into_lanes`]). Until then the first of them computes
+/// alone, so that what a batch takes is measured as it will be.
 ///
 /// # Errors
 /// [`BackendError::Settings`] if int16 computes too different features with these weights.
 pub fn native_backend(
     backbone: Backbone,
     precision: Precision,
-    engine: winograd::Engine,
+    engine: Engine,
 ) -> Result<Box<dyn Backend>, BackendError> {
-    let mut workspace = Workspace::new(engine);
-    let (steps, parameters) = (backbone.architecture.steps(), backbone.parameters);
-    let (stack, precision) = if precision == Precision::Int16 {
-        let reference = Reference::of(&steps, &parameters, &mut workspace)?;
-        let stack = pack(steps, parameters, winograd::Precision::Integer);
-        reference.check(&stack, &mut workspace)?;
-        (stack, "int16")
-    } else {
-        (pack(steps, parameters, winograd::Precision::Float), "f32")
-    };
-    let stack = Arc::new(stack);
-    Ok(Box::new(NativeBackend {
-        placer: Arc::new(NativePlacer::new(Arc::clone(&stack))),
-        stack,
-        workspace,
-        trail: ExecScratch::default(),
-        precision,
-    }))
+    Ok(Box::new(NativeBackend::new(backbone, precision, engine)?))
 }
 
+/// The network, or one lane of it.
 struct NativeBackend {
     stack: Arc<NativeStack>,
     placer: Arc<NativePlacer>,
     workspace: Workspace,
     trail: ExecScratch<Rows>,
     precision: &'static str,
+    /// The other lanes' engines.
+    others: Vec<Engine>,
+}
+
+impl NativeBackend {
+    fn new(backbone: Backbone, precision: Precision, engine: Engine) -> Result<Self, BackendError> {
+        let mut engines = engine.divide(LANE_THREADS_MAX);
+        let mut workspace = Workspace::new(engines.remove(0));
+        let (steps, parameters) = (backbone.architecture.steps(), backbone.parameters);
+        let (stack, precision) = if precision == Precision::Int16 {
+            let reference = Reference::of(&steps, &parameters, &mut workspace)?;
+            let stack = pack(steps, parameters, winograd::Precision::Integer);
+            reference.check(&stack, &mut workspace)?;
+            (stack, "int16")
+        } else {
+            (pack(steps, parameters, winograd::Precision::Float), "f32")
+        };
+        let stack = Arc::new(stack);
+        Ok(Self {
+            placer: Arc::new(NativePlacer::new(Arc::clone(&stack))),
+            stack,
+            workspace,
+            trail: ExecScratch::default(),
+            precision,
+            others: engines,
+        })
+    }
+
+    /// A lane beside this one.
+    fn lane(&self, engine: Engine) -> Self {
+        Self {
+            stack: Arc::clone(&self.stack),
+            placer: Arc::clone(&self.placer),
+            workspace: Workspace::new(engine),
+            trail: ExecScratch::default(),
+            precision: self.precision,
+            others: Vec::new(),
+        }
+    }
 }
 
 impl Backend for NativeBackend {
@@ -57,8 +89,15 @@ impl Backend for NativeBackend {
         Ok(())
     }
 
-    fn into_lanes(self: Box<Self>) -> Vec<Vec<Box<dyn Backend>>> {
-        vec![vec![self]]
+    fn into_lanes(mut self: Box<Self>) -> Vec<Vec<Box<dyn Backend>>> {
+        // Each counts as a device. Lanes of one device take turns: the others get whole batches alone while one is busy.
+        let engines = std::mem::take(&mut self.others);
+        let mut lanes: Vec<Vec<Box<dyn Backend>>> = Vec::with_capacity(1 + engines.len());
+        for engine in engines {
+            lanes.push(vec![Box::new(self.lane(engine))]);
+        }
+        lanes.insert(0, vec![self]);
+        lanes
     }
 
     fn forward_if(
@@ -122,5 +161,65 @@ impl Backend for NativeBackend {
 
     fn precision(&self) -> &'static str {
         self.precision
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+mod tests {
+    use super::*;
+    use crate::{PlacedHead, WeightsSource, demo_head_from};
+    use headswap_spec::{Architecture, PICTURE_BYTES};
+
+    fn backend(threads: usize) -> NativeBackend {
+        let mut backbone = Backbone::load(&WeightsSource::Demo, Architecture::Vgg16Narrow).unwrap();
+        backbone.take_last_linear();
+        NativeBackend::new(backbone, Precision::Int16, Engine::new(threads)).unwrap()
+    }
+
+    fn threads(backend: &mut NativeBackend) -> Vec<usize> {
+        let engines = std::iter::once(&mut backend.workspace.engine).chain(&mut backend.others);
+        engines.map(|engine| engine.pool().threads()).collect()
+    }
+
+    fn outputs(lane: &mut dyn Backend, head: &PlacedHead) -> (Vec<Vec<f32>>, Vec<f32>) {
+        let pixels: Vec<u8> = (0..PICTURE_BYTES).map(|at| (at * 7 % 251) as u8).collect();
+        let rows = vec![0, 1];
+        let outputs = lane.forward(&[&pixels, &pixels], &[HeadRows { head, rows }], &[1]);
+        let outputs = outputs.unwrap();
+        (outputs.logits, outputs.features)
+    }
+
+    #[test]
+    fn many_threads_are_several_lanes() {
+        for (count, expected) in [(1, vec![1]), (16, vec![16]), (17, vec![8, 9]), (33, vec![11, 11, 11])] {
+            assert_eq!(threads(&mut backend(count)), expected, "{count} threads");
+        }
+    }
+
+    /// At the same time, with the parameters and heads of one network.
+    #[test]
+    fn lanes_compute_what_one_thread_computes() {
+        let parameters = demo_head_from(Architecture::Vgg16Narrow, "features.28", 5, 7);
+        let mut alone = backend(1);
+        let head = alone.placer().place(&parameters).unwrap();
+        let expected = outputs(&mut alone, &head);
+
+        let divided = backend(33);
+        let stack = Arc::downgrade(&divided.stack);
+        let head = divided.placer().place(&parameters).unwrap();
+        let devices = Box::new(divided).into_lanes();
+        assert_eq!(devices.iter().map(Vec::len).collect::<Vec<_>>(), [1, 1, 1]);
+        std::thread::scope(|scope| {
+            for mut lane in devices.into_iter().flatten() {
+                let (head, expected) = (&head, &expected);
+                scope.spawn(move || {
+                    lane.prepare(2, &AtomicBool::new(false)).unwrap();
+                    assert_eq!(outputs(&mut *lane, head), *expected);
+                });
+            }
+        });
+        drop(head);
+        assert_eq!(stack.strong_count(), 0, "the weights were there once, and are gone");
     }
 }

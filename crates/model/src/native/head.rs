@@ -8,14 +8,14 @@ use winograd::{Bias, Engine, Maps};
 
 use super::pass::NativePass;
 use super::rows::{Rows, Vectors};
-use super::weight::{NativeOverrides, NativeStack, Weight};
+use super::weight::{NativeOverrides, NativeStack, Weight, without_subnormals};
 use super::workspace::Workspace;
 use crate::backend::{BackendError, PlacedHead, Placer};
 use crate::host_linear::HeadProduct;
 use crate::stack::ParamInterner;
 use crate::walk::Stepper as _;
 
-/// The steps that a head overrides, and its last Linear as it was read.
+/// The steps that a head overrides, and its last Linear as it was read, or without what is subnormal.
 pub(super) struct NativeHead {
     pub overrides: NativeOverrides,
     /// `[K, width]`.
@@ -99,7 +99,7 @@ impl Placer for NativePlacer {
                 |step, weight| Ok::<_, BackendError>(Weight::small(step, weight)),
                 |bias| Ok(Bias::new(&bias.values)),
             )?,
-            weight: Arc::clone(&parameters[LAST_WEIGHT]),
+            weight: without_subnormals(&parameters[LAST_WEIGHT]),
             bias: Arc::clone(&parameters[LAST_BIAS]),
         };
         self.try_out(&head)?;

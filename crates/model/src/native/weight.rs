@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use headswap_checkpoint::{HostTensor, Parameters};
 use headswap_spec::Step;
-use winograd::{Bias, PackedConv, PackedLinear};
+use winograd::{Bias, PackedConv, PackedLinear, flush_subnormal};
 
 use crate::stack::{Overrides, Stack, StepParameters};
 
@@ -17,7 +17,7 @@ pub(super) type NativeOverrides = Overrides<Weight, Bias>;
 pub(super) enum Weight {
     Conv(PackedConv),
     Linear(PackedLinear),
-    /// A Linear as it was read.
+    /// A Linear as it was read, or without what is subnormal.
     Host(Arc<HostTensor>),
 }
 
@@ -37,7 +37,7 @@ impl Weight {
         if step.is_convolution() {
             Self::Conv(PackedConv::direct(&weight.values, weight.shape[0]))
         } else {
-            Self::Host(Arc::clone(weight))
+            Self::Host(without_subnormals(weight))
         }
     }
 
@@ -48,6 +48,16 @@ impl Weight {
             Self::Host(weight) => weight.bytes(),
         }
     }
+}
+
+/// The tensor itself, or if it has subnormal numbers, with which many CPUs multiply a hundred times slower, a copy in
+/// which they are 0.
+pub(super) fn without_subnormals(tensor: &Arc<HostTensor>) -> Arc<HostTensor> {
+    if !tensor.values.iter().any(|value| value.is_subnormal()) {
+        return Arc::clone(tensor);
+    }
+    let values = tensor.values.iter().map(|&value| flush_subnormal(value)).collect();
+    Arc::new(HostTensor::new(tensor.shape.clone(), values))
 }
 
 /// Packs the backbone, tensor by tensor, each of which is freed when it is packed. From the last step on, since the
@@ -68,4 +78,18 @@ pub(super) fn pack(steps: Vec<Step>, mut parameters: Parameters, precision: wino
         .collect();
     backbone.reverse();
     Stack::new(steps, backbone)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tensor_is_copied_only_to_lose_its_subnormals() {
+        let normal = Arc::new(HostTensor::new(vec![3], vec![1.0, 0.0, -f32::MIN_POSITIVE]));
+        assert!(Arc::ptr_eq(&normal, &without_subnormals(&normal)));
+        let tensor = Arc::new(HostTensor::new(vec![2, 2], vec![1.0, 1e-40, -1e-39, -2.0]));
+        let copy = without_subnormals(&tensor);
+        assert_eq!(*copy, HostTensor::new(vec![2, 2], vec![1.0, 0.0, 0.0, -2.0]));
+    }
 }

@@ -33,10 +33,15 @@ fn parse(precision: &str) -> Precision {
     }
 }
 
-/// THREADS (2) threads and instruction set number ISA (0, the best).
+/// THREADS (2) threads and the instruction set ISA (avx512-vnni, avx512, avx2 or portable; the best unless given).
 fn engine() -> Engine {
-    let number = |name, default| std::env::var(name).map_or(default, |value| value.parse().expect("a number"));
-    Engine::with_isa(number("THREADS", 2), Isa::all()[number("ISA", 0)])
+    let threads = std::env::var("THREADS").map_or(2, |threads| threads.parse().expect("THREADS is a number"));
+    let Ok(name) = std::env::var("ISA") else {
+        return Engine::new(threads);
+    };
+    let mut all = Isa::all().into_iter();
+    let isa = all.find(|isa| format!("{isa:?}") == name);
+    Engine::with_isa(threads, isa.expect("this CPU has the instruction set ISA"))
 }
 
 fn time(batch: usize, precision: Precision, rounds: usize) {
@@ -57,7 +62,8 @@ fn time(batch: usize, precision: Precision, rounds: usize) {
         }
     }
     let megabytes = [network.weight_bytes(), network.map_bytes(), engine.scratch_bytes()].map(|bytes| bytes >> 20);
-    println!("{engine:?} {precision:?} batch {batch}: weights, maps, scratch {megabytes:?} MiB; ms/image:");
+    let isa = engine.isa();
+    println!("{isa:?} {precision:?} batch {batch}: weights, maps, scratch {megabytes:?} MiB; ms/image:");
     for (i, times) in times.iter_mut().enumerate() {
         print!("{} {:.2} ", network::lap_name(i), clock::statistic(times));
     }

@@ -24,12 +24,38 @@ macro_rules! proven {
     }};
 }
 
+impl Avx2 {
+    /// In each half: that half's sums of the four vectors from `i`, whose two registers count as one.
+    #[inline(always)]
+    fn fours(self, v: &[[__m256; 2]; LANES], i: usize) -> __m256 {
+        proven!({
+            let (a, b) = (_mm256_add_ps(v[i][0], v[i][1]), _mm256_add_ps(v[i + 1][0], v[i + 1][1]));
+            let (c, d) = (
+                _mm256_add_ps(v[i + 2][0], v[i + 2][1]),
+                _mm256_add_ps(v[i + 3][0], v[i + 3][1]),
+            );
+            _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d))
+        })
+    }
+
+    /// The sums of the eight vectors from `i`.
+    #[inline(always)]
+    fn eights(self, v: &[[__m256; 2]; LANES], i: usize) -> __m256 {
+        let (low, high) = (self.fours(v, i), self.fours(v, i + 4));
+        proven!(_mm256_add_ps(
+            _mm256_permute2f128_ps::<0x20>(low, high),
+            _mm256_permute2f128_ps::<0x31>(low, high)
+        ))
+    }
+}
+
 impl Simd for Avx2 {
     type Floats = [__m256; 2];
     type Ints = [__m256i; 2];
     // 6 x 2 sums, 2 columns and 1 row fill 15 of 16 registers.
     const ROWS: usize = 6;
     const PANELS: usize = 1;
+    const STEPS: usize = 2;
 
     #[inline(always)]
     fn splat(self, value: f32) -> [__m256; 2] {
@@ -68,14 +94,8 @@ impl Simd for Avx2 {
         proven!([_mm256_max_ps(a[0], b[0]), _mm256_max_ps(a[1], b[1])])
     }
     #[inline(always)]
-    fn sums(self, vectors: &[[__m256; 2]; LANES]) -> [__m256; 2] {
-        let mut sums = [0f32; LANES];
-        for (sum, &[low, high]) in sums.iter_mut().zip(vectors) {
-            let mut lanes = [0f32; 8];
-            proven!(_mm256_storeu_ps(lanes.as_mut_ptr(), _mm256_add_ps(low, high)));
-            *sum = lanes.iter().sum();
-        }
-        proven!([_mm256_loadu_ps(sums.as_ptr()), _mm256_loadu_ps(sums.as_ptr().add(8))])
+    fn sums(self, v: &[[__m256; 2]; LANES]) -> [__m256; 2] {
+        [self.eights(v, 0), self.eights(v, 8)]
     }
 
     #[inline(always)]

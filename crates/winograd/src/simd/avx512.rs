@@ -1,19 +1,29 @@
-//! AVX-512 with VNNI.
+//! AVX-512, with VNNI or without.
 
 use std::arch::x86_64::*;
 
 use super::{LANES, Simd};
 
-/// Proof that the CPU has AVX-512 F, BW and VNNI.
+/// Proof that the CPU has AVX-512 F and BW, and VNNI if `VNNI`. That makes a difference to products of integers alone.
 #[derive(Clone, Copy)]
-pub struct Avx512(());
+pub struct Avx512<const VNNI: bool>(());
 
-impl Avx512 {
+impl Avx512<false> {
     pub fn detect() -> Option<Self> {
-        let has = is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512vnni");
+        let has = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
         has.then_some(Self(()))
+    }
+}
+
+impl Avx512<true> {
+    pub fn detect() -> Option<Self> {
+        let has = is_x86_feature_detected!("avx512vnni");
+        Avx512::<false>::detect().filter(|_| has).map(|_| Self(()))
+    }
+
+    /// The same without VNNI.
+    pub fn without_vnni(self) -> Avx512<false> {
+        Avx512(())
     }
 }
 
@@ -43,7 +53,7 @@ fn dpwssd(mut sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
     sum
 }
 
-impl Avx512 {
+impl<const VNNI: bool> Avx512<VNNI> {
     /// In each quarter: sums within the quarter of a, b, a, b.
     #[inline(always)]
     fn pairs(self, a: __m512, b: __m512) -> __m512 {
@@ -71,7 +81,7 @@ impl Avx512 {
     }
 }
 
-impl Simd for Avx512 {
+impl<const VNNI: bool> Simd for Avx512<VNNI> {
     type Floats = __m512;
     type Ints = __m512i;
     // 14 x 2 sums, 2 columns and 1 row fill 31 of 32 registers.
@@ -159,7 +169,12 @@ impl Simd for Avx512 {
     }
     #[inline(always)]
     fn dot_pairs(self, sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
-        proven!(dpwssd(sum, a, b))
+        if const { VNNI } {
+            proven!(dpwssd(sum, a, b))
+        } else {
+            // The same sums modulo 2^32.
+            proven!(_mm512_add_epi32(sum, _mm512_madd_epi16(a, b)))
+        }
     }
     #[inline(always)]
     fn to_floats(self, value: __m512i) -> __m512 {

@@ -7,6 +7,10 @@ use super::{avx2::Avx2, avx512::Avx512};
 
 /// A piece of work written against [`Simd`].
 pub trait Kernel {
+    /// Whether it calls [`Simd::dot_pairs`], for which some instruction sets have another instruction. What does not is
+    /// compiled once for them all.
+    const DOTS_PAIRS: bool = false;
+
     /// Does the work. Implementations and all they call are `inline(always)`: a function that is not inlined compiles
     /// without the instruction set's features.
     fn run<S: Simd>(self, simd: S);
@@ -17,7 +21,10 @@ pub trait Kernel {
 pub enum Isa {
     /// AVX-512 F, BW and VNNI.
     #[cfg(target_arch = "x86_64")]
-    Avx512(Avx512),
+    Avx512Vnni(Avx512<true>),
+    /// AVX-512 F and BW, as the first CPUs with AVX-512 have it. The results are those of VNNI to the bit.
+    #[cfg(target_arch = "x86_64")]
+    Avx512(Avx512<false>),
     /// AVX2 and FMA.
     #[cfg(target_arch = "x86_64")]
     Avx2(Avx2),
@@ -37,7 +44,8 @@ impl Isa {
         #[cfg(target_arch = "x86_64")]
         {
             all.extend(Avx2::detect().map(Self::Avx2));
-            all.extend(Avx512::detect().map(Self::Avx512));
+            all.extend(Avx512::<false>::detect().map(Self::Avx512));
+            all.extend(Avx512::<true>::detect().map(Self::Avx512Vnni));
         }
         all.reverse();
         all
@@ -47,7 +55,7 @@ impl Isa {
     pub(crate) fn rows(self) -> usize {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512(_) => Avx512::ROWS,
+            Self::Avx512Vnni(_) | Self::Avx512(_) => Avx512::<false>::ROWS,
             #[cfg(target_arch = "x86_64")]
             Self::Avx2(_) => Avx2::ROWS,
             Self::Portable => Portable::ROWS,
@@ -58,7 +66,7 @@ impl Isa {
     pub(crate) fn panels(self) -> usize {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512(_) => Avx512::PANELS,
+            Self::Avx512Vnni(_) | Self::Avx512(_) => Avx512::<false>::PANELS,
             #[cfg(target_arch = "x86_64")]
             Self::Avx2(_) => Avx2::PANELS,
             Self::Portable => Portable::PANELS,
@@ -66,10 +74,16 @@ impl Isa {
     }
 
     /// Runs `kernel` with this instruction set.
-    pub fn run(self, kernel: impl Kernel) {
+    pub fn run<K: Kernel>(self, kernel: K) {
         match self {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: the value proves that the CPU has the features that the function enables.
+            Self::Avx512Vnni(simd) if const { K::DOTS_PAIRS } => unsafe { run_avx512_vnni(simd, kernel) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            Self::Avx512Vnni(simd) => unsafe { run_avx512(simd.without_vnni(), kernel) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
             Self::Avx512(simd) => unsafe { run_avx512(simd, kernel) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
@@ -81,7 +95,13 @@ impl Isa {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn run_avx512(simd: Avx512, kernel: impl Kernel) {
+fn run_avx512_vnni(simd: Avx512<true>, kernel: impl Kernel) {
+    kernel.run(simd);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn run_avx512(simd: Avx512<false>, kernel: impl Kernel) {
     kernel.run(simd);
 }
 
@@ -94,6 +114,8 @@ fn run_avx2(simd: Avx2, kernel: impl Kernel) {
 impl std::fmt::Debug for Isa {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Vnni(_) => "avx512-vnni",
             #[cfg(target_arch = "x86_64")]
             Self::Avx512(_) => "avx512",
             #[cfg(target_arch = "x86_64")]
