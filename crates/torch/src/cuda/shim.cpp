@@ -101,7 +101,7 @@ const char* headswap_pool_new(std::uint64_t pool[2]) {
 }
 
 // Begins to record the work that this thread submits to its current stream, instead of running it. Other threads may
-// allocate meanwhile.
+// allocate during the recording.
 const char* headswap_graph_begin(const std::uint64_t pool[2], CUDAGraph** graph) {
   return guarded([&] {
     auto created = std::make_unique<CUDAGraph>();
