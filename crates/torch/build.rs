@@ -1,12 +1,13 @@
-//! Compiles the shim for CUDA with the C++ compiler.
+//! Compiles the CUDA shim with the C++ compiler.
 
 use std::error::Error;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 const SOURCE: &str = "src/cuda/shim.cpp";
 
-/// Compiles the shim into a shared library, which the binary carries as data and opens only for a GPU. CUDA's compiler is not
-/// needed, only its headers, which `scripts/setup` puts beside libtorch's.
+/// Compiles the shim to a shared library, which the binary contains as data and opens only for a GPU. That needs CUDA's
+/// headers, which `scripts/setup` puts beside libtorch's, but not its compiler.
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed={SOURCE}");
     println!("cargo:rerun-if-env-changed=LIBTORCH_INCLUDE");
@@ -15,8 +16,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     let torch =
         PathBuf::from(std::env::var("LIBTORCH_INCLUDE").map_err(|_| "LIBTORCH_INCLUDE is not set; run scripts/setup")?);
     let cuda = torch.join("../nvidia/cu13");
-    let include = |dir: &Path| ["-isystem".into(), dir.join("include").into_os_string()];
-    let library_dir = |dir: &Path| format!("-L{}", dir.join("lib").display());
     let compiler = cc::Build::new()
         .cpp(true)
         .std("c++17")
@@ -38,13 +37,21 @@ fn main() -> Result<(), Box<dyn Error>> {
             "-l:libcudart.so.13",
         ])
         .status()?;
-    // For this crate's own tests; the program's build script says where the program looks.
+    // The library path of this crate's tests; that of the program is set by its own build script.
     println!(
         "cargo:rustc-link-arg=-Wl,-rpath,{}",
         torch.canonicalize()?.join("lib").display()
     );
     if !status.success() {
-        return Err(format!("{SOURCE} does not compile; run scripts/setup, which brings the headers").into());
+        return Err(format!("{SOURCE} does not compile; run scripts/setup, which installs the headers").into());
     }
     Ok(())
+}
+
+fn include(dir: &Path) -> [OsString; 2] {
+    ["-isystem".into(), dir.join("include").into_os_string()]
+}
+
+fn library_dir(dir: &Path) -> String {
+    format!("-L{}", dir.join("lib").display())
 }

@@ -1,16 +1,16 @@
-//! What holds for any bytes: no panic, bounded memory, and tensors that are as their entries say.
+//! What holds for any bytes read as weights: no panic, bounded memory, and tensors that match their entries.
 
 use bytes::Bytes;
 
 use crate::allocator::measure;
 use headswap_checkpoint::Checkpoint;
 
-/// Beyond the input, which the caller already holds.
+/// Limit of the memory beyond the input and the tensor, in bytes.
 const BYTES_MAX: usize = 16 * 1024 * 1024;
-/// Tensors that are read of one input: one that has thousands of the same would only be slow.
+/// Limit of the tensors that are read of one input. Thousands of the same would only be slow.
 const TENSORS_MAX: usize = 64;
 
-/// Opens the bytes and reads their tensors; whether they were a checkpoint.
+/// Opens the bytes and reads their tensors. Returns true if the bytes are a checkpoint.
 pub fn check(bytes: &[u8]) -> bool {
     let bytes = Bytes::copy_from_slice(bytes);
     let (peak, opened) = measure(|| Checkpoint::from_bytes(bytes.clone()));
@@ -28,8 +28,8 @@ pub fn check(bytes: &[u8]) -> bool {
     };
     for entry in checkpoint.tensors().take(TENSORS_MAX) {
         let (peak, read) = measure(|| checkpoint.read(entry));
-        let asked = entry.elements() * size_of::<f32>();
-        assert!(peak <= asked + BYTES_MAX, "{} of {asked} bytes took {peak}", entry.name);
+        let bytes = entry.elements() * size_of::<f32>();
+        assert!(peak <= bytes + BYTES_MAX, "{} of {bytes} bytes took {peak}", entry.name);
         if let Ok(tensor) = read {
             assert_eq!(tensor.shape, entry.shape);
             assert_eq!(tensor.values.len(), entry.elements());
@@ -51,22 +51,27 @@ mod tests {
             let name = path.file_name().unwrap().to_str().unwrap().to_owned();
             let bytes = std::fs::read(&path).unwrap();
             let (peak, opened) = measure(|| Checkpoint::from_bytes(bytes.clone().into()));
-            let said = opened.map(|checkpoint| checkpoint.tensors().count());
-            println!("{name}: {said:?}, {peak} bytes");
-            let good = check(&bytes);
+            let tensors = opened.map(|checkpoint| checkpoint.tensors().count());
+            println!("{name}: {tensors:?}, {peak} bytes");
             assert_eq!(
-                good,
+                check(&bytes),
                 !name.contains("os_system") && !name.contains("whole_model"),
                 "{name}"
             );
         }
     }
 
-    /// Larger than a fuzzer makes them: whatever grows most for its bytes, up to each limit.
+    /// The size of a pickle just below the limit.
+    const LARGE: usize = 8 * 1024 * 1024 - 16;
+
+    /// Returns a pickle of as many repetitions of `opcodes` as fit.
+    fn repeated(opcodes: &[u8]) -> Vec<u8> {
+        [b"\x80\x02", &opcodes.repeat(LARGE / opcodes.len())[..], b"."].concat()
+    }
+
+    /// Pickles that need much memory for their size. They are larger than those that a fuzzer makes.
     #[test]
-    fn hostile_files_of_full_size_stay_within_the_bound() {
-        const LARGE: usize = 8 * 1024 * 1024 - 16;
-        let many = |part: &[u8]| [b"\x80\x02", &part.repeat(LARGE / part.len())[..], b"."].concat();
+    fn large_hostile_pickles_stay_within_the_limit() {
         let keys: Vec<u8> = (0..LARGE as u32 / 5)
             .flat_map(|key| [&b"r"[..], &key.to_le_bytes()].concat())
             .collect();
@@ -78,12 +83,12 @@ mod tests {
         ]
         .concat();
         let pickles = [
-            many(b"]"),
-            many(b"}"),
-            many(b"("),
-            many(b"N"),
-            many(b"K\0\x85"),
-            many(b"ctorch\nSize\n"),
+            repeated(b"]"),
+            repeated(b"}"),
+            repeated(b"("),
+            repeated(b"N"),
+            repeated(b"K\0\x85"),
+            repeated(b"ctorch\nSize\n"),
             [b"\x80\x02N", &keys[..], b"."].concat(),
             [b"\x80\x02}", &text[..], &b"h\0h\0s".repeat(LARGE / 20), b"."].concat(),
             [&b"\x80\x02]q\0"[..], &b"h\0a".repeat(LARGE / 3), b"."].concat(),
@@ -93,23 +98,35 @@ mod tests {
             let magic = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.\x80\x02}.";
             check(&[&magic[..], pickle].concat());
         }
+    }
 
-        let safetensors =
-            |header: String| check(&[&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat());
-        let entry = |index: usize, name: usize| {
-            format!(r#""{index:0name$}":{{"dtype":"F32","shape":[0,1,2,3,4,5,6,7],"data_offsets":[0,0]}}"#)
-        };
-        let entries = |count, name| (0..count).map(|index| entry(index, name)).collect::<Vec<_>>().join(",");
-        assert!(safetensors(format!("{{{}}}", entries(4096, 500))));
-        assert!(!safetensors(format!("{{{}}}", entries(4097, 5))));
+    /// Checks a safetensors file of this header and no data.
+    fn check_header(header: String) -> bool {
+        check(&[&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat())
+    }
+
+    /// Returns a header of `count` empty tensors with names of `name_bytes` bytes.
+    fn empty_tensors(count: usize, name_bytes: usize) -> String {
+        let mut entries = Vec::new();
+        for index in 0..count {
+            entries.push(format!(
+                r#""{index:0name_bytes$}":{{"dtype":"F32","shape":[0,1,2,3,4,5,6,7],"data_offsets":[0,0]}}"#
+            ));
+        }
+        format!("{{{}}}", entries.join(","))
+    }
+
+    /// Safetensors headers that need much memory for their size.
+    #[test]
+    fn large_hostile_headers_stay_within_the_limit() {
+        assert!(check_header(empty_tensors(4096, 500)));
+        assert!(!check_header(empty_tensors(4097, 5)));
         let escaped = r"\n".repeat(2_000_000);
-        assert!(safetensors(format!(r#"{{"__metadata__":{{"labels":"{escaped}"}}}}"#)));
-        let pairs = |count| {
-            (0..count)
-                .map(|index| format!(r#""{index:0400}":"{escaped:.500}""#))
-                .collect::<Vec<_>>()
-                .join(",")
-        };
-        assert!(safetensors(format!(r#"{{"__metadata__":{{{}}}}}"#, pairs(4096))));
+        assert!(check_header(format!(r#"{{"__metadata__":{{"labels":"{escaped}"}}}}"#)));
+        let mut pairs = Vec::new();
+        for index in 0..4096 {
+            pairs.push(format!(r#""{index:0400}":"{escaped:.500}""#));
+        }
+        assert!(check_header(format!(r#"{{"__metadata__":{{{}}}}}"#, pairs.join(","))));
     }
 }

@@ -1,43 +1,62 @@
-//! A zip archive around a pickle, so that a target need not find the archive's structure first.
+//! Wraps a pickle in torch.save's zip archive, so that a fuzzer need not find the archive's structure first.
 
-/// Storages `0` to `9` of these zero bytes.
+/// The size of each of the storages `0` to `9`, which are zeros.
 const STORAGE_BYTES: usize = 4096;
 
-/// What torch.save would make of this pickle.
+/// Returns the archive that torch.save would write for this pickle and ten storages.
 pub fn archive(pickle: &[u8]) -> Vec<u8> {
-    let mut file = Vec::new();
-    let mut directory = Vec::new();
-    let mut entries = 0u16;
-    let mut add = |name: &str, header: usize, bytes: usize| {
+    let mut archive = Archive::default();
+    let header = archive.add_content(pickle);
+    archive.add_entry("a/data.pkl", header, pickle.len());
+    let storage = archive.add_content(&[0; STORAGE_BYTES]);
+    for key in 0..10 {
+        archive.add_entry(&format!("a/data/{key}"), storage, STORAGE_BYTES);
+    }
+    archive.finish()
+}
+
+#[derive(Default)]
+struct Archive {
+    file: Vec<u8>,
+    directory: Vec<u8>,
+    entries: u16,
+}
+
+impl Archive {
+    /// Adds a local header and content, and returns the header's offset.
+    fn add_content(&mut self, content: &[u8]) -> usize {
+        let header = self.file.len();
+        self.file.extend(b"PK\x03\x04");
+        self.file.extend([0; 26]);
+        self.file.extend(content);
+        header
+    }
+
+    /// Adds an entry of the directory for content of `bytes` bytes.
+    fn add_entry(&mut self, name: &str, header: usize, bytes: usize) {
         // Signature, versions, flags, method, time, checksum, sizes, lengths of name, extra field and comment, disk,
-        // attributes, place of the local header.
+        // attributes, offset of the local header.
+        let directory = &mut self.directory;
         directory.extend(b"PK\x01\x02\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0");
         directory.extend([(bytes as u32).to_le_bytes(), (bytes as u32).to_le_bytes()].concat());
         directory.extend((name.len() as u16).to_le_bytes());
         directory.extend([0; 12]);
         directory.extend((header as u32).to_le_bytes());
         directory.extend(name.as_bytes());
-        entries += 1;
-    };
-    let mut local = |content: &[u8]| {
-        let at = file.len();
-        file.extend(b"PK\x03\x04");
-        file.extend([0; 26]);
-        file.extend(content);
-        at
-    };
-    add("a/data.pkl", local(pickle), pickle.len());
-    let storage = local(&[0; STORAGE_BYTES]);
-    for key in 0..10 {
-        add(&format!("a/data/{key}"), storage, STORAGE_BYTES);
+        self.entries += 1;
     }
-    let start = file.len() as u32;
-    file.extend(&directory);
-    file.extend(b"PK\x05\x06\0\0\0\0");
-    file.extend([entries.to_le_bytes(), entries.to_le_bytes()].concat());
-    file.extend([(directory.len() as u32).to_le_bytes(), start.to_le_bytes()].concat());
-    file.extend([0; 2]);
-    file
+
+    /// Adds the directory and the end record.
+    fn finish(self) -> Vec<u8> {
+        let mut file = self.file;
+        let start = file.len() as u32;
+        file.extend(&self.directory);
+        file.extend(b"PK\x05\x06\0\0\0\0");
+        file.extend([self.entries.to_le_bytes(), self.entries.to_le_bytes()].concat());
+        file.extend([(self.directory.len() as u32).to_le_bytes(), start.to_le_bytes()].concat());
+        file.extend([0; 2]);
+        file
+    }
 }
 
 #[cfg(test)]
@@ -45,10 +64,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_real_pickle_is_read_through_it() {
+    fn a_real_pickle_is_read_from_the_archive() {
         let file = std::fs::read("../tests/fixtures/checkpoints/zip_linear.pth").unwrap();
         let start = file.windows(2).position(|bytes| bytes == b"\x80\x02").unwrap();
-        // A pickle ends by itself; what follows does not matter.
+        // The bytes after the end of a pickle are ignored.
         assert!(crate::check(&archive(&file[start..])));
     }
 }

@@ -1,4 +1,5 @@
-//! What holds for any bytes that the readers of weights and pictures get: asserted by every fuzz target, and on seeds by tests.
+//! The properties of the readers of weights and pictures that hold for any bytes. The fuzz targets check them, and tests
+//! check them on the seeds.
 
 mod allocator;
 mod check;

@@ -603,7 +603,7 @@ async fn check_faulty_head(fault: &str, text: &str) {
 
 #[tokio::test]
 async fn a_head_that_fails_its_batch_fails_alone() {
-    check_faulty_head("poison", "the null network was told to fail").await;
+    check_faulty_head("poison", "the null backend is set to fail").await;
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! An open checkpoint: what it holds, and its tensors when asked for.
+//! An open checkpoint: its headers, and its tensors, which are read on request.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
@@ -15,10 +15,10 @@ use super::text::excerpt;
 use super::throttle::Throttle;
 use super::{safetensors, torch_legacy, torch_zip};
 
-/// The key of a safetensors file's metadata under which labels are, a JSON list.
+/// The key of a safetensors file's metadata whose value is the labels, as a JSON list.
 pub const LABELS: &str = "labels";
 
-/// An open file of weights whose tensors are read when asked for.
+/// An open file of weights. Its headers are in memory, its tensors are read on request.
 #[derive(Debug)]
 pub struct Checkpoint {
     source: Source,
@@ -28,9 +28,9 @@ pub struct Checkpoint {
     naming: Naming,
 }
 
-/// What a format's reader finds before any tensor is read.
+/// What the reader of a format returns before any tensor is read.
 #[derive(Default)]
-pub(super) struct Found {
+pub(super) struct Headers {
     pub entries: Vec<TensorEntry>,
     pub metadata: HashMap<String, String>,
     pub container: String,
@@ -40,12 +40,12 @@ impl Checkpoint {
     /// Opens a file and reads its headers.
     ///
     /// # Errors
-    /// [`CheckpointError`] if the file is no checkpoint, contradicts itself, or asks for code to be run.
+    /// [`CheckpointError`] if the file is not a checkpoint, contradicts itself, or asks for code to be run.
     pub fn open(path: &Path) -> Result<Self, CheckpointError> {
         Self::read_headers(Source::open(path)?)
     }
 
-    /// As [`Checkpoint::open`], of a file that is in memory.
+    /// As [`Checkpoint::open`], for a file in memory.
     ///
     /// # Errors
     /// As [`Checkpoint::open`].
@@ -53,22 +53,22 @@ impl Checkpoint {
         Self::read_headers(Source::Memory(bytes))
     }
 
-    /// How the file was written.
+    /// The file's format.
     pub fn format(&self) -> CheckpointFormat {
         self.format
     }
 
-    /// Whose names the file uses.
+    /// The naming scheme that the file uses.
     pub fn naming(&self) -> &Naming {
         &self.naming
     }
 
-    /// Every tensor, in the order in which they lie in the file. No two have the same name.
+    /// All tensors, in file order. No two have the same name.
     pub fn tensors(&self) -> impl Iterator<Item = &TensorEntry> {
         self.entries.iter()
     }
 
-    /// Forgets the tensors of these names.
+    /// Drops the entries of the tensors with these names.
     pub fn leave_out(&mut self, names: &[String]) {
         self.entries.retain(|entry| !names.contains(&entry.name));
     }
@@ -78,10 +78,10 @@ impl Checkpoint {
         &self.metadata
     }
 
-    /// The labels that a safetensors file's metadata holds under `labels`, a JSON list; empty if there are none.
+    /// Returns the labels in a safetensors file's metadata ([`LABELS`]); empty if there are none.
     ///
     /// # Errors
-    /// [`CheckpointError::Labels`].
+    /// [`CheckpointError::Labels`] if they are not a JSON list of strings.
     pub fn labels(&self) -> Result<Vec<String>, CheckpointError> {
         let Some(text) = self.metadata.get(LABELS) else {
             return Ok(Vec::new());
@@ -91,7 +91,7 @@ impl Checkpoint {
         })
     }
 
-    /// Reads one of this checkpoint's tensors, at full speed.
+    /// Reads one of this checkpoint's tensors at full speed.
     ///
     /// # Errors
     /// [`CheckpointError::Dtype`] unless its elements are F32, F16, BF16 or F64; [`CheckpointError::NotFinite`] names
@@ -110,7 +110,7 @@ impl Checkpoint {
 
     fn read_headers(source: Source) -> Result<Self, CheckpointError> {
         let format = detect(&source)?;
-        let Found {
+        let Headers {
             mut entries,
             metadata,
             container,

@@ -1,6 +1,6 @@
-//! A place in bytes that only moves forwards.
+//! A forward-only reader of bytes in memory.
 
-/// Takes little-endian fields off `bytes`; each is None once the bytes end.
+/// Reads little-endian fields from `bytes`. Every method returns `None` if fewer bytes are left than it needs.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Cursor<'a> {
     bytes: &'a [u8],
@@ -12,7 +12,7 @@ impl<'a> Cursor<'a> {
         Self { bytes, at }
     }
 
-    /// How many bytes lie before it.
+    /// The position, in bytes from the start.
     pub fn at(&self) -> usize {
         self.at
     }
@@ -44,7 +44,7 @@ impl<'a> Cursor<'a> {
         self.array().map(u64::from_le_bytes)
     }
 
-    /// What precedes the next line feed, which is passed over.
+    /// Returns the bytes before the next line feed, and skips both.
     pub fn line(&mut self) -> Option<&'a [u8]> {
         let rest = self.bytes.get(self.at..)?;
         let length = rest.iter().position(|&byte| byte == b'\n')?;

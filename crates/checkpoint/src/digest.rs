@@ -1,4 +1,4 @@
-//! SHA-256 of numbers: the same whatever file format or element type they came in, as long as the numbers are the same.
+//! SHA-256 of parameters: equal numbers have equal digests, whatever file format or element type they were stored in.
 
 use std::fmt;
 
@@ -13,7 +13,8 @@ use super::throttle::Throttle;
 pub struct Digest([u8; 32]);
 
 impl Digest {
-    /// Of one tensor: its rank, its dimensions (u64 little-endian) and its values (f32 little-endian).
+    /// Returns the digest of one tensor: of its rank, its dimensions (u64 little-endian) and its values (f32
+    /// little-endian).
     pub(super) fn of_tensor(tensor: &HostTensor, throttle: &Throttle) -> Self {
         let mut hash = Sha256::new();
         hash.update((tensor.shape.len() as u64).to_le_bytes());
@@ -30,7 +31,8 @@ impl Digest {
         Self(hash.finalize().into())
     }
 
-    /// Of named tensors, in the order of their names, followed by `labels`; each string behind its length (u64).
+    /// Returns the digest of named tensors, in the order of their names, followed by `labels`. Each string is preceded by
+    /// its length (u64 little-endian).
     pub fn of_parameters(parameters: &Parameters, labels: &[String]) -> Self {
         Self::combine(
             parameters.iter().map(|(name, tensor)| (name.as_str(), tensor.digest())),
@@ -38,25 +40,21 @@ impl Digest {
         )
     }
 
-    /// As [`Digest::of_parameters`], from tensor digests already made; `tensors` must come in the order of their names.
+    /// As [`Digest::of_parameters`], from the tensors' digests; `tensors` must be sorted by name.
     pub fn combine<'a>(tensors: impl IntoIterator<Item = (&'a str, Digest)>, labels: &[String]) -> Self {
         let mut hash = Sha256::new();
-        let text = |hash: &mut Sha256, s: &str| {
-            hash.update((s.len() as u64).to_le_bytes());
-            hash.update(s.as_bytes());
-        };
         for (name, digest) in tensors {
-            text(&mut hash, name);
+            update_with_string(&mut hash, name);
             hash.update(digest.0);
         }
         for label in labels {
-            text(&mut hash, label);
+            update_with_string(&mut hash, label);
         }
         Self(hash.finalize().into())
     }
 
-    /// Of a backbone, by which heads know theirs: as [`Digest::combine`] of the parameters before the last Linear, so that two
-    /// backbones with the same features are one. `tensors` may come in any order.
+    /// Returns the digest by which heads identify their backbone: [`Digest::combine`] of the parameters before the last
+    /// Linear, so that backbones that compute the same features have the same digest. `tensors` may be in any order.
     pub fn of_backbone<'a>(tensors: impl IntoIterator<Item = (&'a str, Digest)>) -> Self {
         let mut features: Vec<(&str, Digest)> = Vec::new();
         for (name, digest) in tensors {
@@ -68,21 +66,20 @@ impl Digest {
         Self::combine(features, &[])
     }
 
-    /// Its 32 bytes.
+    /// Returns its 32 bytes.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// Reads what [`Digest`] prints.
+    /// Parses what [`Digest`] prints; `None` for any other text.
     pub fn parse(text: &str) -> Option<Self> {
         let digits = text.as_bytes().as_chunks().0;
-        let byte = |digits: &[u8; 2]| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok();
-        let bytes: Vec<u8> = digits.iter().map(byte).collect::<Option<_>>()?;
+        let bytes: Vec<u8> = digits.iter().map(parse_byte).collect::<Option<_>>()?;
         let digest = Self(bytes.try_into().ok()?);
         (digest.to_string() == text).then_some(digest)
     }
 
-    /// Its first 12 hexadecimal digits, for logs and folder names.
+    /// Returns its first 12 hexadecimal digits, for logs and folder names.
     pub fn short(&self) -> String {
         self.to_string()[..12].to_owned()
     }
@@ -100,12 +97,21 @@ impl fmt::Debug for Digest {
     }
 }
 
+fn update_with_string(hash: &mut Sha256, text: &str) {
+    hash.update((text.len() as u64).to_le_bytes());
+    hash.update(text.as_bytes());
+}
+
+fn parse_byte(digits: &[u8; 2]) -> Option<u8> {
+    u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn what_is_printed_is_read() {
+    fn only_the_printed_form_is_parsed() {
         let digest = Digest::of_parameters(&Parameters::new(), &["a".into()]);
         let text = digest.to_string();
         assert_eq!(Digest::parse(&text), Some(digest));

@@ -1,4 +1,4 @@
-//! One tensor of a checkpoint: its names, its shape, and where its elements lie.
+//! One tensor of a checkpoint: its names, its shape, and where its elements are in the file.
 
 use half::{bf16, f16};
 use safetensors::Dtype;
@@ -9,74 +9,79 @@ use super::tensor::HostTensor;
 use super::text::excerpt;
 use super::throttle::Throttle;
 
-/// Numbers that are checked between two pauses.
+/// Elements that are checked for NaN and infinities between two pauses of the throttle.
 const FINITE_BLOCK: usize = 64 << 10;
 
-/// Tensors in a checkpoint at most: a VGG16 has 32, and thrice that with its optimiser's.
+/// Limit of the tensors in a checkpoint. A VGG16 has 32, and three times as many with its optimiser's.
 pub(super) const TENSORS_MAX: usize = 4096;
-/// Bytes of a tensor's name at most.
+/// Limit of the bytes of a tensor's name.
 pub(super) const NAME_BYTES_MAX: usize = 512;
-/// Dimensions of a tensor at most.
+/// Limit of the dimensions of a tensor.
 pub(super) const RANK_MAX: usize = 8;
 
-/// What a checkpoint says of a tensor before it is read.
+/// What a checkpoint says about a tensor before the tensor is read.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TensorEntry {
-    /// As torchvision calls it.
+    /// The name in torchvision.
     pub name: String,
-    /// As the file calls it.
+    /// The name in the file.
     pub file_name: String,
     /// The element type in the file.
     pub dtype: Dtype,
-    /// As torchvision shapes it, outermost dimension first. A product of the sizes does not overflow.
+    /// The shape in torchvision, outermost dimension first. The product of the sizes does not overflow.
     pub shape: Vec<usize>,
     pub(super) layout: Layout,
 }
 
-/// Where the elements lie in the file, in row-major order of the tensor.
+/// Where the elements are in the file.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Layout {
-    /// The first element's byte.
+    /// The offset of the first element, in bytes.
     pub start: u64,
-    /// None if they follow each other; else the sizes and strides, in elements, of the dimensions of more than one.
+    /// `None` if the elements are contiguous in row-major order. Else (size, stride) of each dimension of more than one
+    /// element, strides in elements.
     pub strides: Option<Vec<(usize, usize)>>,
 }
 
-/// The bytes of the file that a tensor's elements are in.
+/// A range of the file's bytes that holds the elements of one or several tensors.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Storage {
     pub start: u64,
     pub bytes: u64,
 }
 
+/// A tensor's view of its storage, as PyTorch describes it; all numbers count elements.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct StorageView<'a> {
+    pub offset: usize,
+    pub sizes: &'a [usize],
+    /// One for each of `sizes`; `None` if the elements are contiguous.
+    pub strides: Option<&'a [usize]>,
+}
+
 impl TensorEntry {
-    /// A tensor of these `sizes` and, unless its elements follow each other, `strides`, `offset` elements into a storage.
     pub(super) fn new(
         name: &str,
         dtype: Dtype,
-        (sizes, strides): (&[usize], Option<&[usize]>),
-        offset: usize,
+        view: StorageView<'_>,
         storage: Storage,
     ) -> Result<Self, CheckpointError> {
-        let refused = |reason: &str| CheckpointError::Tensor {
-            name: excerpt(name),
-            reason: reason.to_owned(),
-        };
         if name.len() > NAME_BYTES_MAX {
-            return Err(refused("has too long a name"));
+            return Err(refused(name, "has too long a name"));
         }
-        let item = item_bytes(dtype).ok_or_else(|| refused("has elements of less than a byte"))?;
+        let item = item_bytes(dtype).ok_or_else(|| refused(name, "has elements of less than a byte"))?;
+        let StorageView { offset, sizes, strides } = view;
         let capacity = storage.bytes / item as u64;
         let count = element_count(sizes).filter(|&count| count as u64 <= capacity);
-        let count = count.ok_or_else(|| refused("has more elements than its storage"))?;
-        let strides = strides.filter(|strides| count > 0 && !follow_each_other(sizes, strides));
+        let count = count.ok_or_else(|| refused(name, "has more elements than its storage"))?;
+        let strides = strides.filter(|strides| count > 0 && !is_contiguous(sizes, strides));
         let extent = match strides {
             Some(strides) => extent(sizes, strides),
             None => Some(count),
         };
         let end = extent.and_then(|extent| extent.checked_add(offset));
         if end.is_none_or(|end| end as u64 > capacity) {
-            return Err(refused("reaches beyond its storage"));
+            return Err(refused(name, "reaches beyond its storage"));
         }
         Ok(Self {
             name: name.to_owned(),
@@ -93,12 +98,12 @@ impl TensorEntry {
         })
     }
 
-    /// How many elements it has.
+    /// The number of elements.
     pub fn elements(&self) -> usize {
         self.shape.iter().product()
     }
 
-    /// Returns its values as f32, row by row.
+    /// Returns the values as f32, in row-major order.
     pub(super) fn read(&self, source: &Source, throttle: &Throttle) -> Result<HostTensor, CheckpointError> {
         let widen = widen(self.dtype).ok_or_else(|| CheckpointError::Dtype {
             name: excerpt(&self.name),
@@ -106,7 +111,7 @@ impl TensorEntry {
         })?;
         let item = item_bytes(self.dtype).unwrap_or(1);
         let values = match &self.layout.strides {
-            None => self.read_row_by_row(source, item, widen, throttle)?,
+            None => self.read_contiguous(source, item, widen, throttle)?,
             Some(strides) => self.gather(source, item, widen, strides)?,
         };
         let finite = values.chunks(FINITE_BLOCK).all(|block| {
@@ -123,7 +128,7 @@ impl TensorEntry {
         Ok(HostTensor::new(self.shape.clone(), values))
     }
 
-    fn read_row_by_row(
+    fn read_contiguous(
         &self,
         source: &Source,
         item: usize,
@@ -139,7 +144,7 @@ impl TensorEntry {
         Ok(values)
     }
 
-    /// Reads the part of the storage that the elements are spread over, then picks them.
+    /// Reads the range of the storage that the elements are spread over, then copies them in row-major order.
     fn gather(
         &self,
         source: &Source,
@@ -169,13 +174,21 @@ impl TensorEntry {
     }
 }
 
-/// The product of the sizes, if it fits.
+fn refused(name: &str, reason: &str) -> CheckpointError {
+    CheckpointError::Tensor {
+        name: excerpt(name),
+        reason: reason.to_owned(),
+    }
+}
+
+/// Returns the product of the sizes, or `None` if it overflows.
 pub(super) fn element_count(sizes: &[usize]) -> Option<usize> {
     sizes.iter().try_fold(1usize, |count, &size| count.checked_mul(size))
 }
 
-/// Whether row-major elements lie one behind the other. The strides of dimensions of one element mean nothing.
-fn follow_each_other(sizes: &[usize], strides: &[usize]) -> bool {
+/// Returns true if the strides are those of contiguous row-major elements. Strides of dimensions of one element are
+/// ignored.
+fn is_contiguous(sizes: &[usize], strides: &[usize]) -> bool {
     let mut expected = 1;
     sizes.iter().zip(strides).rev().all(|(&size, &stride)| {
         let fits = size == 1 || stride == expected;
@@ -184,7 +197,8 @@ fn follow_each_other(sizes: &[usize], strides: &[usize]) -> bool {
     })
 }
 
-/// From the first element to behind the last, in elements; every size is at least 1.
+/// Returns the distance from the first element to the end of the last, in elements, or `None` if it overflows. Every size
+/// must be at least 1.
 fn extent(sizes: &[usize], strides: &[usize]) -> Option<usize> {
     let last = sizes.iter().zip(strides).try_fold(0usize, |last, (&size, &stride)| {
         last.checked_add((size - 1).checked_mul(stride)?)
@@ -192,13 +206,13 @@ fn extent(sizes: &[usize], strides: &[usize]) -> Option<usize> {
     last?.checked_add(1)
 }
 
-/// The bytes of one element, if they are whole.
+/// Returns the bytes of one element, or `None` if it is not a whole number of bytes.
 pub(super) fn item_bytes(dtype: Dtype) -> Option<usize> {
     let bits = dtype.bitsize();
     bits.is_multiple_of(8).then_some(bits / 8)
 }
 
-/// Appends little-endian elements as f32.
+/// Appends little-endian elements, converted to f32.
 type Widen = fn(&[u8], &mut Vec<f32>);
 
 fn widen(dtype: Dtype) -> Option<Widen> {

@@ -1,4 +1,4 @@
-//! Why a checkpoint was refused.
+//! The reasons for which a checkpoint is refused.
 
 use std::io;
 
@@ -6,45 +6,45 @@ use safetensors::Dtype;
 
 use super::format::CheckpointFormat;
 
-/// A file that is no checkpoint, or one that is not trusted. Every text is one line without a path: whoever opened the
-/// file adds it.
+/// A file that is not a checkpoint, or one that is not trusted. Every message is one line without the path, which the
+/// caller adds.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
-    /// The system refused.
+    /// The operating system returned an error.
     #[error("cannot read the file: {0}")]
     Read(#[from] io::Error),
-    /// Its first bytes are no format's.
+    /// The first bytes are not those of any supported format.
     #[error(
         "the file is neither safetensors nor what torch.save writes: {reason}; save model.state_dict() with either"
     )]
     Format {
-        /// What it looks like.
+        /// What the file looks like.
         reason: String,
     },
-    /// The format is clear, the content contradicts it.
+    /// The first bytes are those of a format that the rest contradicts.
     #[error("the {format} file is damaged: {reason}; fetch it or save it again")]
     Damaged {
-        /// As its first bytes say.
+        /// The format, by the first bytes.
         format: CheckpointFormat,
         /// What is wrong.
         reason: String,
     },
-    /// The pickle names a function or class that is not among the few that are understood. Nothing was run.
+    /// The pickle names a function or class that is not one of the few supported. Nothing was run.
     #[error("the file asks Python to run {name}; that is never done: save model.state_dict() alone and give that file")]
     Global {
-        /// As `posix.system`.
+        /// The full name, for example `posix.system`.
         name: String,
     },
-    /// No dictionary of tensors, or several.
+    /// The file holds no dictionary of tensors, or several.
     #[error("the file holds {reason}; save model.state_dict() alone and give that file")]
     StateDict {
         /// What it holds instead.
         reason: String,
     },
-    /// A tensor whose place or shape cannot be.
+    /// A tensor's shape or storage is impossible.
     #[error("{name} {reason}; save the file again")]
     Tensor {
-        /// As the file writes it.
+        /// The name in the file.
         name: String,
         /// What is wrong.
         reason: String,
@@ -52,14 +52,14 @@ pub enum CheckpointError {
     /// Two names in the file mean the same parameter.
     #[error("the file holds {name} twice, as `{first}` and as `{second}`; leave one of them out")]
     Twice {
-        /// What both mean.
+        /// The parameter.
         name: String,
-        /// The one in the file.
+        /// The first name in the file.
         first: String,
-        /// The other.
+        /// The second name in the file.
         second: String,
     },
-    /// Integers, booleans, 8-bit floats and the like.
+    /// The elements are integers, booleans, 8-bit floats or of another type that is not accepted.
     #[error("{name} has dtype {dtype:?}; F32, F16, BF16 and F64 are accepted")]
     Dtype {
         /// The tensor.
@@ -67,17 +67,17 @@ pub enum CheckpointError {
         /// Its element type.
         dtype: Dtype,
     },
-    /// NaN or infinity, in the file or after narrowing to f32.
+    /// A value is NaN or infinite, in the file or once converted to f32.
     #[error("{name} holds {value} at element {index}; every weight must be finite")]
     NotFinite {
         /// The tensor.
         name: String,
         /// NaN or an infinity.
         value: f32,
-        /// Counted row by row from 0.
+        /// The element's index in row-major order, from 0.
         index: usize,
     },
-    /// Labels in the metadata that cannot be read.
+    /// The labels in the metadata are not a JSON list of strings.
     #[error("the file's metadata has `labels` that are not a JSON list of strings ({reason})")]
     Labels {
         /// What is wrong.

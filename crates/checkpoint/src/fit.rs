@@ -1,4 +1,4 @@
-//! Whether a checkpoint's tensors are those of a whole VGG16 or of a head.
+//! Checks that a checkpoint holds exactly the tensors of a whole VGG16 or of a head.
 
 use std::collections::BTreeSet;
 
@@ -10,31 +10,31 @@ use super::text::excerpt;
 /// The first difference between a checkpoint and what it should hold.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Misfit {
-    /// A parameter that is not there.
+    /// A parameter is missing.
     #[error("the file lacks the tensor {name}; a whole VGG16 with torchvision's or timm's names is expected")]
     Missing {
         /// The parameter.
         name: String,
     },
-    /// A tensor that VGG16 has no use for.
+    /// A tensor is not one of VGG16's parameters.
     #[error("the file holds the tensor {name}, which VGG16 does not have; leave it out")]
     Unexpected {
-        /// As the file calls it.
+        /// The name in the file.
         name: String,
     },
-    /// A parameter of another model.
+    /// A parameter has another shape.
     #[error("{name} has shape {got:?}; {expected:?} is expected")]
     Shape {
         /// The parameter.
         name: String,
-        /// In the file.
+        /// The shape in the file.
         got: Vec<usize>,
-        /// Of the architecture.
+        /// The shape in the architecture.
         expected: Vec<usize>,
     },
 }
 
-/// The number of classes of the backbone that the checkpoint holds.
+/// Returns the number of classes of the backbone that the checkpoint holds.
 ///
 /// # Errors
 /// [`Misfit`] if it is not exactly this architecture's parameters.
@@ -55,36 +55,35 @@ pub fn fit_backbone(architecture: Architecture, checkpoint: &Checkpoint) -> Resu
     }
 }
 
-/// The number of classes of the head that the checkpoint holds: the last Linear, under its full or its short names, and
-/// whatever else was fine-tuned.
+/// Returns the number of classes of the head that the checkpoint holds: the last Linear, under its full or its short
+/// names, and the other parameters that were fine-tuned.
 ///
 /// # Errors
-/// [`Misfit`] if it lacks the last Linear or holds what this architecture does not.
+/// [`Misfit`] if it lacks the last Linear or holds a tensor that this architecture does not have.
 pub fn fit_head(architecture: Architecture, checkpoint: &Checkpoint) -> Result<usize, Misfit> {
-    let full = |name: &str| match name {
-        "weight" => LAST_WEIGHT.to_owned(),
-        "bias" => LAST_BIAS.to_owned(),
-        other => other.to_owned(),
-    };
     let classes = classes(checkpoint, LAST_BIAS).or_else(|| classes(checkpoint, "bias"));
     let classes = classes.ok_or_else(|| Misfit::Missing { name: LAST_BIAS.into() })?;
     let expected = architecture.parameters(classes);
     let mut weight_seen = false;
     for entry in checkpoint.tensors() {
-        let name = full(&entry.name);
+        let name = match entry.name.as_str() {
+            "weight" => LAST_WEIGHT,
+            "bias" => LAST_BIAS,
+            full => full,
+        };
         weight_seen |= name == LAST_WEIGHT;
         let known = expected.iter().find(|(known, _)| *known == name);
         let (_, shape) = known.ok_or_else(|| Misfit::Unexpected {
             name: excerpt(&entry.file_name),
         })?;
-        check_shape(&name, &entry.shape, shape)?;
+        check_shape(name, &entry.shape, shape)?;
     }
     weight_seen.then_some(classes).ok_or_else(|| Misfit::Missing {
         name: LAST_WEIGHT.into(),
     })
 }
 
-/// The length of this bias, if that can be a number of classes.
+/// Returns the length of this bias, if the checkpoint holds it and it is not empty.
 fn classes(checkpoint: &Checkpoint, bias: &str) -> Option<usize> {
     let entry = checkpoint.tensors().find(|entry| entry.name == bias)?;
     entry.shape.first().copied().filter(|classes| *classes > 0)

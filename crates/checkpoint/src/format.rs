@@ -1,4 +1,4 @@
-//! The formats of checkpoints, told apart by their first bytes.
+//! The formats of checkpoints, detected by their first bytes.
 
 use std::fmt;
 
@@ -7,14 +7,14 @@ use super::source::Source;
 use super::text::excerpt;
 use super::{pickle, torch_legacy};
 
-/// How a checkpoint was written.
+/// A checkpoint's file format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CheckpointFormat {
     /// A safetensors file.
     Safetensors,
-    /// What torch.save writes since PyTorch 1.6.
+    /// The zip archive that torch.save has written since PyTorch 1.6.
     TorchZip,
-    /// What torch.save wrote before, and as torchvision publishes weights.
+    /// What torch.save wrote before, and the format in which torchvision publishes weights.
     TorchLegacy,
 }
 
@@ -28,7 +28,7 @@ impl fmt::Display for CheckpointFormat {
     }
 }
 
-/// Tells the format by the first bytes.
+/// Returns the format, by the first bytes.
 pub(super) fn detect(source: &Source) -> Result<CheckpointFormat, CheckpointError> {
     let start = source.read(0, source.length().min(32))?;
     let is_pickle = start.first() == Some(&0x80);
@@ -40,10 +40,10 @@ pub(super) fn detect(source: &Source) -> Result<CheckpointFormat, CheckpointErro
     } else if is_pickle && has_magic {
         Ok(CheckpointFormat::TorchLegacy)
     } else if start.get(8) == Some(&b'{') {
-        // Before pickles are thought of: a header's length may begin with their byte.
+        // Checked before bare pickles: the header's length may begin with their first byte.
         Ok(CheckpointFormat::Safetensors)
     } else if is_pickle {
-        // A pickle that was not written by torch.save; what it asks for is worth knowing.
+        // A pickle that torch.save did not write. Reading it reports the code that it asks for, if any.
         let length = source.length().min(pickle::PICKLE_BYTES_MAX as u64);
         pickle::read(&source.read(0, length)?, 0)?;
         Err(unknown("it is a pickle, but not torch.save's"))

@@ -1,7 +1,8 @@
-//! Weights in files and in memory: safetensors files and PyTorch's `.pth`, told apart by their content.
+//! Weights in files and in memory: safetensors files and PyTorch's `.pth`, detected by their content.
 //!
-//! A file's claims are checked against its length before memory is allocated for them: opening one takes at most 16 MiB
-//! beyond what is read of it, and reading a tensor takes the tensor and, of a file, one block. Nothing in a file is run.
+//! A file's claims are checked against its length before memory is allocated for them. Opening a file allocates at most
+//! 16 MiB beyond the bytes read; reading a tensor allocates the tensor and, for a file, one block. No code in a file is
+//! run.
 
 mod checkpoint;
 mod cursor;

@@ -1,30 +1,30 @@
-//! From the names that files use to torchvision's.
+//! Maps the names in files to torchvision's.
 
 use super::entry::TensorEntry;
 
-/// Whose names a checkpoint uses.
+/// The naming scheme of a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Naming {
     /// The names are timm's rather than torchvision's.
     pub timm: bool,
-    /// What wrappers put in front of the names, as `module.`; each prefix once.
+    /// The prefixes that wrappers add to the names, for example `module.`; each prefix once.
     pub prefixes: Vec<String>,
-    /// The keys that lead to the tensors in what was saved, as `state_dict`; empty if they are at the top.
+    /// The path of the dictionary of tensors in what was saved, for example `state_dict`; empty for the top level.
     pub container: String,
 }
 
-/// What wrappers put in front: DataParallel, Lightning modules, torch.compile, models with a backbone.
+/// The prefixes of DataParallel, Lightning modules, models with a backbone, and torch.compile.
 const PREFIXES: [&str; 4] = ["module.", "model.", "backbone.", "_orig_mod."];
 
-/// timm's layers and torchvision's. The first two are convolutions of 7x7 and 1x1 there, with the same numbers in the
-/// same order as the Linears.
+/// timm's layers and torchvision's. timm has the first two as convolutions of 7x7 and 1x1, with the numbers of the
+/// Linears in the same order.
 const TIMM: [(&str, &str); 3] = [
     ("pre_logits.fc1.", "classifier.0."),
     ("pre_logits.fc2.", "classifier.3."),
     ("head.fc.", "classifier.6."),
 ];
 
-/// Gives an entry torchvision's name and shape; what is not known keeps its own.
+/// Gives an entry torchvision's name and shape; an unknown name is kept, without its prefixes.
 pub(super) fn canonicalize(entry: &mut TensorEntry) {
     let bare = without_prefix(&entry.file_name);
     let timm = TIMM
@@ -40,7 +40,7 @@ pub(super) fn canonicalize(entry: &mut TensorEntry) {
             }
             format!("{layer}{kind}")
         }
-        // DataParallel around the convolutions alone, as PyTorch's ImageNet example wraps VGG.
+        // PyTorch's ImageNet example wraps only VGG's convolutions in DataParallel.
         None => match bare.strip_prefix("features.module.") {
             Some(rest) => format!("features.{rest}"),
             None => bare.to_owned(),
@@ -48,7 +48,7 @@ pub(super) fn canonicalize(entry: &mut TensorEntry) {
     };
 }
 
-/// What wrappers put in front of a name in the file, if anything.
+/// Returns the prefix that wrappers added to a name in the file; empty if there is none.
 pub(super) fn prefix(file_name: &str) -> &str {
     &file_name[..file_name.len() - without_prefix(file_name).len()]
 }
@@ -61,7 +61,7 @@ fn without_prefix(name: &str) -> &str {
     name
 }
 
-/// Whether the file uses timm's names.
+/// Returns true if this name in a file is timm's.
 pub(super) fn is_timm(file_name: &str) -> bool {
     let bare = without_prefix(file_name);
     TIMM.iter().any(|(theirs, _)| bare.starts_with(theirs))

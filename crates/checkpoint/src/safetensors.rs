@@ -1,8 +1,8 @@
-//! The safetensors format, <https://github.com/huggingface/safetensors#format>: the header's length (u64), the header as
-//! JSON, the tensors' bytes without gaps.
+//! Reads safetensors files, <https://github.com/huggingface/safetensors#format>: the header's length (u64), the header as
+//! JSON, and the tensors' bytes without gaps.
 //!
-//! The header is read here rather than by the crate, whose reader takes memory in proportion to what a header claims to
-//! describe; the element types are the crate's.
+//! The crate `safetensors` is used only for its element types: its reader allocates memory in proportion to what a header
+//! claims to describe.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -11,19 +11,21 @@ use safetensors::Dtype;
 use serde::Deserialize;
 use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
 
-use super::checkpoint::Found;
-use super::entry::{NAME_BYTES_MAX, RANK_MAX, Storage, TENSORS_MAX, TensorEntry, element_count, item_bytes};
+use super::checkpoint::Headers;
+use super::entry::{
+    NAME_BYTES_MAX, RANK_MAX, Storage, StorageView, TENSORS_MAX, TensorEntry, element_count, item_bytes,
+};
 use super::error::CheckpointError;
 use super::format::CheckpointFormat;
 use super::source::Source;
 use super::text::excerpt;
 
-/// Bytes of a header at most. One of a VGG16 has 3 kB; labels may lie in it, too.
+/// Limit of the bytes of a header. A VGG16's has 3 kB; the labels are in the header, too.
 const HEADER_BYTES_MAX: u64 = 4 * 1024 * 1024;
-/// Entries of free-form metadata at most.
+/// Limit of the entries of free-form metadata.
 const METADATA_MAX: usize = 4096;
 
-pub(super) fn open(source: &Source) -> Result<Found, CheckpointError> {
+pub(super) fn open(source: &Source) -> Result<Headers, CheckpointError> {
     let length = source.read_within(0, 8, || damaged(format!("{} bytes are too few", source.length())))?;
     let header_bytes = u64::from_le_bytes(length[..].try_into().unwrap_or_default());
     if header_bytes > HEADER_BYTES_MAX.min(source.length() - 8) {
@@ -36,15 +38,15 @@ pub(super) fn open(source: &Source) -> Result<Found, CheckpointError> {
         start: 8 + header_bytes,
         bytes: source.length() - 8 - header_bytes,
     };
-    Ok(Found {
-        entries: place(header.tensors, data)?,
+    Ok(Headers {
+        entries: entries(header.tensors, data)?,
         metadata: header.metadata,
-        ..Found::default()
+        ..Headers::default()
     })
 }
 
-/// Checks that the tensors cover the data without gaps or overlaps.
-fn place(mut tensors: Vec<(String, Tensor)>, data: Storage) -> Result<Vec<TensorEntry>, CheckpointError> {
+/// Returns the tensors' entries, after checking that the tensors cover the data without gaps or overlaps.
+fn entries(mut tensors: Vec<(String, Tensor)>, data: Storage) -> Result<Vec<TensorEntry>, CheckpointError> {
     tensors.sort_by_key(|(_, tensor)| tensor.data_offsets);
     let mut covered = 0;
     let mut entries = Vec::with_capacity(tensors.len());
@@ -68,13 +70,12 @@ fn place(mut tensors: Vec<(String, Tensor)>, data: Storage) -> Result<Vec<Tensor
             start: data.start + start,
             bytes: end - start,
         };
-        entries.push(TensorEntry::new(
-            &name,
-            tensor.dtype,
-            (&tensor.shape.0, None),
-            0,
-            storage,
-        )?);
+        let view = StorageView {
+            offset: 0,
+            sizes: &tensor.shape.0,
+            strides: None,
+        };
+        entries.push(TensorEntry::new(&name, tensor.dtype, view, storage)?);
     }
     if covered != data.bytes {
         return Err(damaged(format!(
@@ -135,7 +136,7 @@ impl<'de> Deserialize<'de> for Header {
     }
 }
 
-/// Free-form metadata, of a bounded number of entries.
+/// Deserializes free-form metadata of a bounded number of entries.
 struct Metadata;
 
 impl<'de> DeserializeSeed<'de> for Metadata {
@@ -165,7 +166,7 @@ impl<'de> Visitor<'de> for Metadata {
     }
 }
 
-/// Sizes of dimensions, of a bounded number of dimensions.
+/// The sizes of a bounded number of dimensions.
 struct Shape(Vec<usize>);
 
 impl<'de> Deserialize<'de> for Shape {

@@ -1,4 +1,4 @@
-//! The bytes of a checkpoint: a file that is read where it is asked for, or memory.
+//! The bytes of a checkpoint: a file that is read on request, or memory.
 
 use std::fs::File;
 use std::io;
@@ -9,10 +9,10 @@ use bytes::Bytes;
 
 use super::error::CheckpointError;
 
-/// Small enough to stay in a core's cache between reading and widening.
+/// Small enough that a block is still in a core's cache when it is converted after reading.
 const BLOCK_BYTES: usize = 1024 * 1024;
 
-/// Where the bytes are. Nothing is read, and no memory taken, beyond the length known when it was opened.
+/// A file or memory. Nothing is read or allocated beyond the length that it had when it was opened.
 #[derive(Debug)]
 pub(super) enum Source {
     File { file: File, length: u64 },
@@ -33,7 +33,7 @@ impl Source {
         }
     }
 
-    /// Exactly these bytes; of memory, without a copy.
+    /// Returns exactly these bytes; those in memory are not copied.
     pub fn read(&self, start: u64, length: u64) -> io::Result<Bytes> {
         self.check(start, length)?;
         match self {
@@ -46,7 +46,7 @@ impl Source {
         }
     }
 
-    /// The same bytes in blocks, in their order; all but the last have a multiple of 8 bytes.
+    /// Calls `each` with the same bytes in blocks, in order. All blocks but the last have a multiple of 8 bytes.
     pub fn read_blocks(&self, start: u64, length: u64, mut each: impl FnMut(&[u8])) -> io::Result<()> {
         self.check(start, length)?;
         match self {
@@ -65,15 +65,15 @@ impl Source {
         Ok(())
     }
 
-    /// As [`Source::read`]; a source that ends before these bytes do is damaged as `cut` says.
+    /// As [`Source::read`]; returns the error `truncated` if the source ends before these bytes do.
     pub fn read_within(
         &self,
         start: u64,
         length: u64,
-        cut: impl FnOnce() -> CheckpointError,
+        truncated: impl FnOnce() -> CheckpointError,
     ) -> Result<Bytes, CheckpointError> {
         match self.read(start, length) {
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(cut()),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(truncated()),
             read => Ok(read?),
         }
     }

@@ -1,12 +1,12 @@
-//! The dictionary of tensors in what a training script saved.
+//! Finds the dictionary of tensors in what a training script saved.
 
-use super::checkpoint::Found;
-use super::entry::{Storage, TENSORS_MAX, TensorEntry, item_bytes};
+use super::checkpoint::Headers;
+use super::entry::{Storage, StorageView, TENSORS_MAX, TensorEntry, item_bytes};
 use super::error::CheckpointError;
 use super::pickle::{Objects, PickledStorage, PickledTensor, Ref, Value};
 use super::text::excerpt;
 
-/// Where scripts put it, the likeliest first.
+/// The keys under which training scripts save it, the most usual first.
 const CONTAINERS: [&str; 8] = [
     "state_dict",
     "model_state_dict",
@@ -17,17 +17,17 @@ const CONTAINERS: [&str; 8] = [
     "weights",
     "params",
 ];
-/// Dictionaries in dictionaries at most.
+/// Limit of the nesting of dictionaries.
 const DEPTH_MAX: usize = 3;
 
-/// Tensors by name, and under which keys they were found.
+/// Tensors by name, and the path of keys to them.
 pub(super) struct StateDict<'a> {
     pub container: String,
     pub tensors: Tensors<'a>,
 }
 
-/// Finds the state dict in a pickle's result: behind a usual key, else the result itself if it holds tensors, else the
-/// only entry that holds any.
+/// Finds the state dict in a pickle's result: the value of a usual key, else the result itself if it holds tensors, else
+/// the only entry that holds any.
 pub(super) fn find<'a>(objects: &'a Objects<'a>, result: Ref) -> Result<StateDict<'a>, CheckpointError> {
     let (keys, tensors) =
         find_in(objects, result, DEPTH_MAX)?.ok_or_else(|| refused("no dictionary of tensors".into()))?;
@@ -39,18 +39,16 @@ pub(super) fn find<'a>(objects: &'a Objects<'a>, result: Ref) -> Result<StateDic
 
 type Tensors<'a> = Vec<(&'a str, &'a PickledTensor)>;
 
-/// The keys that lead from `place` to tensors, and the tensors.
+/// Returns the path of keys from `dict` to the tensors, and the tensors.
 fn find_in<'a>(
     objects: &'a Objects<'a>,
-    place: Ref,
+    dict: Ref,
     depth: usize,
 ) -> Result<Option<(Vec<&'a str>, Tensors<'a>)>, CheckpointError> {
-    let inner = || named(objects, place).filter(|(_, value)| matches!(objects.get(*value), Value::Dict(_)));
     if depth > 0 {
-        let rank = |key: &str| CONTAINERS.iter().position(|usual| *usual == key);
         let mut usual = [None; CONTAINERS.len()];
-        for (key, value) in inner() {
-            if let Some(rank) = rank(key) {
+        for (key, value) in dicts_in(objects, dict) {
+            if let Some(rank) = CONTAINERS.iter().position(|usual| *usual == key) {
                 usual[rank] = Some((key, value));
             }
         }
@@ -61,12 +59,12 @@ fn find_in<'a>(
             }
         }
     }
-    let own = tensors_in(objects, place)?;
+    let own = tensors_in(objects, dict)?;
     if !own.is_empty() || depth == 0 {
         return Ok((!own.is_empty()).then_some((Vec::new(), own)));
     }
     let mut only: Option<(&str, Tensors<'_>)> = None;
-    for (key, value) in inner() {
+    for (key, value) in dicts_in(objects, dict) {
         let tensors = tensors_in(objects, value)?;
         match &only {
             _ if tensors.is_empty() => {}
@@ -74,7 +72,7 @@ fn find_in<'a>(
             Some((other, _)) => {
                 let (first, second) = (excerpt(other), excerpt(key));
                 return Err(refused(format!(
-                    "several dictionaries of tensors, as `{first}` and `{second}`"
+                    "several dictionaries of tensors, for example `{first}` and `{second}`"
                 )));
             }
         }
@@ -82,9 +80,9 @@ fn find_in<'a>(
     Ok(only.map(|(key, tensors)| (vec![key], tensors)))
 }
 
-fn tensors_in<'a>(objects: &'a Objects<'a>, place: Ref) -> Result<Tensors<'a>, CheckpointError> {
+fn tensors_in<'a>(objects: &'a Objects<'a>, dict: Ref) -> Result<Tensors<'a>, CheckpointError> {
     let mut tensors = Vec::new();
-    for (key, value) in named(objects, place) {
+    for (key, value) in entries_in(objects, dict) {
         if let Value::Tensor(tensor) = objects.get(value) {
             if tensors.len() == TENSORS_MAX {
                 return Err(refused(format!("more than {TENSORS_MAX} tensors")));
@@ -95,8 +93,13 @@ fn tensors_in<'a>(objects: &'a Objects<'a>, place: Ref) -> Result<Tensors<'a>, C
     Ok(tensors)
 }
 
-fn named<'a>(objects: &'a Objects<'a>, place: Ref) -> impl Iterator<Item = (&'a str, Ref)> {
-    let entries = match objects.get(place) {
+fn dicts_in<'a>(objects: &'a Objects<'a>, dict: Ref) -> impl Iterator<Item = (&'a str, Ref)> {
+    entries_in(objects, dict).filter(|(_, value)| matches!(objects.get(*value), Value::Dict(_)))
+}
+
+/// Returns the entries of a dictionary whose keys are text; none if the value is not a dictionary.
+fn entries_in<'a>(objects: &'a Objects<'a>, dict: Ref) -> impl Iterator<Item = (&'a str, Ref)> {
+    let entries = match objects.get(dict) {
         Value::Dict(entries) => &entries[..],
         _ => &[],
     };
@@ -105,40 +108,44 @@ fn named<'a>(objects: &'a Objects<'a>, place: Ref) -> impl Iterator<Item = (&'a 
         .filter_map(|(key, value)| Some((objects.text(*key)?, *value)))
 }
 
-/// Puts every tensor on its place in the file, where `locate` finds each storage by its key.
-pub(super) fn place(
+/// Returns the headers of a state dict, with each tensor's range in the file. `locate` returns a storage by its key.
+pub(super) fn into_headers(
     state: StateDict<'_>,
     objects: &Objects<'_>,
     locate: impl Fn(&str) -> Result<Option<Storage>, CheckpointError>,
-) -> Result<Found, CheckpointError> {
+) -> Result<Headers, CheckpointError> {
     let mut entries = Vec::with_capacity(state.tensors.len());
     for (name, tensor) in state.tensors {
         let key = objects.text(tensor.storage.key).unwrap_or_default();
         let storage = locate(key)?.ok_or_else(|| CheckpointError::Tensor {
             name: excerpt(name),
-            reason: format!("lies in the storage {}, which the file lacks", excerpt(key)),
+            reason: format!("is in the storage {}, which the file lacks", excerpt(key)),
         })?;
         entries.push(entry(name, tensor, storage)?);
     }
-    Ok(Found {
+    Ok(Headers {
         container: state.container,
         entries,
-        ..Found::default()
+        ..Headers::default()
     })
 }
 
-/// Puts a pickled tensor on the part of the file that `storage` is.
+/// Returns the entry of a pickled tensor whose storage is at `storage` in the file.
 fn entry(name: &str, tensor: &PickledTensor, storage: Storage) -> Result<TensorEntry, CheckpointError> {
-    let part = part(&tensor.storage, storage).ok_or_else(|| CheckpointError::Tensor {
+    let viewed = viewed(&tensor.storage, storage).ok_or_else(|| CheckpointError::Tensor {
         name: excerpt(name),
-        reason: "lies in a storage that the file cuts short".into(),
+        reason: "is in a storage that the file cuts short".into(),
     })?;
-    let layout = (&tensor.sizes[..], Some(&tensor.strides[..]));
-    TensorEntry::new(name, tensor.dtype, layout, tensor.offset, part)
+    let view = StorageView {
+        offset: tensor.offset,
+        sizes: &tensor.sizes,
+        strides: Some(&tensor.strides),
+    };
+    TensorEntry::new(name, tensor.dtype, view, viewed)
 }
 
-/// What the pickle claims of a storage, if the file has as much.
-fn part(pickled: &PickledStorage, storage: Storage) -> Option<Storage> {
+/// Returns the range that the pickled storage views, or `None` if the file has fewer bytes than the pickle claims.
+fn viewed(pickled: &PickledStorage, storage: Storage) -> Option<Storage> {
     let item = storage_item_bytes(pickled)?;
     let claimed = pickled.length.checked_mul(item)?;
     let (start, bytes) = match pickled.view {
@@ -152,7 +159,7 @@ fn part(pickled: &PickledStorage, storage: Storage) -> Option<Storage> {
     })
 }
 
-/// The bytes of one element; an untyped storage counts bytes.
+/// Returns the bytes of one element, or `None` if it is not a whole number of bytes. An untyped storage counts bytes.
 pub(super) fn storage_item_bytes(storage: &PickledStorage) -> Option<u64> {
     storage
         .dtype

@@ -6,8 +6,8 @@ use std::sync::{Arc, OnceLock};
 use super::digest::Digest;
 use super::throttle::Throttle;
 
-/// A model's or head's parameters by name, in the order of their names. Each may be shared with a device that computes
-/// in the host's memory, and is freed when the last user lets go.
+/// The parameters of a model or head, sorted by name. A backend that computes in host memory may share them; each is freed
+/// when its last user drops it.
 pub type Parameters = BTreeMap<String, Arc<HostTensor>>;
 
 /// One tensor in host memory: f32, row-major, contiguous.
@@ -46,7 +46,7 @@ impl HostTensor {
         *self.digest.get_or_init(|| Digest::of_tensor(self, throttle))
     }
 
-    /// Its size as f32, in bytes.
+    /// Its size in memory, in bytes.
     pub fn bytes(&self) -> usize {
         self.values.len() * size_of::<f32>()
     }

@@ -1,17 +1,16 @@
-//! Background work that leaves the CPU to the forward passes beside it.
+//! Limits the CPU time of background work, so that it does not slow down forward passes.
 //!
-//! A low priority is not enough: the threads of a forward pass wait for one another in each layer, so a core that is taken
-//! from one of them for some milliseconds is lost to all. Background work therefore also sleeps while requests are in
-//! flight.
+//! A low priority is not enough: the threads of a forward pass wait for one another in each layer, so a thread that loses
+//! its core for some milliseconds delays them all. Background work therefore also sleeps while requests are in flight.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-/// How long a thread works before it asks whether to sleep.
+/// How long a thread works before it checks whether to sleep.
 const WORK_INTERVAL: Duration = Duration::from_millis(1);
-/// A longer stretch counts as this: much of it was spent waiting, for a disk for instance.
+/// Limit of the work that is counted at once: the thread spent most of a longer interval waiting, for example for a disk.
 const WORK_COUNTED_MAX: Duration = Duration::from_millis(10);
-/// Time asleep for time at work: a tenth of a core.
+/// Time asleep for each unit of time at work, which leaves a tenth of a core.
 const SLEEP_PER_WORK: u32 = 9;
 
 /// What [`lower_priority`] adds to a thread's niceness (nice(7)). The thread gets about a tenth of a contended core, and all
@@ -20,13 +19,13 @@ pub const NICENESS: libc::c_int = 10;
 
 /// Lowers the calling thread's priority by [`NICENESS`]. Threads that it starts inherit the priority.
 pub fn lower_priority() {
-    // SAFETY: setpriority takes plain numbers; on Linux 0 means the calling thread alone. A refusal is harmless.
+    // SAFETY: setpriority takes integers and no pointers; on Linux 0 means the calling thread alone. Failure is harmless.
     unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICENESS) };
 }
 
 /// Limits one thread's long work to about a tenth of the time while the server is busy.
 ///
-/// Long work takes a `&Throttle` and calls [`Throttle::pause`] every 100 kB or so.
+/// Long work takes a `&Throttle` and calls [`Throttle::pause`] about every 100 kB.
 #[derive(Default)]
 pub struct Throttle {
     active: Option<Active>,
@@ -65,7 +64,7 @@ impl Throttle {
         }
     }
 
-    /// Starts the count of work anew. To be called after waiting for the disk, which is not work.
+    /// Resets the time at work. Call it after waiting for the disk, which is not work.
     pub fn restart(&self) {
         if let Some(active) = &self.active {
             active.since.set(Instant::now());

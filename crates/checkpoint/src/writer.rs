@@ -1,4 +1,4 @@
-//! Writing safetensors files.
+//! Writes safetensors files.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -17,15 +17,15 @@ use super::text::excerpt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
 pub enum StoredDtype {
-    /// As large as a backbone in memory.
+    /// 4 bytes: the file is as large as the weights in memory.
     F32,
-    /// Half of that, with 11 significant bits and numbers up to 65504.
+    /// 2 bytes, with 11 significant bits and numbers up to 65504.
     F16,
-    /// Half of that, with 8 significant bits and f32's range.
+    /// 2 bytes, with 8 significant bits and f32's range.
     Bf16,
 }
 
-/// A tensor as the safetensors crate writes it, from where it lies.
+/// Lets the safetensors crate write a tensor without a copy.
 impl View for &HostTensor {
     fn dtype(&self) -> Dtype {
         Dtype::F32
@@ -44,34 +44,34 @@ impl View for &HostTensor {
     }
 }
 
-/// Why a checkpoint could not be written.
+/// The reason for which a checkpoint could not be written.
 #[derive(Debug, thiserror::Error)]
 pub enum ConvertError {
-    /// It could not be read.
+    /// The checkpoint could not be read.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// The system refused.
+    /// The operating system returned an error.
     #[error("cannot write: {0}")]
     Write(#[from] io::Error),
-    /// A number beyond what the element type holds.
+    /// A value is beyond the range of the element type.
     #[error("{name} holds {value} at element {index}, which is too large for {dtype:?}; choose another --dtype")]
     TooLarge {
         /// The tensor.
         name: String,
-        /// The number.
+        /// The value.
         value: f32,
-        /// Counted row by row from 0.
+        /// The element's index in row-major order, from 0.
         index: usize,
-        /// What was to be written.
+        /// The element type that was asked for.
         dtype: StoredDtype,
     },
 }
 
-/// Writes every tensor with torchvision's name and shape, one at a time and in the order of the file that is read.
-/// `written` is called with the number of bytes written since its last call. The metadata is kept.
+/// Writes every tensor with torchvision's name and shape, one at a time and in the order of the input file. `written` is
+/// called with the number of bytes written since its last call. The metadata is kept.
 ///
 /// # Errors
-/// [`ConvertError`] names the tensor; what has been written by then is no file.
+/// [`ConvertError`] names the tensor; what was written until then is not a valid file.
 pub fn write_safetensors(
     checkpoint: &Checkpoint,
     dtype: StoredDtype,
@@ -79,7 +79,7 @@ pub fn write_safetensors(
     mut written: impl FnMut(u64),
 ) -> Result<(), ConvertError> {
     let mut metadata = checkpoint.metadata().clone();
-    // Hugging Face's libraries ask for it.
+    // Hugging Face's libraries require this key.
     metadata.entry("format".into()).or_insert_with(|| "pt".into());
     let tensors = checkpoint
         .tensors()
@@ -105,23 +105,23 @@ pub fn write_safetensors(
     Ok(())
 }
 
-/// The bytes of all tensors once written.
+/// Returns the bytes that all tensors take once written.
 pub fn safetensors_bytes(checkpoint: &Checkpoint, dtype: StoredDtype) -> u64 {
     let elements: usize = checkpoint.tensors().map(|entry| entry.elements()).sum();
     (elements * dtype.bytes()) as u64
 }
 
 #[cfg(target_endian = "big")]
-compile_error!("safetensors files are little-endian, and tensors are written as they lie in memory");
+compile_error!("safetensors files are little-endian, and tensors are written in the machine's byte order");
 
 const BLOCK_ELEMENTS: usize = 64 * 1024;
-/// Of the first tensor's first byte.
+/// The alignment of the first tensor, in bytes.
 const ALIGNMENT: usize = 8;
 
-/// Returns the start of a safetensors file: the header's length and the header, padded so that the numbers that follow
-/// are aligned (<https://github.com/huggingface/safetensors#format>).
+/// Returns the start of a safetensors file: the header's length and the header, padded so that the tensors are aligned
+/// (<https://github.com/huggingface/safetensors#format>).
 ///
-/// `tensors` are names and shapes, in the order in which their numbers will be written, all as `dtype`.
+/// `tensors` are names and shapes, in the order in which the tensors will be written, all as `dtype`.
 pub fn safetensors_header<'a>(
     tensors: impl IntoIterator<Item = (&'a str, &'a [usize])>,
     dtype: StoredDtype,
@@ -152,7 +152,10 @@ impl StoredDtype {
         }
     }
 
-    /// Appends the values little-endian, rounded to nearest; the index of one that becomes infinite is the error.
+    /// Appends the values in little-endian order, rounded to nearest.
+    ///
+    /// # Errors
+    /// The index of a value that becomes infinite.
     fn encode(self, values: &[f32], out: &mut Vec<u8>) -> Result<(), usize> {
         let infinite = match self {
             Self::F32 => {

@@ -1,8 +1,7 @@
-//! The directory of a zip archive, as far as torch.save's go: stored entries, with the 64-bit extension.
+//! Reads the central directory of the zip archives that torch.save writes: stored entries, with the 64-bit extension.
 //!
-//! Written here rather than taken from a crate because the memory it takes must be bounded by what is checked first,
-//! and because of each entry only its place in the file is wanted. The format is PKWARE's APPNOTE.TXT, sections 4.3
-//! and 4.5.3.
+//! No crate is used, because memory must be bounded before it is allocated, and because only the entries' ranges in the
+//! file are needed. The format is PKWARE's APPNOTE.TXT, sections 4.3 and 4.5.3.
 
 use std::collections::HashMap;
 
@@ -13,27 +12,28 @@ use super::format::CheckpointFormat;
 use super::source::Source;
 use super::text::excerpt;
 
-/// Entries at most: torch.save writes one for each storage and five more.
+/// Limit of the entries. torch.save writes one for each storage and five more.
 const ENTRIES_MAX: u64 = 8192;
-/// Bytes of the directory at most.
+/// Limit of the bytes of the directory.
 const DIRECTORY_BYTES_MAX: u64 = 2 * 1024 * 1024;
-/// The directory's end, with the longest comment.
+/// The end record with the longest comment.
 const END_BYTES_MAX: u64 = 22 + 0xffff;
 
-/// Names and places of an archive's entries.
+/// An archive's entries by name.
 pub(super) struct Archive {
     entries: HashMap<String, Entry>,
 }
 
-/// One entry as the directory has it.
+/// One entry of the directory.
 struct Entry {
+    /// The offset of the entry's local header.
     header: u64,
     bytes: u64,
-    /// It is neither compressed nor encrypted.
+    /// True if it is neither compressed nor encrypted.
     stored: bool,
 }
 
-/// Where the directory is.
+/// The range of the directory and the number of its entries.
 struct Directory {
     start: u64,
     bytes: u64,
@@ -62,7 +62,7 @@ impl Archive {
         self.entries.keys().map(String::as_str)
     }
 
-    /// Where an entry's content lies; None if there is none of this name.
+    /// Returns the range of an entry's content, or `None` if no entry has this name.
     pub fn locate(&self, source: &Source, name: &str) -> Result<Option<Storage>, CheckpointError> {
         let Some(entry) = self.entries.get(name) else {
             return Ok(None);
@@ -73,8 +73,7 @@ impl Archive {
                 excerpt(name)
             )));
         }
-        let broken = || damaged(format!("{} is not where its directory says", excerpt(name)));
-        let header = source.read_within(entry.header, 30, broken)?;
+        let header = source.read_within(entry.header, 30, || misplaced(name))?;
         let mut cursor = Cursor::new(&header, 0);
         let signature = cursor.u32();
         let _versions_to_sizes = cursor.take(22);
@@ -82,7 +81,7 @@ impl Archive {
         let start = entry.header + 30 + u64::from(name_bytes) + u64::from(extra_bytes);
         let end = start.checked_add(entry.bytes);
         if signature != Some(0x0403_4b50) || end.is_none_or(|end| end > source.length()) {
-            return Err(broken());
+            return Err(misplaced(name));
         }
         Ok(Some(Storage {
             start,
@@ -91,7 +90,7 @@ impl Archive {
     }
 }
 
-/// The end record is the last one whose comment reaches exactly to the file's end.
+/// Returns the directory to which the end record points: the last record whose comment ends exactly at the file's end.
 fn find_directory(source: &Source) -> Result<Directory, CheckpointError> {
     let length = source.length();
     let tail_start = length.saturating_sub(END_BYTES_MAX);
@@ -103,12 +102,11 @@ fn find_directory(source: &Source) -> Result<Directory, CheckpointError> {
         let (bytes, start, comment) = (cursor.u32()?, cursor.u32()?, cursor.u16()?);
         (cursor.at() + usize::from(comment) == tail.len()).then_some((at, entries, bytes, start))
     });
-    let missing = || damaged("its directory is missing, as if the end were cut off".into());
-    let (at, entries, bytes, start) = found.ok_or_else(missing)?;
+    let (at, entries, bytes, start) = found.ok_or_else(missing_directory)?;
     let end = tail_start + at as u64;
     let large = entries == u16::MAX || bytes == u32::MAX || start == u32::MAX;
     let directory = if large {
-        find_large_directory(source, end)?
+        find_large_directory(source, end).ok_or_else(|| damaged("its 64-bit directory is broken".into()))?
     } else {
         Directory {
             start: start.into(),
@@ -118,29 +116,26 @@ fn find_directory(source: &Source) -> Result<Directory, CheckpointError> {
     };
     match directory.start.checked_add(directory.bytes) {
         Some(directory_end) if directory_end <= end => Ok(directory),
-        _ => Err(missing()),
+        _ => Err(missing_directory()),
     }
 }
 
-/// The 64-bit end record, to which the 20 bytes before the end record point.
-fn find_large_directory(source: &Source, end: u64) -> Result<Directory, CheckpointError> {
-    let read = || -> Option<Directory> {
-        let locator = source.read(end.checked_sub(20)?, 20).ok()?;
-        let mut cursor = Cursor::new(&locator, 0);
-        (cursor.u32()? == 0x0706_4b50).then_some(())?;
-        let _disk = cursor.u32()?;
-        let record = source.read(cursor.u64()?, 56).ok()?;
-        let mut cursor = Cursor::new(&record, 0);
-        (cursor.u32()? == 0x0606_4b50).then_some(())?;
-        let _size_to_disks = cursor.take(20)?;
-        let _entries_here = cursor.u64()?;
-        let (entries, bytes, start) = (cursor.u64()?, cursor.u64()?, cursor.u64()?);
-        Some(Directory { start, bytes, entries })
-    };
-    read().ok_or_else(|| damaged("its 64-bit directory is broken".into()))
+/// Reads the 64-bit end record, to which the 20 bytes before the end record point.
+fn find_large_directory(source: &Source, end: u64) -> Option<Directory> {
+    let locator = source.read(end.checked_sub(20)?, 20).ok()?;
+    let mut cursor = Cursor::new(&locator, 0);
+    (cursor.u32()? == 0x0706_4b50).then_some(())?;
+    let _disk = cursor.u32()?;
+    let record = source.read(cursor.u64()?, 56).ok()?;
+    let mut cursor = Cursor::new(&record, 0);
+    (cursor.u32()? == 0x0606_4b50).then_some(())?;
+    let _size_to_disks = cursor.take(20)?;
+    let _entries_here = cursor.u64()?;
+    let (entries, bytes, start) = (cursor.u64()?, cursor.u64()?, cursor.u64()?);
+    Some(Directory { start, bytes, entries })
 }
 
-/// One record of the directory.
+/// Reads one record of the directory.
 fn read_entry<'a>(cursor: &mut Cursor<'a>) -> Option<(&'a str, Entry)> {
     (cursor.u32()? == 0x0201_4b50).then_some(())?;
     let _versions = cursor.take(4)?;
@@ -154,19 +149,20 @@ fn read_entry<'a>(cursor: &mut Cursor<'a>) -> Option<(&'a str, Entry)> {
     let extra = cursor.take(extra_bytes.into())?;
     let _comment = cursor.take(comment_bytes.into())?;
 
-    // The 64-bit extension holds those of the three that did not fit, in this order.
+    // The 64-bit extension holds those of the three fields that do not fit into 32 bits, in this order.
     let mut large = large_fields(extra);
     for field in [&mut bytes, &mut packed, &mut header] {
         if *field == u64::from(u32::MAX) {
             *field = large.as_mut()?.u64()?;
         }
     }
-    // Headers near the end of the address space would overflow later.
+    // A larger offset would overflow when the sizes of the local header are added.
     (header < u64::MAX / 2).then_some(())?;
     let stored = method == 0 && packed == bytes && flags & 1 == 0;
     Some((name, Entry { header, bytes, stored }))
 }
 
+/// Returns the fields of the 64-bit extension, if the entry has it.
 fn large_fields(extra: &[u8]) -> Option<Cursor<'_>> {
     let mut cursor = Cursor::new(extra, 0);
     loop {
@@ -176,6 +172,14 @@ fn large_fields(extra: &[u8]) -> Option<Cursor<'_>> {
             return Some(Cursor::new(field, 0));
         }
     }
+}
+
+fn misplaced(name: &str) -> CheckpointError {
+    damaged(format!("{} is not where the directory says", excerpt(name)))
+}
+
+fn missing_directory() -> CheckpointError {
+    damaged("its directory is missing, as if the end were cut off".into())
 }
 
 fn damaged(reason: String) -> CheckpointError {

@@ -1,14 +1,14 @@
-//! Along one side of a picture: which pixels a resized picture's pixels are made of, and with what weights.
+//! Resizing along one axis: the input pixels of each output pixel, and their weights.
 
 use std::ops::Range;
 
 use super::filter::Filter;
 
-/// Bits after the point of a weight: a sum of 8-bit pixels keeps two bits for weights that overshoot.
+/// Fractional bits of a weight. A 32-bit sum of 8-bit pixels has two more, for filters that overshoot.
 pub(super) const WEIGHT_BITS: u32 = 22;
-/// A weight is kept as `high * 2^11 + low`, each of which fits into 16 bits.
+/// A weight is stored as `high * 2^11 + low`, each of which fits into 16 bits.
 pub(super) const LOW_BITS: u32 = 11;
-/// Weights of one output pixel are padded to a multiple of this, with zeros.
+/// The weights of one output pixel are padded with zeros to a multiple of this.
 pub(super) const GROUP: usize = 16;
 
 /// The weights of a range of output pixels.
@@ -17,11 +17,11 @@ pub(super) const GROUP: usize = 16;
 /// in its order of operations, then rounded to fixed point.
 pub(super) struct Axis {
     taps: Vec<Taps>,
-    /// `stride` numbers for each output pixel.
+    /// `stride` values for each output pixel.
     high: Vec<i16>,
     low: Vec<i16>,
     stride: usize,
-    /// All input pixels from the first that an output pixel is made of to the last.
+    /// The smallest range that holds the input pixels of all output pixels.
     reach: Option<Range<u32>>,
 }
 
@@ -32,19 +32,20 @@ pub(super) struct Taps {
     pub count: u32,
 }
 
-/// What is resized to what, along one side.
+/// The lengths of one side before and after resizing.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Span {
     /// Input pixels.
     pub length: u32,
-    /// How many input pixels the resized side stands for: `length`, or a fraction less where a decoder scaled and rounded up.
+    /// The input pixels that become the resized side: `length`, or a fraction less if the decoder scaled the picture and
+    /// rounded its size up.
     pub covered: f32,
     /// Output pixels of the whole side.
     pub resized: u64,
 }
 
 impl Span {
-    /// A side of `length` pixels that becomes one of `resized`.
+    /// Returns the span of a side of `length` pixels that is resized to `resized`.
     pub(super) fn new(length: u32, resized: u64) -> Self {
         Self {
             length,
@@ -57,26 +58,26 @@ impl Span {
         f64::from(self.covered) / self.resized as f64
     }
 
-    /// Pillow leaves a side alone whose size stays.
+    /// Returns true if Pillow copies the side instead of resizing it.
     fn is_unchanged(self) -> bool {
         u64::from(self.length) == self.resized && self.covered == self.length as f32
     }
 }
 
 impl Axis {
-    /// The weights of the output pixels in `kept`.
+    /// Computes the weights of the output pixels in `kept`.
     pub(super) fn new(filter: Filter, span: Span, kept: Range<u64>) -> Self {
         if span.is_unchanged() {
-            return Self::picked(kept.map(|at| Some(at as u32)).collect());
+            return Self::single(kept.map(|at| Some(at as u32)).collect());
         }
         if filter == Filter::Nearest {
-            return Self::picked(nearest(span, kept));
+            return Self::single(nearest(span, kept));
         }
         let filter_scale = span.scale().max(1.0);
         let support = filter.support() * filter_scale;
-        let most = (support.ceil() as usize) * 2 + 1;
-        let mut axis = Self::with_capacity(most, (kept.end - kept.start) as usize);
-        let mut weights = Vec::with_capacity(most);
+        let taps_max = (support.ceil() as usize) * 2 + 1;
+        let mut axis = Self::with_capacity(taps_max, (kept.end - kept.start) as usize);
+        let mut weights = Vec::with_capacity(taps_max);
         for at in kept {
             let center = (at as f64 + 0.5) * span.scale();
             let first = (center - support + 0.5).max(0.0) as u32;
@@ -91,8 +92,8 @@ impl Axis {
         axis
     }
 
-    /// One input pixel for each output pixel; none where the result is 0.
-    fn picked(inputs: Vec<Option<u32>>) -> Self {
+    /// Returns an axis of one input pixel for each output pixel; `None` makes the output 0.
+    fn single(inputs: Vec<Option<u32>>) -> Self {
         let mut axis = Self::with_capacity(1, inputs.len());
         for input in inputs {
             match input {
@@ -132,18 +133,18 @@ impl Axis {
         self.low.resize(length, 0);
     }
 
-    /// How many output pixels there are.
+    /// The number of output pixels.
     pub(super) fn len(&self) -> usize {
         self.taps.len()
     }
 
-    /// The input pixels of an output pixel, and the high and low parts of their weights, padded with zeros.
+    /// Returns the input pixels of an output pixel, and the high and low parts of their weights, padded with zeros.
     pub(super) fn at(&self, index: usize) -> (Taps, &[i16], &[i16]) {
         let weights = index * self.stride..(index + 1) * self.stride;
         (self.taps[index], &self.high[weights.clone()], &self.low[weights])
     }
 
-    /// All input pixels from the first that an output pixel is made of to the last.
+    /// Returns the smallest range that holds the input pixels of all output pixels.
     pub(super) fn reach(&self) -> Range<u32> {
         self.reach.clone().unwrap_or_default()
     }
@@ -158,7 +159,8 @@ fn normalize(weights: &mut [f64]) {
     }
 }
 
-/// The input pixels that Pillow's `ImagingScaleAffine` picks: it adds up the positions one by one, rounding each time.
+/// Returns the input pixels that Pillow's `ImagingScaleAffine` picks. Like Pillow it adds up the positions one by one, so
+/// that rounding errors are the same.
 fn nearest(span: Span, kept: Range<u64>) -> Vec<Option<u32>> {
     let scale = span.scale();
     let mut position = scale * 0.5;
@@ -189,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn half_the_size_weighs_four_pixels() {
+    fn halving_weighs_four_pixels() {
         let axis = Axis::new(Filter::Bilinear, Span::new(512, 256), 0..256);
         let one = 1 << WEIGHT_BITS;
         assert_eq!(fixed(&axis, 1), (1, vec![one / 8, one / 8 * 3, one / 8 * 3, one / 8]));
@@ -217,7 +219,7 @@ mod tests {
                 for index in 0..axis.len() {
                     let (first, weights) = fixed(&axis, index);
                     let sum: i32 = weights.iter().sum();
-                    // Each weight is rounded to the nearest.
+                    // Each weight is rounded to nearest.
                     assert!(
                         (sum - (1 << WEIGHT_BITS)).abs() <= weights.len() as i32,
                         "{filter:?} {length} {index}"

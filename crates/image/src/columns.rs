@@ -1,23 +1,23 @@
-//! Resizing in the direction of the columns: rows go in one by one, and come out when all that they are made of was there.
+//! Vertical resizing: input rows are pushed one by one, and an output row can be popped once all its input rows are there.
 
 use super::axis::Axis;
 use super::kernel;
 
-/// Rows on their way.
+/// A vertical resize in progress.
 pub(super) struct Columns {
     axis: Axis,
     /// The bytes of a row.
     length: usize,
-    /// The rows that an output row may still be made of; before them, some that are done with.
+    /// The input rows that are still needed; before them, some that are not.
     window: Vec<u8>,
-    /// How many rows of the picture came before those in the window.
+    /// Rows of the picture before the first of the window.
     before: usize,
     /// The next output row.
     next: usize,
 }
 
 impl Columns {
-    /// Rows have `length` bytes.
+    /// Returns a resize of rows of `length` bytes.
     pub(super) fn new(axis: Axis, length: usize) -> Self {
         let before = axis.reach().start as usize;
         Self {
@@ -29,12 +29,12 @@ impl Columns {
         }
     }
 
-    /// Takes the next row that the axis reaches.
+    /// Adds the next input row of the axis's reach.
     pub(super) fn push(&mut self, row: &[u8]) {
         self.window.extend_from_slice(&row[..self.length]);
     }
 
-    /// Writes the next output row to the front of `target`, if everything for it came.
+    /// Writes the next output row to the front of `target` and returns true, if all its input rows are there.
     pub(super) fn pop(&mut self, target: &mut [u8]) -> bool {
         if self.next == self.axis.len() {
             return false;
@@ -47,23 +47,23 @@ impl Columns {
         };
         kernel::sum_rows(&self.axis, self.next, rows, &mut target[..self.length]);
         self.next += 1;
-        self.forget();
+        self.drop_used_rows();
         true
     }
 
-    /// Whether every output row was written.
+    /// Returns true if every output row has been written.
     pub(super) fn is_done(&self) -> bool {
         self.next == self.axis.len()
     }
 
-    /// Drops rows that are done with, once they are most of the window.
-    fn forget(&mut self) {
+    /// Drops the rows that are no longer needed, once they are most of the window.
+    fn drop_used_rows(&mut self) {
         if self.is_done() {
             return;
         }
         let (taps, ..) = self.axis.at(self.next);
-        let done = (taps.first as usize).saturating_sub(self.before);
-        let bytes = (done * self.length).min(self.window.len());
+        let used = (taps.first as usize).saturating_sub(self.before);
+        let bytes = (used * self.length).min(self.window.len());
         if bytes > self.window.len() / 2 {
             self.window.drain(..bytes);
             self.before += bytes / self.length;

@@ -1,4 +1,4 @@
-//! The way from a file's bytes to [`Pixels`].
+//! Decodes a file's bytes to [`Pixels`].
 
 use super::error::{ImageError, malformed};
 use super::format::Format;
@@ -10,10 +10,10 @@ use super::scaling::{JpegScaling, WHOLE};
 use super::webp::WebP;
 use super::{bmp, foreign, gif, png};
 
-/// What bounds decoding.
+/// The limits of a picture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ImageLimits {
-    /// Width times height at most, checked in the header before memory is taken for the picture.
+    /// Limit of width times height, checked in the header before memory is allocated for the picture.
     pub pixels_max: u64,
 }
 
@@ -25,12 +25,12 @@ impl Default for ImageLimits {
     }
 }
 
-/// What decoding depends on beside the bytes.
+/// The settings of decoding.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ImageSettings {
-    /// What is refused.
+    /// Pictures beyond these limits are refused.
     pub limits: ImageLimits,
-    /// Whether large JPEGs are decoded at a part of their size.
+    /// The size at which large JPEGs are decoded.
     pub jpeg_scaling: JpegScaling,
 }
 
@@ -53,20 +53,20 @@ impl ImageLimits {
     }
 }
 
-/// A picture whose header was read and is within the limits; what it costs to decode is known.
+/// A picture whose header has been read and is within the limits.
 pub struct Opened<'a> {
     bytes: &'a [u8],
     picture: Box<dyn Picture + 'a>,
-    /// The size by the header.
+    /// The size in the header.
     whole: [u32; 2],
-    /// At how many eighths of its size it is decoded.
+    /// The scale of decoding, in eighths of the size.
     eighths: u32,
 }
 
-/// Reads the header of a JPEG, PNG, WebP, GIF or BMP file. That takes no memory to speak of, and microseconds.
+/// Reads the header of a JPEG, PNG, WebP, GIF or BMP file. That takes microseconds and next to no memory.
 ///
 /// # Errors
-/// [`ImageError`] where the header alone tells that the picture is refused.
+/// [`ImageError`] if the header suffices to refuse the picture.
 pub fn open(bytes: &[u8], settings: ImageSettings) -> Result<Opened<'_>, ImageError> {
     if bytes.is_empty() {
         return Err(ImageError::Empty);
@@ -103,7 +103,7 @@ fn open_as(format: Format, bytes: &[u8], settings: ImageSettings) -> Result<Open
     })
 }
 
-/// A better word for a damaged file, if the damage is of a known kind.
+/// Returns a more helpful error for a damaged file, if the damage is of a known kind.
 fn explained(error: ImageError, bytes: &[u8]) -> ImageError {
     match (&error, foreign::text_damage(bytes)) {
         (ImageError::Malformed { .. }, Some(foreign)) => ImageError::Foreign(foreign.to_string()),
@@ -112,17 +112,16 @@ fn explained(error: ImageError, bytes: &[u8]) -> ImageError {
 }
 
 impl Opened<'_> {
-    /// The most bytes of memory that [`Opened::decode`] takes at one time; rather too many than too few.
+    /// Returns an upper bound of the memory that [`Opened::decode`] allocates at any time, in bytes.
     pub fn memory(&self) -> u64 {
         self.picture.memory() + Resizer::memory(self.picture.shape(), self.whole)
     }
 
-    /// Decodes the picture, resizes its short side to 256 and cuts out the middle 224x224.
-    ///
-    /// The module's documentation says what becomes of alpha, orientation, animations and deep colours.
+    /// Decodes the picture, resizes its short side to 256 and crops the middle 224x224. `docs/pictures.md` states how
+    /// alpha, orientation, animations and deep colours are treated. No bytes make it panic.
     ///
     /// # Errors
-    /// [`ImageError`]: no bytes make it panic.
+    /// [`ImageError`] if the picture is damaged or not supported.
     pub fn decode(self) -> Result<Pixels, ImageError> {
         let mut rows = Resizer::for_vgg16(self.picture.shape(), self.whole, self.eighths);
         let decoded = self.picture.decode(&mut rows);
@@ -131,10 +130,10 @@ impl Opened<'_> {
     }
 }
 
-/// Opens and decodes: see [`open`] and [`Opened::decode`].
+/// Opens and decodes a picture: see [`open`] and [`Opened::decode`].
 ///
 /// # Errors
-/// As those.
+/// As these.
 pub fn decode(bytes: &[u8], settings: ImageSettings) -> Result<Pixels, ImageError> {
     open(bytes, settings)?.decode()
 }

@@ -1,14 +1,13 @@
-//! The filters that pictures are resized with, as Pillow defines them (`libImaging/Resample.c`).
+//! The resampling filters, as Pillow defines them (`libImaging/Resample.c`).
 
 use std::f64::consts::PI;
 
-/// What a resized picture's pixels are made of.
+/// A resampling filter.
 ///
-/// All but [`Filter::Nearest`] are stretched over as many pixels as become one when a picture is made smaller
-/// (antialiasing).
+/// When a picture is made smaller, all but [`Filter::Nearest`] are widened by the scale (antialiasing).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Filter {
-    /// The pixel that lies nearest.
+    /// The nearest pixel.
     Nearest,
     /// The mean of the pixels that become one.
     Box,
@@ -24,7 +23,7 @@ pub enum Filter {
 }
 
 impl Filter {
-    /// How far the filter reaches to each side, in pixels of the smaller picture.
+    /// Returns how far the filter reaches to each side, in pixels of the smaller picture.
     pub(super) fn support(self) -> f64 {
         match self {
             Self::Nearest | Self::Box => 0.5,
@@ -34,7 +33,7 @@ impl Filter {
         }
     }
 
-    /// The weight of a pixel at the distance `x`, before all weights are scaled to a sum of 1.
+    /// Returns the weight of a pixel at the distance `x`, before the weights are normalised to a sum of 1.
     pub(super) fn weight(self, x: f64) -> f64 {
         match self {
             Self::Nearest | Self::Box => f64::from(u8::from(x > -0.5 && x <= 0.5)),
@@ -53,7 +52,7 @@ fn hamming(x: f64) -> f64 {
     } else if x >= 1.0 {
         0.0
     } else {
-        // Pillow's constants are single-precision numbers.
+        // Pillow's constants have single precision.
         sinc(x) * (f64::from(0.54_f32) + f64::from(0.46_f32) * (x * PI).cos())
     }
 }

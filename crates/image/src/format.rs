@@ -1,6 +1,6 @@
-//! Which format a file has, by its first bytes as Pillow tells them apart: names and types that came along are not trusted.
+//! Detects a file's format by its first bytes, as Pillow does. File names and media types are not trusted.
 
-/// The formats that are read.
+/// The supported formats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Format {
     Jpeg,

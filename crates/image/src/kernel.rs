@@ -1,21 +1,22 @@
-//! The sums of weighted pixels, in 32-bit fixed point: bit for bit those of Pillow's `libImaging/Resample.c`.
+//! The resampling kernels: sums of weighted pixels in 32-bit fixed point, bit for bit those of Pillow's
+//! `libImaging/Resample.c`.
 //!
-//! A weight of 22 bits does not fit the 16-bit multiplications of vector units. It is split in two, `high * 2^11 + low`; the
-//! two sums are exact, and so is their combination.
+//! Vector units multiply 16-bit numbers, and a weight has 22 bits. It is split in two, `high * 2^11 + low`; both sums are
+//! exact, and so is their combination.
 
 use super::axis::{Axis, LOW_BITS, Taps, WEIGHT_BITS};
 use super::picture::Channels;
 
-/// Bytes after a row's pixels that a kernel may read; what is in them gets the weight 0.
+/// Bytes after a row's pixels that a kernel may read; they get the weight 0.
 pub(super) const PADDING: usize = 64;
 
 const HALF: i32 = 1 << (WEIGHT_BITS - 1);
 
-/// Rows that are resized together: they share the weights.
+/// Rows that are resized together, so that they share the loads of the weights.
 pub(super) const ROWS: usize = 4;
 
-/// Resizes rows: each of `targets` gets a pixel for each output of `axis`, made of pixels of the same one of `rows`, which are
-/// [`PADDING`] bytes longer than their pixels.
+/// Resizes rows horizontally: writes a pixel for each output of `axis` to each of `targets`, from the pixels of the row of
+/// the same index. Rows are [`PADDING`] bytes longer than their pixels.
 pub(super) fn resize_rows(channels: Channels, axis: &Axis, rows: [&[u8]; ROWS], targets: [&mut [u8]; ROWS]) {
     let needed = axis.reach().end as usize * channels.count() + PADDING;
     assert!(rows.iter().all(|row| row.len() >= needed), "rows are padded");
@@ -29,15 +30,11 @@ pub(super) fn resize_rows(channels: Channels, axis: &Axis, rows: [&[u8]; ROWS], 
     }
 }
 
-/// Resizes columns: `target` gets the output row `index` of `axis`, made of as many `rows` as that names, each as long as
-/// `target`.
+/// Resizes columns: writes the output row `index` of `axis` to `target`. `rows` are all input rows of that output, each as
+/// long as `target`.
 pub(super) fn sum_rows(axis: &Axis, index: usize, rows: &[u8], target: &mut [u8]) {
     let (taps, high, low) = axis.at(index);
-    assert_eq!(
-        rows.len(),
-        taps.count as usize * target.len(),
-        "the rows that are named"
-    );
+    assert_eq!(rows.len(), taps.count as usize * target.len(), "as many rows as taps");
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx2") {
         // SAFETY: the processor has AVX2.
@@ -79,7 +76,7 @@ fn scalar_row(channels: Channels, axis: &Axis, row: &[u8], target: &mut [u8]) {
     }
 }
 
-/// From byte `from` of each row on.
+/// As [`sum_rows`], from byte `from` of each row on.
 fn scalar_rows(high: &[i16], low: &[i16], rows: &[u8], target: &mut [u8], from: usize) {
     let length = target.len();
     for (at, value) in target.iter_mut().enumerate().skip(from) {
@@ -106,14 +103,14 @@ mod avx2 {
     use super::{Axis, Channels, HALF, LOW_BITS, ROWS, WEIGHT_BITS, scalar_rows};
 
     /// # Safety
-    /// Each row must reach [`PADDING`](super::PADDING) bytes beyond the last pixel that the axis names.
+    /// Each row must have [`PADDING`](super::PADDING) bytes after the last pixel that the axis reaches.
     #[target_feature(enable = "avx2")]
     pub(super) unsafe fn resize_rows(channels: Channels, axis: &Axis, rows: [&[u8]; ROWS], targets: [&mut [u8]; ROWS]) {
         match channels {
             Channels::Grey => {
                 for (row, target) in rows.into_iter().zip(targets) {
                     for (index, value) in target.iter_mut().enumerate().take(axis.len()) {
-                        // SAFETY: as the caller promised.
+                        // SAFETY: the caller guarantees the same.
                         *value = unsafe { grey(axis, index, row) };
                     }
                 }
@@ -122,14 +119,14 @@ mod avx2 {
                 let [first, second, third, fourth] = targets.map(|target| target.as_chunks_mut::<4>().0);
                 let targets = first.iter_mut().zip(second).zip(third).zip(fourth);
                 for (index, (((first, second), third), fourth)) in targets.enumerate().take(axis.len()) {
-                    // SAFETY: as the caller promised.
+                    // SAFETY: the caller guarantees the same.
                     [*first, *second, *third, *fourth] = unsafe { rgbx(axis, index, rows) };
                 }
             }
         }
     }
 
-    /// Sixteen pixels at a time.
+    /// Sums sixteen pixels at a time.
     ///
     /// # Safety
     /// As of [`resize_rows`].
@@ -138,8 +135,8 @@ mod avx2 {
         let (taps, high, low) = axis.at(index);
         let mut sums = [_mm256_setzero_si256(); 2];
         for at in (0..taps.count as usize).step_by(16) {
-            // SAFETY: less than 16 pixels beyond the last tap are read, which are within the padding; the weights are padded
-            // to a multiple of 16.
+            // SAFETY: fewer than 16 pixels after the last tap are read, all within the padding; the weights are padded to a
+            // multiple of 16.
             let (pixels, high, low) = unsafe {
                 let pixels = _mm_loadu_si128(row.as_ptr().add(taps.first as usize + at).cast());
                 let high = _mm256_loadu_si256(high.as_ptr().add(at).cast());
@@ -159,22 +156,22 @@ mod avx2 {
         super::clip(_mm_cvtsi128_si32(one).wrapping_add(HALF))
     }
 
-    /// Four pixels of each row at a time, one row in each half of a register.
+    /// Sums four pixels of each row at a time, one row in each half of a register.
     ///
     /// # Safety
     /// As of [`resize_rows`].
     #[target_feature(enable = "avx2")]
     unsafe fn rgbx(axis: &Axis, index: usize, rows: [&[u8]; ROWS]) -> [[u8; 4]; ROWS] {
         let (taps, high, low) = axis.at(index);
-        // Of four pixels: the bytes of the first two, channel by channel, each with a zero above; and of the last two.
+        // Shuffles of four pixels: the bytes of the first two, channel by channel, each zero-extended; and of the last two.
         let front = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, -1, 4, -1, 1, -1, 5, -1, 2, -1, 6, -1, 3, -1, 7, -1));
         let back = _mm256_add_epi8(front, _mm256_set1_epi16(8));
-        // Of the first two rows and of the last two.
+        // The sums of the first two rows and of the last two.
         let mut highs = [_mm256_setzero_si256(); 2];
         let mut lows = highs;
         for at in (0..taps.count as usize).step_by(4) {
-            // SAFETY: less than 4 pixels beyond the last tap are read, which are within the padding; the weights are padded
-            // to a multiple of 16.
+            // SAFETY: fewer than 4 pixels after the last tap are read, all within the padding; the weights are padded to a
+            // multiple of 16.
             unsafe {
                 let pixels = (taps.first as usize + at) * 4;
                 let [first, second, third, fourth] = rows.map(|row| row.as_ptr().add(pixels).cast());
@@ -216,9 +213,9 @@ mod avx2 {
     pub(super) fn to_rgb(row: &[u8], target: &mut [u8]) {
         let order = _mm_setr_epi8(0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, -1, -1, -1, -1);
         let mut done = 0;
-        // Four pixels are read, and four bytes more than they give are written.
+        // Four pixels are read, and their twelve bytes and four more are written.
         while (done + 4) * 4 <= row.len() && done * 3 + 16 <= target.len() {
-            // SAFETY: both have room for 16 bytes.
+            // SAFETY: both slices have 16 bytes from there on.
             unsafe {
                 let pixels = _mm_loadu_si128(row.as_ptr().add(done * 4).cast());
                 _mm_storeu_si128(
@@ -231,7 +228,7 @@ mod avx2 {
         super::scalar_rgb(&row[done * 4..], &mut target[done * 3..]);
     }
 
-    /// The weighted sum of rows, sixteen bytes and two rows at a time.
+    /// Computes the weighted sum of rows, sixteen bytes and two rows at a time.
     #[target_feature(enable = "avx2")]
     pub(super) fn sum_rows(high: &[i16], low: &[i16], rows: &[u8], target: &mut [u8]) {
         let length = target.len();
@@ -270,7 +267,7 @@ mod avx2 {
         scalar_rows(high, low, rows, target, whole);
     }
 
-    /// Sixteen bytes as words.
+    /// Zero-extends sixteen bytes to words.
     #[target_feature(enable = "avx2")]
     fn words(bytes: &[u8]) -> __m256i {
         assert!(bytes.len() >= 16);
@@ -278,7 +275,7 @@ mod avx2 {
         _mm256_cvtepu8_epi16(unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) })
     }
 
-    /// Two neighbouring weights, again and again.
+    /// Broadcasts two neighbouring weights.
     #[target_feature(enable = "avx2")]
     fn pair(weights: &[i16], index: usize) -> __m256i {
         let weights = &weights[index..index + 2];
@@ -312,9 +309,8 @@ mod tests {
         bytes
     }
 
-    /// What this processor's kernels make is what plain arithmetic makes.
     #[test]
-    fn every_kernel_computes_the_same() {
+    fn the_vector_kernels_equal_the_scalar_ones() {
         for filter in [Filter::Nearest, Filter::Bilinear, Filter::Lanczos] {
             for (length, resized) in [(1, 5), (7, 3), (97, 224), (500, 31), (300, 256)] {
                 let axis = Axis::new(filter, Span::new(length, resized), 0..resized);

@@ -1,10 +1,10 @@
-//! Encoded bytes to [`Pixels`], as torchvision's `VGG16_Weights.IMAGENET1K_V1` transforms see
-//! `PIL.Image.open(file).convert("RGB")` before they normalise it: the short side resized to 256 with antialiasing, the
-//! middle 224x224 cut out. Bit for bit, and what Pillow refuses is refused; `docs/pictures.md` states the rules and where we
-//! differ on purpose. With a [`JpegScaling`] other than `Off`, large JPEGs only come near.
+//! Decodes pictures to [`Pixels`]: those that torchvision's `VGG16_Weights.IMAGENET1K_V1` transforms make of
+//! `PIL.Image.open(file).convert("RGB")` before they normalise them (short side resized to 256 with antialiasing, middle
+//! 224x224 cropped). The pixels are the same bit for bit, and what Pillow refuses is refused; `docs/pictures.md` states the
+//! rules and the intended differences. With a [`JpegScaling`] other than `Off`, large JPEGs are decoded approximately.
 //!
-//! [`open`] reads a header and tells what decoding takes; [`Opened::decode`] has the format's decoder write rows into the
-//! resizer, one by one.
+//! [`open`] reads a header and returns what decoding needs; [`Opened::decode`] has the format's decoder write row by row
+//! into the resizer.
 
 mod axis;
 mod bmp;

@@ -1,15 +1,15 @@
-//! What the decoders of all formats have in common.
+//! The interface of the formats' decoders.
 
 use super::error::ImageError;
 use super::resize::Resizer;
 
-/// A file whose header was read: a decoder that has not begun.
+/// A file whose header has been read, ready to be decoded.
 pub(super) trait Picture {
-    /// The size and the kind of its rows.
+    /// Returns the size and the channels of the decoded picture.
     fn shape(&self) -> Shape;
 
-    /// The most bytes of memory that [`Picture::decode`] takes at one time, the resizer's apart; rather too many than too
-    /// few.
+    /// Returns an upper bound of the memory that [`Picture::decode`] allocates at any time, in bytes, without the
+    /// resizer's.
     fn memory(&self) -> u64;
 
     /// Writes every row to `rows`, from the top.
@@ -19,19 +19,19 @@ pub(super) trait Picture {
     fn decode(self: Box<Self>, rows: &mut Resizer) -> Result<(), ImageError>;
 }
 
-/// Of a decoded picture, before it is resized.
+/// The shape of a decoded picture, before it is resized.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
-    /// Pixels from left to right.
+    /// The width in pixels.
     pub width: u32,
-    /// Pixels from top to bottom.
+    /// The height in pixels.
     pub height: u32,
-    /// What its bytes are.
+    /// The bytes of a pixel.
     pub channels: Channels,
 }
 
-/// What the bytes of one pixel are. Resizing treats each channel alone, so that 224x224 pixels rather than all of them are
-/// turned to RGB.
+/// The bytes of one pixel. Channels are resized separately, so that only the 224x224 pixels of the result are converted to
+/// RGB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Channels {
     /// One byte.
@@ -41,7 +41,7 @@ pub enum Channels {
 }
 
 impl Channels {
-    /// Bytes of a pixel.
+    /// Returns the bytes of a pixel.
     pub fn count(self) -> usize {
         match self {
             Self::Grey => 1,

@@ -1,4 +1,4 @@
-//! What the network takes.
+//! The input of the network.
 
 use std::fmt;
 
@@ -7,12 +7,12 @@ use headswap_spec::PICTURE_BYTES;
 
 use super::error::ImageError;
 
-/// 224 x 224 x 3 u8: rows from the top, pixels from the left, red, green, blue. Clones share the bytes.
+/// `[224, 224, 3]` u8: rows from the top, pixels from the left, red, green, blue. Clones share the bytes.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Pixels(Bytes);
 
 impl Pixels {
-    /// Takes raw pixels as they are, without a copy.
+    /// Wraps raw pixels without a copy.
     ///
     /// # Errors
     /// [`ImageError::PixelsLength`] unless there are exactly [`PICTURE_BYTES`].
@@ -25,13 +25,13 @@ impl Pixels {
         }
     }
 
-    /// The bytes, row by row.
+    /// Returns the bytes, row by row.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 }
 
-/// The type and size alone, instead of 150,528 numbers.
+/// Prints the type and the size instead of 150,528 numbers.
 impl fmt::Debug for Pixels {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Pixels(224x224x3)")

@@ -1,30 +1,30 @@
-//! Bilinear resizing without antialiasing, as OpenCV and TensorFlow do it: a pixel is made of the four around its place,
-//! however much smaller the picture becomes. Networks that were trained on such pictures know their aliasing.
+//! Bilinear resizing without antialiasing, as OpenCV and TensorFlow do it: a pixel is interpolated from the four around its
+//! position, however much smaller the picture becomes. For networks that were trained on pictures with such aliasing.
 
 use std::ops::Range;
 
 use super::picture::{Channels, Shape};
 use super::resize::Side;
 
-/// Where a resized pixel lies along one side.
-struct Place {
-    /// The pixels on both sides of it, which are the same at an edge.
+/// The position of a resized pixel along one side.
+struct Position {
+    /// The pixels before and after it, which are the same at an edge.
     pixels: [usize; 2],
-    /// How far it is from the first to the second.
+    /// The distance from the first of them, as a fraction of the distance to the second.
     fraction: f32,
 }
 
-/// Resizes a picture of raw bytes and cuts a part out as `cv2.resize(…, interpolation=cv2.INTER_LINEAR)` does, in its 11-bit
-/// fixed point: few results differ from its vector code's, by 1.
+/// Resizes and crops raw pixels as `cv2.resize(…, interpolation=cv2.INTER_LINEAR)` does, in its 11-bit fixed point. A few
+/// results differ by 1 from those of OpenCV's vector code.
 ///
 /// Arguments and result are those of [`resize`](super::resize()).
 ///
 /// # Panics
-/// If there are not as many bytes as `shape` says, or a part is cut out that lies beyond the resized picture.
+/// If `pixels` are not as many bytes as `shape` says, or the crop is beyond the resized picture.
 pub fn resize_opencv(shape: Shape, pixels: &[u8], sides: [Side; 2]) -> Vec<u8> {
-    let places = all_places(shape, pixels, sides, opencv_places);
+    let positions = all_positions(shape, pixels, sides, opencv_positions);
     let mut resized = Vec::new();
-    for_each_value(shape, pixels, &places, |corners, [x, y]| {
+    for_each_value(shape, pixels, &positions, |corners, [x, y]| {
         let [left, right, above, below] =
             [1.0 - x, x, 1.0 - y, y].map(|weight| (weight * 2048.0).round_ties_even() as i32);
         let rows = corners.map(|[first, second]| (i32::from(first) * left + i32::from(second) * right) >> 4);
@@ -34,17 +34,17 @@ pub fn resize_opencv(shape: Shape, pixels: &[u8], sides: [Side; 2]) -> Vec<u8> {
     resized
 }
 
-/// Resizes a picture of raw bytes and cuts a part out as `tf.image.resize(…, method="bilinear", antialias=False)` does, in
-/// single precision and without rounding to whole levels.
+/// Resizes and crops raw pixels as `tf.image.resize(…, method="bilinear", antialias=False)` does, in single precision and
+/// without rounding to integers.
 ///
-/// Arguments and result, but for its type, are those of [`resize`](super::resize()).
+/// Arguments and result, except its type, are those of [`resize`](super::resize()).
 ///
 /// # Panics
-/// If there are not as many bytes as `shape` says, or a part is cut out that lies beyond the resized picture.
+/// If `pixels` are not as many bytes as `shape` says, or the crop is beyond the resized picture.
 pub fn resize_tensorflow(shape: Shape, pixels: &[u8], sides: [Side; 2]) -> Vec<f32> {
-    let places = all_places(shape, pixels, sides, tensorflow_places);
+    let positions = all_positions(shape, pixels, sides, tensorflow_positions);
     let mut resized = Vec::new();
-    for_each_value(shape, pixels, &places, |corners, [x, y]| {
+    for_each_value(shape, pixels, &positions, |corners, [x, y]| {
         let [above, below] = corners.map(|[first, second]| {
             let (first, second) = (f32::from(first), f32::from(second));
             first + (second - first) * x
@@ -54,61 +54,62 @@ pub fn resize_tensorflow(shape: Shape, pixels: &[u8], sides: [Side; 2]) -> Vec<f
     resized
 }
 
-fn all_places(
+fn all_positions(
     shape: Shape,
     pixels: &[u8],
     sides: [Side; 2],
-    places: fn(u32, u64, Range<u64>) -> Vec<Place>,
-) -> [Vec<Place>; 2] {
+    positions: fn(u32, u64, Range<u64>) -> Vec<Position>,
+) -> [Vec<Position>; 2] {
     let length = shape.width as usize * shape.height as usize * shape.channels.count();
     assert_eq!(pixels.len(), length, "pixels of the shape");
     let [columns, rows] = sides;
     [(shape.width, columns), (shape.height, rows)].map(|(length, side)| {
         assert!(side.kept.end <= side.resized, "a part of the resized picture");
-        places(length, side.resized, side.kept)
+        positions(length, side.resized, side.kept)
     })
 }
 
-/// OpenCV computes places in double precision and rounds them; at an edge nothing is mixed.
-fn opencv_places(length: u32, resized: u64, kept: Range<u64>) -> Vec<Place> {
+/// Like OpenCV: computed in double precision, then rounded; at an edge a pixel is not interpolated.
+fn opencv_positions(length: u32, resized: u64, kept: Range<u64>) -> Vec<Position> {
     let scale = 1.0 / (resized as f64 / f64::from(length));
-    let mut places = Vec::new();
+    let mut positions = Vec::new();
     for at in kept {
-        let place = ((at as f64 + 0.5) * scale - 0.5) as f32;
-        let whole = place.floor();
+        let position = ((at as f64 + 0.5) * scale - 0.5) as f32;
+        let whole = position.floor();
         let last = length as usize - 1;
         let is_within = whole >= 0.0 && (whole as usize) < last;
         let first = (whole.max(0.0) as usize).min(last);
-        places.push(Place {
+        positions.push(Position {
             pixels: [first, (first + 1).min(last)],
-            fraction: if is_within { place - whole } else { 0.0 },
+            fraction: if is_within { position - whole } else { 0.0 },
         });
     }
-    places
+    positions
 }
 
 /// `HalfPixelScaler` and `compute_interpolation_weights` in `tensorflow/core/util/image_resizer_state.h` and
 /// `resize_bilinear_op.cc`: single precision throughout.
-fn tensorflow_places(length: u32, resized: u64, kept: Range<u64>) -> Vec<Place> {
+fn tensorflow_positions(length: u32, resized: u64, kept: Range<u64>) -> Vec<Position> {
     let scale = length as f32 / resized as f32;
-    let mut places = Vec::new();
+    let mut positions = Vec::new();
     for at in kept {
-        let place = (at as f32 + 0.5) * scale - 0.5;
+        let position = (at as f32 + 0.5) * scale - 0.5;
         let last = length as usize - 1;
-        let [first, second] = [place.floor(), place.ceil()].map(|pixel| (pixel.max(0.0) as usize).min(last));
-        places.push(Place {
+        let [first, second] = [position.floor(), position.ceil()].map(|pixel| (pixel.max(0.0) as usize).min(last));
+        positions.push(Position {
             pixels: [first, second],
-            fraction: place - place.floor(),
+            fraction: position - position.floor(),
         });
     }
-    places
+    positions
 }
 
-/// Gives the four values around each value of the result, in its order, and how far it is from the first column and row.
+/// Calls `each` for each value of the result in order, with the four values around its position and the fractions of the
+/// column and the row.
 fn for_each_value(
     shape: Shape,
     pixels: &[u8],
-    [columns, rows]: &[Vec<Place>; 2],
+    [columns, rows]: &[Vec<Position>; 2],
     mut each: impl FnMut([[u8; 2]; 2], [f32; 2]),
 ) {
     let count = shape.channels.count();
@@ -145,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn half_the_size_mixes_the_four_in_the_middle() {
+    fn halving_interpolates_the_four_in_the_middle() {
         // At 0.5 and 2.5 from the left, 0.5 from the top.
         let exact = [32.5, 131.5];
         let tensorflow = resize_tensorflow(GREY, &LEVELS, sides(2, 1));
@@ -155,13 +156,13 @@ mod tests {
     }
 
     #[test]
-    fn a_quarter_of_the_size_leaves_pixels_out() {
+    fn an_eighth_of_the_size_skips_pixels() {
         let wide = Shape {
             width: 8,
             height: 1,
             channels: Channels::Grey,
         };
-        // At 3.5: neither 7 nor 0 counts, which antialiasing would mix in.
+        // At 3.5. Antialiasing would include pixels 0 and 7.
         let levels = [255, 0, 0, 100, 50, 0, 0, 255];
         assert_eq!(resize_tensorflow(wide, &levels, sides(1, 1)), [75.0; 3]);
         assert_eq!(resize_opencv(wide, &levels, sides(1, 1)), [75; 3]);
@@ -176,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn channels_and_the_part_that_is_kept_stay_apart() {
+    fn channels_are_separate_and_the_crop_is_exact() {
         let shape = Shape {
             channels: Channels::Rgbx,
             width: 2,

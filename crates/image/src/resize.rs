@@ -1,7 +1,7 @@
-//! Resizing and cropping, row by row while a picture is decoded: of the decoded picture only one row is held, and of the
-//! resized one what the crop keeps. A 1x60000 picture costs 224x224 pixels rather than 256x15360000.
+//! Resizes and crops row by row while a picture is decoded: only a few rows of the decoded picture are held, and of the
+//! resized one only the crop. A 1x60000 picture costs 224x224 pixels rather than 256x15360000.
 //!
-//! As Pillow does: one side after the other, rounded to bytes in between; each channel by itself.
+//! As in Pillow, one side is resized after the other, with rounding to bytes in between, and each channel separately.
 
 use std::ops::Range;
 
@@ -17,16 +17,16 @@ use super::scaling::WHOLE;
 /// The short side after resizing.
 const SHORT: u64 = 256;
 
-/// Where a pending row begins in its memory: at no multiple of 32, where libjpeg's vector code would write past the cache
-/// what is read again at once.
+/// The offset of a pending row in its buffer. At a multiple of 32, libjpeg's vector code would use stores that bypass the
+/// cache, although the row is read again immediately.
 const ROW_START: usize = 4;
 
-/// Resizes a picture and cuts a part out, bit for bit as Pillow does: `sides` are what its width and its height become.
+/// Resizes and crops a picture bit for bit as Pillow does. `sides` are those of its width and its height.
 ///
-/// `pixels` has rows from the top, pixels from the left, bytes as [`Channels`] says. Returns the same in red, green and blue.
+/// `pixels` are rows from the top, pixels from the left, bytes as in [`Channels`]. Returns the same of red, green and blue.
 ///
 /// # Panics
-/// If there are not as many bytes as `shape` says, or a part is cut out that lies beyond the resized picture.
+/// If `pixels` are not as many bytes as `shape` says, or the crop is beyond the resized picture.
 pub fn resize(shape: Shape, pixels: &[u8], filter: Filter, sides: [Side; 2]) -> Vec<u8> {
     let length = shape.width as usize * shape.channels.count();
     assert_eq!(pixels.len(), length * shape.height as usize, "pixels of the shape");
@@ -42,31 +42,31 @@ pub fn resize(shape: Shape, pixels: &[u8], filter: Filter, sides: [Side; 2]) -> 
     resizer.finish()
 }
 
-/// A picture that is being resized.
+/// A resize in progress.
 pub(super) struct Resizer {
     channels: Channels,
     order: Order,
     columns: Axis,
     rows: Columns,
-    /// Which rows of the picture count.
+    /// The rows of the picture that the crop depends on.
     reach: Range<u32>,
-    /// Rows that wait for being resized together: the decoder's, or, if the height goes first, those of the new height. Each
-    /// is padded for the kernel.
+    /// Rows that are collected to be resized together: the decoder's or, if the height is resized first, those of the new
+    /// height. Each is padded for the kernel.
     pending: [Vec<u8>; kernel::ROWS],
-    /// How many of them are written.
+    /// Pending rows that are complete.
     written: usize,
     row_length: usize,
-    /// How many rows came.
-    came: u32,
+    /// Rows that the decoder has passed.
+    rows_seen: u32,
     /// Rows of the new width.
     resized: [Vec<u8>; kernel::ROWS],
-    /// A row in between the two directions.
-    between: Vec<u8>,
-    /// What is kept, in red, green and blue, as far as it is finished.
-    kept: Vec<u8>,
+    /// A row between the two steps.
+    intermediate: Vec<u8>,
+    /// The finished rows of the crop, in red, green and blue.
+    output: Vec<u8>,
 }
 
-/// Which side is resized first: the other is resized from that result, rounded to bytes.
+/// The side that is resized first. The other is resized from that result, which is rounded to bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Order {
     WidthFirst,
@@ -74,7 +74,7 @@ enum Order {
 }
 
 impl Order {
-    /// Pillow's choice since 13.0: the height, if it shrinks by more than twice the pixels that the width shrinks by.
+    /// Returns Pillow's order since 13.0: the height first if it shrinks by more than twice as many pixels as the width.
     fn of(columns: Span, rows: Span) -> Self {
         let [columns, rows] = [columns, rows].map(|span| i128::from(span.length) - i128::from(span.resized));
         if rows > 0 && rows > 2 * columns {
@@ -85,17 +85,17 @@ impl Order {
     }
 }
 
-/// What a side of a picture becomes.
+/// How one side of a picture is resized and cropped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Side {
-    /// Its length after resizing.
+    /// The length after resizing.
     pub resized: u64,
-    /// What is cut out of that.
+    /// The part of the resized side that is kept.
     pub kept: Range<u64>,
 }
 
 impl Resizer {
-    /// For a picture of `shape`, whose sides become those of `sides`: from left to right, and from top to bottom.
+    /// Returns a resizer for a picture of `shape`. `sides` are those of its width and its height.
     fn new(shape: Shape, filter: Filter, sides: [Side; 2]) -> Self {
         let [columns, rows] = sides;
         let columns = (Span::new(shape.width, columns.resized), columns.kept);
@@ -103,8 +103,8 @@ impl Resizer {
         Self::with_spans(shape, filter, columns, rows)
     }
 
-    /// As torchvision's `Resize(256)` and `CenterCrop(224)` do with a Pillow picture of `whole` pixels, of which the decoder
-    /// made `shape`: the same, or `eighths` eighths of it, rounded up.
+    /// Returns a resizer that does what torchvision's `Resize(256)` and `CenterCrop(224)` do with a Pillow picture of
+    /// `whole` pixels. The decoder writes rows of `shape`: the same size, or `eighths` eighths of it, rounded up.
     pub(super) fn for_vgg16(shape: Shape, whole: [u32; 2], eighths: u32) -> Self {
         let short = whole[0].min(whole[1]);
         let [columns, rows] = [(whole[0], shape.width), (whole[1], shape.height)].map(|(length, decoded)| {
@@ -126,7 +126,7 @@ impl Resizer {
         );
         let count = shape.channels.count();
         let row_length = shape.width as usize * count;
-        let between = match order {
+        let intermediate = match order {
             Order::WidthFirst => columns.len() * count,
             Order::HeightFirst => row_length,
         };
@@ -136,45 +136,47 @@ impl Resizer {
             pending: std::array::from_fn(|_| vec![0; ROW_START + row_length + kernel::PADDING]),
             written: 0,
             row_length,
-            came: 0,
+            rows_seen: 0,
             reach: rows.reach(),
             resized: std::array::from_fn(|_| vec![0; columns.len() * count]),
-            between: vec![0; between],
-            kept: Vec::with_capacity(columns.len() * rows.len() * 3),
+            intermediate: vec![0; intermediate],
+            output: Vec::with_capacity(columns.len() * rows.len() * 3),
             columns,
-            rows: Columns::new(rows, between),
+            rows: Columns::new(rows, intermediate),
         }
     }
 
-    /// The bytes that a resizer of a picture of `whole` pixels takes, of which `shape` is decoded: rather too many.
+    /// Returns an upper bound of the memory of a resizer for a picture of `whole` pixels that is decoded to `shape`, in
+    /// bytes.
     pub(super) fn memory(shape: Shape, whole: [u32; 2]) -> u64 {
         let count = shape.channels.count() as u64;
         let short = u64::from(whole[0].min(whole[1]));
         let side = SIDE as u64;
-        // How many pixels of the picture become one, and how many one is made of.
+        // How many input pixels there are for one output pixel, and how many it is computed from.
         let scale = short.div_ceil(SHORT);
         let taps = 2 * scale + 2;
         let weights = 2 * side * 2 * 2 * (taps + 16);
         let row = (u64::from(shape.width).max(side) + 16) * count;
-        // Four rows that are resized together, twice over, and as many as one is made of twice over: once in use, once to be dropped.
+        // Four rows before and after horizontal resizing; and twice the input rows of an output row, because used rows are
+        // dropped only once they are most of the window.
         (8 + 2 * taps) * row + weights + side * side * 3
     }
 
-    /// The next row's bytes, for the decoder to write. They hold what was last written to them.
+    /// Returns the buffer of the next row, for the decoder to write. It holds an earlier row.
     pub(super) fn row(&mut self) -> &mut [u8] {
         &mut self.pending[self.written][ROW_START..][..self.row_length]
     }
 
-    /// Whether the next row counts for what is kept; a decoder need not write one that does not.
+    /// Returns true if the crop depends on the next row. A decoder need not write other rows.
     pub(super) fn wants_row(&self) -> bool {
-        self.reach.contains(&self.came)
+        self.reach.contains(&self.rows_seen)
     }
 
-    /// Takes the row that was written.
+    /// Processes the row that was written.
     pub(super) fn advance(&mut self) {
-        let counts = self.wants_row();
-        self.came = self.came.saturating_add(1);
-        if !counts {
+        let is_wanted = self.wants_row();
+        self.rows_seen = self.rows_seen.saturating_add(1);
+        if !is_wanted {
             return;
         }
         match self.order {
@@ -191,12 +193,12 @@ impl Resizer {
         }
     }
 
-    /// What is kept, in red, green and blue. Rows that never came are black.
+    /// Returns the crop, in red, green and blue. Rows that were not written are black.
     pub(super) fn finish(mut self) -> Vec<u8> {
         if self.order == Order::WidthFirst {
             self.resize_widths();
         }
-        let black = vec![0; self.between.len()];
+        let black = vec![0; self.intermediate.len()];
         while !self.rows.is_done() {
             self.rows.push(&black);
             self.finish_rows();
@@ -204,10 +206,10 @@ impl Resizer {
         if self.order == Order::HeightFirst {
             self.resize_widths();
         }
-        self.kept
+        self.output
     }
 
-    /// Resizes the pending rows in the direction of the width, and takes them on.
+    /// Resizes the pending rows horizontally and passes the result on.
     fn resize_widths(&mut self) {
         let mut resized = std::mem::take(&mut self.resized);
         let rows = self.pending.each_ref().map(|row| &row[ROW_START..]);
@@ -225,15 +227,15 @@ impl Resizer {
         }
     }
 
-    /// Takes the rows of the new height on that can be made by now.
+    /// Passes on the rows of the new height whose input rows are complete.
     fn finish_rows(&mut self) {
         match self.order {
             Order::WidthFirst => {
-                let mut row = std::mem::take(&mut self.between);
+                let mut row = std::mem::take(&mut self.intermediate);
                 while self.rows.pop(&mut row) {
                     self.keep(&row);
                 }
-                self.between = row;
+                self.intermediate = row;
             }
             Order::HeightFirst => {
                 while self.rows.pop(&mut self.pending[self.written][ROW_START..]) {
@@ -247,9 +249,9 @@ impl Resizer {
     }
 
     fn keep(&mut self, row: &[u8]) {
-        let start = self.kept.len();
-        self.kept.resize(start + self.columns.len() * 3, 0);
-        let kept = &mut self.kept[start..];
+        let start = self.output.len();
+        self.output.resize(start + self.columns.len() * 3, 0);
+        let kept = &mut self.output[start..];
         match self.channels {
             Channels::Grey => {
                 for (pixel, &grey) in kept.as_chunks_mut().0.iter_mut().zip(row) {
@@ -262,7 +264,7 @@ impl Resizer {
 }
 
 impl Side {
-    /// Of a side of `length` pixels in a picture whose short side is `short`.
+    /// Returns the resize and crop for VGG16 of a side of `length` pixels in a picture whose short side is `short`.
     fn of(length: u32, short: u32) -> Self {
         let resized = SHORT * u64::from(length) / u64::from(short);
         let offset = half_to_even(resized - SIDE as u64);
@@ -273,7 +275,7 @@ impl Side {
     }
 }
 
-/// `int(round(n / 2.0))` as Python rounds: halves go to the even neighbour.
+/// Returns Python's `int(round(n / 2.0))`: halves are rounded to even.
 fn half_to_even(n: u64) -> u64 {
     let half = n / 2;
     half + (n & half & 1)
@@ -284,7 +286,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn odd_margins_round_as_python_does() {
+    fn odd_margins_are_rounded_to_even() {
         for (n, expected) in [(0, 0), (1, 0), (2, 1), (3, 2), (4, 2), (5, 2), (7, 4), (9, 4), (32, 16)] {
             assert_eq!(half_to_even(n), expected, "{n}");
         }
@@ -309,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thin_picture_costs_what_is_kept_of_it() {
+    fn only_the_rows_of_the_crop_are_wanted() {
         let shape = Shape {
             width: 1,
             height: 60_000,
@@ -319,12 +321,14 @@ mod tests {
         assert!(resizer.reach.start > 29_990 && resizer.reach.len() < 10);
     }
 
+    /// Returns the order for a width and a height, each before and after resizing.
+    fn order(width: [u32; 2], height: [u32; 2]) -> Order {
+        let [width, height] = [width, height].map(|[length, resized]| Span::new(length, resized.into()));
+        Order::of(width, height)
+    }
+
     #[test]
-    fn the_height_goes_first_where_it_shrinks_by_more_than_twice_as_much() {
-        let order = |width: [u32; 2], height: [u32; 2]| {
-            let [width, height] = [width, height].map(|[length, resized]| Span::new(length, resized.into()));
-            Order::of(width, height)
-        };
+    fn the_height_goes_first_if_it_shrinks_by_more_than_twice_as_much() {
         assert_eq!(order([300, 200], [400, 200]), Order::WidthFirst);
         assert_eq!(order([300, 200], [401, 200]), Order::HeightFirst);
         assert_eq!(order([100, 200], [201, 200]), Order::HeightFirst);
@@ -333,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_that_never_come_are_black() {
+    fn missing_rows_are_black() {
         let shape = Shape {
             width: 2,
             height: 2,

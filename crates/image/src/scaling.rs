@@ -1,8 +1,8 @@
-//! Whether a large JPEG is decoded at its own size.
+//! The sizes at which large JPEGs are decoded.
 
 /// When a large JPEG is decoded at a part of its size, by DCT scaling: an inverse transform of each 8x8 block to 4x4, 2x2 or
 /// 1 pixel instead of all 64, as Pillow's `draft` does.
-/// `tests/jpeg_scaling.rs` holds the accuracy.
+/// `tests/jpeg_scaling.rs` checks the accuracy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
 pub enum JpegScaling {
@@ -19,15 +19,17 @@ pub enum JpegScaling {
 pub(super) const WHOLE: u32 = 8;
 
 impl JpegScaling {
-    /// How many eighths of the size a picture with this short side is decoded at: 8, 4, 2 or 1.
+    /// Returns the scale for a picture with this short side, in eighths: 8, 4, 2 or 1.
     pub(super) fn eighths(self, short: u32) -> u32 {
         let short_min = match self {
             Self::Off => return WHOLE,
             Self::Fine => 512,
             Self::Coarse => 320,
         };
-        let suffices = |eighths: &u32| u64::from(short) * u64::from(*eighths) >= short_min * u64::from(WHOLE);
-        [1, 2, 4].into_iter().find(suffices).unwrap_or(WHOLE)
+        [1, 2, 4]
+            .into_iter()
+            .find(|eighths| u64::from(short) * u64::from(*eighths) >= short_min * u64::from(WHOLE))
+            .unwrap_or(WHOLE)
     }
 }
 
@@ -36,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_short_side_stays_above_its_least() {
+    fn the_short_side_keeps_its_minimum() {
         let cases = [
             (JpegScaling::Off, 65_535, 8),
             (JpegScaling::Fine, 1023, 8),

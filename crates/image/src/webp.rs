@@ -1,4 +1,4 @@
-//! WebP, by libwebp, through the same interface as Pillow: the one for animations, of which the first frame counts.
+//! Decodes WebP by libwebp, through the same interface as Pillow: that for animations, of which the first frame is used.
 
 use std::marker::PhantomData;
 use std::ptr::NonNull;
@@ -12,12 +12,12 @@ use super::error::{ImageError, malformed};
 use super::picture::{Channels, Picture, Shape};
 use super::resize::Resizer;
 
-/// The most bytes that libwebp takes at a time, which `.cargo/config.toml` sets when it is built: a canvas of 64 Mi pixels and a
-/// few rows.
+/// Limit of a single allocation by libwebp, in bytes, which `.cargo/config.toml` sets for its build: a canvas of 64 Mi
+/// pixels and a few rows.
 const ALLOCATION_MAX: u64 = 288 << 20;
 const PIXELS_MAX: u64 = 64 << 20;
 
-/// A file whose header was read.
+/// A file whose header has been read.
 pub(super) struct WebP<'a> {
     bytes: &'a [u8],
     shape: Shape,
@@ -25,9 +25,10 @@ pub(super) struct WebP<'a> {
 
 impl<'a> WebP<'a> {
     /// # Errors
-    /// [`ImageError::Malformed`] if the first chunk is none that tells the picture's size.
+    /// [`ImageError::Malformed`] if the first chunk does not state the picture's size.
     pub(super) fn open(bytes: &'a [u8]) -> Result<Self, ImageError> {
-        let [width, height] = size(bytes).ok_or_else(|| malformed("WebP", "its first chunk is no picture's"))?;
+        let [width, height] =
+            size(bytes).ok_or_else(|| malformed("WebP", "its first chunk is not that of a picture"))?;
         let shape = Shape {
             width,
             height,
@@ -37,7 +38,7 @@ impl<'a> WebP<'a> {
     }
 }
 
-/// The size of the canvas, by the first chunk's header (RFC 9649, section 2).
+/// Returns the size of the canvas, by the first chunk's header (RFC 9649, section 2).
 fn size(bytes: &[u8]) -> Option<[u32; 2]> {
     let chunk = bytes.get(20..)?;
     match bytes.get(12..16)? {
@@ -64,11 +65,11 @@ impl Picture for WebP<'_> {
     }
 
     fn memory(&self) -> u64 {
-        /// Two canvases of four bytes, as much again while a lossless frame is decoded, and its alpha.
+        /// Two canvases of four bytes a pixel; a lossless frame's four bytes; and one of alpha.
         const BYTES_PER_PIXEL: u64 = 13;
         const TABLES: u64 = 4 << 20;
-        // A lossless frame has one group of five codes for each 4x4 pixels at most, of 20 bits at least. libwebp sets aside the
-        // largest tables for each, of which it may set aside `WEBP_MAX_ALLOCABLE_MEMORY`, and fills the smallest.
+        // A lossless frame has at most one group of five codes for each 4x4 pixels, of at least 20 bits. libwebp reserves the
+        // largest tables for each group, up to `WEBP_MAX_ALLOCABLE_MEMORY` in all, and writes the smallest.
         const GROUPS_MAX: u64 = ALLOCATION_MAX / (2970 * 4);
         const GROUP_BYTES: u64 = 5 * 256 * 4 + 64;
         let pixels = u64::from(self.shape.width) * u64::from(self.shape.height);
@@ -83,7 +84,7 @@ impl Picture for WebP<'_> {
         let mut decoder =
             Decoder::open(self.bytes).ok_or_else(|| malformed("WebP", "its chunks are damaged or cut short"))?;
         if decoder.size() != Some([self.shape.width, self.shape.height]) {
-            return Err(malformed("WebP", "its first chunk tells another size"));
+            return Err(malformed("WebP", "its first chunk states another size"));
         }
         let canvas = decoder
             .first_frame()
@@ -96,7 +97,7 @@ impl Picture for WebP<'_> {
     }
 }
 
-/// libwebp's decoder of some bytes.
+/// libwebp's decoder of a file's bytes.
 struct Decoder<'a> {
     decoder: NonNull<WebPAnimDecoder>,
     bytes: PhantomData<&'a [u8]>,
@@ -108,7 +109,7 @@ impl<'a> Decoder<'a> {
             bytes: bytes.as_ptr(),
             size: bytes.len(),
         };
-        // SAFETY: the bytes outlive the decoder. It makes RGBA pixels by default.
+        // SAFETY: the bytes outlive the decoder. Without options it decodes to RGBA.
         let decoder = unsafe { WebPAnimDecoderNew(&data, std::ptr::null()) };
         NonNull::new(decoder).map(|decoder| Self {
             decoder,
@@ -117,7 +118,7 @@ impl<'a> Decoder<'a> {
     }
 
     fn size(&self) -> Option<[u32; 2]> {
-        // SAFETY: zeros are valid for a structure of numbers, which the call fills in.
+        // SAFETY: zeros are valid for a structure of numbers, which the call overwrites.
         unsafe {
             let mut info: WebPAnimInfo = std::mem::zeroed();
             let is_known = WebPAnimDecoderGetInfo(self.decoder.as_ptr(), &mut info) != 0;
@@ -125,24 +126,24 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    /// The canvas after the first frame: rows of red, green, blue and alpha.
+    /// Returns the canvas after the first frame: rows of red, green, blue and alpha.
     fn first_frame(&mut self) -> Option<&[u8]> {
         let [width, height] = self.size()?;
         let (mut canvas, mut time) = (std::ptr::null_mut(), 0);
-        // SAFETY: the decoder is ours.
+        // SAFETY: `self` owns the decoder.
         let is_decoded = unsafe { WebPAnimDecoderGetNext(self.decoder.as_ptr(), &mut canvas, &mut time) } != 0;
         if !is_decoded || canvas.is_null() {
             return None;
         }
-        // SAFETY: the canvas belongs to the decoder and stays as it is until the next call, for which `self` would have to
-        // be borrowed again.
+        // SAFETY: the canvas belongs to the decoder and does not change until the next call, which needs another mutable
+        // borrow of `self`.
         Some(unsafe { std::slice::from_raw_parts(canvas, width as usize * height as usize * 4) })
     }
 }
 
 impl Drop for Decoder<'_> {
     fn drop(&mut self) {
-        // SAFETY: the decoder is ours, and nothing uses it afterwards.
+        // SAFETY: `self` owns the decoder, and it is not used afterwards.
         unsafe { WebPAnimDecoderDelete(self.decoder.as_ptr()) };
     }
 }
@@ -151,9 +152,13 @@ impl Drop for Decoder<'_> {
 mod tests {
     use super::*;
 
+    /// Returns a file whose first chunk is of this kind.
+    fn file(kind: &[u8], data: &[u8]) -> Vec<u8> {
+        [b"RIFF\0\0\0\0WEBP", kind, b"\0\0\0\0", data].concat()
+    }
+
     #[test]
     fn sizes_are_read_from_each_kind_of_first_chunk() {
-        let file = |kind: &[u8], data: &[u8]| [b"RIFF\0\0\0\0WEBP", kind, b"\0\0\0\0", data].concat();
         let lossy = file(b"VP8 ", b"\0\0\0\x9d\x01\x2a\x2c\x41\xc8\x00");
         assert_eq!(size(&lossy), Some([300, 200]));
         let bits = (299_u32 | 199 << 14).to_le_bytes();

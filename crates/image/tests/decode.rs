@@ -1,4 +1,4 @@
-//! Pictures become the pixels that torchvision's transforms see, and no bytes do harm.
+//! Pictures are decoded to the pixels of torchvision's transforms, and damaged ones are refused.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
@@ -9,7 +9,7 @@ use headswap_image::{Channels, Filter, ImageError, ImageLimits, ImageSettings, P
 use headswap_spec::PICTURE_BYTES;
 use proptest::prelude::*;
 
-/// The repository's.
+/// The root of the repository.
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
@@ -27,7 +27,7 @@ fn photograph(name: &str) -> Vec<u8> {
     fs::read(root().join("images").join(name)).unwrap()
 }
 
-/// The default settings with another limit.
+/// Returns the default settings with another limit.
 fn up_to(pixels_max: u64) -> ImageSettings {
     ImageSettings {
         limits: ImageLimits { pixels_max },
@@ -39,7 +39,7 @@ fn refusal(bytes: &[u8]) -> ImageError {
     decode(bytes, ImageSettings::default()).unwrap_err()
 }
 
-/// Every reference in a folder: the picture's name, its file's bytes and the pixels it should become.
+/// Returns every reference in a folder: the picture's name, its file's bytes and the expected pixels.
 fn references(folder: &Path) -> Vec<(String, Vec<u8>, Vec<u8>)> {
     let mut found: Vec<_> = fs::read_dir(folder)
         .unwrap()
@@ -152,7 +152,7 @@ struct ResizeCase {
 }
 
 #[test]
-fn raw_pixels_are_taken_at_their_exact_length_alone() {
+fn raw_pixels_must_have_their_exact_length() {
     let bytes: Vec<u8> = (0..PICTURE_BYTES).map(|index| (index % 251) as u8).collect();
     assert_eq!(Pixels::from_bytes(bytes.clone().into()).unwrap().as_bytes(), bytes);
     for got in [0, 1, PICTURE_BYTES - 1, PICTURE_BYTES + 1] {
@@ -182,7 +182,7 @@ fn no_bytes_and_unknown_bytes_are_refused() {
 }
 
 #[test]
-fn what_is_no_picture_is_named() {
+fn other_files_are_named() {
     let gif = fixture("gif_offset_transparent.gif");
     let cases: [(Vec<u8>, &str); 5] = [
         (
@@ -270,7 +270,7 @@ fn a_photograph_cut_short_is_refused() {
     }
 }
 
-/// A PNG file that ends after its header, of which the checksum is wrong: nothing behind the sizes may be looked at.
+/// Returns a PNG file that ends after its header, whose checksum is wrong: the size must be checked first.
 fn png_header(width: u32, height: u32) -> Vec<u8> {
     let mut file = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR".to_vec();
     file.extend(width.to_be_bytes());
@@ -354,7 +354,7 @@ fn a_picture_without_pixels_is_refused() {
     }
 }
 
-/// One row of pixels that becomes 15,360,000 columns where a whole picture is resized.
+/// One row of pixels that would become 15,360,000 columns if the whole picture were resized.
 #[test]
 fn an_extreme_aspect_ratio_costs_no_more_than_another() {
     for (width, height) in [(1_u32, 60_000_u32), (60_000, 1)] {
@@ -366,7 +366,7 @@ fn an_extreme_aspect_ratio_costs_no_more_than_another() {
         picture.write_to(&mut file, image::ImageFormat::Png).unwrap();
         let pixels = decode(file.get_ref(), ImageSettings::default()).unwrap();
         let (first, last) = (pixels.as_bytes()[0], pixels.as_bytes()[PICTURE_BYTES - 1]);
-        // The crop is less than one source pixel long and lies on the step, whose ramp it shows.
+        // The crop is shorter than one source pixel and is at the step, whose ramp it shows.
         assert!(first < 30 && last > 170, "{first} to {last}");
     }
 }
@@ -397,7 +397,7 @@ proptest! {
             "bmp_565.bmp", "webp_lossy.webp", "webp_animated_alpha.webp",
         ];
         let mut bytes = fixture(names[which.index(names.len())]);
-        // Headers are where damage leads furthest astray.
+        // Half of the changes are in the headers.
         let span = if is_near_start { bytes.len().min(200) } else { bytes.len() };
         for (at, value) in changes {
             bytes[at.index(span)] = value;

@@ -1,4 +1,4 @@
-//! Large JPEGs decoded at a part of their size stay near what all their pixels give, and damage is refused as ever.
+//! Large JPEGs decoded at a part of their size have almost the same pixels, and damaged ones are refused all the same.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
@@ -29,8 +29,8 @@ fn photograph(name: &str, short: u32) -> image::RgbImage {
         }
     };
     let (width, height) = picture.dimensions();
-    let enlarged = |side: u32| side * short / width.min(height);
-    image::imageops::resize(&picture, enlarged(width), enlarged(height), FilterType::CatmullRom)
+    let [new_width, new_height] = [width, height].map(|side| side * short / width.min(height));
+    image::imageops::resize(&picture, new_width, new_height, FilterType::CatmullRom)
 }
 
 /// A JPEG of quality 90 with halved chroma, as cameras and most programs write them.
@@ -59,7 +59,7 @@ fn difference(ours: &Pixels, theirs: &Pixels) -> (f64, u8, u8) {
     (mean, each[each.len() * 99 / 100], each[each.len() - 1])
 }
 
-/// Holds a file that is decoded at a part of its size against the accuracy that `--help` states.
+/// Checks the accuracy that `--help` states, for a file that is decoded at a part of its size.
 fn check_accuracy(name: &str, file: &[u8], scaling: JpegScaling) {
     let (ours, whole) = (with(file, scaling).unwrap(), with(file, JpegScaling::Off).unwrap());
     let (mean, p99, max) = difference(&ours, &whole);
@@ -79,7 +79,7 @@ fn check_accuracy(name: &str, file: &[u8], scaling: JpegScaling) {
 #[test]
 fn photographs_stay_within_the_accuracy_stated() {
     for name in ["chelsea.png", "coffee.png", "grace_hopper.jpg", "rocket.jpg"] {
-        // At the least sizes that are scaled, and at one that leaves a part of a block.
+        // The smallest sizes that are scaled, and one with incomplete blocks.
         for short in [640, 1024, 1501] {
             let picture = photograph(name, short);
             // Files with 4:2:2 differ most: libjpeg scales their chroma less well.
@@ -87,10 +87,10 @@ fn photographs_stay_within_the_accuracy_stated() {
                 let file = jpeg(&picture, |settings| {
                     settings.set_chroma_sampling_pixel_sizes(sizes, sizes)
                 });
-                let told = format!("{name} {short} {chroma}");
-                check_accuracy(&told, &file, JpegScaling::Coarse);
+                let label = format!("{name} {short} {chroma}");
+                check_accuracy(&label, &file, JpegScaling::Coarse);
                 if short >= 1024 {
-                    check_accuracy(&told, &file, JpegScaling::Fine);
+                    check_accuracy(&label, &file, JpegScaling::Fine);
                 }
             }
         }
@@ -165,18 +165,18 @@ fn a_small_file_is_not_scaled() {
 }
 
 #[test]
-fn a_file_cut_short_is_refused_with_the_same_words() {
+fn a_file_cut_short_is_refused_with_the_same_message() {
     let picture = photograph("coffee.png", 1030);
     for file in [jpeg(&picture, |_| {}), jpeg(&picture, Compress::set_progressive_mode)] {
         let lengths = (3..file.len()).step_by(file.len() / 30);
         for length in lengths.chain([file.len() - 2, file.len() - 1]) {
-            // Cut off, and cut off with an end put behind.
+            // Cut off, without and with an end marker.
             for cut in [file[..length].to_vec(), [&file[..length], b"\xff\xd9"].concat()] {
                 let whole = with(&cut, JpegScaling::Off);
                 for scaling in SCALED {
                     match &whole {
                         Err(error) => assert_eq!(with(&cut, scaling).unwrap_err(), *error, "{length} bytes"),
-                        // What cuts no code off: the last bits of fill, or whole scans.
+                        // No code is cut off: the cut removes only fill bits, or whole scans.
                         Ok(_) => assert!(with(&cut, scaling).is_ok(), "{length} bytes"),
                     }
                 }
@@ -186,14 +186,14 @@ fn a_file_cut_short_is_refused_with_the_same_words() {
 }
 
 #[test]
-fn limits_come_first() {
+fn limits_are_checked_first() {
     let file = jpeg(&photograph("coffee.png", 1024), |_| {});
     let limits = ImageLimits { pixels_max: 1 << 20 };
     for jpeg_scaling in SCALED {
         let error = decode(&file, ImageSettings { limits, jpeg_scaling }).unwrap_err();
         assert!(matches!(error, ImageError::TooLarge { .. }), "{error}");
     }
-    // Of 12 GB, by its header, with nothing behind that is a picture.
+    // A picture of 12 GB, by its header.
     let mut header = file;
     let at = header.windows(2).position(|pair| pair == [0xff, 0xc0]).unwrap();
     header[at + 5..at + 9].copy_from_slice(&[0xff; 4]);
@@ -202,8 +202,8 @@ fn limits_come_first() {
     }
 }
 
-/// Grey of 1024x1024 in 84 scans, which libjpeg takes without a warning: `cjpeg -grayscale -scans` with a scan for each
-/// coefficient, and 20 that refine one.
+/// A grey picture of 1024x1024 in 84 scans, which libjpeg accepts without a warning: `cjpeg -grayscale -scans` with a scan
+/// for each coefficient, and 20 that refine one.
 #[test]
 fn more_scans_than_encoders_write_are_refused() {
     let file = std::fs::read(concat!(
@@ -220,10 +220,10 @@ fn more_scans_than_encoders_write_are_refused() {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(60) })]
 
-    /// And no panic. Two decoders may judge damage differently where codes end by chance at the end of the file: then there
-    /// are pixels, or `off`'s words.
+    /// Damage causes no panic, and both scales refuse it with the same message. Only where codes end by chance at the end
+    /// of the file may one of them return pixels.
     #[test]
-    fn damage_is_refused_with_the_same_words(
+    fn damage_is_refused_with_the_same_message(
         is_progressive in any::<bool>(),
         changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
         is_near_start in any::<bool>(),

@@ -1,4 +1,4 @@
-//! What every forward pass offers, whatever computes it.
+//! The interface of the backends that compute the forward pass.
 
 use std::any::Any;
 use std::fmt;
@@ -12,8 +12,8 @@ use super::settings::Device;
 
 /// A backbone ready to compute, driven by one thread.
 pub trait Backend: Send {
-    /// Does what is slow the first time, for batches of up to this many rows, until it has or is told to stop. To be called
-    /// by the thread that will call [`Backend::forward`]: what it makes ready may end with that thread.
+    /// Warms up for batches of up to `max_batch` rows, or until `stop` is true. Must be called by the thread that will call
+    /// [`Backend::forward`], because what it prepares may belong to that thread.
     ///
     /// # Errors
     /// As [`Backend::forward`].
@@ -22,21 +22,21 @@ pub trait Backend: Send {
         Ok(())
     }
 
-    /// This network as several, with the same parameters, that as many threads drive at the same time: for each device
-    /// one, or on a GPU two, so that one batch's pictures are copied there while the other's are computed. A CPU of many
-    /// cores counts as several devices. All take the same heads.
+    /// Splits the backend into lanes, by device, that share its parameters and heads. Each is driven by its own thread at
+    /// the same time as the others. A GPU has two lanes, so that one batch is copied there while another is computed; a CPU
+    /// of many cores counts as several devices with one each.
     fn into_lanes(self: Box<Self>) -> Vec<Vec<Box<dyn Backend>>>;
 
-    /// Runs pictures through the backbone and the heads' own layers, each step once for all rows whose heads agree up to
-    /// it, then each group of rows through its head's last Linear.
+    /// Runs pictures through the backbone and the heads' own layers, each step once for all rows whose heads have the same
+    /// parameters up to it, then each group of rows through its head's last Linear.
     ///
-    /// `pictures` has 224x224x3 u8 for each row of the batch, RGB interleaved; `features` names the rows whose features, of
-    /// the backbone alone, are wanted, ascending. `wanted` is asked right before the device is given work that cannot be
-    /// taken back.
+    /// `pictures` has `[224, 224, 3]` u8 (RGB interleaved) for each row of the batch. `features` are the rows, ascending,
+    /// whose features by the backbone alone are returned. `wanted` is called right before the device gets work that cannot
+    /// be cancelled.
     ///
     /// # Errors
-    /// [`BackendError::NotWanted`] if `wanted` says so; [`BackendError::Lost`] if the device will not compute again;
-    /// others if the device failed and the network stays usable.
+    /// [`BackendError::NotWanted`] if `wanted` returns false; [`BackendError::Lost`] if the device will not compute again;
+    /// others if the device failed and the backend stays usable.
     fn forward_if(
         &mut self,
         pictures: &[&[u8]],
@@ -45,7 +45,7 @@ pub trait Backend: Send {
         wanted: &mut dyn StillWanted,
     ) -> Result<Outputs, BackendError>;
 
-    /// [`Backend::forward_if`] for a batch that is always wanted.
+    /// As [`Backend::forward_if`], for a batch that is always wanted.
     ///
     /// # Errors
     /// As [`Backend::forward_if`].
@@ -59,32 +59,32 @@ pub trait Backend: Send {
     }
 
     /// Runs rows of the backbone's features through the last Linear of heads that override nothing else. On the CPU the
-    /// logits have the same bits as those that [`Backend::forward`] gave with these features.
+    /// logits have the same bits as those that [`Backend::forward`] returned with these features.
     ///
     /// # Errors
     /// As [`Backend::forward`].
     fn logits(&mut self, features: &[&[f32]], groups: &[HeadRows<'_>]) -> Result<Vec<Vec<f32>>, BackendError>;
 
-    /// Places heads on this network's device, from any thread.
+    /// Returns the placer of heads on this backend's device, for any thread.
     fn placer(&self) -> Arc<dyn Placer>;
 
-    /// The names of the steps that [`Outputs::steps`] counts, in their order.
+    /// Returns the names of the steps that [`Outputs::steps`] counts, in order.
     fn steps(&self) -> Vec<String>;
 
-    /// What computes: one device, or several with the same parameters.
+    /// Returns the devices that compute: one, or several with the same parameters.
     fn devices(&self) -> Vec<Device>;
 
-    /// The element type that it computes in, as `f32`.
+    /// Returns the name of the element type that it computes in, for example `f32`.
     fn precision(&self) -> &'static str;
 }
 
-/// Says at the last moment whether a batch is still worth computing.
+/// Decides, at the last moment, whether a batch is computed.
 pub trait StillWanted {
-    /// Whether every row of the batch is still wanted.
+    /// Returns true if every row of the batch is still wanted.
     fn still_wanted(&mut self) -> bool;
 }
 
-/// A batch that is wanted in any case.
+/// For batches that are always wanted.
 struct Always;
 
 impl StillWanted for Always {
@@ -95,58 +95,59 @@ impl StillWanted for Always {
 
 /// Moves a head's parameters to the device.
 pub trait Placer: Send + Sync {
-    /// Places `parameters`, the last Linear and whatever else the head overrides, and proves with a trial forward pass of
-    /// its layers that its results are finite. A tensor that another head has placed already is shared.
+    /// Places `parameters`, the last Linear and all others that the head overrides, and checks by a trial forward pass of
+    /// its layers that its results are finite. A tensor that another head has already placed is shared.
     ///
     /// # Errors
-    /// [`BackendError`] if there is no room, or if the trial gave NaN or infinity in the device's element type.
+    /// [`BackendError`] if the device has too little memory, or if the trial returned NaN or infinity in the device's
+    /// element type.
     fn place(&self, parameters: &Parameters) -> Result<PlacedHead, BackendError>;
 }
 
-/// The rows of a batch that one head answers.
+/// The rows of a batch that one head computes.
 pub struct HeadRows<'a> {
     /// The head.
     pub head: &'a PlacedHead,
-    /// Indices into the batch, ascending, each once.
+    /// Indices into the batch, ascending and distinct.
     pub rows: Vec<usize>,
 }
 
 /// The results of one batch.
 #[derive(Debug, Default)]
 pub struct Outputs {
-    /// For each group, its rows' logits one after the other: rows x classes.
+    /// The logits of each group: `[rows, classes]`.
     pub logits: Vec<Vec<f32>>,
-    /// The features of the rows that asked for them, one after the other: rows x features.
+    /// The features of the rows that were asked for: `[rows, features]`.
     pub features: Vec<f32>,
-    /// What each step was asked to do.
+    /// The work of each step.
     pub steps: Vec<StepCount>,
 }
 
-/// How often a batch went through one step.
+/// The work of one step for a batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StepCount {
-    /// Different paths of parameters up to it: 1 where all rows are still together.
+    /// Distinct sequences of parameters up to this step: 1 if all rows share them.
     pub passes: usize,
-    /// Rows over all passes.
+    /// Rows, over all passes.
     pub rows: usize,
 }
 
-/// A head's tensors on a device. They are freed when the last owner lets go, which is after its last answer.
+/// A head's tensors on a device. They are freed when the last owner drops them, which is after the head's last answer.
 pub struct PlacedHead {
-    /// K, the length of its rows of logits.
+    /// The number of classes, the length of a row of logits.
     pub classes: usize,
-    /// What its own tensors take on the device; one shared with another head counts for both.
+    /// The bytes of its own tensors on the device. A tensor shared with another head counts for both.
     pub device_bytes: usize,
-    /// Which parameters each step uses, from the first on; empty if only the last Linear is the head's own.
+    /// The parameters that each step uses, from the first on; empty if only the last Linear is the head's own.
     pub keys: Vec<StepKey>,
     placed: Box<dyn Any + Send + Sync>,
-    /// Whether a forward pass failed because of it.
+    /// True if the last forward pass failed because of it.
     suspect: AtomicBool,
     _kept: Option<Box<dyn Any + Send + Sync>>,
 }
 
 impl PlacedHead {
-    /// Wraps what the network keeps for a head of `classes` outputs, which shares all steps with the backbone.
+    /// Wraps a backend's own data of a head of `classes` outputs that shares all steps with the backbone.
     pub fn new(classes: usize, device_bytes: usize, placed: Box<dyn Any + Send + Sync>) -> Self {
         Self {
             classes,
@@ -158,7 +159,7 @@ impl PlacedHead {
         }
     }
 
-    /// Keeps something, as the room that it takes, for as long as the tensors live.
+    /// Keeps `kept`, for example a reservation of memory, for as long as the tensors live.
     #[must_use]
     pub fn keeping(self, kept: impl Any + Send + Sync) -> Self {
         Self {
@@ -167,7 +168,7 @@ impl PlacedHead {
         }
     }
 
-    /// Whether the last Linear is all that it overrides, so that the backbone's features are what it needs.
+    /// Returns true if it overrides only the last Linear, so that it computes from the backbone's features.
     pub fn shares_features(&self) -> bool {
         self.keys.is_empty()
     }
@@ -177,23 +178,29 @@ impl PlacedHead {
         self.suspect.store(failed, Ordering::Relaxed);
     }
 
-    /// Whether the last forward pass with this head failed because of it, so that it should not share a batch with others.
+    /// Returns true if the last forward pass with this head failed because of it. It should not share a batch with others.
     pub fn is_suspect(&self) -> bool {
         self.suspect.load(Ordering::Relaxed)
     }
 
-    /// The same with steps of its own.
+    /// Sets the parameters that its steps use.
     pub fn with_keys(self, keys: Vec<StepKey>) -> Self {
         Self { keys, ..self }
     }
 
-    /// What the network's own placer put into it.
+    /// Returns the data that the backend's own placer stored in it.
+    ///
+    /// # Errors
+    /// [`BackendError::ForeignHead`] if another backend placed the head.
     pub fn placed<T: 'static>(&self) -> Result<&T, BackendError> {
         self.placed.downcast_ref().ok_or(BackendError::ForeignHead)
     }
 }
 
-/// What a network's own placer put into the heads of a batch.
+/// Returns the data that a backend's own placer stored in the heads of a batch.
+///
+/// # Errors
+/// [`BackendError::ForeignHead`] if another backend placed one of them.
 pub fn placed<'a, T: 'static>(groups: &[HeadRows<'a>]) -> Result<Vec<&'a T>, BackendError> {
     let mut own = Vec::with_capacity(groups.len());
     for group in groups {
@@ -208,19 +215,19 @@ impl fmt::Debug for PlacedHead {
     }
 }
 
-/// A forward pass or a placement that failed.
+/// A forward pass or a placement failed.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum BackendError {
-    /// Choices that do not fit together, or a device that is not there.
+    /// The settings contradict each other, or the device does not exist.
     #[error("{0}")]
     Settings(String),
-    /// libtorch or the device refused; the text is libtorch's first line.
+    /// libtorch or the device failed; the text is libtorch's first line.
     #[error("the device failed: {0}")]
     Device(String),
     /// The device has too little memory; the text is libtorch's first line.
     #[error("the device has too little memory: {0}")]
     OutOfMemory(String),
-    /// Weights that are finite in f32 may overflow in f16.
+    /// The logits are not finite: weights that are finite in f32 may overflow in f16.
     #[error("the head's logits are not finite in {0}; try another --precision or smaller weights")]
     NotFinite(String),
     /// The device will not compute again.
@@ -229,7 +236,7 @@ pub enum BackendError {
     /// The batch was no longer wanted when its turn came.
     #[error("the batch is no longer wanted")]
     NotWanted,
-    /// A head placed by another kind of network.
-    #[error("the head belongs to another network")]
+    /// The head was placed by another backend.
+    #[error("the head belongs to another backend")]
     ForeignHead,
 }

@@ -1,4 +1,4 @@
-//! The same backbone on several devices, as one network: a batch runs on whichever is free, and heads are on all of them.
+//! Several devices as one backend: each has the same backbone and all heads, and computes batches of its own.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -8,25 +8,26 @@ use headswap_checkpoint::Parameters;
 use super::backend::{Backend, BackendError, HeadRows, Outputs, PlacedHead, Placer, StillWanted, placed};
 use super::settings::Device;
 
-/// One network of several, at least two, that have the same parameters. Driven as one, the first computes.
+/// Combines backends with the same parameters, at least two. The first computes until [`Backend::into_lanes`] separates
+/// them.
 pub fn on_devices(first: Box<dyn Backend>, others: Vec<Box<dyn Backend>>) -> Box<dyn Backend> {
-    let placers = std::iter::once(&first).chain(&others);
-    let placers = placers.map(|network| network.placer()).collect();
+    let backends = std::iter::once(&first).chain(&others);
+    let placers = backends.map(|backend| backend.placer()).collect();
     Box::new(OnDevice {
-        network: first,
+        backend: first,
         placer: Arc::new(DevicesPlacer { placers }),
         index: 0,
         others,
     })
 }
 
-/// A network on one of the devices, or a lane of it.
+/// The backend of one of the devices, or a lane of it.
 struct OnDevice {
-    network: Box<dyn Backend>,
+    backend: Box<dyn Backend>,
     placer: Arc<DevicesPlacer>,
-    /// Which one.
+    /// The index of the device.
     index: usize,
-    /// Those on the devices after it, which become lanes of their own.
+    /// The backends of the following devices, before they are separated.
     others: Vec<Box<dyn Backend>>,
 }
 
@@ -34,8 +35,8 @@ struct DevicesPlacer {
     placers: Vec<Arc<dyn Placer>>,
 }
 
-/// A head on each of the devices.
-struct Everywhere(Vec<PlacedHead>);
+/// A head, placed on each of the devices.
+struct HeadOnDevices(Vec<PlacedHead>);
 
 impl Placer for DevicesPlacer {
     fn place(&self, parameters: &Parameters) -> Result<PlacedHead, BackendError> {
@@ -46,45 +47,48 @@ impl Placer for DevicesPlacer {
             .collect::<Result<_, _>>()?;
         let first = &placed[0];
         let (classes, bytes, keys) = (first.classes, first.device_bytes, first.keys.clone());
-        Ok(PlacedHead::new(classes, bytes, Box::new(Everywhere(placed))).with_keys(keys))
+        Ok(PlacedHead::new(classes, bytes, Box::new(HeadOnDevices(placed))).with_keys(keys))
     }
 }
 
 impl OnDevice {
-    /// The heads of a batch as this device has them.
-    fn own<'a>(&self, groups: &[HeadRows<'a>]) -> Result<Vec<HeadRows<'a>>, BackendError> {
-        let heads: Vec<&Everywhere> = placed(groups)?;
-        let group = |(head, group): (&'a Everywhere, &HeadRows<'a>)| HeadRows {
-            head: &head.0[self.index],
-            rows: group.rows.clone(),
-        };
-        Ok(heads.into_iter().zip(groups).map(group).collect())
+    /// Returns the groups of a batch with the heads on this device.
+    fn on_this_device<'a>(&self, groups: &[HeadRows<'a>]) -> Result<Vec<HeadRows<'a>>, BackendError> {
+        let heads: Vec<&HeadOnDevices> = placed(groups)?;
+        let mut own = Vec::with_capacity(groups.len());
+        for (head, group) in heads.into_iter().zip(groups) {
+            own.push(HeadRows {
+                head: &head.0[self.index],
+                rows: group.rows.clone(),
+            });
+        }
+        Ok(own)
     }
 }
 
 impl Backend for OnDevice {
     fn prepare(&mut self, max_batch: usize, stop: &AtomicBool) -> Result<(), BackendError> {
-        self.network.prepare(max_batch, stop)
+        self.backend.prepare(max_batch, stop)
     }
 
     fn into_lanes(self: Box<Self>) -> Vec<Vec<Box<dyn Backend>>> {
-        let placer = self.placer;
-        let networks = std::iter::once(self.network).chain(self.others);
-        let devices = (self.index..).zip(networks).flat_map(|(index, network)| {
-            let lane = |network| {
-                Box::new(Self {
-                    network,
-                    placer: Arc::clone(&placer),
-                    index,
-                    others: Vec::new(),
-                }) as Box<dyn Backend>
-            };
-            let devices = network.into_lanes().into_iter();
-            devices
-                .map(|lanes| lanes.into_iter().map(lane).collect())
-                .collect::<Vec<_>>()
-        });
-        devices.collect()
+        let backends = std::iter::once(self.backend).chain(self.others);
+        let mut devices = Vec::new();
+        for (index, backend) in (self.index..).zip(backends) {
+            for device in backend.into_lanes() {
+                let mut lanes: Vec<Box<dyn Backend>> = Vec::new();
+                for backend in device {
+                    lanes.push(Box::new(Self {
+                        backend,
+                        placer: Arc::clone(&self.placer),
+                        index,
+                        others: Vec::new(),
+                    }));
+                }
+                devices.push(lanes);
+            }
+        }
+        devices
     }
 
     fn forward_if(
@@ -94,13 +98,13 @@ impl Backend for OnDevice {
         features: &[usize],
         wanted: &mut dyn StillWanted,
     ) -> Result<Outputs, BackendError> {
-        let groups = self.own(groups)?;
-        self.network.forward_if(pictures, &groups, features, wanted)
+        let groups = self.on_this_device(groups)?;
+        self.backend.forward_if(pictures, &groups, features, wanted)
     }
 
     fn logits(&mut self, features: &[&[f32]], groups: &[HeadRows<'_>]) -> Result<Vec<Vec<f32>>, BackendError> {
-        let groups = self.own(groups)?;
-        self.network.logits(features, &groups)
+        let groups = self.on_this_device(groups)?;
+        self.backend.logits(features, &groups)
     }
 
     fn placer(&self) -> Arc<dyn Placer> {
@@ -108,11 +112,11 @@ impl Backend for OnDevice {
     }
 
     fn steps(&self) -> Vec<String> {
-        self.network.steps()
+        self.backend.steps()
     }
 
     fn devices(&self) -> Vec<Device> {
-        let mut devices = self.network.devices();
+        let mut devices = self.backend.devices();
         for other in &self.others {
             devices.extend(other.devices());
         }
@@ -120,7 +124,7 @@ impl Backend for OnDevice {
     }
 
     fn precision(&self) -> &'static str {
-        self.network.precision()
+        self.backend.precision()
     }
 }
 
@@ -136,14 +140,25 @@ mod tests {
         native_backend(backbone, Precision::F32, winograd::Engine::new(1)).unwrap()
     }
 
+    fn place(backend: &dyn Backend, heads: &[Parameters; 2]) -> [PlacedHead; 2] {
+        heads.each_ref().map(|head| backend.placer().place(head).unwrap())
+    }
+
+    /// Returns the logits of rows 0 and 2 by the first head and of rows 0 and 1 by the second, and the features of row 1.
+    fn run(backend: &mut dyn Backend, heads: &[PlacedHead; 2], pictures: &[&[u8]]) -> (Vec<Vec<f32>>, Vec<f32>) {
+        let [first, second] = heads;
+        let groups = [(first, vec![0, 2]), (second, vec![0, 1])].map(|(head, rows)| HeadRows { head, rows });
+        let outputs = backend.forward(pictures, &groups, &[1]).unwrap();
+        (outputs.logits, outputs.features)
+    }
+
     #[test]
-    fn a_head_gives_the_same_on_every_device() {
+    fn a_head_computes_the_same_on_every_device() {
         let [mut alone, first, second] = [(); 3].map(|()| native());
         let mut both = on_devices(first, vec![second]);
         let heads = [("classifier.6", 3), ("features.28", 5)]
             .map(|(split, classes)| demo_head_from(Architecture::Vgg16Narrow, split, classes, 7));
-        let place = |network: &dyn Backend| heads.each_ref().map(|head| network.placer().place(head).unwrap());
-        let (of_alone, of_both) = (place(&*alone), place(&*both));
+        let (of_alone, of_both) = (place(&*alone, &heads), place(&*both, &heads));
         for (one, other) in of_alone.iter().zip(&of_both) {
             assert_eq!((one.classes, one.device_bytes), (other.classes, other.device_bytes));
             assert_eq!(one.shares_features(), other.shares_features());
@@ -153,22 +168,14 @@ mod tests {
             .map(|seed| (0..PICTURE_BYTES).map(|at| (at * (seed + 7) % 251) as u8).collect())
             .collect();
         let pictures: Vec<&[u8]> = pictures.iter().map(Vec::as_slice).collect();
-        let run = |network: &mut dyn Backend, heads: &[PlacedHead; 2]| {
-            let groups = [vec![0, 2], vec![0, 1]]
-                .into_iter()
-                .zip(heads)
-                .map(|(rows, head)| HeadRows { head, rows });
-            let outputs = network.forward(&pictures, &groups.collect::<Vec<_>>(), &[1]).unwrap();
-            (outputs.logits, outputs.features)
-        };
-        let wanted = run(&mut *alone, &of_alone);
-        assert_eq!(run(&mut *both, &of_both), wanted);
+        let expected = run(&mut *alone, &of_alone, &pictures);
+        assert_eq!(run(&mut *both, &of_both, &pictures), expected);
         let devices = both.into_lanes();
         assert_eq!(devices.len(), 2);
         for mut lane in devices.into_iter().flatten() {
             lane.prepare(3, &AtomicBool::new(false)).unwrap();
-            assert_eq!(run(&mut *lane, &of_both), wanted);
-            // A head placed by one network alone is not this one's.
+            assert_eq!(run(&mut *lane, &of_both, &pictures), expected);
+            // A head that another backend placed is refused.
             let foreign = [HeadRows {
                 head: &of_alone[0],
                 rows: vec![0],
@@ -180,9 +187,9 @@ mod tests {
         }
     }
 
-    /// Of two kinds of network, each knows only the heads that it has placed itself.
+    /// Two kinds of backend, of which each accepts only the heads that it has placed itself.
     #[test]
-    fn a_lane_takes_the_heads_of_its_own_device() {
+    fn a_lane_uses_the_heads_of_its_own_device() {
         let both = on_devices(native(), vec![null_backend(128, NullSettings::default())]);
         assert_eq!(both.devices(), [Device::Cpu, Device::Null]);
         let head = demo_head_from(Architecture::Vgg16Narrow, "classifier.6", 3, 7);

@@ -1,4 +1,4 @@
-//! A network that computes nothing, to measure the server alone and to see what it does when a device fails.
+//! A backend that computes nothing, to measure the server alone and to test how it handles a failing device.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,16 +11,16 @@ use headswap_spec::LAST_BIAS;
 use super::backend::{Backend, BackendError, HeadRows, Outputs, PlacedHead, Placer, StillWanted};
 use super::settings::Device;
 
-/// What a network that computes nothing does instead.
+/// The settings of the null backend.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NullSettings {
-    /// How long each row of a batch takes.
+    /// The time of each row of a batch.
     pub row: Duration,
-    /// How it fails.
+    /// The fault to simulate.
     pub fault: Option<NullFault>,
 }
 
-/// A fault that a head with a certain number of classes brings about, so that a test decides when.
+/// A fault that a head of a certain number of classes triggers, so that a test controls when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NullFault {
     kind: FaultKind,
@@ -33,15 +33,15 @@ enum FaultKind {
     Poison,
     /// The head's logits are NaN.
     Nan,
-    /// From the first batch with the head on, every batch fails.
+    /// The first batch with the head fails, and every batch after it.
     Fail,
-    /// From the first batch with the head on, every batch panics.
+    /// The first batch with the head panics, and every batch after it.
     Panic,
     /// The first batch with the head loses the device.
     Lose,
 }
 
-/// A fault was spelled wrong.
+/// The text is not a fault.
 #[derive(Debug, thiserror::Error)]
 #[error("`{0}` is not a fault; use poison, nan, fail, panic or lose, a colon and a number of classes")]
 pub struct ParseFaultError(String);
@@ -50,19 +50,22 @@ impl FromStr for NullFault {
     type Err = ParseFaultError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let error = || ParseFaultError(text.to_owned());
-        let (kind, classes) = text.split_once(':').ok_or_else(error)?;
-        let kind = match kind {
-            "poison" => FaultKind::Poison,
-            "nan" => FaultKind::Nan,
-            "fail" => FaultKind::Fail,
-            "panic" => FaultKind::Panic,
-            "lose" => FaultKind::Lose,
-            _ => return Err(error()),
-        };
-        let classes = classes.parse().map_err(|_| error())?;
-        Ok(Self { kind, classes })
+        parse_fault(text).ok_or_else(|| ParseFaultError(text.to_owned()))
     }
+}
+
+fn parse_fault(text: &str) -> Option<NullFault> {
+    let (kind, classes) = text.split_once(':')?;
+    let kind = match kind {
+        "poison" => FaultKind::Poison,
+        "nan" => FaultKind::Nan,
+        "fail" => FaultKind::Fail,
+        "panic" => FaultKind::Panic,
+        "lose" => FaultKind::Lose,
+        _ => return None,
+    };
+    let classes = classes.parse().ok()?;
+    Some(NullFault { kind, classes })
 }
 
 impl fmt::Display for NullFault {
@@ -78,7 +81,7 @@ impl fmt::Display for NullFault {
     }
 }
 
-/// Answers zeros, at once unless told otherwise; `width` is the length of a row of features.
+/// Returns a backend whose results are zeros, without delay by default. `width` is the number of features.
 pub fn null_backend(width: usize, settings: NullSettings) -> Box<dyn Backend> {
     Box::new(NullBackend {
         width,
@@ -90,33 +93,33 @@ pub fn null_backend(width: usize, settings: NullSettings) -> Box<dyn Backend> {
 struct NullBackend {
     width: usize,
     settings: NullSettings,
-    /// How every batch fails from now on.
+    /// The fault of every further batch.
     broken: Option<FaultKind>,
 }
 
 struct NullPlacer;
 
 impl NullBackend {
-    /// The number of classes of heads that give NaN.
+    /// Returns the number of classes of heads whose logits are NaN.
     fn nan_classes(&self) -> Option<usize> {
-        let nan = |fault: &NullFault| fault.kind == FaultKind::Nan;
-        self.settings.fault.filter(nan).map(|fault| fault.classes)
+        let fault = self.settings.fault.filter(|fault| fault.kind == FaultKind::Nan);
+        fault.map(|fault| fault.classes)
     }
 
     fn fail(&mut self, groups: &[HeadRows<'_>]) -> Result<(), BackendError> {
         let Some(fault) = self.settings.fault else {
             return Ok(());
         };
-        let asked = groups.iter().any(|group| group.head.classes == fault.classes);
-        let lasts = matches!(fault.kind, FaultKind::Fail | FaultKind::Panic);
-        if asked && lasts {
+        let is_triggered = groups.iter().any(|group| group.head.classes == fault.classes);
+        let is_lasting = matches!(fault.kind, FaultKind::Fail | FaultKind::Panic);
+        if is_triggered && is_lasting {
             self.broken = Some(fault.kind);
         }
-        match self.broken.or(Some(fault.kind).filter(|_| asked && !lasts)) {
-            Some(FaultKind::Panic) => std::panic::panic_any("the null network was told to panic"),
-            Some(FaultKind::Lose) => Err(BackendError::Lost("the null network was told to be lost".into())),
+        match self.broken.or(Some(fault.kind).filter(|_| is_triggered && !is_lasting)) {
+            Some(FaultKind::Panic) => std::panic::panic_any("the null backend is set to panic"),
+            Some(FaultKind::Lose) => Err(BackendError::Lost("the null backend is set to lose its device".into())),
             Some(FaultKind::Fail | FaultKind::Poison) => {
-                Err(BackendError::Device("the null network was told to fail".into()))
+                Err(BackendError::Device("the null backend is set to fail".into()))
             }
             Some(FaultKind::Nan) | None => Ok(()),
         }

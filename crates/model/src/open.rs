@@ -1,4 +1,4 @@
-//! From settings to the backend that they ask for.
+//! Opens the backend that the settings choose.
 
 use winograd::Engine;
 
@@ -9,22 +9,22 @@ use super::null::{NullSettings, null_backend};
 use super::settings::{BackendChoice, BackendSettings, Device, DeviceChoice, Precision};
 use super::weights::Backbone;
 
-/// libtorch, which not every program carries.
+/// libtorch, which some programs do not link.
 pub trait TorchRuntime: Sync {
-    /// Suits the process to computing on the CPU. To be called before any thread is started.
+    /// Configures the process for computing on the CPU. Must be called before any thread is started.
     fn prepare_process(&self);
 
-    /// Returns the devices that a choice means, at least one.
+    /// Returns the devices of a choice, at least one.
     ///
     /// # Errors
-    /// [`BackendError::Settings`] says what a GPU that was asked for by name lacks.
+    /// [`BackendError::Settings`] says why a chosen GPU cannot be used.
     fn devices(&self, choice: DeviceChoice) -> Result<Vec<Device>, BackendError>;
 
     /// Places `backbone`, without its last Linear, on a device. `threads` is the number of threads of one operation on the
     /// CPU.
     ///
     /// # Errors
-    /// [`BackendError::Settings`] if libtorch is another version or does not compute in that precision,
+    /// [`BackendError::Settings`] if libtorch has another version or does not support the precision,
     /// [`BackendError::OutOfMemory`] if the device has too little memory.
     fn backend(
         &self,
@@ -35,11 +35,11 @@ pub trait TorchRuntime: Sync {
     ) -> Result<Box<dyn Backend>, BackendError>;
 }
 
-/// Places `backbone`, without its last Linear, on the device, or on each of several.
+/// Places `backbone`, without its last Linear, on the device or on each of several.
 ///
 /// # Errors
-/// [`BackendError::Settings`] if the settings contradict each other, the device is not there, or libtorch is needed and
-/// `torch` is None; others as [`TorchRuntime::backend`].
+/// [`BackendError::Settings`] if the settings contradict each other, the device does not exist, or libtorch is needed and
+/// `torch` is `None`; others as [`TorchRuntime::backend`].
 pub fn open_backend(
     backbone: Backbone,
     settings: &BackendSettings,
@@ -50,7 +50,7 @@ pub fn open_backend(
     }
     let devices = match torch {
         Some(torch) if settings.backend != BackendChoice::Native => torch.devices(settings.device)?,
-        _ => cpu_alone(settings)?,
+        _ => cpu_only(settings)?,
     };
     if settings.backend == BackendChoice::Native && !settings.native_computes_precision() {
         return Err(native_cannot("computes in f32 or int16; change --precision"));
@@ -76,10 +76,10 @@ pub fn open_backend(
     })
 }
 
-fn cpu_alone(settings: &BackendSettings) -> Result<Vec<Device>, BackendError> {
+fn cpu_only(settings: &BackendSettings) -> Result<Vec<Device>, BackendError> {
     match (settings.device, settings.backend) {
         (DeviceChoice::Cuda(_), BackendChoice::Native) => Err(native_cannot("computes on the CPU; add --device cpu")),
-        (DeviceChoice::Cuda(_), _) => Err(lacks_libtorch("a GPU")),
+        (DeviceChoice::Cuda(_), _) => Err(lacks_libtorch("GPUs")),
         (DeviceChoice::Auto | DeviceChoice::Cpu, _) => Ok(vec![Device::Cpu]),
     }
 }

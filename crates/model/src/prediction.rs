@@ -1,4 +1,6 @@
-//! Logits to probabilities.
+//! Converts logits to probabilities.
+
+use std::cmp::Ordering;
 
 /// One class and its probability.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -9,27 +11,36 @@ pub struct Prediction {
     pub probability: f32,
 }
 
-/// The `k` most probable classes, the most probable first, ties by index; all of them if there are fewer.
+/// Returns the `k` most probable classes, the most probable first, ties by index; all classes if there are fewer.
 ///
-/// The softmax runs over all logits, in f64, shifted by the largest so that nothing overflows.
+/// The softmax is over all logits, in f64, shifted by the largest so that nothing overflows.
 pub fn top_k(logits: &[f32], k: usize) -> Vec<Prediction> {
     let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let exponential = |logit: f32| f64::from(logit - largest).exp();
-    let total: f64 = logits.iter().map(|&logit| exponential(logit)).sum();
+    let total: f64 = logits.iter().map(|&logit| exponential(logit, largest)).sum();
 
-    let by_rank = |&a: &usize, &b: &usize| logits[b].total_cmp(&logits[a]).then(a.cmp(&b));
     let mut order: Vec<usize> = (0..logits.len()).collect();
     let k = k.min(order.len());
     if k < order.len() {
-        order.select_nth_unstable_by(k, by_rank);
+        order.select_nth_unstable_by(k, |&a, &b| compare(logits, a, b));
         order.truncate(k);
     }
-    order.sort_unstable_by(by_rank);
-    let prediction = |index: usize| Prediction {
-        index,
-        probability: (exponential(logits[index]) / total) as f32,
-    };
-    order.into_iter().map(prediction).collect()
+    order.sort_unstable_by(|&a, &b| compare(logits, a, b));
+    order
+        .into_iter()
+        .map(|index| Prediction {
+            index,
+            probability: (exponential(logits[index], largest) / total) as f32,
+        })
+        .collect()
+}
+
+fn exponential(logit: f32, largest: f32) -> f64 {
+    f64::from(logit - largest).exp()
+}
+
+/// Compares two classes: the more probable one, or of equal ones that of the smaller index, is less.
+fn compare(logits: &[f32], a: usize, b: usize) -> Ordering {
+    logits[b].total_cmp(&logits[a]).then(a.cmp(&b))
 }
 
 #[cfg(test)]
@@ -53,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn huge_logits_do_not_overflow() {
+    fn large_logits_do_not_overflow() {
         assert_eq!(
             top_k(&[3e38, -3e38], 2)[0],
             Prediction {

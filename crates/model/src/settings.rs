@@ -1,4 +1,4 @@
-//! What computes, where and in which element type.
+//! The settings of the backend, the device and the element type.
 
 use std::fmt;
 use std::num::NonZeroUsize;
@@ -10,7 +10,7 @@ use winograd::Isa;
 /// What the program takes beside the backbone.
 const PROGRAM_BYTES: u64 = 64 << 20;
 
-/// What `--backend` takes.
+/// The values of `--backend`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
 pub enum BackendChoice {
@@ -25,18 +25,18 @@ pub enum BackendChoice {
     Null,
 }
 
-/// What `--device` takes.
+/// The values of `--device`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceChoice {
-    /// Every GPU there is, else the CPU.
+    /// Every GPU, or the CPU if there is none.
     Auto,
     /// The CPU.
     Cpu,
-    /// Every GPU, or this one.
+    /// Every GPU, or that of this index.
     Cuda(Option<usize>),
 }
 
-/// The device was spelled wrong.
+/// The text is not a device.
 #[derive(Debug, thiserror::Error)]
 #[error("`{0}` is not a device; use auto, cpu, cuda or cuda:N")]
 pub struct ParseDeviceError(String);
@@ -45,14 +45,14 @@ impl FromStr for DeviceChoice {
     type Err = ParseDeviceError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let error = || ParseDeviceError(text.to_owned());
-        match text.split_once(':') {
-            None if text == "auto" => Ok(Self::Auto),
-            None if text == "cpu" => Ok(Self::Cpu),
-            None if text == "cuda" => Ok(Self::Cuda(None)),
-            Some(("cuda", index)) => index.parse().map(|index| Self::Cuda(Some(index))).map_err(|_| error()),
-            _ => Err(error()),
-        }
+        let device = match text.split_once(':') {
+            None if text == "auto" => Some(Self::Auto),
+            None if text == "cpu" => Some(Self::Cpu),
+            None if text == "cuda" => Some(Self::Cuda(None)),
+            Some(("cuda", index)) => index.parse().ok().map(|index| Self::Cuda(Some(index))),
+            _ => None,
+        };
+        device.ok_or_else(|| ParseDeviceError(text.to_owned()))
     }
 }
 
@@ -83,30 +83,30 @@ pub enum Precision {
     Int16,
 }
 
-/// How to compute.
+/// The settings of computing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BackendSettings {
-    /// What computes.
+    /// The backend.
     pub backend: BackendChoice,
-    /// Which device.
+    /// The device or devices.
     pub device: DeviceChoice,
-    /// Which element type.
+    /// The element type.
     pub precision: Precision,
-    /// Threads of one operation on the CPU; None takes one for each core.
+    /// Threads of one operation on the CPU; `None` is one for each core.
     pub threads: Option<NonZeroUsize>,
-    /// Whether those of the native backend stay on one CPU each.
+    /// True if each thread of the native backend is pinned to one CPU.
     pub pin_threads: bool,
 }
 
 impl BackendSettings {
-    /// The number of threads of one operation on the CPU.
+    /// Returns the number of threads of one operation on the CPU.
     pub fn threads(&self) -> usize {
         let cores = std::thread::available_parallelism();
         self.threads.or(cores.ok()).map_or(1, NonZeroUsize::get)
     }
 
     /// Returns the bytes of host memory that a server takes while it loads a backbone of this architecture: the highest
-    /// resident memory measured with the full VGG16, in proportion to the parameters (README, "Memory").
+    /// resident memory measured with the full VGG16, in proportion to the parameters (docs/operating.md, "Memory").
     pub fn host_bytes(&self, architecture: Architecture) -> u64 {
         let mut parameters = 0;
         for (_, shape) in architecture.parameters(1000) {
@@ -121,7 +121,7 @@ impl BackendSettings {
         PROGRAM_BYTES + parameters * percent / 100
     }
 
-    /// Returns true if libtorch computes where there is no GPU.
+    /// Returns true if libtorch computes on machines without a GPU.
     pub fn torch_on_cpu(&self) -> bool {
         match self.backend {
             BackendChoice::Native | BackendChoice::Null => false,
@@ -143,7 +143,7 @@ pub enum Device {
     Cpu,
     /// The NVIDIA GPU of this index.
     Cuda(usize),
-    /// None: the answers are zeros.
+    /// No device: the answers are zeros.
     Null,
 }
 

@@ -1,14 +1,14 @@
-//! The steps and their parameters: the backbone's, and in their place those that a head overrides.
+//! The steps and their parameters: the backbone's, and those by which heads override them.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use headswap_checkpoint::{Digest, HostTensor, Parameters};
 use headswap_spec::{LayerKind, PICTURE_SIDE, Step};
 
 use super::plan::StepKey;
 
-/// The parameters of one step as a device has them: a weight of type `W`, a bias of type `B`.
+/// The parameters of one step on a device: a weight of type `W`, a bias of type `B`.
 pub struct StepParameters<W, B> {
     /// The convolution's or Linear's weight.
     pub weight: Arc<W>,
@@ -25,32 +25,36 @@ impl<W, B> Clone for StepParameters<W, B> {
     }
 }
 
-/// The backbone without its last Linear. Shared by the device's thread and by those who place heads.
+/// The backbone without its last Linear. The device's thread and the threads that place heads share it.
 pub struct Stack<W, B> {
-    /// In their order.
+    /// The steps, in order.
     pub steps: Vec<Step>,
     backbone: Vec<StepParameters<W, B>>,
 }
 
 impl<W, B> Stack<W, B> {
-    /// As many parameters as steps.
+    /// Returns a stack of these steps. `backbone` are the parameters of each.
+    ///
+    /// # Panics
+    /// If there are not as many parameters as steps.
     pub fn new(steps: Vec<Step>, backbone: Vec<StepParameters<W, B>>) -> Self {
         assert_eq!(steps.len(), backbone.len(), "each step has parameters");
         Self { steps, backbone }
     }
 
-    /// What a step uses for a head, or for the backbone itself.
+    /// Returns the parameters of a step for a head, or for the backbone itself.
     pub fn parameters<'a>(&'a self, step: usize, head: Option<&'a Overrides<W, B>>) -> &'a StepParameters<W, B> {
         head.and_then(|head| head.steps.get(&step))
             .unwrap_or(&self.backbone[step])
     }
 
-    /// Height and width of the maps that enter a step, if it is a convolution.
+    /// Returns the height and width of the maps that enter a step, which must be a convolution.
     pub fn input_side(&self, step: usize) -> usize {
         PICTURE_SIDE >> self.steps[..step].iter().filter(|step| step.pool).count()
     }
 
-    /// The shape of one row that enters a step, or that leaves the last one: channels, side and side, or a length.
+    /// Returns the shape of one row that enters a step, or that leaves the last one if `step` is the number of steps:
+    /// channels, height and width, or a length.
     pub fn input_shape(&self, step: usize) -> Vec<usize> {
         match (self.steps.get(step), self.steps.last()) {
             (Some(next), _) => match next.kind {
@@ -66,53 +70,58 @@ impl<W, B> Stack<W, B> {
         }
     }
 
-    /// How many of the steps are convolutions; they come first.
+    /// Returns the number of convolutions, which are the first steps.
     pub fn convolutions(&self) -> usize {
         self.steps.iter().take_while(|step| step.is_convolution()).count()
     }
 }
 
-/// The steps that a head overrides. For each, both parameters: one of them may be the backbone's.
+/// The steps that a head overrides, each with both parameters, of which one may be the backbone's.
 pub struct Overrides<W, B> {
     steps: BTreeMap<usize, StepParameters<W, B>>,
-    /// Which parameters each step uses, up to the last overridden one.
+    /// The parameters that each step uses, up to the last overridden one.
     pub keys: Vec<StepKey>,
 }
 
 impl<W, B> Overrides<W, B> {
-    /// The first step with a parameter of the head's.
+    /// Returns the first step that the head overrides.
     pub fn first(&self) -> Option<usize> {
         self.steps.keys().next().copied()
     }
 
-    /// The sizes of the head's own parameters, summed.
+    /// Returns the sum of the sizes of the head's own parameters.
     pub fn bytes(&self, weight: impl Fn(&W) -> usize, bias: impl Fn(&B) -> usize) -> usize {
-        let one = |(&step, parameters): (&usize, &StepParameters<W, B>)| {
+        let mut bytes = 0;
+        for (&step, parameters) in &self.steps {
             let key = self.keys[step];
-            let weight = if key.weight == 0 { 0 } else { weight(&parameters.weight) };
-            weight + if key.bias == 0 { 0 } else { bias(&parameters.bias) }
-        };
-        self.steps.iter().map(one).sum()
+            if key.weight != 0 {
+                bytes += weight(&parameters.weight);
+            }
+            if key.bias != 0 {
+                bytes += bias(&parameters.bias);
+            }
+        }
+        bytes
     }
 }
 
-/// Places what heads override, and lets them share what they have in common.
+/// Places the parameters that heads override; heads with equal parameters share them.
 pub struct ParamInterner<W, B> {
-    weights: Sharing<W>,
-    biases: Sharing<B>,
+    weights: Interned<W>,
+    biases: Interned<B>,
 }
 
 impl<W, B> Default for ParamInterner<W, B> {
     fn default() -> Self {
         Self {
-            weights: Sharing::default(),
-            biases: Sharing::default(),
+            weights: Interned::default(),
+            biases: Interned::default(),
         }
     }
 }
 
 impl<W, B> ParamInterner<W, B> {
-    /// Places those of `parameters` that belong to steps.
+    /// Places those of `parameters` that belong to steps. `weight` and `bias` place one of them.
     pub fn place<E>(
         &self,
         stack: &Stack<W, B>,
@@ -128,7 +137,7 @@ impl<W, B> ParamInterner<W, B> {
             }
             let mut placed = stack.parameters(index, None).clone();
             let mut key = StepKey::default();
-            // The parameters live as long as the head, and so do their addresses, by which steps are told apart.
+            // A key is an address, which is unique as long as the head owns the parameter.
             if let Some(own) = own_weight {
                 placed.weight = self.weights.get(index, own, || weight(step, own))?;
                 key.weight = Arc::as_ptr(&placed.weight).addr();
@@ -145,29 +154,32 @@ impl<W, B> ParamInterner<W, B> {
     }
 }
 
-/// Parameters by step and digest, for as long as a head has them.
-struct Sharing<T>(Mutex<HashMap<(usize, Digest), Weak<T>>>);
+/// Parameters by step and digest, for as long as a head owns them.
+struct Interned<T>(Mutex<HashMap<(usize, Digest), Weak<T>>>);
 
-impl<T> Default for Sharing<T> {
+impl<T> Default for Interned<T> {
     fn default() -> Self {
         Self(Mutex::default())
     }
 }
 
-impl<T> Sharing<T> {
-    /// As another head placed it, or new.
+impl<T> Interned<T> {
+    /// Returns the parameter that another head placed, or places it.
     fn get<E>(&self, step: usize, host: &HostTensor, place: impl FnOnce() -> Result<T, E>) -> Result<Arc<T>, E> {
         let key = (step, host.digest());
-        let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = lock().get(&key).and_then(Weak::upgrade);
+        let found = self.lock().get(&key).and_then(Weak::upgrade);
         if let Some(found) = found {
             return Ok(found);
         }
-        // Without the lock: placing may take a while, and at worst two place the same.
+        // Without the lock: placing is slow, and at worst two threads place the same parameter.
         let new = Arc::new(place()?);
-        let mut placed = lock();
+        let mut placed = self.lock();
         placed.retain(|_, placed| placed.strong_count() > 0);
         placed.insert(key, Arc::downgrade(&new));
         Ok(new)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<(usize, Digest), Weak<T>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,21 +1,21 @@
-//! A batch's walk through the network: the passes of its trie, one after the other.
+//! Executes a batch: the passes of its trie, one after the other.
 
 use std::ops::Range;
 
 use super::backend::{BackendError, HeadRows, StepCount};
-use super::plan::{Plan, Wish};
+use super::plan::{Entry, Plan};
 
-/// What computes steps.
+/// Computes steps.
 pub trait Stepper {
-    /// Rows on their way.
+    /// The values of some rows between two steps.
     type Rows;
-    /// What tells a head's parameters from the backbone's.
+    /// The parameters that a head overrides.
     type Head: ?Sized;
 
-    /// How many steps there are.
+    /// Returns the number of steps.
     fn steps(&self) -> usize;
 
-    /// Drives rows through some steps, perhaps none, each with a head's parameters or the backbone's.
+    /// Computes some steps, perhaps none, for rows, with a head's parameters or else the backbone's.
     fn run(
         &mut self,
         steps: Range<usize>,
@@ -23,28 +23,28 @@ pub trait Stepper {
         head: Option<&Self::Head>,
     ) -> Result<Self::Rows, BackendError>;
 
-    /// Those of the rows at these positions.
+    /// Returns the rows at these positions.
     fn select(&mut self, rows: &Self::Rows, positions: &[usize]) -> Result<Self::Rows, BackendError>;
 
-    /// Takes the memory of rows that are needed no more.
+    /// Takes back rows that are no longer needed, so that their memory can be reused.
     fn recycle(&mut self, rows: Self::Rows) {
         drop(rows);
     }
 }
 
-/// The rows that reached the end of the steps.
+/// The rows after the last step.
 pub struct Leaves<R> {
-    /// Features, leaf by leaf.
+    /// The features of each leaf.
     pub features: Vec<R>,
-    /// Where each group's rows are among those of all leaves; beyond the groups, what an earlier batch left.
+    /// The positions of each group's rows among those of all leaves. Lists after the last group are of an earlier batch.
     pub groups: Vec<Vec<usize>>,
-    /// Where the rows are whose backbone features are wanted.
+    /// The positions of the rows whose backbone features are wanted.
     pub wanted: Vec<usize>,
-    /// What each step was asked to do.
+    /// The work of each step.
     pub steps: Vec<StepCount>,
 }
 
-/// The lists of a walk. Kept, they spare the next batch all memory but the rows', which are the stepper's.
+/// Scratch buffers of a walk, reused so that a steady-state batch allocates only its rows, by the stepper.
 pub struct ExecScratch<R> {
     plan: Plan,
     positions: Vec<usize>,
@@ -66,7 +66,7 @@ impl<R> Default for ExecScratch<R> {
     }
 }
 
-/// Walks once. `heads` are the groups'.
+/// Executes one batch with new scratch buffers. `heads` are the groups'.
 pub fn walk<S: Stepper>(
     stepper: &mut S,
     pictures: &S::Rows,
@@ -74,14 +74,14 @@ pub fn walk<S: Stepper>(
     heads: &[&S::Head],
     wanted: &[usize],
 ) -> Result<Leaves<S::Rows>, BackendError> {
-    let mut trail = ExecScratch::default();
-    trail.walk(stepper, pictures, groups, |group| heads[group], wanted)?;
-    Ok(trail.leaves)
+    let mut scratch = ExecScratch::default();
+    scratch.walk(stepper, pictures, groups, |group| heads[group], wanted)?;
+    Ok(scratch.leaves)
 }
 
 impl<R> ExecScratch<R> {
-    /// Walks the trie of the groups, whose heads are `heads`, and of the rows `wanted` whose backbone features are wanted
-    /// as one more wish.
+    /// Executes a batch: the groups, whose heads are `heads`, and the rows `wanted` whose backbone features are wanted. The
+    /// latter are one more entry of the trie.
     pub fn walk<'a, S: Stepper<Rows = R>>(
         &mut self,
         stepper: &mut S,
@@ -93,30 +93,22 @@ impl<R> ExecScratch<R> {
     where
         S::Head: 'a,
     {
-        let wish = |index: usize| match groups.get(index) {
-            Some(group) => Wish {
-                keys: &group.head.keys,
-                rows: &group.rows,
-            },
-            None => Wish {
-                keys: &[],
-                rows: wanted,
-            },
-        };
         let Self {
             plan,
             positions,
             leaves,
         } = self;
-        plan.make(groups.len() + usize::from(!wanted.is_empty()), stepper.steps(), wish);
+        let count = groups.len() + usize::from(!wanted.is_empty());
+        plan.make(count, stepper.steps(), |index| entry(groups, wanted, index));
         leaves.clear(groups.len(), stepper.steps());
         let rows = stepper.select(pictures, plan.rows(0))?;
         let mut walk = Walk {
             stepper,
             plan,
-            wish,
-            // The backbone alone has none.
-            head: |wish| (wish < groups.len()).then(|| heads(wish)),
+            groups,
+            wanted,
+            // The wanted features are the backbone's, without a head.
+            head: |entry| (entry < groups.len()).then(|| heads(entry)),
             positions,
             leaves,
             count: 0,
@@ -130,7 +122,7 @@ impl<R> ExecScratch<R> {
 impl<R> Leaves<R> {
     fn clear(&mut self, groups: usize, steps: usize) {
         self.features.clear();
-        // Never shorter, since the lists of a batch with more groups are kept.
+        // Never shortened, so that the lists of a batch with more groups are kept.
         self.groups.resize_with(groups.max(self.groups.len()), Vec::new);
         self.wanted.clear();
         self.steps.clear();
@@ -138,25 +130,39 @@ impl<R> Leaves<R> {
     }
 }
 
-/// One batch on its way.
-struct Walk<'a, S: Stepper, W, H> {
+/// Returns an entry of the trie: a group or, after the last, the rows whose backbone features are wanted.
+fn entry<'a>(groups: &'a [HeadRows<'_>], wanted: &'a [usize], index: usize) -> Entry<'a> {
+    match groups.get(index) {
+        Some(group) => Entry {
+            keys: &group.head.keys,
+            rows: &group.rows,
+        },
+        None => Entry {
+            keys: &[],
+            rows: wanted,
+        },
+    }
+}
+
+/// The execution of one batch.
+struct Walk<'a, S: Stepper, H> {
     stepper: &'a mut S,
     plan: &'a Plan,
-    wish: W,
+    groups: &'a [HeadRows<'a>],
+    wanted: &'a [usize],
     head: H,
     positions: &'a mut Vec<usize>,
     leaves: &'a mut Leaves<S::Rows>,
-    /// Rows of the leaves.
+    /// Rows of the leaves so far.
     count: usize,
 }
 
-impl<'a, 'h, S, W, H> Walk<'a, S, W, H>
+impl<'h, S, H> Walk<'_, S, H>
 where
     S: Stepper<Head: 'h>,
-    W: Fn(usize) -> Wish<'a>,
     H: Fn(usize) -> Option<&'h S::Head>,
 {
-    /// Drives a pass's rows through its steps and on into its branches.
+    /// Computes a pass's steps, and then its branches.
     fn pass(&mut self, pass: usize, rows: &S::Rows) -> Result<(), BackendError> {
         let plan = self.plan;
         let steps = &plan.pass(pass).steps;
@@ -164,11 +170,11 @@ where
             count.passes += 1;
             count.rows += plan.rows(pass).len();
         }
-        // All who go this way agree.
-        let head = plan.wishes(pass).first().and_then(|&wish| (self.head)(wish));
+        // In this pass all entries use the parameters of the first.
+        let head = plan.entries(pass).first().and_then(|&entry| (self.head)(entry));
         let output = self.stepper.run(steps.clone(), rows, head)?;
         if plan.branches(pass).next().is_none() {
-            self.arrive(pass, output);
+            self.add_leaf(pass, output);
             return Ok(());
         }
         for branch in plan.branches(pass) {
@@ -182,15 +188,15 @@ where
         Ok(())
     }
 
-    fn arrive(&mut self, pass: usize, output: S::Rows) {
-        for &wish in self.plan.wishes(pass) {
-            let places = match (self.head)(wish) {
-                Some(_) => &mut self.leaves.groups[wish],
+    fn add_leaf(&mut self, pass: usize, output: S::Rows) {
+        for &index in self.plan.entries(pass) {
+            let leaf_positions = match (self.head)(index) {
+                Some(_) => &mut self.leaves.groups[index],
                 None => &mut self.leaves.wanted,
             };
-            let positions = self.plan.positions(pass, (self.wish)(wish).rows);
-            places.clear();
-            places.extend(positions.map(|position| self.count + position));
+            let rows = entry(self.groups, self.wanted, index).rows;
+            leaf_positions.clear();
+            leaf_positions.extend(self.plan.positions(pass, rows).map(|position| self.count + position));
         }
         self.count += self.plan.rows(pass).len();
         self.leaves.features.push(output);

@@ -1,15 +1,15 @@
-//! The backbone's weights: from a checkpoint, or the demo's.
+//! The backbone's weights: those of a checkpoint, or the demo's.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use headswap_checkpoint::{Checkpoint, CheckpointError, Digest, Misfit, Parameters, TensorEntry, fit_backbone};
+use headswap_checkpoint::{Checkpoint, CheckpointError, Digest, Misfit, Parameters, fit_backbone};
 use headswap_spec::{Architecture, LAST_BIAS, LAST_WEIGHT};
 
 use super::demo::demo_parameters;
 
-/// Where the backbone's weights come from.
+/// The source of the backbone's weights.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WeightsSource {
     /// Generated and untrained.
@@ -42,23 +42,23 @@ impl fmt::Display for WeightsSource {
 /// A whole VGG16 in host memory, checked name by name and shape by shape.
 #[derive(Debug)]
 pub struct Backbone {
-    /// Which table of layers the parameters fill.
+    /// The architecture of the parameters.
     pub architecture: Architecture,
     /// Every parameter, the last Linear's included.
     pub parameters: Parameters,
-    /// SHA-256 over the parameters before the last Linear, by which heads know their backbone: two backbones with the same
-    /// features are one.
+    /// The SHA-256 of the parameters before the last Linear, by which heads identify their backbone: backbones that compute
+    /// the same features have the same digest.
     pub digest: Digest,
-    /// SHA-256 over all of them, by which releases before 0.2.0 knew it.
+    /// The SHA-256 of all parameters, by which releases before 0.2.0 identified it.
     pub legacy_digest: Digest,
     /// The outputs of the last Linear.
     pub classes: usize,
 }
 
-/// Why a weights file was refused.
+/// The reason for which a weights file is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum WeightsError {
-    /// It is no checkpoint, or one of its tensors cannot be used.
+    /// The file is not a checkpoint, or one of its tensors cannot be used.
     #[error("{path}: {source}")]
     Checkpoint {
         /// The file.
@@ -66,7 +66,7 @@ pub enum WeightsError {
         /// What is wrong with it.
         source: CheckpointError,
     },
-    /// Its tensors are not those of the architecture.
+    /// The tensors are not those of the architecture.
     #[error("{path}: {source}")]
     Misfit {
         /// The file.
@@ -77,7 +77,7 @@ pub enum WeightsError {
 }
 
 impl Backbone {
-    /// Reads or generates every parameter; a file is read once, from start to end.
+    /// Reads or generates every parameter. A file is read once, from start to end.
     ///
     /// # Errors
     /// [`WeightsError`] names the file and the tensor.
@@ -100,7 +100,7 @@ impl Backbone {
         })
     }
 
-    /// Takes the last Linear out: it is served as version 1 of the default head.
+    /// Removes the last Linear, which is served as version 1 of the default head.
     pub fn take_last_linear(&mut self) -> Parameters {
         [LAST_WEIGHT, LAST_BIAS]
             .into_iter()
@@ -109,7 +109,7 @@ impl Backbone {
     }
 }
 
-/// Has each tensor compute its digest, on a thread of its own.
+/// Computes the tensors' digests, each on a thread of its own.
 fn digest_in_parallel(parameters: &Parameters) {
     std::thread::scope(|scope| {
         for tensor in parameters.values() {
@@ -119,16 +119,23 @@ fn digest_in_parallel(parameters: &Parameters) {
 }
 
 fn read_all(path: &Path, architecture: Architecture) -> Result<Parameters, WeightsError> {
-    let failed = |source| WeightsError::Checkpoint {
-        path: path.to_owned(),
-        source,
-    };
-    let checkpoint = Checkpoint::open(path).map_err(failed)?;
+    let checkpoint = Checkpoint::open(path).map_err(|source| unreadable(path, source))?;
     fit_backbone(architecture, &checkpoint).map_err(|source| WeightsError::Misfit {
         path: path.to_owned(),
         source,
     })?;
     // In the file's order, so that a cold disk reads ahead.
-    let read = |entry: &TensorEntry| Ok((entry.name.clone(), Arc::new(checkpoint.read(entry).map_err(failed)?)));
-    checkpoint.tensors().map(read).collect()
+    let mut parameters = Parameters::new();
+    for entry in checkpoint.tensors() {
+        let tensor = checkpoint.read(entry).map_err(|source| unreadable(path, source))?;
+        parameters.insert(entry.name.clone(), Arc::new(tensor));
+    }
+    Ok(parameters)
+}
+
+fn unreadable(path: &Path, source: CheckpointError) -> WeightsError {
+    WeightsError::Checkpoint {
+        path: path.to_owned(),
+        source,
+    }
 }

@@ -246,8 +246,8 @@ fn tensors_outside_their_storage_are_refused() {
     check(5, &[0], &[1], 4, "x reaches beyond its storage");
     check(0, &[5], &[0], 4, "x has more elements than its storage");
     check(0, &[i32::MAX, i32::MAX, i32::MAX], &[0, 0, 0], 4, "more elements");
-    check(0, &[4], &[1], 5, "x lies in a storage that the file cuts short");
-    check(0, &[4], &[1], i32::MAX, "x lies in a storage that the file cuts short");
+    check(0, &[4], &[1], 5, "x is in a storage that the file cuts short");
+    check(0, &[4], &[1], i32::MAX, "x is in a storage that the file cuts short");
     check(-1, &[4], &[1], 4, "a tensor that torch.save does not write");
     check(0, &[-4], &[1], 4, "a tensor that torch.save does not write");
     check(0, &[4], &[-1], 4, "a tensor that torch.save does not write");
@@ -275,8 +275,8 @@ fn pickles_that_are_no_state_dicts_are_refused() {
     check(b"\x80\x02X\xff\xff\xff\x7f", "ends in the middle");
     check(b"\x80\x02.", "empty stack");
     check(b"\x80\x02(t0t.", "empty stack");
-    check(b"\x80\x02h\x07.", "recalls what it has not stored");
-    check(b"\x80\x02N)R.", "calls what is no function");
+    check(b"\x80\x02h\x07.", "recalls a value that it has not stored");
+    check(b"\x80\x02N)R.", "calls a value that is not a function");
     check(b"\x80\x02I1\n.", "has opcode 0x49");
     check(b"\x80\x02cbuiltins\neval\n.", "asks Python to run builtins.eval;");
     check(b"\x80\x02(S'id'\nios\nsystem\n.", "has opcode 0x53");

@@ -1,44 +1,44 @@
-//! VGG16 as one table of layers (configuration D of Simonyan and Zisserman, "Very Deep Convolutional Networks for
-//! Large-Scale Image Recognition", 2014), with torchvision's names.
+//! VGG16's layers (configuration D of Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image
+//! Recognition", 2014), with torchvision's names.
 
 /// What a layer computes. Convolutions are 3x3 with stride 1 and padding 1, max pooling 2x2 with stride 2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LayerKind {
-    /// A convolution of the `input` channels into `output` channels.
+    /// A convolution.
     Conv {
-        /// Channels in.
+        /// Input channels.
         input: usize,
-        /// Channels out.
+        /// Output channels.
         output: usize,
     },
     /// Rectified linear unit.
     Relu,
-    /// Halves each side.
+    /// Max pooling, which halves each side.
     MaxPool,
-    /// To 7x7, which at 224x224 input is what arrives.
+    /// Average pooling to 7x7: the identity for pictures of 224x224.
     AdaptiveAvgPool,
     /// The identity when serving.
     Dropout,
     /// A fully connected layer.
     Linear {
-        /// Numbers in.
+        /// Input features.
         input: usize,
-        /// Numbers out.
+        /// Output features.
         output: usize,
     },
 }
 
-/// One row of the table.
+/// A layer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layer {
-    /// As torchvision names it: `features.0` to `classifier.6`.
+    /// The name in torchvision: `features.0` to `classifier.6`.
     pub name: String,
     /// What it computes.
     pub kind: LayerKind,
 }
 
 impl Layer {
-    /// The names and shapes of its parameters, weight first; empty for layers without.
+    /// Returns the names and shapes of its parameters, weight first; empty for layers without parameters.
     pub fn parameters(&self) -> Vec<(String, Vec<usize>)> {
         let (weight, bias) = match self.kind {
             LayerKind::Conv { input, output } => (vec![output, input, 3, 3], vec![output]),
@@ -52,28 +52,28 @@ impl Layer {
     }
 }
 
-/// Which VGG16: the real one, or the same table with 1/32 of the channels, for fast tests.
+/// VGG16, or the same layers with 1/32 of the channels, for fast tests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
 pub enum Architecture {
     /// 64 to 512 channels and 4096 features: 138,357,544 parameters.
     Vgg16,
-    /// 2 to 16 channels and 128 features, for tests of everything but the numbers.
+    /// 2 to 16 channels and 128 features, for tests that do not depend on the weights.
     Vgg16Narrow,
 }
 
-/// Output channels of the convolutions; 0 is a max pooling.
+/// Output channels of the convolutions; 0 stands for a max pooling.
 const FEATURES: [usize; 18] = [
     64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512, 0,
 ];
 
 impl Architecture {
-    /// The length of a row of features, which the last Linear takes.
+    /// Returns the number of features, the inputs of the last Linear.
     pub fn features(self) -> usize {
         4096 / self.divisor()
     }
 
-    /// The layers in their order, with a last Linear of `classes` outputs.
+    /// Returns the layers in order; the last Linear has `classes` outputs.
     pub fn layers(self, classes: usize) -> Vec<Layer> {
         let mut kinds = Vec::new();
         let mut channels = 3;
@@ -123,7 +123,7 @@ impl Architecture {
         features.chain([avgpool]).chain(classifier).collect()
     }
 
-    /// The names and shapes of all parameters, in the layers' order.
+    /// Returns the names and shapes of all parameters, in the order of the layers.
     pub fn parameters(self, classes: usize) -> Vec<(String, Vec<usize>)> {
         self.layers(classes).iter().flat_map(Layer::parameters).collect()
     }
@@ -148,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_table_is_vgg16() {
+    fn the_parameters_are_those_of_vgg16() {
         let parameters = Architecture::Vgg16.parameters(1000);
         let count: usize = parameters
             .iter()

@@ -1,10 +1,10 @@
-//! The layers as PyTorch's `print(model)` shows them.
+//! Prints the layers as PyTorch's `print(model)` does.
 
 use std::fmt::Write as _;
 
 use crate::architecture::{Architecture, LayerKind};
 
-/// The text that `print(torchvision.models.vgg16())` gives for this architecture with `classes` outputs.
+/// Returns what `print(torchvision.models.vgg16())` prints, for this architecture with `classes` outputs.
 pub fn describe_layers(architecture: Architecture, classes: usize) -> String {
     let mut text = String::from("VGG(\n");
     let mut open: Option<String> = None;

@@ -1,9 +1,9 @@
 //! The names of ImageNet's 1000 classes.
 
-/// One on each line, in the order of the classes, as torchvision's `VGG16_Weights.IMAGENET1K_V1.meta["categories"]` has them.
+/// One on each line, in the order of torchvision's `VGG16_Weights.IMAGENET1K_V1.meta["categories"]`.
 const LABELS: &str = include_str!("imagenet_labels.txt");
 
-/// Returns the names of ImageNet's classes, in their order.
+/// Returns the names of ImageNet's classes, in order.
 pub fn imagenet_labels() -> Vec<String> {
     LABELS.lines().map(str::to_owned).collect()
 }

@@ -1,4 +1,4 @@
-//! VGG16 as values: its layers, their names and shapes, and the pictures that it takes.
+//! VGG16 as values: its layers, their names and shapes, and its input pictures.
 
 mod architecture;
 mod describe;

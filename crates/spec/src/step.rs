@@ -1,39 +1,39 @@
-//! The table of layers as what computes: each layer with parameters, and what follows it up to the next one.
+//! VGG16's layers as the steps of a forward pass.
 
 use crate::architecture::{Architecture, LayerKind};
 
-/// A layer with parameters, and what is done to its result before the next one.
+/// A layer with parameters, and the layers without parameters that follow it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// As torchvision names the layer: `features.0` to `classifier.6`.
+    /// The layer's name in torchvision: `features.0` to `classifier.6`.
     pub name: String,
     /// A convolution or a Linear.
     pub kind: LayerKind,
-    /// Whether a rectified linear unit follows.
+    /// True if a rectified linear unit follows.
     pub relu: bool,
-    /// Whether a 2x2 max pooling follows that.
+    /// True if a 2x2 max pooling follows after that.
     pub pool: bool,
 }
 
 impl Step {
-    /// Whether it is a convolution: its rows are maps, else they are vectors.
+    /// Returns true if it is a convolution, whose rows are feature maps; a Linear's are vectors.
     pub fn is_convolution(&self) -> bool {
         matches!(self.kind, LayerKind::Conv { .. })
     }
 
-    /// The name of its weight.
+    /// Returns the name of its weight.
     pub fn weight(&self) -> String {
         format!("{}.weight", self.name)
     }
 
-    /// The name of its bias.
+    /// Returns the name of its bias.
     pub fn bias(&self) -> String {
         format!("{}.bias", self.name)
     }
 }
 
 impl Architecture {
-    /// The steps before the last Linear, in their order: what turns a picture into a row of features.
+    /// Returns the steps before the last Linear, in order. They compute a row of features from a picture.
     pub fn steps(self) -> Vec<Step> {
         let mut steps: Vec<Step> = Vec::new();
         for layer in self.layers(1) {
@@ -46,7 +46,7 @@ impl Architecture {
                 }),
                 (LayerKind::Relu, Some(step)) => step.relu = true,
                 (LayerKind::MaxPool, Some(step)) => step.pool = true,
-                // Dropout is the identity when serving, and at 224x224 so is the pooling to 7x7.
+                // Dropout is the identity when serving, as is the average pooling for pictures of 224x224.
                 _ => {}
             }
         }

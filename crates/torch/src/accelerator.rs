@@ -1,4 +1,4 @@
-//! What a device offers that computes beside the processor: streams of work, and work recorded once to be run often.
+//! The interface of a GPU beyond libtorch's: streams, and work that is recorded once and replayed often.
 
 use tch::Tensor;
 
@@ -6,31 +6,31 @@ use crate::error::Result;
 
 /// The stream that computes.
 pub(super) const COMPUTE: usize = 0;
-/// As many lanes as keep one computing while another copies, each with a stream of its own for that: `1..=LANES`.
+/// The number of lanes: one computes while another copies. The streams `1..=LANES` are those of their copies.
 pub(super) const LANES: usize = 2;
 /// All streams.
 pub(super) const STREAMS: usize = 1 + LANES;
 
 /// Streams and recordings of one device.
 pub(super) trait Accelerator: Send + Sync {
-    /// What this thread asks of the device goes to this stream from here on.
+    /// Makes `stream` the current stream of this thread.
     fn enter(&self, stream: usize) -> Result<()>;
 
-    /// What `stream` is given from here on waits for what `other` has been given so far.
+    /// Makes work that is submitted to `stream` after this call wait for the work that `other` has by now.
     fn wait(&self, stream: usize, other: usize) -> Result<()>;
 
-    /// Records work in the stream that this thread has entered, after running `before` and the work itself, whose
-    /// algorithms are chosen as `search` says. What the work reads and writes keeps its place in memory; recordings share
-    /// what they use in between, so only one may run at a time. They end with the thread that recorded them.
+    /// Runs `before` and `work`, whose algorithms are chosen by `search`, then records `work` in this thread's current
+    /// stream. The addresses of the work's inputs and outputs stay the same; recordings share the memory of intermediate
+    /// results, so that only one may run at a time. A recording is valid until the thread that recorded it ends.
     fn record(&self, search: Search, before: &dyn Fn() -> Result<()>, work: Work) -> Result<Recorded>;
 
-    /// 2x2 max pooling of maps, `[N, C, H, W]`, in which nothing is negative.
+    /// Returns the 2x2 max pooling of maps, `[N, C, H, W]`, which must not be negative.
     fn max_pool(&self, maps: &Tensor) -> Result<Tensor> {
         torch_max_pool(maps)
     }
 }
 
-/// libtorch's.
+/// Returns libtorch's 2x2 max pooling.
 pub(super) fn torch_max_pool(maps: &Tensor) -> Result<Tensor> {
     Ok(maps.f_max_pool2d([2, 2], [2, 2], [0, 0], [1, 1], false)?)
 }
@@ -38,19 +38,19 @@ pub(super) fn torch_max_pool(maps: &Tensor) -> Result<Tensor> {
 /// How algorithms are chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Search {
-    /// The fastest, by running all of them.
+    /// The fastest, by measuring all of them.
     Measured,
-    /// Those that the library thinks are fast.
+    /// By the library's heuristics.
     Guessed,
 }
 
-/// What can be recorded: the same operations each time, and no question to the device.
+/// Work that can be recorded: the same operations each time, without host–device synchronisation.
 pub(super) type Work = Box<dyn Fn() -> Result<Tensor> + Send>;
 
 /// Recorded work.
 pub(super) struct Recorded {
-    /// Where its result is after each run.
+    /// The result, after each run.
     pub output: Tensor,
-    /// Runs it in the stream that this thread has entered.
+    /// Runs the work in this thread's current stream.
     pub replay: Box<dyn Fn() -> Result<()> + Send>,
 }

@@ -1,7 +1,7 @@
-//! How the C allocator treats the memory of activations, which libtorch takes and gives back in every layer.
+//! Configures the C allocator for activations, which libtorch allocates and frees in every layer.
 
-/// Makes glibc keep that memory between batches instead of returning it and faulting it in again, and keep it in one
-/// place: a thread's own arena holds no block above 64 MiB. To be called before any thread is started.
+/// Makes glibc keep freed memory between batches, instead of returning it to the system and faulting it in again, and use
+/// one arena: those of other threads hold no block above 64 MiB. Must be called before any thread is started.
 pub(super) fn keep_freed_memory() {
     // SAFETY: mallopt only changes the allocator's settings.
     unsafe {

@@ -1,4 +1,4 @@
-//! The forward pass of a batch on libtorch: its trie walked, its features gathered, its heads' last Linears.
+//! The backend on libtorch.
 
 use std::ops::Range;
 use std::sync::atomic::AtomicBool;
@@ -13,7 +13,7 @@ use tch::{Device, Kind, Tensor};
 use super::accelerator::{Accelerator, LANES};
 use super::cuda::CudaDevice;
 use super::device::{kind, torch_device};
-use super::graphs::Graphs;
+use super::graphs::{Graphs, Recording};
 use super::head::{TorchHead, TorchPlacer};
 use super::lane::{Lane, PICTURE, PICTURE_BYTES, Shared};
 use super::last::{HostProducts, LastProducts, select, to_host};
@@ -24,7 +24,8 @@ use crate::error::Result;
 /// Places `backbone`, without its last Linear, on the device.
 ///
 /// # Errors
-/// [`BackendError::Device`] if the device has no room, [`BackendError::Settings`] if libtorch is another version.
+/// [`BackendError::OutOfMemory`] if the device has too little memory, [`BackendError::Settings`] if libtorch has another
+/// version.
 pub fn torch_backend(
     backbone: &Backbone,
     device: headswap_model::Device,
@@ -46,25 +47,25 @@ pub fn torch_backend(
     Ok(Box::new(TorchBackend::new(backbone, placement, accelerator, threads)?))
 }
 
-/// The network, or one lane of it.
+/// The backend, or one lane of it.
 struct TorchBackend {
     steps: Arc<TorchSteps>,
     placer: Arc<TorchPlacer>,
     host: HostProducts,
-    /// None where the processor computes by itself.
+    /// `None` on the CPU.
     lane: Option<Lane>,
 }
 
-/// A batch's results, perhaps still being computed.
+/// The results of a batch, which the device may still be computing.
 struct Pending {
     logits: LastProducts,
-    /// In f32, and the rows of it that were asked for.
+    /// Features in f32, and the wanted rows of them.
     features: Option<(Tensor, Vec<usize>)>,
     steps: Vec<StepCount>,
 }
 
 impl Pending {
-    /// The results, once they are there.
+    /// Waits for the results and returns them.
     fn read(self) -> Result<Outputs> {
         let mut features = Vec::new();
         if let Some((rows, wanted)) = self.features {
@@ -97,14 +98,14 @@ impl TorchBackend {
         Ok(Self {
             placer: Arc::new(TorchPlacer::new(Arc::clone(&steps))),
             steps,
-            // A GPU computes its heads' products itself.
+            // A GPU computes the heads' products itself.
             host: HostProducts::new(if lane.is_some() { 1 } else { threads }),
             lane,
         })
     }
 }
 
-/// Asks the device for a batch: `pixels` are its pictures there.
+/// Submits a batch to the device. `pixels` are its pictures, which are on the device.
 fn launch(
     steps: &TorchSteps,
     graphs: Option<&Graphs>,
@@ -122,24 +123,24 @@ fn launch(
         many => Tensor::f_cat(many, 0)?,
     };
     let last = heads.iter().map(|head| &head.last);
-    let asked: Vec<_> = last.zip(leaves.groups.iter().map(Vec::as_slice)).collect();
+    let products: Vec<_> = last.zip(leaves.groups.iter().map(Vec::as_slice)).collect();
     let features = match wanted {
         [] => None,
-        // A copy, since the rows may lie where the next batch's will; of all, since to tell the device which would be to
-        // wait for it.
+        // A copy, since the next batch may overwrite the rows; of all rows, since to select some would need a
+        // synchronisation with the device.
         _ => Some((
             rows.f_to_device_(rows.device(), Kind::Float, false, true)?,
             leaves.wanted,
         )),
     };
     Ok(Pending {
-        logits: LastProducts::of(&rows, &asked, host)?,
+        logits: LastProducts::of(&rows, &products, host)?,
         features,
         steps: leaves.steps,
     })
 }
 
-/// A batch on its way through the steps.
+/// The execution of a batch's steps.
 struct TorchPass<'a> {
     steps: &'a TorchSteps,
     graphs: Option<&'a Graphs>,
@@ -159,8 +160,8 @@ impl Stepper for TorchPass<'_> {
         rows: &Tensor,
         head: Option<&TorchOverrides>,
     ) -> Result<Tensor, BackendError> {
-        let backbone_alone = steps == (0..self.steps()) && head.is_none_or(|head| head.keys.is_empty());
-        if let Some(graphs) = self.graphs.filter(|_| backbone_alone)
+        let is_whole_backbone = steps == (0..self.steps()) && head.is_none_or(|head| head.keys.is_empty());
+        if let Some(graphs) = self.graphs.filter(|_| is_whole_backbone)
             && let Some(features) = graphs.run(rows)?
         {
             return Ok(features);
@@ -182,11 +183,18 @@ impl TorchBackend {
         let grey = [127; PICTURE_BYTES];
         let picture = lane.upload(&[&grey])?;
         let (steps, all) = (Arc::clone(&self.steps), 0..self.steps.stack.steps.len());
-        let run = move |pictures: &Tensor| steps.run(all.clone(), pictures, None);
         let mut turn = lane.turn()?;
-        let accelerator = turn.accelerator;
-        let before = |rows| self.steps.check_fused(rows);
-        turn.graphs.record(accelerator, max_batch, stop, &picture, before, run);
+        let recording = Recording {
+            accelerator: turn.accelerator,
+            max_batch,
+            stop,
+            like: &picture,
+        };
+        turn.graphs.record(
+            &recording,
+            |rows| self.steps.check_fused(rows),
+            move |pictures| steps.run(all.clone(), pictures, None),
+        );
         Ok(())
     }
 
@@ -212,7 +220,7 @@ impl TorchBackend {
         };
         let pixels = lane.upload(pictures)?;
         let turn = lane.turn()?;
-        // Others may have had the device for long while this lane waited for its turn.
+        // This lane may have waited long for its turn.
         if !wanted.still_wanted() {
             return Err(BackendError::NotWanted.into());
         }
@@ -235,12 +243,12 @@ impl TorchBackend {
         let rows = Tensor::f_from_slice(&features.concat())?.f_reshape([features.len() as i64, width as i64])?;
         let rows = rows.f_to_device(placement.device)?.f_to_kind(placement.kind)?;
         let heads: Vec<&TorchHead> = placed(groups)?;
-        let asked: Vec<_> = heads
+        let products: Vec<_> = heads
             .iter()
             .zip(groups)
             .map(|(head, group)| (&head.last, group.rows.as_slice()))
             .collect();
-        LastProducts::of(&rows, &asked, &mut self.host)?.read()
+        LastProducts::of(&rows, &products, &mut self.host)?.read()
     }
 }
 
@@ -254,15 +262,16 @@ impl Backend for TorchBackend {
         let Some(first) = self.lane.take() else {
             return vec![vec![self]];
         };
-        let lane = |stream| {
-            Box::new(Self {
+        let mut lanes: Vec<Box<dyn Backend>> = Vec::new();
+        for stream in 1..=LANES {
+            lanes.push(Box::new(Self {
                 steps: Arc::clone(&self.steps),
                 placer: Arc::clone(&self.placer),
                 host: HostProducts::new(1),
                 lane: Some(Lane::new(Arc::clone(&first.shared), stream, device)),
-            }) as Box<dyn Backend>
-        };
-        vec![(1..=LANES).map(lane).collect()]
+            }));
+        }
+        vec![lanes]
     }
 
     fn forward_if(
@@ -314,7 +323,7 @@ mod tests {
         static ENTERED: Cell<usize> = const { Cell::new(COMPUTE) };
     }
 
-    /// The processor as an accelerator: what is recorded is done again.
+    /// The CPU as an accelerator, which replays recorded work by computing it again.
     #[derive(Default)]
     struct Emulated {
         replays: Arc<AtomicUsize>,
@@ -335,16 +344,16 @@ mod tests {
         fn record(&self, _: Search, before: &dyn Fn() -> Result<()>, work: Work) -> Result<Recorded> {
             before()?;
             let output = work()?;
-            let (mut place, replays) = (Mutex::new(output.shallow_clone()), Arc::clone(&self.replays));
-            let replay = move || {
-                assert_eq!(ENTERED.get(), COMPUTE, "passes run in the stream that computes");
-                replays.fetch_add(1, Ordering::Relaxed);
-                Ok(place.get_mut().unwrap().f_copy_(&work()?)?)
-            };
-            let replay = Mutex::new(replay);
+            let recorded = Mutex::new((output.shallow_clone(), work));
+            let replays = Arc::clone(&self.replays);
             Ok(Recorded {
                 output,
-                replay: Box::new(move || (replay.lock().unwrap())()),
+                replay: Box::new(move || {
+                    assert_eq!(ENTERED.get(), COMPUTE, "passes run in the stream that computes");
+                    replays.fetch_add(1, Ordering::Relaxed);
+                    let (output, work) = &mut *recorded.lock().unwrap();
+                    Ok(output.f_copy_(&work()?)?)
+                }),
             })
         }
     }
@@ -356,7 +365,7 @@ mod tests {
         ("features.0", 7),
     ];
 
-    fn network_of(folded: bool, accelerator: Option<Arc<dyn Accelerator>>) -> (Box<TorchBackend>, Vec<PlacedHead>) {
+    fn backend_of(folded: bool, accelerator: Option<Arc<dyn Accelerator>>) -> (Box<TorchBackend>, Vec<PlacedHead>) {
         let narrow = Architecture::Vgg16Narrow;
         let backbone = Backbone::load(&WeightsSource::Demo, narrow).unwrap();
         let placement = Placement {
@@ -364,34 +373,56 @@ mod tests {
             kind: Kind::Float,
             folded,
         };
-        let network = TorchBackend::new(&backbone, placement, accelerator, 2).unwrap();
-        let placer = network.placer();
-        let place = |(seed, &(split, classes)): (usize, &(&str, usize))| {
-            placer
-                .place(&demo_head_from(narrow, split, classes, seed as u64))
-                .unwrap()
-        };
-        let heads = HEADS.iter().enumerate().map(place).collect();
-        (Box::new(network), heads)
+        let backend = TorchBackend::new(&backbone, placement, accelerator, 2).unwrap();
+        let placer = backend.placer();
+        let mut heads = Vec::new();
+        for (seed, (split, classes)) in HEADS.into_iter().enumerate() {
+            let parameters = demo_head_from(narrow, split, classes, seed as u64);
+            heads.push(placer.place(&parameters).unwrap());
+        }
+        (Box::new(backend), heads)
     }
 
-    /// Heads and their rows.
-    type Asked = Vec<(usize, Vec<usize>)>;
+    /// Pictures, and indices of heads with their rows.
+    type Batch = (Vec<Vec<u8>>, Vec<(usize, Vec<usize>)>);
 
-    /// Batches of sizes that are recorded, that are padded to one, and that are too large; of heads that share the pass
-    /// and of heads that leave it.
+    fn picture(seed: usize) -> Vec<u8> {
+        (0..224 * 224 * 3).map(|at| (at * (seed + 31) % 251) as u8).collect()
+    }
+
+    fn run(backend: &mut dyn Backend, heads: &[PlacedHead], (pictures, rows_by_head): &Batch) -> Outputs {
+        let pictures: Vec<&[u8]> = pictures.iter().map(Vec::as_slice).collect();
+        let mut groups = Vec::new();
+        for (head, rows) in rows_by_head {
+            groups.push(HeadRows {
+                head: &heads[*head],
+                rows: rows.clone(),
+            });
+        }
+        backend.forward(&pictures, &groups, &[0]).unwrap()
+    }
+
+    fn is_close(got: &[f32], want: &[f32]) -> bool {
+        let largest = want.iter().fold(0f32, |largest, value| largest.max(value.abs()));
+        got.len() == want.len()
+            && got
+                .iter()
+                .zip(want)
+                .all(|(got, want)| (got - want).abs() <= 1e-4 * largest)
+    }
+
+    /// Batches of a recorded size, of a size that is padded to one, and of one that is too large; heads that use the
+    /// recorded pass and heads that do not.
     #[test]
-    fn lanes_compute_what_the_plain_network_does() {
-        let (mut plain, plain_heads) = network_of(false, None);
+    fn lanes_compute_the_same_as_the_cpu() {
+        let (mut plain, plain_heads) = backend_of(false, None);
         let replays = Arc::new(AtomicUsize::new(0));
         let emulated = Emulated {
             replays: Arc::clone(&replays),
         };
-        let (network, heads) = network_of(true, Some(Arc::new(emulated)));
+        let (backend, heads) = backend_of(true, Some(Arc::new(emulated)));
 
-        let picture =
-            |seed: usize| -> Vec<u8> { (0..224 * 224 * 3).map(|at| (at * (seed + 31) % 251) as u8).collect() };
-        let batches: [(Vec<Vec<u8>>, Asked); 4] = [
+        let batches: [Batch; 4] = [
             (vec![picture(1)], vec![(0, vec![0])]),
             ((2..5).map(picture).collect(), vec![(0, vec![0, 2]), (1, vec![1, 2])]),
             (
@@ -400,45 +431,28 @@ mod tests {
             ),
             ((8..13).map(picture).collect(), vec![(1, (0..5).collect())]),
         ];
-        let run = |network: &mut dyn Backend, heads: &[PlacedHead], batch: usize| {
-            let (pictures, asked) = &batches[batch];
-            let pictures: Vec<&[u8]> = pictures.iter().map(Vec::as_slice).collect();
-            let group = |(head, rows): &(usize, Vec<usize>)| HeadRows {
-                head: &heads[*head],
-                rows: rows.clone(),
-            };
-            let groups: Vec<_> = asked.iter().map(group).collect();
-            network.forward(&pictures, &groups, &[0]).unwrap()
-        };
-        let wanted: Vec<Outputs> = (0..batches.len())
+        let expected: Vec<Outputs> = batches
+            .iter()
             .map(|batch| run(&mut *plain, &plain_heads, batch))
             .collect();
 
-        let (run, wanted, heads) = (&run, &wanted, &heads);
+        let (batches, expected, heads) = (&batches, &expected, &heads);
         std::thread::scope(|scope| {
-            for mut lane in network.into_lanes().into_iter().flatten() {
+            for mut lane in backend.into_lanes().into_iter().flatten() {
                 scope.spawn(move || {
                     lane.prepare(3, &AtomicBool::new(false)).unwrap();
-                    for batch in (0..wanted.len()).chain((0..wanted.len()).rev()) {
-                        let got = run(&mut *lane, heads, batch);
-                        let close = |got: &[f32], want: &[f32]| {
-                            let largest = want.iter().fold(0f32, |most, value| most.max(value.abs()));
-                            got.len() == want.len()
-                                && got
-                                    .iter()
-                                    .zip(want)
-                                    .all(|(got, want)| (got - want).abs() <= 1e-4 * largest)
-                        };
-                        for (got, want) in got.logits.iter().zip(&wanted[batch].logits) {
-                            assert!(close(got, want), "batch {batch}: {got:?} {want:?}");
+                    for index in (0..batches.len()).chain((0..batches.len()).rev()) {
+                        let (got, want) = (run(&mut *lane, heads, &batches[index]), &expected[index]);
+                        for (got, want) in got.logits.iter().zip(&want.logits) {
+                            assert!(is_close(got, want), "batch {index}: {got:?} {want:?}");
                         }
-                        assert!(close(&got.features, &wanted[batch].features), "batch {batch}");
-                        assert_eq!(got.steps, wanted[batch].steps);
+                        assert!(is_close(&got.features, &want.features), "batch {index}");
+                        assert_eq!(got.steps, want.steps);
                     }
                 });
             }
         });
-        // The first two batches of each lane, each twice; the others' passes were not recorded.
+        // The first two batches of each lane, each twice; the passes of the others are not recorded.
         assert_eq!(replays.load(Ordering::Relaxed), 2 * 2 * 2);
     }
 }

@@ -1,4 +1,4 @@
-//! Which device computes, and in which element type.
+//! Finds the devices, and converts devices and element types to libtorch's.
 
 use headswap_model::{BackendError, Device, DeviceChoice, Precision};
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
@@ -6,15 +6,15 @@ use tch::{Cuda, Kind};
 
 use crate::error::Result;
 
-/// Finds the devices, at least one, loading libtorch's CUDA half first if GPUs may be meant.
+/// Returns the devices of a choice, at least one. Loads libtorch's CUDA half first if the choice may be GPUs.
 ///
 /// # Errors
-/// [`BackendError::Settings`] says what a GPU that was asked for by name lacks.
+/// [`BackendError::Settings`] says why a chosen GPU cannot be used.
 pub fn find_devices(choice: DeviceChoice) -> Result<Vec<Device>> {
     if choice == DeviceChoice::Cpu {
         return Ok(vec![Device::Cpu]);
     }
-    // libtorch remembers its first answer about CUDA, so this comes before any question.
+    // libtorch remembers its first answer about CUDA, so the library is loaded before any question.
     let found = load_cuda_library()
         .map_err(|error| format!("libtorch_cuda.so cannot be loaded ({error})"))
         .and_then(|()| match Cuda::device_count().max(0) as usize {
@@ -40,14 +40,14 @@ pub fn find_devices(choice: DeviceChoice) -> Result<Vec<Device>> {
 }
 
 fn load_cuda_library() -> Result<(), libloading::Error> {
-    // SAFETY: the library's initialisers register CUDA kernels with the libtorch already linked; they run before any
-    // other thread uses libtorch. It is never unloaded, so no function pointer of it can dangle.
+    // SAFETY: the library's initialisers register CUDA kernels with the linked libtorch; they run before any other thread
+    // uses libtorch. The library is never unloaded, so that no pointer to its functions can dangle.
     let library = unsafe { Library::open(Some("libtorch_cuda.so"), RTLD_NOW | RTLD_GLOBAL) }?;
     std::mem::forget(library);
     Ok(())
 }
 
-/// A device as libtorch calls it.
+/// Converts a device to libtorch's.
 pub(super) fn torch_device(device: Device) -> tch::Device {
     match device {
         Device::Cuda(index) => tch::Device::Cuda(index),
@@ -55,10 +55,10 @@ pub(super) fn torch_device(device: Device) -> tch::Device {
     }
 }
 
-/// What libtorch calls an element type.
+/// Converts an element type to libtorch's.
 ///
 /// # Errors
-/// [`BackendError::Settings`] if libtorch has no such forward pass.
+/// [`BackendError::Settings`] if libtorch does not compute in it.
 pub(super) fn kind(precision: Precision, device: Device) -> Result<Kind> {
     match (precision, device) {
         (Precision::Auto, Device::Cpu) | (Precision::F32, _) => Ok(Kind::Float),

@@ -1,14 +1,14 @@
-//! libtorch's errors as the backend's.
+//! Converts libtorch's errors to the backend's.
 
 use headswap_model::BackendError;
 use tch::TchError;
 
-/// A [`BackendError`], also made of what libtorch says.
+/// A [`BackendError`] that libtorch's errors convert to.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[error(transparent)]
 pub(crate) struct TorchError(#[from] pub BackendError);
 
-/// The result of what calls libtorch.
+/// The result of functions that call libtorch.
 pub(crate) type Result<T, E = TorchError> = std::result::Result<T, E>;
 
 impl From<TchError> for TorchError {
@@ -24,7 +24,7 @@ impl From<TorchError> for BackendError {
 }
 
 impl TorchError {
-    /// Of what libtorch, CUDA or one of its libraries said when it failed.
+    /// Converts an error message of libtorch, CUDA or one of its libraries.
     pub fn from_message(text: &str) -> Self {
         let line = text.lines().next().unwrap_or_default().to_owned();
         // `CUDA out of memory`, `CUDA error: out of memory`; libtorch's own allocator for the host: `not enough memory`;
@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn too_little_memory_is_told_apart_from_other_failures() {
+    fn too_little_memory_is_recognised() {
         for text in [
             "CUDA out of memory. Tried to allocate 392.00 MiB. GPU 0 has a total capacity of 79.11 GiB\nstack",
             "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",

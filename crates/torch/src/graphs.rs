@@ -1,5 +1,5 @@
-//! The backbone's whole pass, recorded for each size of batch that is prepared: a batch of that size or fewer runs it
-//! without a word to the device in between.
+//! The backbone's whole pass, recorded for each prepared batch size. A batch of at most that size replays it without
+//! host–device synchronisation.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,13 +10,13 @@ use tch::{Kind, Tensor};
 use super::accelerator::{Accelerator, Recorded, Search};
 use crate::error::Result;
 
-/// From here on there is a size between each power of two and the next: padding costs a third at most.
+/// From this size on there is one between each power of two and the next, so that padding costs at most a third.
 const FINE_FROM: usize = 32;
 
-/// How long the fastest algorithms may be looked for. The largest sizes come first, which gain most.
+/// Limit of the time for measuring algorithms. The largest sizes, which gain most, come first.
 const SEARCH_TIME: Duration = Duration::from_secs(60);
 
-/// How many rows a batch is padded to: few different numbers, as algorithms are chosen for each.
+/// Returns the number of rows that a batch is padded to. There are few sizes, because algorithms are chosen for each.
 pub(super) fn padded(rows: usize) -> usize {
     let power = rows.next_power_of_two();
     let between = power / 4 * 3;
@@ -34,30 +34,56 @@ pub(super) struct Graphs {
 }
 
 struct Pass {
-    /// `[rows, 224, 224, 3]` u8: where a batch's pictures go.
+    /// `[rows, 224, 224, 3]` u8: the input of the recorded pass.
     pixels: Tensor,
     recorded: Recorded,
 }
 
+/// How passes are recorded.
+pub(super) struct Recording<'a> {
+    pub accelerator: &'a dyn Accelerator,
+    /// All sizes up to that which this many rows are padded to are recorded.
+    pub max_batch: usize,
+    /// Ends the recording once it is true.
+    pub stop: &'a AtomicBool,
+    /// Any batch of pictures on the device.
+    pub like: &'a Tensor,
+}
+
+impl Recording<'_> {
+    fn pass(
+        &self,
+        rows: usize,
+        search: Search,
+        before: &impl Fn(usize) -> Result<()>,
+        run: impl Fn(&Tensor) -> Result<Tensor> + Send + 'static,
+    ) -> Result<Pass> {
+        let mut shape = self.like.size();
+        shape[0] = rows as i64;
+        let pixels = Tensor::f_zeros(&shape, (Kind::Uint8, self.like.device()))?;
+        let input = pixels.shallow_clone();
+        let recorded = self
+            .accelerator
+            .record(search, &|| before(rows), Box::new(move || run(&input)))?;
+        Ok(Pass { pixels, recorded })
+    }
+}
+
 impl Graphs {
-    /// Records `run`, from pictures to features, for all sizes up to what batches of `max_batch` are padded to, each after
-    /// `before`, which is told the size. The largest comes first, so that the others find room in its memory. A size that
-    /// cannot be recorded is left out, and so are all once `stop` says so.
-    ///
-    /// `like` is any picture or batch of them where they will be.
+    /// Records `run`, from pictures to features, for each size, after calling `before` with the size. The largest comes
+    /// first, so that the others fit into its memory. A size that cannot be recorded is skipped.
     pub fn record(
         &mut self,
-        accelerator: &dyn Accelerator,
-        max_batch: usize,
-        stop: &AtomicBool,
-        like: &Tensor,
+        recording: &Recording<'_>,
         before: impl Fn(usize) -> Result<()>,
         run: impl Fn(&Tensor) -> Result<Tensor> + Clone + Send + 'static,
     ) {
         let began = Instant::now();
-        let sizes = (1..=padded(max_batch)).rev().filter(|&rows| padded(rows) == rows);
+        let sizes = (1..=padded(recording.max_batch))
+            .rev()
+            .filter(|&rows| padded(rows) == rows);
         for rows in sizes {
-            if stop.load(Ordering::Relaxed) {
+            if recording.stop.load(Ordering::Relaxed) {
                 return;
             }
             if self.passes.contains_key(&rows) {
@@ -67,15 +93,7 @@ impl Graphs {
                 true => Search::Measured,
                 false => Search::Guessed,
             };
-            let mut shape = like.size();
-            shape[0] = rows as i64;
-            let pass = || -> Result<Pass> {
-                let pixels = Tensor::f_zeros(&shape, (Kind::Uint8, like.device()))?;
-                let (run, input) = (run.clone(), pixels.shallow_clone());
-                let recorded = accelerator.record(search, &|| before(rows), Box::new(move || run(&input)))?;
-                Ok(Pass { pixels, recorded })
-            };
-            match pass() {
+            match recording.pass(rows, search, &before, run.clone()) {
                 Ok(pass) => {
                     tracing::info!(
                         rows,
@@ -86,19 +104,20 @@ impl Graphs {
                     self.passes.insert(rows, pass);
                 }
                 Err(error) => {
-                    tracing::warn!(%error, rows, "the pass cannot be recorded, batches of this size are slower");
+                    tracing::warn!(%error, rows, "cannot record the pass; batches of this size are slower");
                 }
             }
         }
     }
 
-    /// The features of these pictures, which stay until the next pass; nothing if no recorded pass has room for them.
+    /// Returns the features of these pictures, which are valid until the next pass; `None` if no recorded pass is large
+    /// enough.
     pub fn run(&self, pixels: &Tensor) -> Result<Option<Tensor>> {
         let rows = pixels.size()[0];
         let Some((_, pass)) = self.passes.range(rows as usize..).next() else {
             return Ok(None);
         };
-        // Beyond these rows lie pictures of earlier batches; no row sees another.
+        // The rows after these are pictures of earlier batches. Rows do not affect each other.
         pass.pixels.f_narrow(0, 0, rows)?.f_copy_(pixels)?;
         (pass.recorded.replay)()?;
         Ok(Some(pass.recorded.output.f_narrow(0, 0, rows)?))
@@ -112,7 +131,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn padding_is_the_least_of_few_sizes(rows in 1usize..1000) {
+        fn batches_are_padded_to_the_next_size(rows in 1usize..1000) {
             let size = padded(rows);
             prop_assert!(size >= rows && padded(size) == size);
             prop_assert!((rows..size).all(|fewer| padded(fewer) == size));

@@ -1,46 +1,43 @@
-//! From a picture's bytes to what the first convolution takes.
+//! Converts pictures to the first convolution's input.
 //!
-//! torchvision subtracts each channel's mean and divides by its deviation. On the CPU so do we. On a GPU the first
-//! convolution's weight does it, because its input is then exact in 16 bits, takes one small kernel, and has the eight
-//! channels that tensor cores ask for:
+//! torchvision subtracts each channel's mean and divides by its standard deviation, as we do on the CPU. On a GPU that is
+//! folded into the first convolution's weight. The input is then exact in 16 bits, needs one small kernel, and has the eight
+//! channels that tensor cores require:
 //!
-//! - channels 0 to 2 are `(byte - CENTRE) / 64`, which f16 and bf16 hold exactly;
-//! - channel 3 is 1 in the picture, and 0 where the convolution pads, as a normalised picture's border is 0;
+//! - channels 0 to 2 are `(byte - CENTRE) / 64`, which f16 and bf16 represent exactly;
+//! - channel 3 is 1 in the picture, and 0 in the convolution's padding, because a normalised picture is padded with 0;
 //! - the others are 0.
 //!
-//! With `w` the weight of one output, `m` and `d` the mean and deviation of bytes:
+//! With `w` the weight of one output, `m` and `d` the mean and standard deviation of bytes:
 //! `w (byte - m) / d = (64 w / d) (byte - CENTRE) / 64 + (w (CENTRE - m) / d) 1`.
 
 use headswap_checkpoint::HostTensor;
+use headswap_spec::{IMAGENET_MEAN, IMAGENET_STD};
 use tch::{Kind, Tensor};
 
 use super::placement::{PlacedTensor, Placement};
 use crate::error::Result;
 
-/// ImageNet's channel means and deviations of pixels in 0..=1, as torchvision's `VGG16_Weights.IMAGENET1K_V1` has them.
-const MEAN: [f32; 3] = [0.485, 0.456, 0.406];
-const DEVIATION: [f32; 3] = [0.229, 0.224, 0.225];
-
-/// Whole numbers next to the means of bytes.
+/// Integers near the means of bytes.
 const CENTRE: [f32; 3] = [124.0, 116.0, 104.0];
 const SCALE: f32 = 64.0;
 /// Channels of the folded input.
 const CHANNELS: usize = 8;
 
-/// How pictures become the first convolution's input.
+/// How pictures are converted.
 pub(super) enum Input {
-    /// As torchvision does it.
+    /// As torchvision does.
     Normalised {
         /// `[3]`, of numbers in 0..=1.
         mean: PlacedTensor,
         /// `[3]`.
         deviation: PlacedTensor,
     },
-    /// For a weight that was [folded](fold).
+    /// For a [folded](fold) weight.
     Folded {
-        /// `[3]`: what a byte of 0 becomes.
+        /// `[3]`: the value of the byte 0.
         offset: PlacedTensor,
-        /// `[1]`: the step from one byte to the next.
+        /// `[1]`: the difference between neighbouring bytes.
         step: PlacedTensor,
     },
 }
@@ -49,8 +46,8 @@ impl Input {
     pub fn new(placement: Placement) -> Result<Self> {
         if !placement.folded {
             return Ok(Self::Normalised {
-                mean: placement.place_numbers(&MEAN, Kind::Float)?,
-                deviation: placement.place_numbers(&DEVIATION, Kind::Float)?,
+                mean: placement.place_numbers(&IMAGENET_MEAN, Kind::Float)?,
+                deviation: placement.place_numbers(&IMAGENET_STD, Kind::Float)?,
             });
         }
         let offset = CENTRE.map(|centre| -centre / SCALE);
@@ -60,7 +57,7 @@ impl Input {
         })
     }
 
-    /// N x 224 x 224 x 3 bytes of RGB to N x C x 224 x 224, whose memory stays in the order of the bytes (channels last).
+    /// Converts `[N, 224, 224, 3]` bytes of RGB to `[N, C, 224, 224]`, channels last in memory.
     pub fn of(&self, pixels: &Tensor, placement: Placement) -> Result<Tensor> {
         let input = match self {
             Self::Normalised { mean, deviation } => {
@@ -84,7 +81,7 @@ impl Input {
     }
 }
 
-/// The first convolution's weight, `[O, 3, H, W]`, as it takes a folded input: `[O, 8, H, W]`.
+/// Returns the first convolution's weight, `[O, 3, H, W]`, for folded input: `[O, 8, H, W]`.
 pub(super) fn fold(weight: &HostTensor) -> HostTensor {
     let [outputs, _, height, width] = weight.shape[..] else {
         unreachable!("a convolution's weight has four dimensions");
@@ -94,7 +91,7 @@ pub(super) fn fold(weight: &HostTensor) -> HostTensor {
     let filters = folded.chunks_exact_mut(CHANNELS * area);
     for (filter, folded) in weight.values.chunks_exact(3 * area).zip(filters) {
         for (channel, plane) in filter.chunks_exact(area).enumerate() {
-            let (mean, deviation) = (255.0 * MEAN[channel], 255.0 * DEVIATION[channel]);
+            let (mean, deviation) = (255.0 * IMAGENET_MEAN[channel], 255.0 * IMAGENET_STD[channel]);
             for (at, value) in plane.iter().enumerate() {
                 folded[channel * area + at] = value * SCALE / deviation;
                 folded[3 * area + at] += value * (CENTRE[channel] - mean) / deviation;
@@ -109,7 +106,7 @@ mod tests {
     use super::*;
     use tch::Device;
 
-    /// Bytes of every value, in pictures as large as the convolution's weights need to see their borders.
+    /// Pictures with bytes of every value.
     fn bytes() -> Tensor {
         let bytes: Vec<u8> = (0..2 * 16 * 16 * 3)
             .map(|index: usize| (index * 89 % 256) as u8)
@@ -117,26 +114,28 @@ mod tests {
         Tensor::from_slice(&bytes).reshape([2, 16, 16, 3])
     }
 
+    fn input(kind: Kind, folded: bool) -> Tensor {
+        let placement = Placement {
+            device: Device::Cpu,
+            kind,
+            folded,
+        };
+        Input::new(placement).unwrap().of(&bytes(), placement).unwrap()
+    }
+
+    fn convolved(weight: &HostTensor, folded: bool) -> Tensor {
+        let shape: Vec<i64> = weight.shape.iter().map(|&size| size as i64).collect();
+        let weight = Tensor::from_slice(&weight.values).reshape(shape);
+        input(Kind::Float, folded).conv2d(&weight, None::<Tensor>, 1, 1, 1, 1)
+    }
+
     #[test]
-    fn a_folded_weight_gives_what_a_normalised_picture_gives() {
+    fn a_folded_weight_computes_the_same_as_a_normalised_picture() {
         let values = (0..4 * 3 * 9)
             .map(|index| ((index * 37 % 101) as f32 - 50.0) / 90.0)
             .collect();
         let weight = HostTensor::new(vec![4, 3, 3, 3], values);
-        let convolved = |folded: bool| {
-            let placement = Placement {
-                device: Device::Cpu,
-                kind: Kind::Float,
-                folded,
-            };
-            let input = Input::new(placement).unwrap().of(&bytes(), placement).unwrap();
-            let folded = folded.then(|| fold(&weight));
-            let weight = folded.as_ref().unwrap_or(&weight);
-            let shape: Vec<i64> = weight.shape.iter().map(|&size| size as i64).collect();
-            let weight = Tensor::from_slice(&weight.values).reshape(shape);
-            input.conv2d(&weight, None::<Tensor>, 1, 1, 1, 1)
-        };
-        let (normalised, folded) = (convolved(false), convolved(true));
+        let (normalised, folded) = (convolved(&weight, false), convolved(&fold(&weight), true));
         let largest = f64::try_from(normalised.abs().max()).unwrap();
         let error = f64::try_from((normalised - folded).abs().max()).unwrap();
         assert!(error < 1e-6 * largest, "{error} of {largest}");
@@ -144,21 +143,10 @@ mod tests {
 
     #[test]
     fn sixteen_bits_hold_a_folded_input_exactly() {
-        let input = |kind| {
-            let placement = Placement {
-                device: Device::Cpu,
-                kind,
-                folded: true,
-            };
-            Input::new(placement)
-                .unwrap()
-                .of(&bytes(), placement)
-                .unwrap()
-                .to_kind(Kind::Float)
-        };
-        let exact = input(Kind::Float);
+        let exact = input(Kind::Float, true);
         for kind in [Kind::BFloat16, Kind::Half] {
-            assert!(bool::try_from(exact.eq_tensor(&input(kind)).all()).unwrap(), "{kind:?}");
+            let rounded = input(kind, true).to_kind(Kind::Float);
+            assert!(bool::try_from(exact.eq_tensor(&rounded).all()).unwrap(), "{kind:?}");
         }
     }
 }

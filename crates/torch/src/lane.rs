@@ -1,4 +1,4 @@
-//! One of the threads that drive a GPU: its pictures on their way there, and its turn to compute.
+//! One of the lanes of a GPU, each driven by a thread: uploads pictures, and takes turns with the others to compute.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -8,11 +8,11 @@ use super::accelerator::{Accelerator, COMPUTE};
 use super::graphs::Graphs;
 use crate::error::Result;
 
-/// The side and channels of a picture, and its bytes.
+/// Height, width and channels of a picture.
 pub(super) const PICTURE: [i64; 3] = [224, 224, 3];
 pub(super) const PICTURE_BYTES: usize = 224 * 224 * 3;
 
-/// What the lanes of one device share.
+/// The state that the lanes of one device share.
 pub(super) struct Shared {
     pub accelerator: Arc<dyn Accelerator>,
     pub graphs: Mutex<Graphs>,
@@ -21,14 +21,14 @@ pub(super) struct Shared {
 /// A lane.
 pub(super) struct Lane {
     pub shared: Arc<Shared>,
-    /// Its own stream, in which it copies.
+    /// The stream of its copies.
     stream: usize,
     device: Device,
-    /// `[rows, 224, 224, 3]` u8, in memory that the device reads by itself.
+    /// `[rows, 224, 224, 3]` u8, in pinned memory.
     staging: Option<Tensor>,
 }
 
-/// A lane's turn to give work to the device: one at a time, so that a batch is not held up by the next.
+/// A lane's turn to submit a batch. Lanes take turns, so that a batch does not wait for the next one's work.
 pub(super) struct Turn<'a> {
     pub graphs: MutexGuard<'a, Graphs>,
     pub accelerator: &'a dyn Accelerator,
@@ -45,27 +45,26 @@ impl Lane {
         }
     }
 
-    /// Copies pictures to the device: `[N, 224, 224, 3]` u8, there when the lane's turn comes.
+    /// Copies pictures to the device: `[N, 224, 224, 3]` u8. The copy is complete for work of the lane's turn.
     pub fn upload(&mut self, pictures: &[&[u8]]) -> Result<Tensor> {
         self.shared.accelerator.enter(self.stream)?;
         let rows = pictures.len();
-        let large_enough = |staging: &Tensor| staging.size()[0] as usize >= rows;
-        let staging = match self.staging.take().filter(large_enough) {
-            Some(staging) => staging,
-            None => staging_for(rows.next_power_of_two(), self.device)?,
+        let staging = match self.staging.take() {
+            Some(staging) if staging.size()[0] as usize >= rows => staging,
+            _ => staging_for(rows.next_power_of_two(), self.device)?,
         };
         let staged = self.staging.insert(staging).f_narrow(0, 0, rows as i64)?;
-        // SAFETY: the tensor is contiguous u8 memory of `rows` pictures, which this lane alone writes. The device has read
-        // the batch before, whose results were waited for, or if it failed, nobody wants what the device reads.
+        // SAFETY: the tensor is contiguous u8 memory of `rows` pictures, which only this lane writes. The device has read the
+        // previous batch, since its results were waited for; if that failed, the pictures that it reads are not used.
         let memory = unsafe { std::slice::from_raw_parts_mut(staged.data_ptr().cast::<u8>(), rows * PICTURE_BYTES) };
-        for (place, picture) in memory.chunks_exact_mut(PICTURE_BYTES).zip(pictures) {
-            place.copy_from_slice(picture);
+        for (staged, picture) in memory.chunks_exact_mut(PICTURE_BYTES).zip(pictures) {
+            staged.copy_from_slice(picture);
         }
         Ok(staged.f_to_device_(self.device, Kind::Uint8, true, true)?)
     }
 
-    /// Waits for its turn. What the thread asks of the device until the turn ends runs after what the other lanes asked,
-    /// and after what this one has uploaded.
+    /// Waits for its turn. Work that the thread submits during the turn runs after the other lanes' work and after this
+    /// lane's uploads.
     pub fn turn(&self) -> Result<Turn<'_>> {
         let shared = &*self.shared;
         let graphs = shared.graphs.lock().unwrap_or_else(PoisonError::into_inner);
@@ -81,11 +80,11 @@ impl Lane {
 }
 
 impl Drop for Turn<'_> {
-    /// Lets the next lane in. What this thread asks of the device from here on waits for what it asked in its turn.
+    /// Ends the turn. Later work of this thread waits for the work of the turn.
     fn drop(&mut self) {
         let ended = self.accelerator.wait(self.stream, COMPUTE);
         if let Err(error) = ended.and_then(|()| self.accelerator.enter(self.stream)) {
-            // Reading the results, which waits for the device as well, will say so to who asked for them.
+            // Reading the results also waits for the device, and returns the error to the caller.
             tracing::error!(%error, "a stream of the device failed");
         }
     }

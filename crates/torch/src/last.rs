@@ -1,4 +1,4 @@
-//! The last Linear of the heads of a batch, in few products however many heads there are.
+//! The last Linears of a batch's heads, in few products for any number of heads.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -11,21 +11,21 @@ use winograd::Pool;
 use super::placement::{PlacedTensor, Placement};
 use crate::error::Result;
 
-/// On a GPU, heads of up to this many classes are gathered into one product. Products are over all rows: what is computed
-/// in vain is nothing beside the convolutions, as 256 rows by 256 heads of 64 classes are 17 GFLOP, half a picture's, and to
-/// tell the device which rows would be to wait for it.
+/// On a GPU, heads of up to this many classes are gathered into one product over all rows. The unused results cost little:
+/// 256 rows by 256 heads of 64 classes are 17 GFLOP, half of one picture's. To select rows would need a synchronisation with
+/// the device.
 const GATHERED_CLASSES_MAX: usize = 64;
 
 /// A head's last Linear.
 pub(super) enum LastLinear {
-    /// In the host's memory, in f32 whatever the backbone computes in: few numbers, and exact.
+    /// In host memory, in f32 for any element type of the backbone: it is small, and f32 is exact.
     Host {
         /// `[K, width]`.
         weight: Arc<HostTensor>,
         /// `[K]`.
         bias: Arc<HostTensor>,
     },
-    /// In a GPU's.
+    /// In device memory.
     Device {
         /// `[K, width]`.
         weight: PlacedTensor,
@@ -54,15 +54,15 @@ impl LastLinear {
     }
 }
 
-/// The logits of a batch's heads, perhaps still being computed.
+/// The logits of a batch's heads, which the device may still be computing.
 pub(super) enum LastProducts {
-    /// For each head, rows x classes.
+    /// `[rows, classes]` of each head.
     Host(Vec<Vec<f32>>),
-    /// On a GPU: of how many heads, and products in f32.
+    /// On a GPU: the number of heads, and products in f32.
     Device(usize, Vec<Product>),
 }
 
-/// Rows x columns, and what of it belongs to which head.
+/// A product, `[rows, columns]`, and the parts of it that are heads' logits.
 pub(super) struct Product {
     product: Tensor,
     parts: Vec<Part>,
@@ -75,7 +75,7 @@ struct Part {
 }
 
 impl LastProducts {
-    /// For each head, of its rows of `features`; on the CPU by `host`.
+    /// Computes each head's logits of its rows of `features`; on the CPU by `host`.
     pub fn of(features: &Tensor, heads: &[(&LastLinear, &[usize])], host: &mut HostProducts) -> Result<Self> {
         if features.device() == Device::Cpu {
             return Ok(Self::Host(host.compute(features, heads)?));
@@ -84,16 +84,18 @@ impl LastProducts {
     }
 
     fn on_device(features: &Tensor, heads: &[(&LastLinear, &[usize])]) -> Result<Self> {
-        let device = |(last, _): &(&LastLinear, _)| match last {
-            LastLinear::Device { weight, bias } => Ok((weight.handle(), bias.handle())),
-            LastLinear::Host { .. } => Err(BackendError::ForeignHead),
-        };
-        let placed: Vec<(Tensor, Tensor)> = heads.iter().map(device).collect::<Result<_, _>>()?;
-        let small = |head: &usize| placed[*head].1.numel() <= GATHERED_CLASSES_MAX;
-        let (gathered, alone): (Vec<usize>, Vec<usize>) = (0..heads.len()).partition(small);
+        let mut placed = Vec::with_capacity(heads.len());
+        for (last, _) in heads {
+            let LastLinear::Device { weight, bias } = last else {
+                return Err(BackendError::ForeignHead.into());
+            };
+            placed.push((weight.handle(), bias.handle()));
+        }
+        let (gathered, separate): (Vec<usize>, Vec<usize>) =
+            (0..heads.len()).partition(|&head| placed[head].1.numel() <= GATHERED_CLASSES_MAX);
 
         let mut products = Vec::new();
-        for head in alone {
+        for head in separate {
             let (weight, bias) = &placed[head];
             let part = Part {
                 head,
@@ -103,7 +105,7 @@ impl LastProducts {
             products.push(Product::new(features, weight, bias, vec![part])?);
         }
         if !gathered.is_empty() {
-            // All rows by all of these heads' weights, of which each head takes its own.
+            // All rows by the weights of all these heads. Each head's part is its own rows and classes.
             let (mut weights, mut biases, mut parts, mut first) = (Vec::new(), Vec::new(), Vec::new(), 0);
             for head in gathered {
                 let (weight, bias) = &placed[head];
@@ -120,7 +122,7 @@ impl LastProducts {
         Ok(Self::Device(heads.len(), products))
     }
 
-    /// For each head, the logits of its rows one after the other, once they are there.
+    /// Waits for the logits and returns them: `[rows, classes]` of each head.
     pub fn read(self) -> Result<Vec<Vec<f32>>> {
         let (heads, products) = match self {
             Self::Host(logits) => return Ok(logits),
@@ -131,8 +133,10 @@ impl LastProducts {
             let columns = product.size()[1] as usize;
             let product = to_host(&product)?;
             for Part { head, rows, classes } in parts {
-                let row = |row: usize| &product[row * columns + classes.start..row * columns + classes.end];
-                logits[head] = rows.into_iter().flat_map(row).copied().collect();
+                for row in rows {
+                    let row = &product[row * columns..(row + 1) * columns];
+                    logits[head].extend_from_slice(&row[classes.clone()]);
+                }
             }
         }
         Ok(logits)
@@ -182,7 +186,7 @@ impl HostProducts {
     }
 }
 
-/// Some rows of a tensor, or all of it if that is what they are.
+/// Returns these rows of a tensor; without a copy if they are all of its rows. `rows` must be ascending and distinct.
 pub(super) fn select(tensor: &Tensor, rows: &[usize]) -> Result<Tensor> {
     if rows.len() as i64 == tensor.size()[0] {
         return Ok(tensor.shallow_clone());
@@ -192,7 +196,7 @@ pub(super) fn select(tensor: &Tensor, rows: &[usize]) -> Result<Tensor> {
     Ok(tensor.f_index_select(0, &indices)?)
 }
 
-/// A tensor's values in f32, row-major.
+/// Returns a tensor's values in f32, row-major.
 pub(super) fn to_host(tensor: &Tensor) -> Result<Vec<f32>> {
     let tensor = tensor
         .f_to_kind(Kind::Float)?
@@ -209,13 +213,15 @@ mod tests {
 
     fn host(shape: &[usize], seed: usize) -> Arc<HostTensor> {
         let count = shape.iter().product();
-        let value = |index: usize| ((index * 7919 + seed * 104_729) % 2003) as f32 / 1001.0 - 1.0;
-        Arc::new(HostTensor::new(shape.to_vec(), (0..count).map(value).collect()))
+        let values = (0..count)
+            .map(|index: usize| ((index * 7919 + seed * 104_729) % 2003) as f32 / 1001.0 - 1.0)
+            .collect();
+        Arc::new(HostTensor::new(shape.to_vec(), values))
     }
 
-    /// Small heads in one product and large ones alone, over rows that overlap: each gets what it would get by itself.
+    /// Small heads in one product and large ones in their own, over rows that overlap.
     #[test]
-    fn gathered_products_are_those_of_each_head() {
+    fn gathered_products_equal_those_of_each_head() {
         let (rows, width) = (5, 96);
         let features = host(&[rows, width], 1);
         let device = Placement {

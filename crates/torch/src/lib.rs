@@ -1,4 +1,4 @@
-//! The forward pass on libtorch: the reference, for the CPU and for CUDA. The only crate that links libtorch.
+//! The backend on libtorch, for GPUs, and for CPUs as the reference. Only this crate links libtorch.
 
 mod accelerator;
 mod allocator;

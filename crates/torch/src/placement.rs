@@ -1,4 +1,4 @@
-//! Host parameters to device tensors.
+//! Places parameters on the device.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -13,16 +13,16 @@ use crate::error::Result;
 pub(super) struct Placement {
     pub device: Device,
     pub kind: Kind,
-    /// Whether the first convolution's weight also normalises pictures (`input.rs`).
+    /// True if the first convolution's weight also normalises pictures (`input.rs`).
     pub folded: bool,
 }
 
-/// A tensor on the device. tch's handles are `Send` but not `Sync`, so each user takes one of its own; libtorch itself
-/// lets any number of threads read a tensor that nobody writes.
+/// A tensor on the device. tch's handles are `Send` but not `Sync`, so each user takes a handle of its own; libtorch allows
+/// any number of threads to read a tensor that is not written.
 pub(super) struct PlacedTensor {
     tensor: Mutex<Tensor>,
     bytes: usize,
-    /// Whose memory the tensor lies in, if it is the host's.
+    /// The owner of the tensor's memory, if that is host memory.
     _owner: Option<Arc<HostTensor>>,
 }
 
@@ -35,7 +35,7 @@ impl PlacedTensor {
         }
     }
 
-    /// A handle of one's own to the same memory, which lives as long as this does.
+    /// Returns another handle to the same memory, which is valid as long as `self`.
     pub fn handle(&self) -> Tensor {
         self.tensor
             .lock()
@@ -49,7 +49,7 @@ impl PlacedTensor {
 }
 
 impl Placement {
-    /// Places a Linear's weight, or a bias. On the CPU in f32 nothing is copied: the tensor lies in `host`'s own memory.
+    /// Places a Linear's weight, or a bias. On the CPU in f32 the tensor is `host`'s own memory, without a copy.
     pub fn place(&self, host: &Arc<HostTensor>) -> Result<PlacedTensor> {
         let view = view(host)?;
         if self.computes_in_host_memory() {
@@ -58,7 +58,7 @@ impl Placement {
         Ok(PlacedTensor::new(self.to_device(&view)?, None))
     }
 
-    /// Places a convolution's weight with the channels innermost in memory, which is what the input has.
+    /// Places a convolution's weight channels last, like its input.
     pub fn place_channels_last(&self, host: &HostTensor) -> Result<PlacedTensor> {
         let inner = view(host)?.f_permute([0, 2, 3, 1])?.f_contiguous()?;
         Ok(PlacedTensor::new(
@@ -67,7 +67,7 @@ impl Placement {
         ))
     }
 
-    /// Places a few numbers, in this element type.
+    /// Places a vector in this element type.
     pub fn place_numbers(&self, numbers: &[f32], kind: Kind) -> Result<PlacedTensor> {
         let placed = Tensor::f_from_slice(numbers)?
             .f_to_device(self.device)?
@@ -79,7 +79,7 @@ impl Placement {
         (self.device, self.kind) == (Device::Cpu, Kind::Float)
     }
 
-    /// What is finite in f32 may overflow in f16.
+    /// Copies a tensor to the device. Fails if it is not finite there: values that are finite in f32 may overflow in f16.
     fn to_device(self, tensor: &Tensor) -> Result<Tensor> {
         let placed = tensor.f_to_device(self.device)?.f_to_kind(self.kind)?;
         if self.kind != Kind::Float && !bool::try_from(placed.f_isfinite()?.f_all()?)? {
@@ -101,12 +101,12 @@ impl Placement {
     }
 }
 
-/// A tensor in the host's own memory, which must outlive it.
+/// Returns a tensor that refers to `host`'s memory, which must outlive it.
 fn view(host: &HostTensor) -> Result<Tensor> {
     let shape: Vec<i64> = host.shape.iter().map(|&dimension| dimension as i64).collect();
     let strides: Vec<i64> = (0..shape.len()).map(|d| shape[d + 1..].iter().product()).collect();
-    // SAFETY: the memory holds exactly the product of `shape` f32 values (checked when the parameters were read) and is
-    // never written again. Both callers either copy the tensor before they return or keep the owner beside it.
+    // SAFETY: the memory holds as many f32 values as the product of `shape` (checked when the parameters were read) and is
+    // not written again. Both callers either copy the tensor before they return or store the owner with it.
     let view = unsafe { Tensor::f_from_blob(host.values.as_ptr().cast(), &shape, &strides, Kind::Float, Device::Cpu) };
     Ok(view?)
 }

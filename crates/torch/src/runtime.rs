@@ -1,4 +1,4 @@
-//! libtorch as a choice of backend.
+//! libtorch as a [`TorchRuntime`].
 
 use headswap_model::{Backbone, Backend, BackendError, Device, DeviceChoice, Precision, TorchRuntime};
 
@@ -6,7 +6,7 @@ use super::allocator::keep_freed_memory;
 use super::backend::torch_backend;
 use super::device::find_devices;
 
-/// libtorch, as this crate links it.
+/// The libtorch that this crate links.
 pub static LIBTORCH: &dyn TorchRuntime = &Libtorch;
 
 struct Libtorch;

@@ -1,4 +1,4 @@
-//! The steps on libtorch: the backbone's tensors, and rows driven through any range of steps.
+//! The steps on libtorch: the backbone's tensors, and the computation of any range of steps.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -15,26 +15,26 @@ use super::input::{Input, fold};
 use super::placement::{PlacedTensor, Placement};
 use crate::error::Result;
 
-/// Pictures that pass the convolutions together on the CPU. Their activations are the largest memory there is, 26 MB a
-/// picture in the first block; larger groups take more of it and are hardly faster (`benches/README.md`).
+/// Pictures that pass the convolutions together on the CPU. Their activations dominate the memory, 26 MB a picture in the
+/// first block; larger groups need more and are hardly faster (`benches/README.md`).
 const CPU_GROUP: i64 = 2;
 
 /// The steps' parameters on the device.
 pub(super) type TorchStack = Stack<PlacedTensor, PlacedTensor>;
-/// A head's.
+/// The parameters that a head overrides.
 pub(super) type TorchOverrides = Overrides<PlacedTensor, PlacedTensor>;
 
-/// The backbone, and how it computes.
+/// The backbone.
 pub(super) struct TorchSteps {
     pub placement: Placement,
     pub stack: TorchStack,
     input: Input,
     accelerator: Option<Arc<dyn Accelerator>>,
-    /// Whether bias and ReLU are part of the kernels that multiply, and pooling is the accelerator's.
+    /// True if the kernels of products also add the bias and rectify, and the accelerator pools.
     fused: AtomicBool,
 }
 
-/// How far the results of two ways to compute may be apart, of the largest result: a few roundings to bf16.
+/// Limit of the error of fused operations, relative to the largest result: a few roundings to bf16.
 const FUSED_ERROR_MAX: f64 = 0.05;
 
 impl TorchSteps {
@@ -45,13 +45,13 @@ impl TorchSteps {
         parameters: &Parameters,
         accelerator: Option<Arc<dyn Accelerator>>,
     ) -> Result<Self> {
-        let place = |step: &Step| -> Result<_> {
-            Ok(StepParameters {
+        let mut backbone = Vec::with_capacity(steps.len());
+        for step in &steps {
+            backbone.push(StepParameters {
                 weight: Arc::new(place_weight(placement, step, &parameters[&step.weight()])?),
                 bias: Arc::new(placement.place(&parameters[&step.bias()])?),
-            })
-        };
-        let backbone = steps.iter().map(place).collect::<Result<_, _>>()?;
+            });
+        }
         let placed = Self {
             placement,
             stack: Stack::new(steps, backbone),
@@ -65,32 +65,31 @@ impl TorchSteps {
         Ok(placed)
     }
 
-    /// Fuses what can be fused, if this GPU and its libraries do so and give the same.
+    /// Turns fused operations on, if this GPU and its libraries support them and compute the same.
     fn fuse(&self) -> Result<()> {
         let picture = self.ones(0)?;
         let end = self.stack.steps.len();
-        let apart = self.run(0..end, &picture, None)?;
+        let unfused = self.run(0..end, &picture, None)?;
         self.fused.store(true, Ordering::Relaxed);
-        let error = self.run(0..end, &picture, None).and_then(|fused| {
-            let largest = |values: Tensor| -> Result<f64> {
-                Ok(f64::try_from(values.f_to_kind(Kind::Float)?.f_abs()?.f_max()?)?)
-            };
-            Ok(largest(fused.f_sub(&apart)?)? / largest(apart)?)
-        });
+        let fused = self.run(0..end, &picture, None);
+        let error = fused.and_then(|fused| Ok(largest(&fused.f_sub(&unfused)?)? / largest(&unfused)?));
         match error.and_then(|error| Ok((error, self.reads_its_result(1)?))) {
             Ok((error, false)) if error <= FUSED_ERROR_MAX => {}
-            Ok((error, reads)) => self.unfuse(&format!("results {error:.3} off, memory of the result read: {reads}")),
+            Ok((error, reads)) => self.unfuse(&format!("relative error {error:.3}, reads its result: {reads}")),
             Err(error) => self.unfuse(&error.to_string()),
         }
         Ok(())
     }
 
     fn unfuse(&self, reason: &str) {
-        tracing::warn!(reason, "fused operations do not work here, computing without: slower");
+        tracing::warn!(
+            reason,
+            "fused operations do not work here; computing without them is slower"
+        );
         self.fused.store(false, Ordering::Relaxed);
     }
 
-    /// Goes without fusion if it does not work for this many rows.
+    /// Turns fused operations off if they do not work for this many rows.
     pub fn check_fused(&self, rows: usize) -> Result<()> {
         if self.fused.load(Ordering::Relaxed) && self.reads_its_result(rows)? {
             self.unfuse("a convolution reads the memory of its result");
@@ -98,20 +97,17 @@ impl TorchSteps {
         Ok(())
     }
 
-    /// Whether a fused convolution of this many rows lets into its result what was in the memory before. libtorch has cuDNN
-    /// add that memory times zero, which must not mean to read it: not a number times zero is not a number.
+    /// Returns true if a fused convolution of this many rows depends on the previous content of its result's memory.
+    /// libtorch has cuDNN add that memory times zero, and NaN times zero is NaN if cuDNN does read it.
     fn reads_its_result(&self, rows: usize) -> Result<bool> {
         let placement = self.placement;
         for step in 0..self.stack.convolutions() {
             let parameters = self.stack.parameters(step, None);
             let (weight, bias) = (parameters.weight.handle(), parameters.bias.handle());
             let side = self.stack.input_shape(step)[1] as i64;
-            let filled = |channels, value: f64| -> Result<Tensor> {
-                let shape = [rows as i64, side, side, channels];
-                let filled = Tensor::f_full(shape, value, (placement.kind, placement.device))?;
-                Ok(filled.f_permute([0, 3, 1, 2])?)
-            };
-            let (input, before) = (filled(weight.size()[1], 1.0)?, filled(weight.size()[0], f64::NAN)?);
+            let shape = [rows as i64, side, side];
+            let input = filled_maps(placement, shape, weight.size()[1], 1.0)?;
+            let before = filled_maps(placement, shape, weight.size()[0], f64::NAN)?;
             let one = [1, 1];
             let result = input.f_cudnn_convolution_add_relu(&weight, &before, 0.0, Some(&bias), one, one, one, 1)?;
             if !bool::try_from(result.f_isfinite()?.f_all()?)? {
@@ -121,7 +117,7 @@ impl TorchSteps {
         Ok(false)
     }
 
-    /// One row of ones that may enter a step: of grey 1 for the first, which takes pictures.
+    /// Returns one row of ones as the input of a step. That of the first is a picture, of level 1.
     pub fn ones(&self, step: usize) -> Result<Tensor> {
         let mut shape: Vec<i64> = self
             .stack
@@ -138,43 +134,47 @@ impl TorchSteps {
         Ok(Tensor::f_ones(shape, (kind, self.placement.device))?)
     }
 
-    /// Drives rows through `steps`, each with the head's parameters or the backbone's. What enters the first step is
-    /// pictures, N x 224 x 224 x 3 u8.
+    /// Computes `steps` for rows, each with the head's parameters or else the backbone's. The input of the first step is
+    /// pictures, `[N, 224, 224, 3]` u8.
     pub fn run(&self, steps: Range<usize>, input: &Tensor, head: Option<&TorchOverrides>) -> Result<Tensor> {
         let all = self.stack.convolutions();
         let convolutions = steps.start..steps.end.min(all);
         let mut rows = input.shallow_clone();
         if !convolutions.is_empty() {
-            let convolve = |rows: Tensor| -> Result<Tensor> {
-                let mut maps = match steps.start {
-                    0 => self.input.of(&rows, self.placement)?,
-                    _ => rows,
-                };
-                for step in convolutions.clone() {
-                    maps = self.step(step, &maps, head)?;
-                }
-                if convolutions.end < all {
-                    return Ok(maps);
-                }
-                // Channels first, as the Linears were trained.
-                Ok(maps.f_contiguous()?.f_flatten(1, -1)?)
-            };
             rows = match self.placement.device {
                 Device::Cpu => {
-                    let groups = rows.f_split(CPU_GROUP, 0)?.into_iter();
-                    let mut convolved = groups.map(convolve).collect::<Result<Vec<_>, _>>()?;
+                    let mut convolved = Vec::new();
+                    for group in rows.f_split(CPU_GROUP, 0)? {
+                        convolved.push(self.convolve(convolutions.clone(), group, head)?);
+                    }
                     match convolved.len() {
                         1 => convolved.remove(0),
                         _ => Tensor::f_cat(&convolved, 0)?,
                     }
                 }
-                _ => padding(&rows, convolve)?,
+                _ => padding(&rows, |rows| self.convolve(convolutions.clone(), rows, head))?,
             };
         }
         for step in steps.start.max(all)..steps.end {
             rows = self.step(step, &rows, head)?;
         }
         Ok(rows)
+    }
+
+    /// Computes convolutions for rows, and flattens the maps of the last one.
+    fn convolve(&self, steps: Range<usize>, rows: Tensor, head: Option<&TorchOverrides>) -> Result<Tensor> {
+        let mut maps = match steps.start {
+            0 => self.input.of(&rows, self.placement)?,
+            _ => rows,
+        };
+        for step in steps.clone() {
+            maps = self.step(step, &maps, head)?;
+        }
+        if steps.end < self.stack.convolutions() {
+            return Ok(maps);
+        }
+        // Channels first, as the Linears were trained.
+        Ok(maps.f_contiguous()?.f_flatten(1, -1)?)
     }
 
     fn step(&self, step: usize, input: &Tensor, head: Option<&TorchOverrides>) -> Result<Tensor> {
@@ -185,7 +185,7 @@ impl TorchSteps {
         let mut output = match (step.is_convolution(), fused) {
             (true, true) => input.f_cudnn_convolution_relu(&weight, Some(&bias), one, one, one, 1)?,
             (true, false) => input.f_conv2d(&weight, Some(&bias), one, one, one, 1)?,
-            // `relu(bias + input weight^T)`, which cuBLASLt does in the end of its product.
+            // `relu(bias + input weight^T)`, which cuBLASLt computes in the epilogue of its product.
             (false, true) => bias.f_internal_addmm_activation(input, &weight.f_tr()?, false)?,
             (false, false) => input.f_linear(&weight, Some(&bias))?,
         };
@@ -202,7 +202,7 @@ impl TorchSteps {
     }
 }
 
-/// Computes on rows padded to one of few numbers: cuDNN plans anew for each.
+/// Calls `compute` with rows padded to one of few sizes, because cuDNN plans for each size.
 fn padding(rows: &Tensor, compute: impl Fn(Tensor) -> Result<Tensor>) -> Result<Tensor> {
     let size = rows.size();
     let missing = padded(size[0] as usize) as i64 - size[0];
@@ -215,7 +215,20 @@ fn padding(rows: &Tensor, compute: impl Fn(Tensor) -> Result<Tensor>) -> Result<
     Ok(compute(Tensor::f_cat(&[rows, &rest], 0)?)?.f_narrow(0, 0, size[0])?)
 }
 
-/// Places a step's weight in the layout that the step computes with.
+/// Returns maps of one value. `shape` is that of the maps without channels: rows, height and width.
+fn filled_maps(placement: Placement, shape: [i64; 3], channels: i64, value: f64) -> Result<Tensor> {
+    let [rows, height, width] = shape;
+    let options = (placement.kind, placement.device);
+    let maps = Tensor::f_full([rows, height, width, channels], value, options)?;
+    Ok(maps.f_permute([0, 3, 1, 2])?)
+}
+
+/// Returns the largest absolute value.
+fn largest(values: &Tensor) -> Result<f64> {
+    Ok(f64::try_from(values.f_to_kind(Kind::Float)?.f_abs()?.f_max()?)?)
+}
+
+/// Places a step's weight in the memory layout that the step needs.
 pub(super) fn place_weight(placement: Placement, step: &Step, weight: &Arc<HostTensor>) -> Result<PlacedTensor> {
     match step.kind {
         LayerKind::Conv { input: 3, .. } if placement.folded => placement.place_channels_last(&fold(weight)),

@@ -1,11 +1,11 @@
-//! `pictures decode` and `pictures resize`: the picture code for scripts that compare it with Pillow's. Requests come on
-//! standard input and are answered on standard output, each in its turn; all numbers are little-endian.
+//! `pictures decode` and `pictures resize`: decoding and resizing for scripts that compare them with Pillow's. Requests are
+//! read from standard input and answered in order on standard output; all numbers are little-endian.
 //!
 //! - `decode`: a u32 length and a file of that many bytes. The answer is 1 and 150,528 bytes of pixels, or 0, a u32 length
 //!   and an error message of that many bytes.
-//! - `resize`: seven u32 – width, height, bytes of a pixel (1 or 4), number of the filter, how often to repeat it, then for
-//!   each side its new length – then four u32 that say what is kept (left, right, top, bottom), and the pixels. The answer is
-//!   the shortest time in nanoseconds (u64) and the pixels in red, green and blue.
+//! - `resize`: eleven u32 – width, height, bytes of a pixel (1 or 4), number of the filter, number of repetitions, the new
+//!   width and height, and the crop (left, right, top, bottom) – and the pixels. The answer is the shortest time in
+//!   nanoseconds (u64) and the pixels in red, green and blue.
 
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::time::Instant;

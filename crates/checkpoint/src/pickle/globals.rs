@@ -1,23 +1,24 @@
-//! The functions and classes that pickles of state dicts name, and what becomes of each. Nothing is looked up or run.
+//! The functions and classes that pickles of state dicts name, and the value that each stands for. Nothing is imported
+//! or run.
 
 use safetensors::Dtype;
 
-/// A name that is understood.
+/// A supported function or class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Global {
     /// A dictionary, empty or of a list of pairs.
     Dict,
-    /// Its only argument as it is.
-    Same,
+    /// Returns its only argument.
+    Identity,
     /// `(storage, offset, size, stride, ..)`.
     RebuildTensor,
     /// `(storage, offset, size, stride, requires_grad, hooks, dtype, ..)`.
     RebuildTypedTensor,
-    /// `(tensor, ..)`; without arguments it is filled by its state.
+    /// `(tensor, ..)`; without arguments its state holds the tensor.
     Parameter,
     /// `(function, class, arguments, state)`: a tensor with attributes.
     RebuildFromType,
-    /// Filled by its state, as PyTorch 0.1 wrote tensors.
+    /// A tensor whose state holds its storage, as PyTorch 0.1 wrote it.
     EmptyTensor,
     /// The class of a storage of elements of one type.
     Storage(Dtype),
@@ -25,17 +26,17 @@ pub(crate) enum Global {
     UntypedStorage,
     /// An element type.
     Dtype(Dtype),
-    /// Makes data that no tensor is made of.
+    /// Makes data that is no part of a tensor; the data is dropped.
     Inert,
 }
 
-/// Looks the name up; None is to be refused.
+/// Returns the function or class of this name; `None` if it must be refused.
 pub(super) fn global(module: &str, name: &str) -> Option<Global> {
     Some(match (module, name) {
         ("collections", "OrderedDict" | "Counter") => Global::Dict,
-        // Its argument is the function that makes missing values, which nobody calls.
+        // Its argument is the factory of missing values, which is never called.
         ("collections", "defaultdict") => Global::Inert,
-        ("torch", "Size") => Global::Same,
+        ("torch", "Size") => Global::Identity,
         ("torch._utils", "_rebuild_tensor" | "_rebuild_tensor_v2") => Global::RebuildTensor,
         ("torch._utils", "_rebuild_tensor_v3") => Global::RebuildTypedTensor,
         ("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state")
@@ -55,7 +56,7 @@ pub(super) fn global(module: &str, name: &str) -> Option<Global> {
     })
 }
 
-/// Python's own types.
+/// Python's built-in types.
 const BUILTINS: [&str; 14] = [
     "bool",
     "bytearray",

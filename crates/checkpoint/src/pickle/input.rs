@@ -1,16 +1,16 @@
-//! What follows an opcode.
+//! The arguments that follow an opcode.
 
 use std::ops::Range;
 
+use super::malformed;
 use super::objects::Value;
-use super::wrong;
 use crate::cursor::Cursor;
 use crate::error::CheckpointError;
 
-/// A longer line holds no name that is understood.
+/// Limit of the bytes kept of a line. No supported name is longer.
 const LINE_BYTES_MAX: usize = 200;
 
-/// The pickle's bytes, of which the end is an error.
+/// Reads the pickle's bytes; reading past the end is an error.
 pub(super) struct Input<'a>(Cursor<'a>);
 
 impl<'a> Input<'a> {
@@ -26,16 +26,15 @@ impl<'a> Input<'a> {
         take(&mut self.0).ok_or_else(ended)
     }
 
-    /// Passes over these bytes and says where they are.
+    /// Skips `length` bytes and returns their range.
     pub fn skip(&mut self, length: u64) -> Result<Range<u32>, CheckpointError> {
         let length = usize::try_from(length).map_err(|_| ended())?;
         self.field(|input| input.take(length))?;
-        let place = |at: usize| u32::try_from(at).map_err(|_| ended());
-        let end = self.at();
-        Ok(place(end - length)?..place(end)?)
+        let end = u32::try_from(self.at()).map_err(|_| ended())?;
+        Ok(end - length as u32..end)
     }
 
-    /// A two's complement integer of this many bytes; a long one is of no use.
+    /// Reads a two's complement integer of `length` bytes. One of more than 8 bytes is opaque: tensors have none.
     pub fn long(&mut self, length: usize) -> Result<Value, CheckpointError> {
         let bytes = self.field(|input| input.take(length))?;
         if bytes.len() > 8 {
@@ -54,5 +53,5 @@ impl<'a> Input<'a> {
 }
 
 fn ended() -> CheckpointError {
-    wrong("it ends in the middle")
+    malformed("it ends in the middle")
 }

@@ -1,4 +1,4 @@
-//! The stack machine. The opcodes are those of Python's `pickletools`, protocols 2 to 5.
+//! The pickle machine. The opcodes are those of Python's `pickletools`, protocols 2 to 5.
 
 use std::collections::HashMap;
 
@@ -6,12 +6,12 @@ use super::globals::{Global, global};
 use super::input::Input;
 use super::objects::{Objects, Ref, Value};
 use super::stack::Stack;
-use super::{rebuild, wrong};
+use super::{malformed, rebuild};
 use crate::cursor::Cursor;
 use crate::error::CheckpointError;
 use crate::text::excerpt;
 
-/// Reads the pickle at `start`: all its values, which of them is the result, and where the pickle ends.
+/// Reads the pickle at `start`. Returns all its values, the one that is the result, and the end of the pickle.
 pub(crate) fn read(bytes: &[u8], start: usize) -> Result<(Objects<'_>, Ref, usize), CheckpointError> {
     let mut machine = Machine {
         input: Input::new(bytes, start),
@@ -36,15 +36,13 @@ struct Machine<'a> {
     memo: HashMap<u32, Ref>,
 }
 
-type Done = Result<(), CheckpointError>;
-
 impl<'a> Machine<'a> {
-    fn step(&mut self, opcode: u8) -> Done {
+    fn step(&mut self, opcode: u8) -> Result<(), CheckpointError> {
         if let Some(value) = self.leaf(opcode)? {
             return self.push_new(value);
         }
         match opcode {
-            // PROTO, FRAME: nothing follows from either.
+            // PROTO, FRAME: their arguments are skipped.
             0x80 => self.input.field(Cursor::u8).map(drop),
             0x95 => self.input.field(Cursor::u64).map(drop),
             // MARK, POP, POP_MARK, DUP
@@ -82,7 +80,7 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// The opcodes that push a value of their own: numbers, text, empty containers.
+    /// Returns the value of an opcode that pushes one: numbers, text, empty containers. `None` for other opcodes.
     fn leaf(&mut self, opcode: u8) -> Result<Option<Value>, CheckpointError> {
         Ok(Some(match opcode {
             // NONE, NEWTRUE, NEWFALSE, EMPTY_SET
@@ -134,8 +132,8 @@ impl<'a> Machine<'a> {
         }))
     }
 
-    /// The opcodes that put what is on the stack into a container.
-    fn collect(&mut self, opcode: u8) -> Done {
+    /// Runs the opcodes that move values from the stack into a container.
+    fn collect(&mut self, opcode: u8) -> Result<(), CheckpointError> {
         match opcode {
             // TUPLE, LIST
             b't' | b'l' => {
@@ -180,8 +178,8 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// The opcodes that name something or call it.
-    fn call(&mut self, opcode: u8) -> Done {
+    /// Runs the opcodes that name a function or class, or call it.
+    fn call(&mut self, opcode: u8) -> Result<(), CheckpointError> {
         match opcode {
             // GLOBAL, and protocol 0's INST
             b'c' | b'i' => {
@@ -197,7 +195,7 @@ impl<'a> Machine<'a> {
                 let names = self.stack.pop_many(2)?;
                 match (self.objects.text(names[0]), self.objects.text(names[1])) {
                     (Some(module), Some(name)) => self.push_new(Value::Global(known(module, name)?)),
-                    _ => Err(wrong("it names a function by something that is no text")),
+                    _ => Err(malformed("it names a function by a value that is not text")),
                 }
             }
             // REDUCE, NEWOBJ, and NEWOBJ_EX with its keyword arguments
@@ -227,69 +225,69 @@ impl<'a> Machine<'a> {
         }
     }
 
-    fn reduce(&mut self, function: Ref, arguments: Ref) -> Done {
+    fn reduce(&mut self, function: Ref, arguments: Ref) -> Result<(), CheckpointError> {
         let Value::Global(function) = *self.objects.get(function) else {
-            return Err(wrong("it calls what is no function"));
+            return Err(malformed("it calls a value that is not a function"));
         };
         let Some(arguments) = self.objects.sequence(arguments).map(<[Ref]>::to_vec) else {
-            return Err(wrong("it calls a function with what is no tuple"));
+            return Err(malformed("it calls a function with arguments that are not a tuple"));
         };
-        // A pickle may recall the same long tuple over and over.
+        // Counted, because a pickle may recall the same long tuple any number of times.
         self.objects.charge(size_of_val(&arguments[..]))?;
         let value = rebuild::call(&mut self.objects, function, &arguments)?;
         self.push_new(value)
     }
 
-    fn append(&mut self, elements: &[Ref]) -> Done {
+    fn append(&mut self, elements: &[Ref]) -> Result<(), CheckpointError> {
         self.objects.charge(size_of_val(elements))?;
         let list = self.stack.top()?;
         match self.objects.get_mut(list) {
             Value::Sequence(list) => list.extend_from_slice(elements),
-            // Lists of classes that are kept as nothing.
+            // A subclass of list, which is opaque.
             Value::Opaque => {}
-            _ => return Err(wrong("it appends to what is no list")),
+            _ => return Err(malformed("it appends to a value that is not a list")),
         }
         Ok(())
     }
 
-    fn set_items(&mut self, items: &[Ref]) -> Done {
+    fn set_items(&mut self, items: &[Ref]) -> Result<(), CheckpointError> {
         self.objects.charge(size_of_val(items))?;
         let dict = self.stack.top()?;
         match self.objects.get_mut(dict) {
             Value::Dict(entries) => entries.extend(pairs(items)),
             Value::Opaque => {}
-            _ => return Err(wrong("it sets an entry of what is no dictionary")),
+            _ => return Err(malformed("it sets an entry of a value that is not a dictionary")),
         }
         Ok(())
     }
 
-    fn memoize(&mut self, key: u32) -> Done {
+    fn memoize(&mut self, key: u32) -> Result<(), CheckpointError> {
         self.objects.charge(2 * size_of::<(u32, Ref)>())?;
         let top = self.stack.top()?;
         self.memo.insert(key, top);
         Ok(())
     }
 
-    fn recall(&mut self, key: u32) -> Done {
+    fn recall(&mut self, key: u32) -> Result<(), CheckpointError> {
         match self.memo.get(&key) {
             Some(&value) => self.push(value),
-            None => Err(wrong("it recalls what it has not stored")),
+            None => Err(malformed("it recalls a value that it has not stored")),
         }
     }
 
-    fn push_new(&mut self, value: Value) -> Done {
-        let place = self.objects.add(value)?;
-        self.push(place)
+    fn push_new(&mut self, value: Value) -> Result<(), CheckpointError> {
+        let value = self.objects.add(value)?;
+        self.push(value)
     }
 
-    fn push(&mut self, value: Ref) -> Done {
+    fn push(&mut self, value: Ref) -> Result<(), CheckpointError> {
         self.objects.charge(size_of::<Ref>())?;
         self.stack.push(value);
         Ok(())
     }
 
     fn unknown_opcode(&self, opcode: u8) -> CheckpointError {
-        wrong(&format!(
+        malformed(&format!(
             "it has opcode {opcode:#04x} at byte {}, which protocols 2 to 5 of torch.save do not use",
             self.input.at().saturating_sub(1)
         ))
@@ -302,7 +300,7 @@ fn known(module: &str, name: &str) -> Result<Global, CheckpointError> {
     })
 }
 
-/// An odd last element is a key without a value: dropped.
+/// Pairs keys with values. An odd last element, a key without a value, is dropped.
 fn pairs(elements: &[Ref]) -> Vec<(Ref, Ref)> {
     elements
         .as_chunks()

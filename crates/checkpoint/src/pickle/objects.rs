@@ -1,5 +1,5 @@
-//! What a pickle builds: values in one list that refer to each other by their places in it, so that neither nesting nor
-//! cycles can exhaust the stack.
+//! The values that a pickle builds. They are in one list and refer to each other by index, so that neither nesting nor
+//! cycles can exhaust the call stack.
 
 use std::ops::Range;
 
@@ -9,20 +9,20 @@ use super::globals::Global;
 use crate::entry::NAME_BYTES_MAX;
 use crate::error::CheckpointError;
 
-/// Bytes that the values of a pickle may take. Vectors grow by doubling, so thrice this is the most there ever is.
+/// Limit of the bytes of a pickle's values. Vectors grow by doubling, so at most three times as much is allocated.
 const OBJECTS_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// A value's place in [`Objects`].
+/// A value's index in [`Objects`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Ref(u32);
 
-/// A value, as far as state dicts need to tell them apart.
+/// A value; kinds that tensors do not need are not distinguished.
 #[derive(Clone, Debug)]
 pub(crate) enum Value {
-    /// None, a float, bytes, a set: data that no tensor is made of.
+    /// None, a float, bytes, a set or other data that is no part of a tensor.
     Opaque,
     Int(i64),
-    /// Where in the pickle the UTF-8 is.
+    /// The range of the UTF-8 in the pickle.
     Text(Range<u32>),
     /// A list or a tuple.
     Sequence(Vec<Ref>),
@@ -30,16 +30,16 @@ pub(crate) enum Value {
     Global(Global),
     Storage(Box<PickledStorage>),
     Tensor(Box<PickledTensor>),
-    /// A tensor or parameter that its state will fill.
+    /// A tensor or parameter whose state, which follows, holds its storage.
     EmptyTensor,
 }
 
-/// A reference to numbers outside the pickle.
+/// A reference to elements outside the pickle.
 #[derive(Clone, Debug)]
 pub(crate) struct PickledStorage {
-    /// None of an untyped storage, whose length is in bytes.
+    /// `None` for an untyped storage, whose length is in bytes.
     pub dtype: Option<Dtype>,
-    /// The name of the numbers.
+    /// The storage's key in the file.
     pub key: Ref,
     /// In elements.
     pub length: u64,
@@ -75,8 +75,8 @@ impl<'a> Objects<'a> {
         }
     }
 
-    pub fn get(&self, place: Ref) -> &Value {
-        &self.values[place.0 as usize]
+    pub fn get(&self, value: Ref) -> &Value {
+        &self.values[value.0 as usize]
     }
 
     pub fn all(&self) -> &[Value] {
@@ -96,11 +96,11 @@ impl<'a> Objects<'a> {
         Ok(Ref(self.values.len() as u32 - 1))
     }
 
-    pub fn get_mut(&mut self, place: Ref) -> &mut Value {
-        &mut self.values[place.0 as usize]
+    pub fn get_mut(&mut self, value: Ref) -> &mut Value {
+        &mut self.values[value.0 as usize]
     }
 
-    /// Counts memory that is about to be taken.
+    /// Takes `bytes`, which are about to be allocated, from the budget.
     pub fn charge(&mut self, bytes: usize) -> Result<(), CheckpointError> {
         self.bytes_left = self
             .bytes_left
@@ -111,25 +111,26 @@ impl<'a> Objects<'a> {
         Ok(())
     }
 
-    /// Text that is short enough for a name. Longer text is not even decoded: it may be referred to over and over.
-    pub fn text(&self, place: Ref) -> Option<&'a str> {
-        let Value::Text(range) = self.get(place) else {
+    /// Returns text that is short enough for a name. Longer text is not decoded: a pickle may refer to it any number of
+    /// times.
+    pub fn text(&self, value: Ref) -> Option<&'a str> {
+        let Value::Text(range) = self.get(value) else {
             return None;
         };
         let bytes = self.pickle.get(range.start as usize..range.end as usize)?;
         (bytes.len() <= NAME_BYTES_MAX).then(|| std::str::from_utf8(bytes).ok())?
     }
 
-    pub fn sequence(&self, place: Ref) -> Option<&[Ref]> {
-        match self.get(place) {
+    pub fn sequence(&self, value: Ref) -> Option<&[Ref]> {
+        match self.get(value) {
             Value::Sequence(elements) => Some(elements),
             _ => None,
         }
     }
 
-    /// An integer that is not negative.
-    pub fn size(&self, place: Ref) -> Option<usize> {
-        match self.get(place) {
+    /// Returns an integer that is not negative.
+    pub fn size(&self, value: Ref) -> Option<usize> {
+        match self.get(value) {
             Value::Int(number) => usize::try_from(*number).ok(),
             _ => None,
         }

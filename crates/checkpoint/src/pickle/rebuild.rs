@@ -1,4 +1,4 @@
-//! What a known function or class makes of its arguments.
+//! The values that the supported functions and classes return.
 
 use safetensors::Dtype;
 
@@ -7,11 +7,12 @@ use super::objects::{Objects, PickledStorage, PickledTensor, Ref, Value};
 use crate::entry::RANK_MAX;
 use crate::error::CheckpointError;
 
-/// The value of a call. Arguments that do not fit make something opaque, except where a tensor is due.
+/// Returns the value of a call. Unexpected arguments are an error if the call should return a tensor; otherwise the value
+/// is opaque.
 pub(super) fn call(objects: &mut Objects<'_>, global: Global, arguments: &[Ref]) -> Result<Value, CheckpointError> {
     match global {
         Global::Dict => dict(objects, arguments),
-        Global::Same => Ok(arguments
+        Global::Identity => Ok(arguments
             .first()
             .map_or(Value::Opaque, |first| objects.get(*first).clone())),
         Global::RebuildTensor => tensor(objects, arguments, None),
@@ -19,26 +20,26 @@ pub(super) fn call(objects: &mut Objects<'_>, global: Global, arguments: &[Ref])
             let dtype = arguments.get(6).map(|dtype| objects.get(*dtype));
             match dtype {
                 Some(Value::Global(Global::Dtype(dtype))) => tensor(objects, arguments, Some(*dtype)),
-                _ => Err(malformed("a tensor's element type")),
+                _ => Err(unsupported("a tensor's element type")),
             }
         }
         Global::Parameter => match arguments.first().map(|tensor| objects.get(*tensor)) {
             None => Ok(Value::EmptyTensor),
             Some(tensor @ (Value::Tensor(_) | Value::EmptyTensor)) => Ok(tensor.clone()),
-            Some(_) => Err(malformed("a parameter's tensor")),
+            Some(_) => Err(unsupported("a parameter's tensor")),
         },
         Global::RebuildFromType => {
             let [function, _, inner, ..] = arguments else {
-                return Err(malformed("a tensor with attributes"));
+                return Err(unsupported("a tensor with attributes"));
             };
             match (objects.get(*function), objects.sequence(*inner)) {
-                // A function that calls another, and so on, would be no tensor's.
+                // At most one level of calls: torch.save nests no further.
                 (Value::Global(function), Some(inner)) if *function != Global::RebuildFromType => {
                     let (function, inner) = (*function, inner.to_vec());
                     objects.charge(size_of_val(&inner[..]))?;
                     call(objects, function, &inner)
                 }
-                _ => Err(malformed("a tensor with attributes")),
+                _ => Err(unsupported("a tensor with attributes")),
             }
         }
         Global::EmptyTensor => Ok(Value::EmptyTensor),
@@ -46,85 +47,93 @@ pub(super) fn call(objects: &mut Objects<'_>, global: Global, arguments: &[Ref])
     }
 }
 
-/// What an object becomes by its state, if anything: tensors of PyTorch 0.1 are filled by theirs.
+/// Returns the tensor that an empty tensor's state describes, if it describes one. PyTorch 0.1 wrote tensors so.
 pub(super) fn build(objects: &Objects<'_>, state: Ref) -> Result<Option<Value>, CheckpointError> {
     match objects.sequence(state) {
         Some(parts @ [_, _, _, _]) => tensor(objects, parts, None).map(Some),
         Some([data, _, _, _, _]) => match objects.get(*data) {
             data @ Value::Tensor(_) => Ok(Some(data.clone())),
-            _ => Err(malformed("a parameter's tensor")),
+            _ => Err(unsupported("a parameter's tensor")),
         },
         _ => Ok(None),
     }
 }
 
-/// Numbers outside the pickle: `('storage', class, key, location, length[, view])`.
+/// Returns the storage with this persistent id: `('storage', class, key, location, length[, view])`.
 pub(super) fn storage(objects: &Objects<'_>, id: Ref) -> Result<Value, CheckpointError> {
-    let fault = || malformed("a storage");
-    let [kind, class, key, _location, length, view @ ..] = objects.sequence(id).ok_or_else(fault)? else {
-        return Err(fault());
+    let storage = read_storage(objects, id).ok_or_else(|| unsupported("a storage"))?;
+    Ok(Value::Storage(Box::new(storage)))
+}
+
+fn read_storage(objects: &Objects<'_>, id: Ref) -> Option<PickledStorage> {
+    let [kind, class, key, _location, length, view @ ..] = objects.sequence(id)? else {
+        return None;
     };
     if objects.text(*kind) != Some("storage") || objects.text(*key).is_none() {
-        return Err(fault());
+        return None;
     }
     let dtype = match objects.get(*class) {
         Value::Global(Global::Storage(dtype)) => Some(*dtype),
         Value::Global(Global::UntypedStorage) => None,
-        _ => return Err(fault()),
+        _ => return None,
     };
     let view = match view.first().and_then(|view| objects.sequence(*view)) {
-        Some([_key, offset, length]) => Some((
-            size(objects, *offset, fault)? as u64,
-            size(objects, *length, fault)? as u64,
-        )),
-        Some(_) => return Err(fault()),
+        Some([_key, offset, length]) => Some((objects.size(*offset)? as u64, objects.size(*length)? as u64)),
+        Some(_) => return None,
         None => None,
     };
-    Ok(Value::Storage(Box::new(PickledStorage {
+    Some(PickledStorage {
         dtype,
         key: *key,
-        length: size(objects, *length, fault)? as u64,
+        length: objects.size(*length)? as u64,
         view,
-    })))
+    })
 }
 
+/// Returns the tensor of `(storage, offset, sizes, strides, ..)`; `dtype` replaces that of the storage.
 fn tensor(objects: &Objects<'_>, arguments: &[Ref], dtype: Option<Dtype>) -> Result<Value, CheckpointError> {
-    let fault = || malformed("a tensor");
-    let [storage, offset, sizes, strides, ..] = arguments else {
-        return Err(fault());
+    let [storage, layout @ ..] = arguments else {
+        return Err(unsupported("a tensor"));
     };
     let Value::Storage(storage) = objects.get(*storage) else {
-        return Err(malformed("a tensor's storage"));
+        return Err(unsupported("a tensor's storage"));
     };
-    let dtype = dtype.or(storage.dtype).ok_or_else(fault)?;
-    let (sizes, strides) = (numbers(objects, *sizes, fault)?, numbers(objects, *strides, fault)?);
+    let tensor = read_tensor(objects, storage, layout, dtype).ok_or_else(|| unsupported("a tensor"))?;
+    Ok(Value::Tensor(Box::new(tensor)))
+}
+
+fn read_tensor(
+    objects: &Objects<'_>,
+    storage: &PickledStorage,
+    layout: &[Ref],
+    dtype: Option<Dtype>,
+) -> Option<PickledTensor> {
+    let [offset, sizes, strides, ..] = layout else {
+        return None;
+    };
+    let dtype = dtype.or(storage.dtype)?;
+    let (sizes, strides) = (read_sizes(objects, *sizes)?, read_sizes(objects, *strides)?);
     if sizes.len() != strides.len() {
-        return Err(fault());
+        return None;
     }
-    Ok(Value::Tensor(Box::new(PickledTensor {
-        storage: (**storage).clone(),
+    Some(PickledTensor {
+        storage: storage.clone(),
         dtype,
-        offset: size(objects, *offset, fault)?,
+        offset: objects.size(*offset)?,
         sizes,
         strides,
-    })))
+    })
 }
 
-fn numbers(
-    objects: &Objects<'_>,
-    place: Ref,
-    fault: impl Fn() -> CheckpointError,
-) -> Result<Vec<usize>, CheckpointError> {
-    let elements = objects.sequence(place).filter(|elements| elements.len() <= RANK_MAX);
-    let elements = elements.ok_or_else(&fault)?;
-    elements.iter().map(|element| size(objects, *element, &fault)).collect()
+fn read_sizes(objects: &Objects<'_>, tuple: Ref) -> Option<Vec<usize>> {
+    let elements = objects.sequence(tuple)?;
+    if elements.len() > RANK_MAX {
+        return None;
+    }
+    elements.iter().map(|element| objects.size(*element)).collect()
 }
 
-fn size(objects: &Objects<'_>, place: Ref, fault: impl Fn() -> CheckpointError) -> Result<usize, CheckpointError> {
-    objects.size(place).ok_or_else(fault)
-}
-
-/// Python 3 writes an OrderedDict empty and sets its entries; Python 2 hands over a list of pairs.
+/// Python 3 creates an OrderedDict empty and then sets its entries; Python 2 passes a list of pairs.
 fn dict(objects: &mut Objects<'_>, arguments: &[Ref]) -> Result<Value, CheckpointError> {
     let pairs = arguments
         .first()
@@ -142,7 +151,7 @@ fn dict(objects: &mut Objects<'_>, arguments: &[Ref]) -> Result<Value, Checkpoin
     Ok(pairs.map_or(Value::Opaque, Value::Dict))
 }
 
-fn malformed(what: &str) -> CheckpointError {
+fn unsupported(what: &str) -> CheckpointError {
     CheckpointError::StateDict {
         reason: format!("{what} that torch.save does not write"),
     }

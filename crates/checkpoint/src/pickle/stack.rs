@@ -1,14 +1,14 @@
-//! The machine's stack and the marks on it.
+//! The machine's stack, with its marks.
 
+use super::malformed;
 use super::objects::Ref;
-use super::wrong;
 use crate::error::CheckpointError;
 
-/// References to values; what lies above the last mark is one container's content.
+/// References to values. Those above the last mark are the elements of one container.
 #[derive(Default)]
 pub(super) struct Stack {
     values: Vec<Ref>,
-    /// Heights of the stack.
+    /// Heights of the stack, at the marks.
     marks: Vec<usize>,
 }
 
@@ -34,7 +34,7 @@ impl Stack {
         Ok(self.values.split_off(left))
     }
 
-    /// What lies above the last mark.
+    /// Pops the last mark and all values above it.
     pub fn pop_mark(&mut self) -> Result<Vec<Ref>, CheckpointError> {
         let mark = self.marks.pop().filter(|&mark| mark <= self.values.len());
         Ok(self.values.split_off(mark.ok_or_else(empty)?))
@@ -42,5 +42,5 @@ impl Stack {
 }
 
 fn empty() -> CheckpointError {
-    wrong("it takes from an empty stack")
+    malformed("it takes from an empty stack")
 }

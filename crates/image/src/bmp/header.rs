@@ -1,16 +1,16 @@
-//! The headers of a BMP.
+//! The headers of a BMP file.
 
 use super::CUT_SHORT;
 
-/// Where the second header begins.
+/// The offset of the second header.
 const SECOND: usize = 14;
 /// The size of the oldest second header, whose fields are narrower.
 const CORE_HEADER: u32 = 12;
-/// The size of the second header that masks follow; longer ones have them in the same place.
+/// The size of the second header that the masks follow. Longer headers contain them at the same offsets.
 const INFO_HEADER: u32 = 40;
-/// The size of the first one that has a mask of alpha.
+/// The size of the shortest second header with an alpha mask.
 const ALPHA_HEADER: u32 = 56;
-/// Where the masks of red, green, blue and alpha are.
+/// The offsets of the masks of red, green, blue and alpha.
 const MASKS: [usize; 4] = [54, 58, 62, 66];
 
 pub(super) const RAW: u32 = 0;
@@ -18,7 +18,7 @@ pub(super) const RLE8: u32 = 1;
 pub(super) const RLE4: u32 = 2;
 pub(super) const BITFIELDS: u32 = 3;
 
-/// What the headers say of the pixels.
+/// The fields that describe the pixels.
 pub(super) struct Header {
     pub(super) width: u32,
     pub(super) height: u32,
@@ -26,18 +26,18 @@ pub(super) struct Header {
     /// Bits of a pixel.
     pub(super) depth: u16,
     pub(super) compression: u32,
-    /// How many colours the palette has, 0 for as many as the depth allows.
+    /// Colours of the palette; 0 stands for as many as the depth allows.
     colours: u32,
     /// Bytes of a colour in the palette.
     pub(super) entry: usize,
-    /// Of red, green, blue and alpha, if the compression is [`BITFIELDS`].
+    /// The masks of red, green, blue and alpha, if the compression is [`BITFIELDS`].
     pub(super) masks: [u32; 4],
-    /// Where the headers end, and a palette begins.
+    /// The end of the headers, where the palette begins.
     pub(super) end: usize,
 }
 
 impl Header {
-    /// Reads both headers, gives the offset of the pixels apart.
+    /// Reads both headers. Returns them and the offset of the pixels.
     pub(super) fn read(bytes: &[u8]) -> Result<(Self, usize), &'static str> {
         if !bytes.starts_with(b"BM") {
             return Err("it does not begin with BM");
@@ -45,7 +45,7 @@ impl Header {
         let offset = dword(bytes, 10)? as usize;
         let size = dword(bytes, SECOND)?;
         if !matches!(size, CORE_HEADER | INFO_HEADER | 52 | ALPHA_HEADER | 64 | 108 | 124) {
-            return Err("the size of its header is not known");
+            return Err("its header has an unknown size");
         }
         if bytes.len() < SECOND + size as usize {
             return Err(CUT_SHORT);
@@ -59,7 +59,7 @@ impl Header {
             return Err("its size is 0");
         }
         if !matches!(header.compression, RAW | RLE8 | RLE4 | BITFIELDS) {
-            return Err("its compression is not known");
+            return Err("its compression is unknown");
         }
         Ok((header, offset))
     }
@@ -80,7 +80,7 @@ impl Header {
 
     fn info(bytes: &[u8], size: u32) -> Result<Self, &'static str> {
         let height = dword(bytes, 22)?;
-        // Pillow takes no other height for a negative one.
+        // Pillow treats no other height as negative.
         let is_top_down = height >> 24 == 0xff;
         let compression = dword(bytes, 30)?;
         let mut end = SECOND + size as usize;
@@ -105,10 +105,13 @@ impl Header {
         })
     }
 
-    /// How many colours the palette has, where the depth is one that has a palette.
+    /// Returns the number of colours of the palette.
+    ///
+    /// # Errors
+    /// The depth has no palette, or the fields contradict each other.
     pub(super) fn palette_length(&self) -> Result<usize, &'static str> {
         if !matches!(self.depth, 1 | 4 | 8) {
-            return Err("its depth is not known");
+            return Err("its depth is unknown");
         }
         if self.compression == BITFIELDS {
             return Err("it has both masks and a palette");

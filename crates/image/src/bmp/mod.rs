@@ -1,4 +1,4 @@
-//! BMP, as Pillow reads it.
+//! Decodes BMP as Pillow does.
 
 mod header;
 mod runs;
@@ -12,12 +12,12 @@ use super::resize::Resizer;
 
 const CUT_SHORT: &str = "it ends too early";
 
-/// A file whose headers were read.
+/// A file whose headers have been read.
 pub(super) struct Bmp<'a> {
     bytes: &'a [u8],
     header: Header,
     kind: Kind<'a>,
-    /// Where the pixels begin, which may be beyond the file.
+    /// The offset of the pixels, which may be beyond the end of the file.
     offset: usize,
 }
 
@@ -39,7 +39,7 @@ impl<'a> Bmp<'a> {
         } else {
             let colours = header.palette_length()?;
             let length = header.entry * colours;
-            // Pillow takes such an offset for one that forgets the palette.
+            // Like Pillow: such an offset does not count the palette.
             if offset == end {
                 offset = offset.saturating_add(length);
             }
@@ -74,7 +74,7 @@ impl<'a> Bmp<'a> {
         Ok(())
     }
 
-    /// The pixels of a file without runs, and the bytes from a row to the next.
+    /// Returns the pixels of a file without runs, and the bytes from a row to the next.
     fn rows(&self, unpacker: &Unpacker) -> Result<(&'a [u8], usize), &'static str> {
         let (width, height) = (self.header.width as usize, self.header.height as usize);
         let stride = width
@@ -94,7 +94,7 @@ impl<'a> Bmp<'a> {
         Ok((pixels, stride))
     }
 
-    /// The pixels of a file of runs, one byte each and without padding.
+    /// Expands the pixels of a run-length file, one byte each and without padding.
     fn runs(&self) -> Result<Vec<u8>, &'static str> {
         if !matches!(self.kind, Kind::Bilevel | Kind::Grey | Kind::Palette(_)) {
             return Err("it has runs but no palette");
@@ -114,7 +114,7 @@ impl<'a> Bmp<'a> {
         }
     }
 
-    /// Writes the rows of `pixels`, which are `stride` bytes apart.
+    /// Writes the rows of `pixels`, each of which begins `stride` bytes after the previous.
     fn write(&self, pixels: &[u8], stride: usize, unpacker: &Unpacker, rows: &mut Resizer) {
         let height = self.header.height as usize;
         for y in 0..height {
@@ -170,6 +170,21 @@ mod tests {
         bytes
     }
 
+    fn header(height: i32) -> Header {
+        let bytes = file(1, height, 24, 0, 0, 54, &[]);
+        Bmp::read(&bytes).unwrap().header
+    }
+
+    /// The masks of red, green and blue.
+    fn masks(red: u32, green: u32, blue: u32) -> Vec<u8> {
+        [red.to_le_bytes(), green.to_le_bytes(), blue.to_le_bytes()].concat()
+    }
+
+    /// The pixel of the bytes 1, 2, 3 and 4 with these masks.
+    fn masked(masks: Vec<u8>) -> Result<Vec<u8>, &'static str> {
+        rows(&file(1, 1, 32, BITFIELDS, 0, 0, &[masks, vec![1, 2, 3, 4]].concat()))
+    }
+
     /// All rows in the order of the file.
     fn rows(bytes: &[u8]) -> Result<Vec<u8>, &'static str> {
         let bmp = Bmp::read(bytes)?;
@@ -204,15 +219,10 @@ mod tests {
 
     #[test]
     fn only_heights_of_24_bits_are_negative() {
-        let read = |height| {
-            Bmp::read(&file(1, height, 24, 0, 0, 54, &[]))
-                .map(|bmp| bmp.header)
-                .unwrap()
-        };
-        assert!(read(-2).is_top_down);
-        assert_eq!(read(-2).height, 2);
-        assert!(!read(-0x0100_0001).is_top_down);
-        assert_eq!(read(-0x0100_0001).height, 0xfeff_ffff);
+        assert!(header(-2).is_top_down);
+        assert_eq!(header(-2).height, 2);
+        assert!(!header(-0x0100_0001).is_top_down);
+        assert_eq!(header(-0x0100_0001).height, 0xfeff_ffff);
     }
 
     #[test]
@@ -226,14 +236,11 @@ mod tests {
 
     #[test]
     fn masks_that_pillow_knows_choose_the_bytes() {
-        let masks =
-            |red: u32, green: u32, blue: u32| [red.to_le_bytes(), green.to_le_bytes(), blue.to_le_bytes()].concat();
-        let read = |masks: Vec<u8>| rows(&file(1, 1, 32, BITFIELDS, 0, 0, &[masks, vec![1, 2, 3, 4]].concat()));
-        assert_eq!(read(masks(0xff_0000, 0xff00, 0xff)).unwrap(), [3, 2, 1, 0]);
-        assert_eq!(read(masks(0xff00_0000, 0xff_0000, 0xff00)).unwrap(), [4, 3, 2, 0]);
-        assert_eq!(read(masks(0xff00_0000, 0xff00, 0xff)).unwrap(), [4, 2, 1, 0]);
+        assert_eq!(masked(masks(0xff_0000, 0xff00, 0xff)).unwrap(), [3, 2, 1, 0]);
+        assert_eq!(masked(masks(0xff00_0000, 0xff_0000, 0xff00)).unwrap(), [4, 3, 2, 0]);
+        assert_eq!(masked(masks(0xff00_0000, 0xff00, 0xff)).unwrap(), [4, 2, 1, 0]);
         // Red, green, blue and no alpha.
-        assert!(read(masks(0xff, 0xff00, 0xff_0000)).is_err());
+        assert!(masked(masks(0xff, 0xff00, 0xff_0000)).is_err());
     }
 
     #[test]

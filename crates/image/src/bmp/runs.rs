@@ -1,7 +1,7 @@
-//! The run-length compressions of BMP, as Pillow expands them.
+//! Expands the run-length compressions of BMP as Pillow does.
 
-/// Expands the runs in `bytes` from `at` on, of nibbles or of bytes, to `pixels`, rows of `width` bytes of 0 in the order
-/// of the file. Says whether the last pixel was reached.
+/// Expands the runs in `bytes` from `at` on, of nibbles or of bytes, to `pixels`: zeroed rows of `width` bytes, in the
+/// order of the file. Returns true if the runs reach the last pixel.
 pub(super) fn expand(bytes: &[u8], at: usize, has_nibbles: bool, width: usize, pixels: &mut [u8]) -> bool {
     let mut runs = Runs {
         bytes,
@@ -26,9 +26,9 @@ struct Runs<'a> {
     has_nibbles: bool,
     width: usize,
     pixels: &'a mut [u8],
-    /// How many of the pixels are known.
+    /// Pixels that have been written.
     filled: usize,
-    /// Pillow's column. It is beyond the row after an absolute run that goes on in the next one, up to the end of line.
+    /// Pillow's column. After an absolute run that continues in the next row, it is beyond the row until the end of line.
     x: usize,
 }
 
@@ -49,7 +49,7 @@ impl Runs<'_> {
             }
             (0, count) => self.copy(count.into()),
             (count, value) => {
-                // What would go beyond the row is dropped.
+                // A run ends with its row.
                 let count = usize::from(count).min(self.width.saturating_sub(self.x));
                 let values = if self.has_nibbles {
                     [value >> 4, value & 15]
@@ -80,13 +80,13 @@ impl Runs<'_> {
             }
         }
         self.x += count;
-        // Pillow aligns to words of the file, wherever the pixels begin.
+        // Like Pillow: aligned to words of the file, not of the pixels.
         self.at = self.at.next_multiple_of(2);
     }
 }
 
 impl<'a> Runs<'a> {
-    /// Takes `length` bytes, or what there is.
+    /// Takes `length` bytes, or those that are left.
     fn take(&mut self, length: usize) -> &'a [u8] {
         let rest = self.bytes.get(self.at..).unwrap_or_default();
         let taken = &rest[..length.min(rest.len())];
@@ -94,7 +94,7 @@ impl<'a> Runs<'a> {
         taken
     }
 
-    /// Leaves pixels as they are, which is 0.
+    /// Leaves `count` pixels 0.
     fn skip(&mut self, count: usize) {
         self.filled = self.pixels.len().min(self.filled + count);
     }
@@ -125,7 +125,7 @@ mod tests {
 
     #[test]
     fn a_run_ends_with_its_row() {
-        // Nothing more is written before the end of line.
+        // A second run before the end of line writes nothing.
         assert_eq!(
             expanded(&[9, 7, 9, 6, 0, 0, 4, 5], false, 8).unwrap(),
             [7, 7, 7, 7, 5, 5, 5, 5]

@@ -1,30 +1,31 @@
-//! What the bits of a BMP's pixels are.
+//! Converts a BMP's pixels to bytes.
 
 use super::header::{BITFIELDS, Header};
 
-/// The bytes of memory that an [`Unpacker`] takes.
+/// The memory of an [`Unpacker`], in bytes.
 pub(super) const MEMORY: u64 = size_of::<[[u8; 4]; 256]>() as u64;
 
-/// The kind of the pixels.
+/// The pixel format of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind<'a> {
-    /// One bit, whatever the depth: black or white.
+    /// One bit, whatever the header's depth: black or white.
     Bilevel,
-    /// One byte, whatever the depth.
+    /// One byte, whatever the header's depth.
     Grey,
-    /// As many bits as the depth: an index of this palette.
+    /// An index of this palette, of as many bits as the header's depth.
     Palette(&'a [u8]),
     /// Blue, green and red of 5 bits each.
     Packed15,
     /// Blue, green and red of 5, 6 and 5 bits.
     Packed16,
-    /// As many bytes as the depth, of which these are red, green and blue.
+    /// As many bytes as the header's depth, of which these are red, green and blue.
     Bytes([usize; 3]),
 }
 
 impl<'a> Kind<'a> {
-    /// A palette of black and white, or in which each index is its own level of grey, is not needed. Which of them it
-    /// is Pillow tells by its length alone, so that pixels may be read in another depth than theirs.
+    /// Returns the format of pixels with a palette. A palette of black and white, or one that maps each index to the same
+    /// level of grey, is dropped. Like Pillow it decides between the two by the palette's length alone, so that the depth
+    /// may differ from the header's.
     pub(super) fn paletted(palette: &'a [u8], entry: usize, colours: usize) -> Self {
         let mut grey = 0;
         for (index, colour) in palette.chunks(entry).enumerate() {
@@ -38,9 +39,9 @@ impl<'a> Kind<'a> {
         }
     }
 
-    /// The kind of pixels of more than 8 bits. Pillow knows these masks only.
+    /// Returns the format of pixels of more than 8 bits. These are the masks that Pillow supports.
     pub(super) fn direct(header: &Header) -> Result<Self, &'static str> {
-        const UNKNOWN: &str = "its masks are not known";
+        const UNKNOWN: &str = "its masks are not supported";
         let has_masks = header.compression == BITFIELDS;
         let masks @ [red, green, blue, _] = header.masks;
         match header.depth {
@@ -60,15 +61,15 @@ impl<'a> Kind<'a> {
                 [0xff, 0xff00, 0xff_0000, 0xff00_0000] => Ok(Kind::Bytes([0, 1, 2])),
                 _ => Err(UNKNOWN),
             },
-            _ => Err("its depth is not known"),
+            _ => Err("its depth is unknown"),
         }
     }
 }
 
-/// Turns rows of the file into those of [`super::Channels`].
+/// Converts rows of the file to rows of [`super::Channels`].
 pub(super) enum Unpacker {
     Bits,
-    /// A byte is black if it is 0 and white if not.
+    /// A byte of 0 is black, any other white.
     Bilevel,
     Grey,
     Palette {
@@ -93,7 +94,7 @@ impl Unpacker {
             Kind::Grey => Self::Grey,
             Kind::Palette(palette) if palette.len() / entry > 256 => return Err("its palette is too long"),
             Kind::Palette(palette) => Self::Palette {
-                colours: spread(palette, entry),
+                colours: colour_table(palette, entry),
                 depth,
             },
             Kind::Packed15 => Self::Packed { green_bits: 5 },
@@ -105,7 +106,7 @@ impl Unpacker {
         })
     }
 
-    /// The bytes of `width` pixels.
+    /// Returns the bytes of `width` pixels.
     pub(super) fn row_length(&self, width: usize) -> usize {
         match self {
             Self::Bits => width.div_ceil(8),
@@ -116,7 +117,7 @@ impl Unpacker {
         }
     }
 
-    /// Fills `row` from the front of `bytes`, which are enough.
+    /// Fills `row` from the front of `bytes`, which must be long enough.
     pub(super) fn unpack(&self, bytes: &[u8], row: &mut [u8]) {
         match self {
             Self::Bits => {
@@ -161,22 +162,22 @@ impl Unpacker {
     }
 }
 
-/// The levels of a pixel of 16 bits, stretched to 255 and rounded down.
+/// Returns the pixel of 16 bits with its levels scaled to 0..=255 and rounded down.
 fn packed(pixel: u32, green_bits: u32) -> [u8; 4] {
-    let green_most = (1 << green_bits) - 1;
+    let green_max = (1 << green_bits) - 1;
     let red = pixel >> (5 + green_bits) & 31;
-    let green = pixel >> 5 & green_most;
+    let green = pixel >> 5 & green_max;
     let blue = pixel & 31;
     [
         (red * 255 / 31) as u8,
-        (green * 255 / green_most) as u8,
+        (green * 255 / green_max) as u8,
         (blue * 255 / 31) as u8,
         0,
     ]
 }
 
-/// The colour of each index: those beyond the palette are black.
-fn spread(palette: &[u8], entry: usize) -> Box<[[u8; 4]; 256]> {
+/// Returns the colour of each index; those beyond the palette are black.
+fn colour_table(palette: &[u8], entry: usize) -> Box<[[u8; 4]; 256]> {
     let mut colours = Box::new([[0; 4]; 256]);
     for (colour, bytes) in colours.iter_mut().zip(palette.chunks_exact(entry)) {
         *colour = [bytes[2], bytes[1], bytes[0], 0];

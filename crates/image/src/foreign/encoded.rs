@@ -1,4 +1,4 @@
-//! The bytes of a picture written as text: base64, numbers, escapes.
+//! Recognises the bytes of a picture written as text: base64, numbers, escapes.
 
 use super::text::{mentions, starts};
 use super::{Foreign, PIXELS, contains, kind};
@@ -20,7 +20,7 @@ const ESCAPES: &[(&[u8], &str)] = &[
     (b"=89png", "a PNG file"),
 ];
 
-/// The bytes of a file as base64, hexadecimal or decimal numbers, or with escapes.
+/// Names text that is a file's bytes as base64, hexadecimal or decimal numbers, or escapes.
 pub(super) fn name(text: &[u8]) -> Option<Foreign> {
     if starts(text, b"data:") {
         let comma = text.iter().take(256).position(|byte| *byte == b',');
@@ -60,7 +60,7 @@ fn base64(text: &[u8]) -> Option<Foreign> {
     } else {
         DECODE
     };
-    // Without a known beginning: a long word of letters of both cases and digits.
+    // If the beginning is unknown: a long word of letters of both cases and digits.
     let long = text.len() >= 40
         && text.iter().any(u8::is_ascii_uppercase)
         && text.iter().any(u8::is_ascii_lowercase)
@@ -69,14 +69,14 @@ fn base64(text: &[u8]) -> Option<Foreign> {
     (start.is_some() || long).then_some(Foreign::new("base64 text", advice).of(start))
 }
 
-/// What the beginning of base64 text is, once decoded.
+/// Returns the kind of file whose beginning the base64 text encodes.
 fn base64_kind(text: &[u8]) -> Option<&'static str> {
     let mut outer = [0; 96];
     let start = decoded(text, &mut outer);
     kind(start).or_else(|| kind(decoded(start, &mut [0; 72])).map(|_| "base64 text"))
 }
 
-/// Decodes base64 text into `bytes` until that is full or the text ends; returns what was decoded.
+/// Decodes base64 text into `bytes` until they are full or the text ends. Returns the decoded part.
 fn decoded<'a>(text: &[u8], bytes: &'a mut [u8]) -> &'a [u8] {
     let (mut bits, mut held, mut length) = (0_u32, 0, 0);
     for sextet in text
@@ -96,7 +96,7 @@ fn decoded<'a>(text: &[u8], bytes: &'a mut [u8]) -> &'a [u8] {
     &bytes[..length]
 }
 
-/// The value of a letter of base64 or base64url.
+/// Returns the value of a character of base64 or base64url.
 fn sextet(byte: u8) -> Option<u8> {
     match byte {
         b'A'..=b'Z' => Some(byte - b'A'),
@@ -108,7 +108,7 @@ fn sextet(byte: u8) -> Option<u8> {
     }
 }
 
-/// Bytes written as hexadecimal or decimal numbers.
+/// Names bytes written as hexadecimal or decimal numbers.
 fn numbers(text: &[u8]) -> Option<Foreign> {
     if let Some(dump) = text.get(8..18)
         && text[..7].iter().all(u8::is_ascii_hexdigit)
@@ -122,7 +122,7 @@ fn numbers(text: &[u8]) -> Option<Foreign> {
             return Some(Foreign::new("a hex dump", DECODE).of(what));
         }
     }
-    // Of a list only what is in its brackets: `array('B', [255, 216, 255])`, `char a[] = {0xff, 0xd8}`.
+    // Only the content of a list's brackets counts: `array('B', [255, 216, 255])`, `char a[] = {0xff, 0xd8}`.
     let start = &text[..text.len().min(64)];
     let open = memchr::memchr(b'{', start).or(memchr::memchr(b'[', start));
     let list = open.map_or(text, |open| &text[open..]);
@@ -146,7 +146,7 @@ fn numbers(text: &[u8]) -> Option<Foreign> {
     }
 }
 
-/// The kind of file whose first bytes are the hexadecimal digits in `text`, with whatever stands between bytes.
+/// Returns the kind of file whose first bytes are the hexadecimal digits in `text`, with usual separators between them.
 fn hexadecimal(text: &[u8]) -> Option<&'static str> {
     let (mut bytes, mut length, mut rest) = ([0; 32], 0, text);
     while length < bytes.len() {
@@ -169,7 +169,7 @@ fn hexadecimal(text: &[u8]) -> Option<&'static str> {
     if length >= 4 { kind(&bytes[..length]) } else { None }
 }
 
-/// The kind of file whose first bytes are the decimal numbers in `text`.
+/// Returns the kind of file whose first bytes are the decimal numbers in `text`.
 fn decimal(text: &[u8]) -> Option<&'static str> {
     let mut bytes = [0; 32];
     let mut length = 0;

@@ -1,9 +1,9 @@
-//! Formats that a length, a type or a name within their header tells apart.
+//! Recognises formats by more of their header than a magic number: a length, a type or a name.
 
 use super::magic::{AVIF, FRAME, HEIC, NO_PICTURE, UNPACK};
 use super::{CONVERT, Foreign, PIXELS, contains};
 
-/// What `head` is by its header.
+/// Names the format of `head` by its header.
 pub(super) fn name(head: &[u8]) -> Option<Foreign> {
     match head {
         [_, _, _, _, b'f', b't', b'y', b'p', ..] => Some(boxes(head)),
@@ -65,7 +65,7 @@ pub(super) fn name(head: &[u8]) -> Option<Foreign> {
     }
 }
 
-/// A file of ISO boxes, by its major brand and, for HEIF, the compatible ones.
+/// Names a file of ISO boxes by its major brand and, for HEIF, by the compatible ones.
 fn boxes(head: &[u8]) -> Foreign {
     let length = head[..4]
         .iter()
@@ -93,13 +93,16 @@ fn riff(kind: &[u8]) -> Foreign {
         [b'A', b'C', b'O', b'N', ..] => Foreign::new("an animated Windows cursor (ANI)", CONVERT),
         [b'R', b'M', b'I', b'D', ..] => Foreign::new("MIDI music", NO_PICTURE),
         [b'C', b'D', b'R', ..] => Foreign::new("a CorelDRAW drawing", "render it to PNG"),
-        _ => Foreign::new("a RIFF file, but no WebP", "send a JPEG, PNG, WebP, GIF or BMP file"),
+        _ => Foreign::new(
+            "a RIFF file that is not WebP",
+            "send a JPEG, PNG, WebP, GIF or BMP file",
+        ),
     }
 }
 
-/// TIFF, and the raw files that are built like it.
+/// Names a TIFF file, or a raw file of the same structure.
 fn tiff(head: &[u8]) -> Foreign {
-    // The tag DNGVersion, four bytes, in either byte order.
+    // The tag DNGVersion of four bytes, in either byte order.
     let dng =
         contains(head, b"\x12\xc6\x01\x00\x04\x00\x00\x00") || contains(head, b"\xc6\x12\x00\x01\x00\x00\x00\x04");
     if dng {
@@ -115,7 +118,7 @@ fn tiff(head: &[u8]) -> Foreign {
     }
 }
 
-/// A ZIP archive, by the name of its first member.
+/// Names a ZIP archive by its first member.
 fn zip(head: &[u8]) -> Foreign {
     let names = &head[..head.len().min(120)];
     if contains(names, b".npy") {
@@ -129,7 +132,8 @@ fn zip(head: &[u8]) -> Foreign {
     }
 }
 
-/// TGA has no magic number: its footer, or a header with nothing in it that cannot be.
+/// Returns true if the bytes are a TGA file: if they end with its footer, or begin with a header whose fields are all
+/// valid. The format has no magic number.
 pub(super) fn is_tga(bytes: &[u8]) -> bool {
     if bytes.ends_with(b"TRUEVISION-XFILE.\0") {
         return true;
@@ -159,13 +163,13 @@ pub(super) fn is_tga(bytes: &[u8]) -> bool {
         return false;
     };
     let [width, height] = [[w0, w1], [h0, h1]].map(|side| usize::from(u16::from_le_bytes(side)));
-    let sound = match kind {
+    let is_valid = match kind {
         1 | 9 => mapped == 1 && depth == 8 && [m0, m1] == [0, 0] && matches!(m4, 15 | 16 | 24 | 32),
         2 | 10 => mapped == 0 && [m0, m1, m2, m3, m4] == [0; 5] && matches!(depth, 15 | 16 | 24 | 32),
         3 | 11 => mapped == 0 && [m0, m1, m2, m3, m4] == [0; 5] && matches!(depth, 8 | 16),
         _ => false,
     };
     let data = width * height * usize::from(depth.div_ceil(8));
-    let most = 18 + usize::from(text) + 4 * 256 + data + 4096;
-    sound && data > 0 && flags & 0xc0 == 0 && (kind > 3 || (18 + data..=most).contains(&bytes.len()))
+    let length_max = 18 + usize::from(text) + 4 * 256 + data + 4096;
+    is_valid && data > 0 && flags & 0xc0 == 0 && (kind > 3 || (18 + data..=length_max).contains(&bytes.len()))
 }

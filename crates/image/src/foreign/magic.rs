@@ -1,4 +1,4 @@
-//! Magic numbers of formats that are not read.
+//! The magic numbers of formats that are not supported.
 
 use super::{BINARY, CONVERT, Foreign, PIXELS};
 
@@ -9,7 +9,7 @@ pub(super) const HEIC: Foreign = Foreign::new("a HEIC picture", CONVERT);
 pub(super) const AVIF: Foreign = Foreign::new("an AVIF picture", CONVERT);
 const RENDER: &str = "render it to PNG";
 
-/// What `head` is by [`MAGIC`].
+/// Names the format of `head` by [`MAGIC`].
 pub(super) fn name(head: &[u8]) -> Option<Foreign> {
     let (_, _, what, advice) = MAGIC
         .iter()
@@ -22,7 +22,7 @@ pub(super) fn name(head: &[u8]) -> Option<Foreign> {
     })
 }
 
-/// Where, which bytes, what the file is and what to do.
+/// The offset, the bytes there, the kind of file and what to do about it.
 #[rustfmt::skip]
 pub(super) const MAGIC: &[(usize, &[u8], &str, &str)] = &[
     // Pictures.
@@ -59,7 +59,7 @@ pub(super) const MAGIC: &[(usize, &[u8], &str, &str)] = &[
     (0, b"\x8bJNG\r\n\x1a\n", "a JNG picture", CONVERT),
     (0, b"II+\0\x08\0", "a BigTIFF picture", CONVERT),
     (0, b"MM\0+\0\x08", "a BigTIFF picture", CONVERT),
-    // Raw files of cameras; those that are TIFF are told apart elsewhere.
+    // Raw files of cameras, except those that are TIFF (see `header::tiff`).
     (0, b"FUJIFILMCCD-RAW", "a Fujifilm camera's raw file (RAF)", CONVERT),
     (0, b"IIRO", "an Olympus camera's raw file (ORF)", CONVERT),
     (0, b"IIRS", "an Olympus camera's raw file (ORF)", CONVERT),
@@ -139,7 +139,7 @@ pub(super) const MAGIC: &[(usize, &[u8], &str, &str)] = &[
     (0, b"fLaC", "FLAC audio", NO_PICTURE),
     (0, b"MThd", "MIDI music", NO_PICTURE),
     (0, b"#!AMR", "AMR audio", NO_PICTURE),
-    // What is beside pictures on a disk, and other mistakes.
+    // Files that are often beside pictures on a disk, and other mistakes.
     (0, b"\0\x05\x16\x07", "a Mac's AppleDouble file (`._` before the name)", "send the picture beside it"),
     (0, b"bplist00", "a binary property list", NO_PICTURE),
     (0, b"L\0\0\0\x01\x14\x02\0", "a Windows shortcut (.lnk)", "send the file that it points to"),

@@ -1,7 +1,7 @@
-//! What bytes are that are no file of a format that is read, so that the error says what was sent and what to do.
+//! Names bytes that are not a picture of a supported format, so that the error says what was sent and what to do.
 //!
-//! Only guesses that are nearly sure are made: bytes of no known kind have no name. The first [`HEAD`] bytes are looked
-//! at, never more, and no memory is taken.
+//! Only guesses that are almost certain are made. At most the first [`HEAD`] bytes and the last ones are read, and no
+//! memory is allocated.
 
 mod encoded;
 mod header;
@@ -16,7 +16,7 @@ use memchr::memmem;
 
 use super::format::Format;
 
-/// How many bytes are looked at.
+/// The bytes that are examined.
 const HEAD: usize = 4096;
 
 const CONVERT: &str = "convert it to JPEG or PNG";
@@ -25,8 +25,8 @@ const FROM_THERE: &str = "send the file from there on";
 const UNCHANGED: &str = "read the file in binary mode and send its bytes unchanged";
 const PIXELS: &str = "send a picture file, or 224x224x3 bytes in `pixels`";
 
-/// What was sent instead of a picture. It is printed as what follows "the image is": "base64 text of a JPEG file;
-/// decode it and send the bytes".
+/// What was sent instead of a picture. It is printed after "the image is": "base64 text of a JPEG file; decode it and
+/// send the bytes".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Foreign {
     pub what: &'static str,
@@ -35,11 +35,11 @@ pub(super) struct Foreign {
     pub inside: Inside,
 }
 
-/// What is known of the picture in something else.
+/// What the bytes contain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Inside {
     Unknown,
-    /// The encoded thing is this.
+    /// They encode this kind of file.
     Of(&'static str),
     /// A file of this format begins at this byte.
     At(Format, usize),
@@ -56,7 +56,7 @@ impl Foreign {
         Self { inside, ..self }
     }
 
-    /// Tells where the first picture in `head` begins, if there is one.
+    /// Adds where the first picture in `head` begins, if there is one.
     fn around(self, head: &[u8]) -> Self {
         let inside = embedded(head).map_or(Inside::Unknown, |(format, at)| Inside::At(format, at));
         Self { inside, ..self }
@@ -75,7 +75,7 @@ impl fmt::Display for Foreign {
     }
 }
 
-/// Says what `bytes` are. It is for bytes of no format that is read; of others it may say anything.
+/// Names `bytes`, which must not be of a supported format; `None` if it does not recognise them.
 pub(super) fn name(bytes: &[u8]) -> Option<Foreign> {
     let head = &bytes[..bytes.len().min(HEAD)];
     magic::name(head)
@@ -86,7 +86,7 @@ pub(super) fn name(bytes: &[u8]) -> Option<Foreign> {
         .or_else(|| shaped(head, bytes))
 }
 
-/// What the file is called whose first bytes these are.
+/// Returns the kind of file whose first bytes these are.
 fn kind(start: &[u8]) -> Option<&'static str> {
     match picture(start) {
         Some(Format::Jpeg) => Some("a JPEG file"),
@@ -100,13 +100,12 @@ fn kind(start: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// [`Format::of`], but sure of it: a file may begin with the two or three bytes that it looks at, other places have
-/// them by chance.
+/// As [`Format::of`], but checks more than two or three bytes, which occur by chance within other data.
 fn picture(start: &[u8]) -> Option<Format> {
     let format = Format::of(start)?;
     let sure = match format {
         Format::Jpeg => matches!(start.get(3), Some(0xc0..=0xc4 | 0xdb | 0xdd | 0xe0..=0xef | 0xfe)),
-        // Four reserved bytes, and an information header of a known length.
+        // Four reserved bytes, and a second header of a known length.
         Format::Bmp => {
             start.get(6..10) == Some(&[0; 4])
                 && matches!(start.get(14..18), Some([12 | 40 | 52 | 56 | 64 | 108 | 124, 0, 0, 0]))
@@ -116,7 +115,7 @@ fn picture(start: &[u8]) -> Option<Format> {
     sure.then_some(format)
 }
 
-/// The first picture file that begins after the first byte.
+/// Returns the format and the offset of the first picture file that begins after the first byte.
 fn embedded(head: &[u8]) -> Option<(Format, usize)> {
     (1..head.len()).find_map(|at| Some((picture(&head[at..])?, at)))
 }
@@ -129,56 +128,58 @@ const REPLACED: Foreign = Foreign::new(
     "binary read as UTF-8 text (U+FFFD, bytes EF BF BD, stand where bytes were lost)",
     "send the file's bytes as binary: in Node.js a Buffer, not a string",
 );
+const LATIN: Foreign = Foreign::new(
+    "binary read as Latin-1 text and written as UTF-8",
+    "send the file's bytes as binary: in Node.js a Buffer, not a string",
+);
+const ASCII: Foreign = Foreign::new("binary read as ASCII text (`?` stands where bytes were lost)", BINARY);
+const WIDE: Foreign = Foreign::new("a file with each byte widened to 16 bits", "send each byte as one byte");
+const LINES: Foreign = Foreign::new(
+    "a PNG file whose line ends were changed by a transfer as text",
+    UNCHANGED,
+);
 
-/// Says whether a damaged file, of a format whose first bytes are letters, was read as text on the way.
+/// The first bytes of pictures that were changed on the way.
+const MANGLED: &[(&[u8], Foreign)] = &[
+    (b"\xef\xbf\xbd\xef\xbf\xbd", REPLACED),
+    (b"\xef\xbf\xbdPNG", REPLACED),
+    (b"\xc3\xbf\xc3\x98\xc3\xbf", LATIN),
+    (b"\xc2\x89PNG", LATIN),
+    (b"\xe2\x80\xb0PNG", LATIN),
+    (b"?PNG", ASCII),
+    (b"\xff\x00\xd8\x00\xff\x00", WIDE),
+    (b"\x00\xff\x00\xd8\x00\xff", WIDE),
+    (b"\xff\xfe\xff\x00\xd8\x00", WIDE),
+    (b"\x89\0P\0N\0G\0", WIDE),
+    (b"\xff\xfe\x89\0P\0N\0G\0", WIDE),
+    (b"\xfe\xff\x00\xff\x00\xd8", WIDE),
+    (b"\x89PNG", LINES),
+    (
+        b"IF8",
+        Foreign::new("a GIF file whose first bytes are lost or changed", UNCHANGED),
+    ),
+    (
+        b"\tPNG",
+        Foreign::new("a PNG file whose bytes lost their highest bit", UNCHANGED),
+    ),
+    (
+        b"\xd8\xff\xe0\xff",
+        Foreign::new("a JPEG file with its bytes swapped in pairs", UNCHANGED),
+    ),
+];
+
+/// Names a damaged file, of a format whose first bytes are letters, if it was read as text on the way.
 pub(super) fn text_damage(bytes: &[u8]) -> Option<Foreign> {
-    /// By chance three bytes in a row are these once in 16 million times.
-    const LEAST: usize = 3;
+    /// Three bytes in a row are these by chance once in 16 million times.
+    const COUNT_MIN: usize = 3;
     let head = &bytes[..bytes.len().min(HEAD)];
-    let lost = memmem::find_iter(head, b"\xef\xbf\xbd").take(LEAST).count();
-    (lost == LEAST).then_some(REPLACED)
+    let lost = memmem::find_iter(head, b"\xef\xbf\xbd").take(COUNT_MIN).count();
+    (lost == COUNT_MIN).then_some(REPLACED)
 }
 
-/// Pictures whose bytes were changed on the way.
+/// Names a picture whose bytes were changed on the way.
 fn mangled(head: &[u8]) -> Option<Foreign> {
-    const LATIN: Foreign = Foreign::new(
-        "binary read as Latin-1 text and written as UTF-8",
-        "send the file's bytes as binary: in Node.js a Buffer, not a string",
-    );
-    const ASCII: Foreign = Foreign::new("binary read as ASCII text (`?` stands where bytes were lost)", BINARY);
-    const WIDE: Foreign = Foreign::new("a file with each byte widened to 16 bits", "send each byte as one byte");
-    const LINES: Foreign = Foreign::new(
-        "a PNG file whose line ends were changed by a transfer as text",
-        UNCHANGED,
-    );
-    const STARTS: &[(&[u8], Foreign)] = &[
-        (b"\xef\xbf\xbd\xef\xbf\xbd", REPLACED),
-        (b"\xef\xbf\xbdPNG", REPLACED),
-        (b"\xc3\xbf\xc3\x98\xc3\xbf", LATIN),
-        (b"\xc2\x89PNG", LATIN),
-        (b"\xe2\x80\xb0PNG", LATIN),
-        (b"?PNG", ASCII),
-        (b"\xff\x00\xd8\x00\xff\x00", WIDE),
-        (b"\x00\xff\x00\xd8\x00\xff", WIDE),
-        (b"\xff\xfe\xff\x00\xd8\x00", WIDE),
-        (b"\x89\0P\0N\0G\0", WIDE),
-        (b"\xff\xfe\x89\0P\0N\0G\0", WIDE),
-        (b"\xfe\xff\x00\xff\x00\xd8", WIDE),
-        (b"\x89PNG", LINES),
-        (
-            b"IF8",
-            Foreign::new("a GIF file whose first bytes are lost or changed", UNCHANGED),
-        ),
-        (
-            b"\tPNG",
-            Foreign::new("a PNG file whose bytes lost their highest bit", UNCHANGED),
-        ),
-        (
-            b"\xd8\xff\xe0\xff",
-            Foreign::new("a JPEG file with its bytes swapped in pairs", UNCHANGED),
-        ),
-    ];
-    if let Some((_, foreign)) = STARTS.iter().find(|(start, _)| head.starts_with(start)) {
+    if let Some((_, foreign)) = MANGLED.iter().find(|(start, _)| head.starts_with(start)) {
         return Some(*foreign);
     }
     let start = &head[..head.len().min(40)];
@@ -207,7 +208,7 @@ fn mangled(head: &[u8]) -> Option<Foreign> {
     }
 }
 
-/// Bytes with a picture some bytes in.
+/// Names bytes that contain a picture after other bytes.
 fn wrapped(head: &[u8], length: usize) -> Option<Foreign> {
     let (format, at) = embedded(head)?;
     let before = &head[..at];
@@ -236,7 +237,7 @@ fn wrapped(head: &[u8], length: usize) -> Option<Foreign> {
     Some(Foreign { what, advice, inside })
 }
 
-/// Whether `before` ends with a protobuf tag of the wire type LEN and a length that what follows can have.
+/// Returns true if `before` ends with a protobuf tag of the wire type LEN and a length that fits the bytes that follow.
 fn field(before: &[u8], length: usize) -> bool {
     (2..=6.min(before.len())).any(|header| {
         let [tag, varint @ ..] = &before[before.len() - header..] else {
@@ -249,22 +250,18 @@ fn field(before: &[u8], length: usize) -> bool {
                 return false;
             }
         }
-        // One byte of tag: fields 1 to 15.
+        // A tag of one byte: fields 1 to 15.
         (0x0a..=0x7a).contains(tag) && tag & 7 == 2 && value > 8 && value <= (length - before.len()) as u64
     })
 }
 
-/// Guesses by a weak header, the end or the length.
+/// Guesses by a weak header, the last bytes or the length.
 fn shaped(head: &[u8], bytes: &[u8]) -> Option<Foreign> {
     if let [first, ..] = head
         && head.len() >= 16
         && head.iter().all(|byte| byte == first)
     {
-        let what = if *first == 0 {
-            "zero bytes"
-        } else {
-            "one byte over and over"
-        };
+        let what = if *first == 0 { "zero bytes" } else { "one repeated byte" };
         return Some(Foreign::new(
             what,
             "the upload was cut or its buffer never filled; send the file's bytes",
@@ -275,7 +272,7 @@ fn shaped(head: &[u8], bytes: &[u8]) -> Option<Foreign> {
     }
     match head {
         [0x80, 2..=5, ..] if bytes.last() == Some(&b'.') => Some(Foreign::new("a Python pickle", BINARY)),
-        // A layer of MPEG audio, a bit rate and a sampling rate that there are.
+        // A layer of MPEG audio with a valid bit rate and sampling rate.
         [0xff, 0xe2..=0xe7 | 0xf2..=0xf7 | 0xfa..=0xfb, rates, ..] if rates >> 4 != 15 && rates >> 2 & 3 != 3 => {
             Some(Foreign::new("MP3 audio", magic::NO_PICTURE))
         }

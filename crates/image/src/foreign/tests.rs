@@ -1,11 +1,11 @@
-//! Short inputs of each kind, and that nothing makes it panic.
+//! Short inputs of each kind are named, and no bytes cause a panic.
 
 use super::*;
 
 const JPEG: &[u8] = b"\xff\xd8\xff\xe0\0\x10JFIF\0\x01\x01\0\0\x01\0\x01\0\0";
 const PNG: &[u8] = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR";
 
-fn says(bytes: &[u8]) -> String {
+fn named(bytes: &[u8]) -> String {
     name(bytes).map_or_else(String::new, |foreign| foreign.to_string())
 }
 
@@ -168,7 +168,7 @@ fn short_inputs_are_named() {
         (b"RIFF\x24\0\0\0WAVEfmt ", "WAVE audio;"),
         (b"RIFF\x24\0\0\0AVI LIST", "an AVI video;"),
         (b"RIFF\x24\0\0\0ACONLIST", "an animated Windows cursor"),
-        (b"RIFF\x24\0\0\0abcd", "a RIFF file, but no WebP;"),
+        (b"RIFF\x24\0\0\0abcd", "a RIFF file that is not WebP;"),
         (b"RIFF\xef\xbf\xbd\0\0\0WEBPVP8 ", "a WebP file whose first bytes"),
         (b"II*\0\x08\0\0\0\x01\0", "a TIFF picture;"),
         (b"MM\0*\0\0\0\x08\0\x01", "a TIFF picture;"),
@@ -196,13 +196,13 @@ fn short_inputs_are_named() {
         ),
         (b"\x78\x9c\x01\x02", "zlib data;"),
         (&[0; 40], "zero bytes;"),
-        (&[0xff; 40], "one byte over and over;"),
+        (&[0xff; 40], "one repeated byte;"),
     ];
     for (bytes, start) in inputs {
-        let said = says(bytes);
+        let named = named(bytes);
         assert!(
-            said.starts_with(start),
-            "{} is said to be {said:?}, not {start:?}",
+            named.starts_with(start),
+            "{} is named {named:?}, not {start:?}",
             bytes.escape_ascii()
         );
     }
@@ -213,11 +213,7 @@ fn each_magic_number_is_found() {
     for (at, magic, what, _) in magic::MAGIC {
         let mut bytes = vec![1; 512];
         bytes[*at..at + magic.len()].copy_from_slice(magic);
-        assert!(
-            says(&bytes).starts_with(what),
-            "{what} is said to be {:?}",
-            says(&bytes)
-        );
+        assert!(named(&bytes).starts_with(what), "{what} is named {:?}", named(&bytes));
     }
 }
 
@@ -226,19 +222,21 @@ fn pictures_further_in_are_found() {
     let long = [JPEG, &[7; 100]].concat();
     let length = [0, 0, 0, long.len() as u8];
     assert_eq!(
-        says(&[&b"\r\n"[..], &long].concat()),
+        named(&[&b"\r\n"[..], &long].concat()),
         "white space with a JPEG file from byte 2; send the file from there on"
     );
     assert!(
-        says(&[b"\xef\xbb\xbf", PNG].concat()).starts_with("a byte order mark (EF BB BF) with a PNG file from byte 3;")
+        named(&[b"\xef\xbb\xbf", PNG].concat())
+            .starts_with("a byte order mark (EF BB BF) with a PNG file from byte 3;")
     );
     assert!(
-        says(&[&[0x0a, long.len() as u8], &long[..]].concat()).starts_with("a serialized protobuf message with a JPEG")
+        named(&[&[0x0a, long.len() as u8], &long[..]].concat())
+            .starts_with("a serialized protobuf message with a JPEG")
     );
     assert!(
-        says(&[&[0], &length[..], &long].concat()).starts_with("a gRPC message with its 5-byte prefix with a JPEG")
+        named(&[&[0], &length[..], &long].concat()).starts_with("a gRPC message with its 5-byte prefix with a JPEG")
     );
-    assert!(says(&[&[9, 8, 7, 6], &long[..]].concat()).starts_with("unknown bytes with a JPEG file from byte 4;"));
+    assert!(named(&[&[9, 8, 7, 6], &long[..]].concat()).starts_with("unknown bytes with a JPEG file from byte 4;"));
 }
 
 #[test]
@@ -248,11 +246,11 @@ fn tga_is_known_by_its_header_or_its_end() {
         &[9; 36],
     ]
     .concat();
-    assert!(says(&tga).starts_with("a TGA picture;"));
+    assert!(named(&tga).starts_with("a TGA picture;"));
     tga[16] = 23;
-    assert_eq!(says(&tga), "");
+    assert_eq!(named(&tga), "");
     tga.extend_from_slice(b"TRUEVISION-XFILE.\0");
-    assert!(says(&tga).starts_with("a TGA picture;"));
+    assert!(named(&tga).starts_with("a TGA picture;"));
 }
 
 #[test]
@@ -260,16 +258,16 @@ fn unknown_bytes_have_no_name_but_raw_pixels() {
     let mut noise = Noise(0x9e37_79b9_7f4a_7c15);
     let mut blob: Vec<u8> = (0..150_528).map(|_| noise.next() as u8).collect();
     blob[..4].copy_from_slice(&[0x9b, 0xee, 0x31, 0xc7]);
-    assert!(says(&blob).starts_with("as long as the raw pixels"));
-    assert_eq!(says(&blob[..5000]), "");
-    assert_eq!(says(&blob[..3]), "");
+    assert!(named(&blob).starts_with("as long as the raw pixels"));
+    assert_eq!(named(&blob[..5000]), "");
+    assert_eq!(named(&blob[..3]), "");
     assert_eq!(
-        says(b""),
+        named(b""),
         "white space and nothing else; send the bytes of a picture file"
     );
 }
 
-/// Random bytes after true beginnings, and true beginnings with bytes changed or cut.
+/// Random bytes after the first bytes of known formats.
 #[test]
 fn no_bytes_make_it_panic() {
     let mut noise = Noise(0x2545_f491_4f6c_dd1d);
@@ -297,11 +295,11 @@ fn no_bytes_make_it_panic() {
             bytes.push(if printed { b' ' + byte % 95 } else { byte });
         }
         bytes.truncate(noise.next() as usize % (bytes.len() + 1));
-        let _ = says(&bytes);
+        let _ = named(&bytes);
     }
 }
 
-/// Xorshift: numbers that are random enough.
+/// A xorshift generator of pseudorandom numbers.
 struct Noise(u64);
 
 impl Noise {

@@ -1,12 +1,12 @@
-//! Which text was sent instead of a picture: an encoding of one, an error page, an address.
+//! Names text that was sent instead of a picture: an encoding of one, an error page, a URL.
 
 use super::encoded::{self, DECODE, NOT_PRINTED};
 use super::{BINARY, CONVERT, Foreign, PIXELS, contains};
 
-const FETCH: &str = "nothing is fetched here; read the picture and send its bytes";
+const FETCH: &str = "the server fetches nothing; read the picture and send its bytes";
 const ERROR_PAGE: &str = "the URL gave an error or needs a login; fetch the picture and check the status";
 
-/// Beginnings of text, in lower case, and what may follow is binary.
+/// The first letters of text, in lower case, that binary data may follow.
 #[rustfmt::skip]
 const STARTS: &[(&[u8], &str, &str)] = &[
     (b"http/1.", "an HTTP response with its header", "send the body alone"),
@@ -37,11 +37,11 @@ const STARTS: &[(&[u8], &str, &str)] = &[
     (b"<?php", "the source text of a PHP page", "fetch the picture from the server that runs it"),
 ];
 
-/// Values that a program printed where it had no picture.
+/// The values that programs print in place of a missing picture.
 #[rustfmt::skip]
 const NOTHING: &[&[u8]] = &[b"null", b"none", b"undefined", b"nan", b"nil", b"true", b"false", b"{}", b"[]", b"\"\""];
 
-/// What the text is that `head` begins with, if it is text.
+/// Names the text that `head` begins with; `None` if it is not text.
 pub(super) fn name(head: &[u8]) -> Option<Foreign> {
     let (marked, text) = match head.strip_prefix(b"\xef\xbb\xbf") {
         Some(rest) => (true, rest),
@@ -77,7 +77,7 @@ pub(super) fn name(head: &[u8]) -> Option<Foreign> {
     encoded::name(text)
         .or_else(|| markup(text))
         .or_else(|| json(text))
-        .or_else(|| place(text))
+        .or_else(|| location(text))
         .or_else(|| Some(plain(text)))
 }
 
@@ -86,14 +86,14 @@ pub(super) fn starts(text: &[u8], lower: &[u8]) -> bool {
         .is_some_and(|start| start.eq_ignore_ascii_case(lower))
 }
 
-/// Whether `lower` is in the first 512 bytes, whatever the case there.
+/// Returns true if the first 512 bytes contain `lower`, ignoring case.
 pub(super) fn mentions(text: &[u8], lower: &[u8]) -> bool {
     text[..text.len().min(512)]
         .windows(lower.len())
         .any(|part| part.eq_ignore_ascii_case(lower))
 }
 
-/// Text in pairs of bytes one of which is always zero.
+/// Returns true for printable ASCII in UTF-16: pairs of bytes of which one is always zero.
 fn utf16(head: &[u8]) -> bool {
     let start = &head[..head.len().min(64)];
     let (pairs, _) = start
@@ -110,7 +110,7 @@ fn is_printed(byte: u8) -> bool {
     matches!(byte, b'\t' | b'\n' | b'\r' | 0x0c | 0x1b | b' '..=b'~')
 }
 
-/// UTF-8 without control characters; a character may be cut at the end.
+/// Returns true for UTF-8 without control characters; the last character may be incomplete.
 fn is_text(head: &[u8]) -> bool {
     let cut = std::str::from_utf8(head).is_err_and(|error| error.error_len().is_none());
     (cut || std::str::from_utf8(head).is_ok()) && head.iter().all(|byte| is_printed(*byte) || *byte >= 0x80)
@@ -164,8 +164,8 @@ fn json(text: &[u8]) -> Option<Foreign> {
     })
 }
 
-/// An address or a path instead of what is there.
-fn place(text: &[u8]) -> Option<Foreign> {
+/// Names a URL or a path.
+fn location(text: &[u8]) -> Option<Foreign> {
     const SCHEMES: &[&[u8]] = &[
         b"http://",
         b"https://",

@@ -1,4 +1,4 @@
-//! The blocks of a GIF before its pixels, as Pillow goes through them.
+//! Reads the blocks of a GIF before its pixels, as Pillow does.
 
 const EXTENSION: u8 = b'!';
 const FRAME: u8 = b',';
@@ -7,7 +7,7 @@ const COMMENT: u8 = 254;
 const GRAPHIC_CONTROL: u8 = 249;
 const APPLICATION: u8 = 255;
 
-/// What is left of the file; every step is `None` at its end.
+/// The rest of the file. Every method returns `None` at its end.
 pub(super) struct Blocks<'a> {
     pub(super) rest: &'a [u8],
 }
@@ -30,8 +30,8 @@ impl<'a> Blocks<'a> {
         Some(u16::from_le_bytes(bytes.try_into().ok()?).into())
     }
 
-    /// The palette that `flags` announce, or `Some(None)` where they announce none or where it says nothing: one that
-    /// makes each index its own level of grey.
+    /// Returns the palette that `flags` announce. `Some(None)` if they announce none, or if it maps each index to the same
+    /// level of grey.
     pub(super) fn palette(&mut self, flags: u8) -> Option<Option<&'a [u8]>> {
         if flags & 0x80 == 0 {
             return Some(None);
@@ -45,7 +45,7 @@ impl<'a> Blocks<'a> {
         Some(is_needed.then_some(palette))
     }
 
-    /// A sub-block, cut short where the file ends in it, or `None` for the empty one that ends a sequence.
+    /// Returns a sub-block, or as much of it as the file has; `None` for the empty one that ends a sequence.
     fn sub_block(&mut self) -> Option<&'a [u8]> {
         let length = self.byte().filter(|length| *length > 0)?;
         self.take(self.rest.len().min(length.into()))
@@ -55,7 +55,7 @@ impl<'a> Blocks<'a> {
         while self.sub_block().is_some() {}
     }
 
-    /// Goes past what introduces the first frame, gives the transparent index. Unknown bytes are skipped one by one.
+    /// Skips to the first frame and returns the transparent index. Unknown bytes are skipped one by one.
     pub(super) fn extensions(&mut self) -> Option<Option<u8>> {
         let mut transparent = None;
         loop {
@@ -68,15 +68,15 @@ impl<'a> Blocks<'a> {
         }
     }
 
-    /// Goes past an extension, gives the transparent index if it sets one. `None` where Pillow refuses it.
+    /// Skips an extension and returns the transparent index if it sets one. `None` if Pillow refuses the extension.
     fn extension(&mut self) -> Option<Option<u8>> {
         let mut transparent = None;
         let label = self.byte()?;
         match (label, self.sub_block()) {
             (GRAPHIC_CONTROL, Some(block)) => transparent = graphic_control(block)?,
-            // Only in a comment does Pillow take an empty first sub-block for the last one.
+            // Like Pillow: an empty first sub-block is the last one only in a comment.
             (COMMENT, None) => return Some(None),
-            // Pillow reads the next sub-block for its count of loops, even if there is none.
+            // Like Pillow: the next sub-block, with the count of loops, is read even if the sequence has ended.
             (APPLICATION, Some(block)) if block.starts_with(b"NETSCAPE2.0") => drop(self.sub_block()),
             _ => {}
         }
@@ -85,7 +85,8 @@ impl<'a> Blocks<'a> {
     }
 }
 
-/// The transparent index if it is set. `None` where Pillow misses bytes: flags, two of delay and, if set, the index.
+/// Returns the transparent index if it is set. `None` if a byte is missing that Pillow reads: the flags, two of the delay
+/// and, if set, the index.
 fn graphic_control(block: &[u8]) -> Option<Option<u8>> {
     match block {
         [flags, _, _, ..] if flags & 1 == 0 => Some(None),

@@ -1,22 +1,22 @@
-//! The LZW codes of a GIF's pixels, as Pillow expands them.
+//! Expands the LZW codes of a GIF's pixels as Pillow does.
 
 use std::ops::ControlFlow;
 
-/// The most bits of a pixel, and of a code that was added to the table.
-const MOST_BITS: u32 = 12;
-/// The most codes of a table.
-const CODES: usize = 1 << MOST_BITS;
-/// How many bytes of the file Pillow reads at a time.
+/// Limit of the bits of a pixel, and of a code that was added to the table.
+const BITS_MAX: u32 = 12;
+/// Codes of a full table.
+const CODES: usize = 1 << BITS_MAX;
+/// The bytes of the file that Pillow reads at a time.
 const READ: usize = 65536;
 
 const CUT_SHORT: &str = "its pixels end too early";
 
-/// The bytes of memory that [`expand`] takes.
+/// The memory that [`expand`] allocates, in bytes.
 pub(super) const MEMORY: u64 = size_of::<Table>() as u64;
 
-/// Takes the pixels in their order.
+/// Receives the pixels in order.
 pub(super) trait Sink {
-    /// Breaks when all pixels are there; those that are left in `string` are not wanted.
+    /// Breaks once it has all pixels; the rest of `string` is then dropped.
     fn write(&mut self, string: &[u8]) -> ControlFlow<()>;
 }
 
@@ -25,7 +25,7 @@ pub(super) trait Sink {
 /// # Errors
 /// A code is wrong, or there are too few pixels.
 pub(super) fn expand(bytes: &[u8], depth: u8, sink: &mut impl Sink) -> Result<(), &'static str> {
-    if u32::from(depth) > MOST_BITS {
+    if u32::from(depth) > BITS_MAX {
         return Err("its pixels have more than 12 bits");
     }
     let mut codes = Codes::new(bytes);
@@ -35,10 +35,10 @@ pub(super) fn expand(bytes: &[u8], depth: u8, sink: &mut impl Sink) -> Result<()
         if code == table.clear {
             table.clear();
         } else if code == table.clear + 1 {
-            // The end code: Pillow, if it lacks pixels, goes on behind it as long as there is more of the file to read.
+            // The end code. If pixels are missing, Pillow continues after it as long as it can read more of the file.
             codes.read_on()?;
         } else {
-            let string = table.string(code).ok_or("there is a wrong code in its pixels")?;
+            let string = table.string(code).ok_or("its pixels have an invalid code")?;
             if sink.write(string).is_break() {
                 return Ok(());
             }
@@ -46,21 +46,21 @@ pub(super) fn expand(bytes: &[u8], depth: u8, sink: &mut impl Sink) -> Result<()
     }
 }
 
-/// The strings of the codes: each is that of an earlier code and one more pixel.
+/// The strings of the codes. Each is the string of an earlier code and one more pixel.
 struct Table {
     /// Bits of a pixel.
     depth: u32,
-    /// The code that clears the table; those below are pixels, the one above is the end.
+    /// The code that clears the table. Smaller codes are pixels, the next larger one is the end code.
     clear: usize,
     /// The code that is added next.
     next: usize,
     /// Bits of a code.
     width: u32,
-    /// The code before, and the first pixel of its string.
+    /// The previous code, and the first pixel of its string.
     previous: Option<(usize, u8)>,
     prefixes: [u16; CODES],
     last: [u8; CODES],
-    /// The string of the code at hand, written from its end.
+    /// The string of the current code, written from its end.
     string: [u8; CODES + 1],
 }
 
@@ -85,7 +85,7 @@ impl Table {
         self.previous = None;
     }
 
-    /// The pixels of `code`, or `None` where it cannot come now. Adds the code that it completes.
+    /// Returns the pixels of `code` and adds the code that it completes. `None` if the code is not defined yet.
     fn string(&mut self, code: usize) -> Option<&[u8]> {
         let mut start = self.string.len();
         let mut link = code;
@@ -104,7 +104,7 @@ impl Table {
             self.string[start] = *self.last.get(link)?;
             link = self.prefixes[link].into();
         }
-        // Of 12 bits of a pixel Pillow keeps 8.
+        // Like Pillow: of a pixel of 12 bits, 8 are kept.
         let first = link as u8;
         start = start.checked_sub(1)?;
         self.string[start] = first;
@@ -115,32 +115,32 @@ impl Table {
         Some(&self.string[start..])
     }
 
-    /// Adds the string of `prefix` and one more pixel, if there is room for it.
+    /// Adds the string of `prefix` and one more pixel, unless the table is full.
     fn add(&mut self, prefix: usize, last: u8) {
         if self.next >= CODES {
             return;
         }
-        // No code is more than `next`.
+        // Fits: no code is larger than `next`.
         self.prefixes[self.next] = prefix as u16;
         self.last[self.next] = last;
-        // Where pixels have one bit or none, `next` is beyond this from the start and codes stay as narrow as they are.
-        if self.next == (1 << self.width) - 1 && self.width < MOST_BITS {
+        // For pixels of one bit or none, `next` is larger than this from the start, and the codes keep their width.
+        if self.next == (1 << self.width) - 1 && self.width < BITS_MAX {
             self.width += 1;
         }
         self.next += 1;
     }
 }
 
-/// The codes in the sub-blocks, from the lowest bit of the first byte on.
+/// Reads the codes in the sub-blocks, from the lowest bit of the first byte on.
 struct Codes<'a> {
     bytes: &'a [u8],
     at: usize,
-    /// How far Pillow has read. It reads on where a sub-block is not complete, and at each end code.
+    /// How many bytes Pillow has read. It reads more where a sub-block is not complete, and at each end code.
     read: usize,
     /// Bytes left in the sub-block.
     block: usize,
     bits: u32,
-    /// How many `bits` there are.
+    /// The number of valid `bits`.
     count: u32,
 }
 
@@ -173,7 +173,7 @@ impl<'a> Codes<'a> {
         Ok(code as usize)
     }
 
-    /// Begins the next sub-block once it is there as a whole. An empty one ends nothing.
+    /// Begins the next sub-block once all of it has been read. An empty one does not end the pixels.
     fn begin_block(&mut self) -> Result<(), &'static str> {
         match self.bytes[..self.read].get(self.at) {
             Some(&length) if self.at + usize::from(length) < self.read => {
@@ -198,7 +198,7 @@ impl<'a> Codes<'a> {
 mod tests {
     use super::*;
 
-    /// Keeps pixels until there are as many as are wanted.
+    /// Collects pixels until it has as many as are wanted.
     struct Kept {
         pixels: Vec<u8>,
         wanted: usize,
@@ -215,7 +215,7 @@ mod tests {
         }
     }
 
-    /// One sub-block of `(code, width)`s.
+    /// Returns one sub-block of these codes and their widths.
     fn block(codes: &[(u32, u32)]) -> Vec<u8> {
         let (mut bits, mut count, mut bytes) = (0u32, 0, vec![0]);
         for &(code, width) in codes {
@@ -243,7 +243,7 @@ mod tests {
 
     #[test]
     fn strings_grow_and_codes_widen() {
-        // 1, then the code that is just being added twice, by which codes widen to 4 bits.
+        // 1, then twice the code that is just being added, after which codes have 4 bits.
         let bytes = block(&[(4, 3), (1, 3), (6, 3), (7, 3), (2, 4)]);
         assert_eq!(expanded(&bytes, 2, 7).unwrap(), [1, 1, 1, 1, 1, 1, 2]);
     }
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn codes_that_cannot_come_are_refused() {
+    fn undefined_codes_are_refused() {
         assert!(expanded(&block(&[(6, 3)]), 2, 1).is_err());
         assert!(expanded(&block(&[(1, 3), (7, 3), (0, 3)]), 2, 9).is_err());
     }

@@ -1,4 +1,4 @@
-//! GIF, the first frame of it, as Pillow reads it.
+//! Decodes the first frame of a GIF as Pillow does.
 
 mod blocks;
 mod lzw;
@@ -11,9 +11,9 @@ use super::error::{ImageError, malformed};
 use super::picture::{Channels, Picture, Shape};
 use super::resize::Resizer;
 
-/// A file up to the pixels of its first frame.
+/// A file that has been read up to the pixels of its first frame.
 pub(super) struct Gif<'a> {
-    /// The logical screen, grown to hold the frame.
+    /// The logical screen, enlarged to hold the frame.
     width: u32,
     height: u32,
     frame: Frame,
@@ -22,7 +22,7 @@ pub(super) struct Gif<'a> {
     palette: Option<&'a [u8]>,
     /// Bits of a pixel, one fewer than those of the first code.
     depth: u8,
-    /// Sub-blocks of codes.
+    /// The sub-blocks of codes.
     codes: &'a [u8],
 }
 
@@ -48,7 +48,7 @@ pub(super) fn open(bytes: &[u8]) -> Result<Box<dyn Picture + '_>, ImageError> {
 }
 
 impl<'a> Gif<'a> {
-    /// `None` where there is no first frame.
+    /// Returns `None` if the file has no frame.
     fn read(bytes: &'a [u8]) -> Option<Self> {
         let mut blocks = Blocks { rest: bytes };
         let version = blocks.take(6)?;
@@ -64,7 +64,7 @@ impl<'a> Gif<'a> {
         let (left, top) = (blocks.number()?, blocks.number()?);
         let (frame_width, frame_height) = (blocks.number()?, blocks.number()?);
         let flags = blocks.byte()?;
-        // A frame whose own palette says nothing is coloured by that of the screen, which Pillow does by oversight.
+        // Like Pillow, by an oversight of its: the screen's palette colours a frame whose own only lists levels of grey.
         let palette = blocks.palette(flags)?.or(screen_palette);
         let frame = Frame {
             left,
@@ -84,7 +84,7 @@ impl<'a> Gif<'a> {
         })
     }
 
-    /// The index of every pixel of the screen. Around the frame it is that of the transparent colour, or else 0.
+    /// Returns the index of every pixel of the screen. Around the frame it is the transparent index, or 0 without one.
     fn indices(&self) -> Result<Vec<u8>, &'static str> {
         if self.frame.width == 0 || self.frame.height == 0 {
             return Err("its first frame has no pixels");
@@ -117,7 +117,7 @@ impl Picture for Gif<'_> {
 
     fn decode(self: Box<Self>, rows: &mut Resizer) -> Result<(), ImageError> {
         let screen = self.indices().map_err(|reason| malformed("GIF", reason))?;
-        let colours = self.palette.map(spread);
+        let colours = self.palette.map(colour_table);
         for indices in screen.chunks_exact(self.width as usize) {
             match &colours {
                 None => rows.row().copy_from_slice(indices),
@@ -134,8 +134,8 @@ impl Picture for Gif<'_> {
     }
 }
 
-/// The colour of each index: those beyond the palette are black.
-fn spread(palette: &[u8]) -> [[u8; 4]; 256] {
+/// Returns the colour of each index; those beyond the palette are black.
+fn colour_table(palette: &[u8]) -> [[u8; 4]; 256] {
     let mut colours = [[0; 4]; 256];
     let (entries, _) = palette.as_chunks::<3>();
     for (colour, &[red, green, blue]) in colours.iter_mut().zip(entries) {
@@ -144,7 +144,7 @@ fn spread(palette: &[u8]) -> [[u8; 4]; 256] {
     colours
 }
 
-/// Where in the screen the frame's pixels go, one after the other.
+/// Writes the frame's pixels to the screen, one after the other.
 struct Pixels<'a> {
     screen: &'a mut [u8],
     /// The width of the screen.
@@ -155,14 +155,14 @@ struct Pixels<'a> {
     height: usize,
     x: usize,
     y: usize,
-    /// Rows from one to the next.
+    /// Rows from one row of the pass to the next.
     step: usize,
-    /// The first row and the step of the passes to come.
+    /// The first row and the step of each following pass.
     passes: std::slice::Iter<'static, (usize, usize)>,
 }
 
 impl<'a> Pixels<'a> {
-    /// The frame, which is not empty, must lie in the screen.
+    /// The frame must not be empty, and must be within the screen.
     fn new(screen: &'a mut [u8], stride: usize, frame: Frame) -> Self {
         let (step, passes): (_, &[_]) = if frame.interlaced {
             (8, &[(4, 8), (2, 4), (1, 2)])
@@ -183,7 +183,7 @@ impl<'a> Pixels<'a> {
         }
     }
 
-    /// To the next row of the pass, or the first of a later one that has any.
+    /// Moves to the next row of the pass, or to the first of the next pass that has rows.
     fn advance(&mut self) -> ControlFlow<()> {
         self.y += self.step;
         while self.y >= self.height {
@@ -218,7 +218,7 @@ mod tests {
     use super::*;
 
     const RED_AND_BLUE: [u8; 6] = [255, 0, 0, 0, 0, 255];
-    /// Clear, 1, 1 and 0 in codes of 3 bits, 1 and end in codes of 4, and the trailer.
+    /// Clear, 1, 1 and 0 in codes of 3 bits, 1 and end in codes of 4, then the trailer.
     const PIXELS: [u8; 7] = [2, 3, 0b0100_1100, 0b0001_0000, 0b0101, 0, b';'];
 
     /// A file with a screen of 2x2 pixels and the palette red and blue.
@@ -250,12 +250,12 @@ mod tests {
                 channels: Channels::Rgbx
             }
         );
-        let colours = spread(gif.palette.unwrap());
+        let colours = colour_table(gif.palette.unwrap());
         assert_eq!(colours[..3], [[255, 0, 0, 0], [0, 0, 255, 0], [0; 4]]);
     }
 
     #[test]
-    fn interlaced_rows_are_put_in_their_places() {
+    fn interlaced_rows_are_reordered() {
         let bytes = file(&[], [0, 0, 1, 4], 0x40, &PIXELS);
         // Rows 0, 2, 1 and 3, beside a column without a frame.
         assert_eq!(indices(&bytes), [1, 0, 0, 0, 1, 0, 1, 0]);
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn a_palette_of_nothing_but_levels_is_none() {
+    fn a_palette_of_levels_of_grey_is_dropped() {
         let own = [&[0, 0, 0, 1, 1, 1], PIXELS.as_slice()].concat();
         let bytes = file(&[], [0, 0, 2, 2], 0x80, &own);
         assert_eq!(Gif::read(&bytes).unwrap().palette, Some(RED_AND_BLUE.as_slice()));
@@ -297,17 +297,17 @@ mod tests {
     }
 
     #[test]
-    fn an_extension_goes_on_after_an_empty_first_sub_block_unless_a_comment() {
+    fn an_empty_first_sub_block_ends_only_a_comment() {
         assert!(Gif::read(&whole(b"!\xfe\0")).is_some());
         assert!(Gif::read(&whole(b"!\x01\0\0")).is_some());
-        // The comma is the length of a sub-block that goes beyond the file.
+        // The comma is read as the length of a sub-block, which is longer than the file.
         assert!(Gif::read(&whole(b"!\x01\0")).is_none());
         assert!(Gif::read(&whole(b"!\xff\x0bNETSCAPE2.0\0\0")).is_some());
         assert!(Gif::read(&whole(b"!\xff\x0bNETSCAPE2.0\0")).is_none());
     }
 
     #[test]
-    fn what_is_no_block_is_skipped() {
+    fn unknown_bytes_between_blocks_are_skipped() {
         assert_eq!(indices(&whole(&[0, 7, 0])), [1, 1, 0, 1]);
         assert!(Gif::read(&whole(b";")).is_none());
     }
@@ -315,7 +315,7 @@ mod tests {
     #[test]
     fn a_file_cut_short_is_refused() {
         let bytes = whole(&[]);
-        // The empty sub-block and the trailer may be missing, the sub-block with the codes must be whole.
+        // The empty sub-block and the trailer may be missing; the sub-block with the codes must be complete.
         let needed = bytes.len() - 2;
         for length in 0..needed {
             assert!(
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn no_pixels_are_refused() {
+    fn an_empty_frame_is_refused() {
         let bytes = file(&[], [0, 0, 0, 2], 0, &PIXELS);
         assert!(Gif::read(&bytes).unwrap().indices().is_err());
         let mut bytes = file(&[], [0, 0, 0, 0], 0, &PIXELS);

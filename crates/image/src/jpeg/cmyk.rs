@@ -1,8 +1,8 @@
-//! Four inks to three colours, in Pillow's arithmetic.
+//! Converts CMYK to RGB in Pillow's arithmetic.
 
-/// Turns pixels of cyan, magenta, yellow and black to red, green, blue and a byte without meaning.
+/// Converts pixels of cyan, magenta, yellow and black to red, green, blue and an unused byte.
 ///
-/// Files store the inks inverted, as Adobe's programs do; Pillow takes that for granted, and so does this.
+/// The inks must be inverted, as Adobe's programs store them; Pillow assumes the same.
 pub(super) fn to_rgb(pixels: &mut [u8]) {
     for [c, m, y, light] in pixels.as_chunks_mut().0 {
         for ink in [c, m, y] {
@@ -11,7 +11,7 @@ pub(super) fn to_rgb(pixels: &mut [u8]) {
     }
 }
 
-/// `a * b / 255`, rounded: Pillow's `MULDIV255`. Never more than either.
+/// Returns `a * b / 255`, rounded: Pillow's `MULDIV255`. It is never larger than `a` or `b`.
 fn scaled(a: u8, b: u8) -> u8 {
     let product = u32::from(a) * u32::from(b) + 128;
     (((product >> 8) + product) >> 8) as u8

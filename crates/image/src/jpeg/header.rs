@@ -1,23 +1,23 @@
-//! What Pillow's `JpegImagePlugin` reads before it lets libjpeg begin: the segments up to the first scan, with its rules for
-//! junk and for segments that are too short.
+//! Reads what Pillow's `JpegImagePlugin` reads before it calls libjpeg: the segments up to the first scan, with Pillow's
+//! rules for junk and for segments that are too short.
 
 use memchr::memchr;
 
 use super::damaged;
 use crate::error::ImageError;
 
-/// The frame header, and what of the first scan's is needed.
+/// The frame header, and one field of the first scan's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Header {
     pub width: u16,
     pub height: u16,
     pub is_progressive: bool,
     pub components: Vec<Component>,
-    /// Fewer than the frame has if the components come in scans of their own.
+    /// The components of the first scan: fewer than the frame's if each has its own scan.
     pub components_of_scan: u8,
 }
 
-/// How finely a component is sampled, in relation to the others.
+/// A component's sampling factors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Component {
     pub horizontal: u8,
@@ -28,8 +28,8 @@ const START_OF_SCAN: u8 = 0xda;
 
 impl Header {
     /// # Errors
-    /// [`ImageError::Malformed`] where Pillow's `Image.open` refuses the file, or where the process is one that libjpeg does
-    /// not decode.
+    /// [`ImageError::Malformed`] where Pillow's `Image.open` refuses the file, or if libjpeg does not decode the coding
+    /// process.
     pub(super) fn read(bytes: &[u8]) -> Result<Self, ImageError> {
         let mut segments = Segments {
             rest: bytes.get(2..).unwrap_or_default(),
@@ -97,7 +97,7 @@ impl Header {
     }
 }
 
-/// The name of a process that libjpeg does not decode, by its frame marker (T.81, table B.1).
+/// Returns the name of a coding process that libjpeg does not decode, by its frame marker (T.81, table B.1).
 fn unsupported_process(marker: u8) -> Option<&'static str> {
     match marker {
         0xc3 => Some("lossless"),
@@ -107,7 +107,7 @@ fn unsupported_process(marker: u8) -> Option<&'static str> {
     }
 }
 
-/// Quantisation tables must be whole.
+/// Checks that the quantisation tables are complete.
 fn check_tables(mut segment: &[u8]) -> Result<(), ImageError> {
     while let [kind, rest @ ..] = segment {
         let length = if kind >> 4 == 0 { 64 } else { 128 };
@@ -118,7 +118,7 @@ fn check_tables(mut segment: &[u8]) -> Result<(), ImageError> {
     Ok(())
 }
 
-/// Segments whose contents Pillow reads must be long enough for that.
+/// Checks that the segments whose contents Pillow reads are long enough.
 fn check_application<'a>(marker: u8, segment: &'a [u8], profiles: &mut Profiles<'a>) -> Result<(), ImageError> {
     let is_short = match marker {
         0xe0 => segment.starts_with(b"JFIF") && segment.len() < 7,
@@ -131,14 +131,14 @@ fn check_application<'a>(marker: u8, segment: &'a [u8], profiles: &mut Profiles<
     if is_short {
         return Err(damaged(format!("application segment {} is cut short", marker & 15)));
     }
-    // Sorted in after the tests that Pillow makes first.
+    // After the checks above, as in Pillow.
     if marker == 0xe2 && !segment.starts_with(b"FPXR\0") && segment.starts_with(b"ICC_PROFILE\0") {
         profiles.add(segment);
     }
     Ok(())
 }
 
-/// Whether a list of Photoshop's image resources ends where the length of a resource's name should be.
+/// Returns true if a list of Photoshop's image resources ends where the length of a resource's name should be.
 fn ends_in_resource_name(resources: &[u8]) -> bool {
     const MARK: usize = 14;
     let mut at = 0;
@@ -163,43 +163,43 @@ fn ends_in_resource_name(resources: &[u8]) -> bool {
     false
 }
 
-/// The pieces of a colour profile since the last frame header; Pillow looks at the first of them in byte order.
+/// The pieces of a colour profile since the last frame header. Pillow reads the first of them in byte order.
 #[derive(Default)]
 struct Profiles<'a> {
-    least: Option<&'a [u8]>,
+    first: Option<&'a [u8]>,
 }
 
 impl<'a> Profiles<'a> {
     fn add(&mut self, piece: &'a [u8]) {
-        self.least = Some(self.least.map_or(piece, |least| least.min(piece)));
+        self.first = Some(self.first.map_or(piece, |first| first.min(piece)));
     }
 
     fn check(&mut self) -> Result<(), ImageError> {
-        match self.least.take() {
+        match self.first.take() {
             Some(piece) if piece.len() < 14 => Err(damaged("its colour profile is cut short")),
             _ => Ok(()),
         }
     }
 }
 
-/// What is left to read.
+/// The rest of the file.
 struct Segments<'a> {
     rest: &'a [u8],
 }
 
 impl<'a> Segments<'a> {
-    /// Steps over junk and fill bytes to the next marker.
+    /// Skips junk and fill bytes, and returns the next marker.
     fn marker(&mut self) -> Result<u8, ImageError> {
         loop {
             let at = memchr(0xff, self.rest).ok_or_else(ends_early)?;
             match self.rest[at + 1..] {
                 [] => return Err(ends_early()),
-                // One 0xff may follow another; and an escaped 0xff is no marker.
+                // Fill bytes; the last 0xff begins the marker.
                 [0xff, ref rest @ ..] => {
                     let fill = rest.iter().position(|&byte| byte != 0xff).unwrap_or(rest.len());
-                    // The last of them begins the marker.
                     self.rest = &self.rest[at + 1 + fill..];
                 }
+                // An escaped 0xff.
                 [0x00, ref rest @ ..] => self.rest = rest,
                 [marker, ref rest @ ..] => {
                     self.rest = rest;
@@ -209,7 +209,7 @@ impl<'a> Segments<'a> {
         }
     }
 
-    /// The contents of a segment, after its length.
+    /// Returns the contents of a segment, which follow its length.
     fn segment(&mut self) -> Result<&'a [u8], ImageError> {
         let (length, rest) = self.rest.split_first_chunk().ok_or_else(ends_early)?;
         let length = usize::from(u16::from_be_bytes(*length)).saturating_sub(2);
@@ -227,7 +227,7 @@ fn ends_early() -> ImageError {
 mod tests {
     use super::*;
 
-    /// A file of these segments, each of a marker and contents.
+    /// Returns a file of these segments, each a marker and contents.
     fn file(segments: &[(u8, &[u8])]) -> Vec<u8> {
         let mut file = vec![0xff, 0xd8];
         for (marker, contents) in segments {
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn processes_that_are_not_decoded_are_named() {
+    fn unsupported_processes_are_named() {
         let scan = (START_OF_SCAN, SCAN);
         for (marker, name) in [(0xc3, "lossless"), (0xc5, "hierarchical"), (0xcb, "arithmetic")] {
             let message = refusal(&[(marker, FRAME), scan]);

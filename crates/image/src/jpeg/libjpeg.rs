@@ -1,5 +1,5 @@
-//! libjpeg's decoder (MozJPEG's, which is libjpeg-turbo's), fed as Pillow feeds it: warnings are passed over, and bytes that
-//! are missing at the end are waited for in vain.
+//! libjpeg's decoder (MozJPEG's, which is libjpeg-turbo's), called as Pillow calls it: warnings are ignored, and missing
+//! bytes at the end suspend the decoder, which is an error.
 
 use std::ffi::{CStr, c_int, c_long};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -10,8 +10,8 @@ use mozjpeg_sys::{
     jpeg_read_scanlines, jpeg_resync_to_restart, jpeg_source_mgr, jpeg_start_decompress, jpeg_std_error,
 };
 
-/// How many scans a picture of this size may have. A progressive file refines the whole picture with each scan: without a
-/// bound few bytes would buy much work. Encoders write about ten.
+/// Returns the limit of the scans of a picture of this size. A progressive file refines the whole picture with each scan:
+/// without a limit, few bytes could cause much work. Encoders write about ten.
 fn scans_max(width: u32, height: u32) -> c_int {
     /// Pixels times scans.
     const WORK_MAX: u64 = 1 << 30;
@@ -24,9 +24,9 @@ const MESSAGE_LENGTH: usize = 200;
 const SUSPENDED: c_int = 0;
 const TABLES_ONLY: c_int = 2;
 
-/// A decoder of some bytes.
+/// A decoder of a file's bytes.
 pub(super) struct Libjpeg<'a> {
-    // Boxed, since libjpeg's structures point at each other.
+    // Boxed, because libjpeg's structures point to each other.
     state: Box<State>,
     bytes: &'a [u8],
 }
@@ -38,25 +38,25 @@ struct State {
     progress: jpeg_progress_mgr,
 }
 
-/// Why decoding ended.
+/// The reason for which decoding failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Stop {
-    /// The bytes ended.
+    /// The bytes ended early.
     Truncated,
-    /// There are more scans than this.
+    /// The file has more scans than this limit.
     TooManyScans(c_int),
-    /// libjpeg's message.
+    /// libjpeg's error message.
     Refused(String),
 }
 
 impl<'a> Libjpeg<'a> {
-    /// A decoder that has read the headers of `bytes`.
+    /// Creates a decoder and reads the headers of `bytes`.
     pub(super) fn open(bytes: &'a [u8]) -> Result<Self, Stop> {
-        // SAFETY: the structures hold numbers, nullable pointers and optional functions, for all of which zeros are valid.
+        // SAFETY: the structures consist of numbers, nullable pointers and optional functions, for which zeros are valid.
         let state: Box<State> = Box::new(unsafe { std::mem::zeroed() });
         let mut decoder = Self { state, bytes };
         let state = &mut *decoder.state;
-        // SAFETY: `jpeg_std_error` fills the structure in without looking at it.
+        // SAFETY: `jpeg_std_error` writes the structure without reading it.
         unsafe { jpeg_std_error(&mut state.error) };
         state.error.error_exit = Some(exit);
         state.error.output_message = Some(ignore_message);
@@ -70,7 +70,7 @@ impl<'a> Libjpeg<'a> {
         state.progress.progress_monitor = Some(bound_scans);
         state.info.common.err = &mut state.error;
         decoder.guarded(|state| {
-            // SAFETY: `err` points at handlers that live as long; creating clears the rest, which is set afterwards.
+            // SAFETY: `err` points to handlers that live as long; the call clears the other fields, which are set below.
             unsafe { jpeg_create_decompress(&mut state.info) };
             state.info.src = &mut state.source;
             state.info.common.progress = &mut state.progress;
@@ -86,12 +86,12 @@ impl<'a> Libjpeg<'a> {
         Ok(decoder)
     }
 
-    /// Width and height in the frame header that libjpeg read.
+    /// Returns the width and height in the frame header that libjpeg read.
     pub(super) fn size(&self) -> [u32; 2] {
         [self.state.info.image_width, self.state.info.image_height]
     }
 
-    /// Makes rows of another size and kind than the file's own: `eighths` eighths of it, in `colours`.
+    /// Starts decoding at `eighths` eighths of the size, in `colours`. Returns the width and height of the result.
     pub(super) fn start(&mut self, eighths: u32, colours: J_COLOR_SPACE) -> Result<[u32; 2], Stop> {
         self.guarded(|state| {
             state.info.scale_num = eighths;
@@ -105,7 +105,7 @@ impl<'a> Libjpeg<'a> {
         })
     }
 
-    /// Bytes of a row.
+    /// Returns the bytes of a row.
     pub(super) fn row_length(&self) -> usize {
         self.state.info.output_width as usize * self.state.info.output_components.unsigned_abs() as usize
     }
@@ -118,20 +118,20 @@ impl<'a> Libjpeg<'a> {
         assert!(row.len() >= self.row_length(), "the buffer holds a row");
         self.guarded(|state| {
             let mut row = row.as_mut_ptr();
-            // SAFETY: decoding has started, and the buffer is as long as a row.
+            // SAFETY: decoding has started, and the buffer is at least as long as a row.
             let count = unsafe { jpeg_read_scanlines(&mut state.info, &mut row, 1) };
             if count == 1 { Ok(()) } else { Err(Stop::Truncated) }
         })
     }
 
-    /// Reads what follows the last row. Pillow has no use for the answer; an error there refuses the file all the same.
+    /// Reads what follows the last row. Like in Pillow, missing bytes are accepted and errors are not.
     pub(super) fn finish(mut self) -> Result<(), Stop> {
         let bytes = self.bytes;
         self.guarded(|state| {
             // SAFETY: decoding has started.
             let is_complete = unsafe { jpeg_finish_decompress(&mut state.info) } != 0;
-            // It waits for the rest of a segment whose marker it has read. libjpeg-turbo 3 refuses a second frame header
-            // by its marker alone.
+            // This libjpeg suspends at an incomplete segment; libjpeg-turbo 3, which Pillow uses, refuses a second frame
+            // header by its marker alone.
             let (read, _) = bytes.split_at(bytes.len() - state.source.bytes_in_buffer);
             if !is_complete && matches!(read, [.., 0xff, 0xc0..=0xc3 | 0xc9..=0xcb]) {
                 return Err(Stop::Refused("it has two frame headers".to_owned()));
@@ -140,7 +140,8 @@ impl<'a> Libjpeg<'a> {
         })
     }
 
-    /// libjpeg's way out of an error is to unwind; what it leaves is only good for being destroyed.
+    /// Runs `work` and catches the unwinding by which libjpeg reports errors. After an error the decoder may only be
+    /// dropped.
     fn guarded<T>(&mut self, work: impl FnOnce(&mut State) -> Result<T, Stop>) -> Result<T, Stop> {
         let state = &mut *self.state;
         match catch_unwind(AssertUnwindSafe(|| work(state))) {
@@ -155,16 +156,16 @@ impl<'a> Libjpeg<'a> {
 
 impl Drop for Libjpeg<'_> {
     fn drop(&mut self) {
-        // SAFETY: zeroed or created; either can be destroyed, and nothing in it is used afterwards.
+        // SAFETY: a zeroed or a created structure can be destroyed, and it is not used afterwards.
         unsafe { jpeg_destroy_decompress(&mut self.state.info) };
     }
 }
 
-/// Unwinds with libjpeg's message; without the panic hook, since a damaged picture is nothing to log.
+/// Unwinds with libjpeg's message. The panic hook does not run: a damaged picture is not logged.
 extern "C-unwind" fn exit(info: &mut jpeg_common_struct) {
     let buffer = [0_u8; MESSAGE_LENGTH];
-    // SAFETY: the handlers were set up by `jpeg_std_error`; the binding's type is shorter than what libjpeg may write, and
-    // the buffer is as long as that.
+    // SAFETY: `jpeg_std_error` set the handlers. The binding's parameter type is shorter than what libjpeg may write; the
+    // buffer is not.
     unsafe {
         if let Some(format) = (*info.err).format_message {
             format(info, &*std::hint::black_box(buffer.as_ptr()).cast());
@@ -184,20 +185,20 @@ extern "C-unwind" fn suspend(_: &mut jpeg_decompress_struct) -> boolean {
 }
 
 extern "C-unwind" fn skip(info: &mut jpeg_decompress_struct, count: c_long) {
-    // SAFETY: the source is the structure beside this one, and only this thread uses it.
+    // SAFETY: the source is in the same `State`, and only this thread uses it.
     let source = unsafe { &mut *info.src };
     let count = usize::try_from(count).unwrap_or(0).min(source.bytes_in_buffer);
-    // SAFETY: no more is skipped than there is.
+    // SAFETY: `count` is at most the bytes in the buffer.
     source.next_input_byte = unsafe { source.next_input_byte.add(count) };
     source.bytes_in_buffer -= count;
 }
 
 extern "C-unwind" fn bound_scans(info: &mut jpeg_common_struct) {
-    // SAFETY: only decoders get this function, and a decoder's structure begins with the common part.
+    // SAFETY: only decompressors get this function, and a decompressor's structure begins with the common part.
     let info = unsafe { &*std::ptr::from_mut(info).cast::<jpeg_decompress_struct>() };
-    let most = scans_max(info.image_width, info.image_height);
-    if info.input_scan_number > most {
-        resume_unwind(Box::new(Stop::TooManyScans(most)));
+    let limit = scans_max(info.image_width, info.image_height);
+    if info.input_scan_number > limit {
+        resume_unwind(Box::new(Stop::TooManyScans(limit)));
     }
 }
 

@@ -1,4 +1,4 @@
-//! JPEG: Pillow's reading of the headers, then libjpeg.
+//! Decodes JPEG: reads the headers as Pillow does, then calls libjpeg.
 
 mod cmyk;
 mod header;
@@ -6,18 +6,18 @@ mod libjpeg;
 
 use mozjpeg_sys::J_COLOR_SPACE;
 
-use self::header::Header;
+use self::header::{Component, Header};
 use self::libjpeg::{Libjpeg, Stop};
 use super::error::{ImageError, malformed};
 use super::picture::{Channels, Picture, Shape};
 use super::resize::Resizer;
 use super::scaling::{JpegScaling, WHOLE};
 
-/// A file whose headers were read.
+/// A file whose headers have been read.
 pub(super) struct Jpeg<'a> {
     bytes: &'a [u8],
     header: Header,
-    /// At how many eighths of its size it is decoded.
+    /// The scale of decoding, in eighths of the size.
     pub eighths: u32,
 }
 
@@ -30,7 +30,7 @@ impl<'a> Jpeg<'a> {
         Ok(Self { bytes, header, eighths })
     }
 
-    /// The picture's own size, in pixels.
+    /// Returns the unscaled width and height, in pixels.
     pub(super) fn whole(&self) -> [u32; 2] {
         [self.header.width.into(), self.header.height.into()]
     }
@@ -52,25 +52,21 @@ impl Picture for Jpeg<'_> {
     }
 
     fn memory(&self) -> u64 {
-        /// Rows of 8-bit samples that pass through libjpeg's upsampling at one time, for each component.
+        /// Rows of 8-bit samples in libjpeg's buffers, for each component.
         const ROWS: u64 = 128;
         const TABLES: u64 = 1 << 20;
         let [width, height] = self.whole().map(u64::from);
         let components = &self.header.components;
         let rows = (width + 128) * ROWS * components.len() as u64;
-        // A picture that comes in several scans is held whole, as 16-bit coefficients.
+        // All 16-bit coefficients of a picture of several scans are held.
         let is_held = self.header.is_progressive || usize::from(self.header.components_of_scan) < components.len();
-        let finest =
-            |factor: fn(&header::Component) -> u8| components.iter().map(factor).max().unwrap_or(1).max(1).into();
-        let (horizontal, vertical): (u64, u64) = (finest(|part| part.horizontal), finest(|part| part.vertical));
-        let mut coefficients = 0;
-        for part in components {
-            // Whole units of up to 4x4 blocks of 8x8.
-            let columns = width.div_ceil(8 * horizontal) * 8 * u64::from(part.horizontal.max(1));
-            let rows = height.div_ceil(8 * vertical) * 8 * u64::from(part.vertical.max(1));
-            coefficients += 2 * columns * rows;
-        }
-        TABLES + rows + if is_held { coefficients } else { 0 }
+        TABLES
+            + rows
+            + if is_held {
+                coefficient_bytes(width, height, components)
+            } else {
+                0
+            }
     }
 
     fn decode(self: Box<Self>, rows: &mut Resizer) -> Result<(), ImageError> {
@@ -86,7 +82,7 @@ impl Picture for Jpeg<'_> {
         };
         let size = decoder.start(self.eighths, colours).map_err(refusal)?;
         if size != [shape.width, shape.height] || decoder.row_length() != rows.row().len() {
-            return Err(damaged("libjpeg makes another size of it"));
+            return Err(damaged("libjpeg decodes it to another size"));
         }
         for _ in 0..shape.height {
             decoder.read_row(rows.row()).map_err(refusal)?;
@@ -99,10 +95,26 @@ impl Picture for Jpeg<'_> {
     }
 }
 
+/// Returns the bytes of a picture's coefficients, in whole units of up to 4x4 blocks of 8x8.
+fn coefficient_bytes(width: u64, height: u64, components: &[Component]) -> u64 {
+    let (mut horizontal_max, mut vertical_max) = (1, 1);
+    for component in components {
+        horizontal_max = horizontal_max.max(u64::from(component.horizontal));
+        vertical_max = vertical_max.max(u64::from(component.vertical));
+    }
+    let mut bytes = 0;
+    for component in components {
+        let columns = width.div_ceil(8 * horizontal_max) * 8 * u64::from(component.horizontal.max(1));
+        let rows = height.div_ceil(8 * vertical_max) * 8 * u64::from(component.vertical.max(1));
+        bytes += 2 * columns * rows;
+    }
+    bytes
+}
+
 fn refusal(stop: Stop) -> ImageError {
     match stop {
         Stop::Truncated => damaged("it ends before its end marker"),
-        Stop::TooManyScans(most) => damaged(format!("it has more than {most} scans")),
+        Stop::TooManyScans(limit) => damaged(format!("it has more than {limit} scans")),
         Stop::Refused(message) => damaged(message),
     }
 }

@@ -1,4 +1,4 @@
-//! Walking from chunk to chunk.
+//! Reads a file chunk by chunk.
 
 use super::refusal;
 use crate::error::ImageError;
@@ -7,21 +7,21 @@ const SIGNATURE: &[u8; 8] = b"\x89PNG\r\n\x1a\n";
 
 pub(super) type Name = [u8; 4];
 
-/// A place in the file.
+/// The rest of the file.
 #[derive(Clone)]
 pub(super) struct Chunks<'a> {
     rest: &'a [u8],
 }
 
 impl<'a> Chunks<'a> {
-    pub(super) fn behind_signature(bytes: &'a [u8]) -> Result<Self, ImageError> {
+    pub(super) fn after_signature(bytes: &'a [u8]) -> Result<Self, ImageError> {
         match bytes.strip_prefix(SIGNATURE) {
             Some(rest) => Ok(Self { rest }),
-            None => Err(refusal("it does not begin as a PNG does")),
+            None => Err(refusal("it does not begin with PNG's signature")),
         }
     }
 
-    /// The name and the length of the chunk that begins here; what follows is its data.
+    /// Returns the name and the length of the next chunk, whose data follows.
     pub(super) fn next(&mut self) -> Result<(Name, u32), ImageError> {
         let Some((&[a, b, c, d, name @ ..], rest)) = self.rest.split_first_chunk::<8>() else {
             return Err(refusal("it is cut short"));
@@ -33,7 +33,7 @@ impl<'a> Chunks<'a> {
         Ok((name, u32::from_be_bytes([a, b, c, d])))
     }
 
-    /// Exactly so many bytes.
+    /// Returns exactly `length` bytes.
     pub(super) fn take(&mut self, length: u32) -> Result<&'a [u8], ImageError> {
         let split = usize::try_from(length)
             .ok()
@@ -43,7 +43,7 @@ impl<'a> Chunks<'a> {
         Ok(data)
     }
 
-    /// So many bytes, or those that are left.
+    /// Returns `length` bytes, or those that are left.
     pub(super) fn take_up_to(&mut self, length: u32) -> &'a [u8] {
         let length = usize::try_from(length).map_or(self.rest.len(), |length| length.min(self.rest.len()));
         let (data, rest) = self.rest.split_at(length);
@@ -51,12 +51,12 @@ impl<'a> Chunks<'a> {
         data
     }
 
-    /// Goes on, to the end of the file at most.
+    /// Skips `length` bytes, or those that are left.
     pub(super) fn skip(&mut self, length: u32) {
         self.take_up_to(length);
     }
 
-    /// Reads the checksum of a chunk.
+    /// Reads and verifies the checksum of a chunk.
     pub(super) fn check(&mut self, name: Name, data: &[u8]) -> Result<(), ImageError> {
         let mut hasher = crc32fast::Hasher::new();
         hasher.update(&name);

@@ -1,24 +1,24 @@
-//! The compressed pixels, in pieces.
+//! Reads the compressed pixels in pieces.
 
 use super::chunks::Chunks;
-use super::header::{Call, Header};
+use super::header::{Chunk, Header};
 use super::refusal;
 use crate::error::ImageError;
 
-/// The most bytes of a piece. Where a piece ends matters: see [`super::rows`].
+/// Limit of the bytes of a piece. The end of a piece has an effect: see [`super::rows`].
 const PIECE: u32 = 1 << 16;
 
 #[derive(Clone)]
 pub(super) struct Feed<'a> {
     chunks: Chunks<'a>,
-    /// Bytes of the chunk that have not been read.
+    /// Unread bytes of the chunk.
     left: u32,
-    /// What is left of a piece of which a part was read.
+    /// The rest of a piece of which a part was read.
     rest: &'a [u8],
 }
 
 impl<'a> Feed<'a> {
-    /// From within a chunk of pixels.
+    /// Begins within a chunk of pixels, `left` bytes before its end.
     pub(super) fn new(chunks: Chunks<'a>, left: u32) -> Self {
         Self {
             chunks,
@@ -27,15 +27,15 @@ impl<'a> Feed<'a> {
         }
     }
 
-    /// The next piece, never empty and all of one chunk. Checksums are passed over.
+    /// Returns the next piece. It is not empty, and within one chunk. Checksums are skipped.
     pub(super) fn next(&mut self, header: &mut Header<'a>) -> Result<&'a [u8], ImageError> {
         while self.left == 0 && self.rest.is_empty() {
             self.chunks.skip(4);
             let (name, length) = self.chunks.next()?;
             self.left = match &name {
                 b"IDAT" | b"DDAT" => length,
-                b"fdAT" => match header.call(name, length, &mut self.chunks)? {
-                    Call::Pixels(length) => length,
+                b"fdAT" => match header.read_chunk(name, length, &mut self.chunks)? {
+                    Chunk::Pixels(length) => length,
                     _ => 0,
                 },
                 _ => return Err(refusal("its pixels end too early")),
@@ -47,7 +47,7 @@ impl<'a> Feed<'a> {
         }
     }
 
-    /// The next piece if it is of IDAT, which has no effect on anything else.
+    /// Returns the next piece if it is of IDAT, which does not change the header.
     fn next_of_idat(&mut self) -> Option<&'a [u8]> {
         while self.left == 0 && self.rest.is_empty() {
             self.chunks.skip(4);
@@ -68,7 +68,8 @@ impl<'a> Feed<'a> {
         self.chunks.take_up_to(length)
     }
 
-    /// Some of the next pieces of IDAT together, or a long one as it is. None if the next piece cannot be read so.
+    /// Returns one long piece of IDAT, or several short ones copied to `gathered`, which holds at most `limit` bytes. `None`
+    /// if the next piece is not of IDAT.
     pub(super) fn gather<'b>(&mut self, gathered: &'b mut Vec<u8>, limit: usize) -> Option<&'b [u8]>
     where
         'a: 'b,
@@ -90,21 +91,21 @@ impl<'a> Feed<'a> {
         }
     }
 
-    /// Goes on by bytes that [`Self::gather`] gave.
-    pub(super) fn pass_over(&mut self, bytes: u64) {
+    /// Skips bytes that [`Self::gather`] returned.
+    pub(super) fn skip(&mut self, bytes: u64) {
         let mut left = bytes;
         while left > 0 {
             let Some(piece) = self.next_of_idat() else {
                 return;
             };
-            let passed = piece.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-            self.rest = &piece[passed..];
-            left -= passed as u64;
+            let skipped = piece.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            self.rest = &piece[skipped..];
+            left -= skipped as u64;
         }
     }
 
-    /// The end of the chunk that the last piece is of.
-    pub(super) fn behind(mut self) -> Chunks<'a> {
+    /// Returns the rest of the file after the data of the last piece's chunk.
+    pub(super) fn into_chunks(mut self) -> Chunks<'a> {
         self.chunks.skip(self.left);
         self.chunks
     }

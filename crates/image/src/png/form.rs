@@ -1,4 +1,4 @@
-//! The kinds of pixels.
+//! PNG's pixel formats.
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Colour {
@@ -9,7 +9,7 @@ pub(super) enum Colour {
     Rgba,
 }
 
-/// A bit depth and a colour type that go together.
+/// A valid combination of bit depth and colour type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Form {
     /// Bits of a sample.
@@ -30,7 +30,7 @@ impl Form {
         Some(Self { depth, colour })
     }
 
-    /// Bits of a pixel.
+    /// Returns the bits of a pixel.
     pub(super) fn bits(self) -> u32 {
         let samples = match self.colour {
             Colour::Grey | Colour::Palette => 1,
@@ -41,13 +41,13 @@ impl Form {
         u32::from(self.depth) * samples
     }
 
-    /// Bytes of a row, without the filter's.
+    /// Returns the bytes of a row, without the filter's.
     pub(super) fn row_bytes(self, width: u32) -> u64 {
         (u64::from(width) * u64::from(self.bits())).div_ceil(8)
     }
 
-    /// Whether Pillow can look pixels of this kind up in a palette. Grey ones it does look up where the file has several
-    /// headers and a palette behind the first of them.
+    /// Returns true if Pillow can map pixels of this format by a palette. It maps grey ones if the file has several headers
+    /// and a palette after the first.
     pub(super) fn takes_palette(self) -> bool {
         match self.colour {
             Colour::Palette => true,

@@ -1,4 +1,4 @@
-//! What the chunks say, apart from the pixels.
+//! Reads the chunks other than those of pixels.
 
 use super::chunks::{Chunks, Name};
 use super::form::{Colour, Form};
@@ -7,20 +7,21 @@ use super::refusal;
 use super::text::{self, Text};
 use crate::error::ImageError;
 
-/// All text of a file together, in characters.
+/// Limit of all text of a file, in characters.
 const TEXT_LIMIT: u64 = 64 << 20;
 
-/// What came of a chunk.
-pub(super) enum Call<'a> {
-    /// Nothing was read.
+/// A chunk, as [`Header::read_chunk`] returns it.
+pub(super) enum Chunk<'a> {
+    /// An unknown chunk, of which nothing was read.
     Unknown,
+    /// The data of a known chunk.
     Read(&'a [u8]),
-    /// So many bytes of pixels follow.
+    /// The number of bytes of pixels that follow.
     Pixels(u32),
     End,
 }
 
-/// One transparent colour, as Pillow keeps it. It is not used, but there are some that Pillow cannot convert.
+/// The transparent colour, as Pillow stores it. Alpha is dropped, but Pillow refuses colours that it cannot convert.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Transparency {
     #[default]
@@ -30,22 +31,22 @@ pub(super) enum Transparency {
     /// An alpha for each colour of a palette.
     Palette,
     Rgb([u16; 3]),
-    /// Of a text that is named `transparency`.
+    /// The value of a text named `transparency`.
     Text,
 }
 
-/// The part of the picture that the pixels are for.
+/// The part of the picture that the pixels cover.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Extent {
     #[default]
     Whole,
     /// Left, top, right and bottom.
     Frame([u64; 4]),
-    /// Of a text that is named `bbox`.
+    /// The value of a text named `bbox`.
     Text,
 }
 
-/// The state that chunks change, one after the other.
+/// The state that the chunks change, one after the other.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Header<'a> {
     pub width: u32,
@@ -57,21 +58,26 @@ pub(super) struct Header<'a> {
     extent: Extent,
     animation: Option<u32>,
     sequence: Option<u32>,
-    /// Whether the pixels are no frame of the animation.
-    apart: bool,
+    /// True if the pixels are not a frame of the animation.
+    is_separate: bool,
     characters: u64,
 }
 
 impl<'a> Header<'a> {
-    /// Reads the data of a chunk.
-    pub(super) fn call(&mut self, name: Name, length: u32, chunks: &mut Chunks<'a>) -> Result<Call<'a>, ImageError> {
+    /// Reads a chunk's data and updates the state.
+    pub(super) fn read_chunk(
+        &mut self,
+        name: Name,
+        length: u32,
+        chunks: &mut Chunks<'a>,
+    ) -> Result<Chunk<'a>, ImageError> {
         match &name {
-            b"IEND" => return Ok(Call::End),
+            b"IEND" => return Ok(Chunk::End),
             b"IDAT" => return Ok(self.pixels(length)),
             b"fdAT" => return self.frame_data(length, chunks),
             b"IHDR" | b"PLTE" | b"tRNS" | b"gAMA" | b"cHRM" | b"sRGB" | b"pHYs" | b"iCCP" | b"eXIf" | b"tEXt"
             | b"zTXt" | b"iTXt" | b"acTL" | b"fcTL" => {}
-            _ => return Ok(Call::Unknown),
+            _ => return Ok(Chunk::Unknown),
         }
         let data = chunks.take(length)?;
         match &name {
@@ -90,14 +96,14 @@ impl<'a> Header<'a> {
             b"fcTL" => self.frame(field(name, data)?)?,
             _ => {}
         }
-        Ok(Call::Read(data))
+        Ok(Chunk::Read(data))
     }
 
     fn size(&mut self, data: &[u8; 13]) -> Result<(), ImageError> {
         self.width = number(data, 0);
         self.height = number(data, 4);
         let [.., depth, colour, _, filter, interlace] = *data;
-        // A depth that does not go with the colour leaves those of an earlier header.
+        // An invalid combination of depth and colour type keeps that of an earlier header.
         self.form = Form::new(depth, colour).or(self.form);
         self.interlaced |= interlace != 0;
         if filter != 0 {
@@ -129,7 +135,7 @@ impl<'a> Header<'a> {
         Ok(())
     }
 
-    /// Pillow keeps texts in the same table as its own findings, so that some texts replace them.
+    /// Pillow stores texts in the same dictionary as the fields of chunks, so that texts of some names replace fields.
     fn keep(&mut self, text: Option<Text<'_>>) -> Result<(), ImageError> {
         let Some(Text { key, characters }) = text else {
             return Ok(());
@@ -137,7 +143,7 @@ impl<'a> Header<'a> {
         match key {
             b"interlace" => self.interlaced = characters > 0,
             b"bbox" => self.extent = Extent::Text,
-            b"default_image" => self.apart = characters > 0,
+            b"default_image" => self.is_separate = characters > 0,
             b"transparency" => self.transparency = Transparency::Text,
             _ => {}
         }
@@ -169,7 +175,7 @@ impl<'a> Header<'a> {
         Ok(())
     }
 
-    fn frame_data(&mut self, length: u32, chunks: &mut Chunks<'a>) -> Result<Call<'a>, ImageError> {
+    fn frame_data(&mut self, length: u32, chunks: &mut Chunks<'a>) -> Result<Chunk<'a>, ImageError> {
         let Some(rest) = length.checked_sub(4) else {
             return Err(refusal("its chunk fdAT is short"));
         };
@@ -181,34 +187,34 @@ impl<'a> Header<'a> {
         Ok(self.pixels(rest))
     }
 
-    /// Pixels that come before the header count as an unknown chunk.
-    fn pixels(&mut self, length: u32) -> Call<'a> {
+    /// Pixels before the header are an unknown chunk.
+    fn pixels(&mut self, length: u32) -> Chunk<'a> {
         if self.extent == Extent::Whole && self.animation.is_some() {
-            self.apart = true;
+            self.is_separate = true;
         }
         if self.form.is_some() {
-            Call::Pixels(length)
+            Chunk::Pixels(length)
         } else {
-            Call::Unknown
+            Chunk::Unknown
         }
     }
 
     fn follow(&mut self, sequence: u32) -> Result<(), ImageError> {
-        let due = self.sequence.map_or(Some(0), |last| last.checked_add(1));
-        if due != Some(sequence) {
+        let expected = self.sequence.map_or(Some(0), |last| last.checked_add(1));
+        if expected != Some(sequence) {
             return Err(refusal("its frames are out of order"));
         }
         self.sequence = Some(sequence);
         Ok(())
     }
 
-    /// How many pictures Pillow takes this for.
+    /// Returns the number of frames, as Pillow counts them.
     pub(super) fn frames(&self) -> u64 {
         self.animation
-            .map_or(1, |frames| u64::from(frames) + u64::from(self.apart))
+            .map_or(1, |frames| u64::from(frames) + u64::from(self.is_separate))
     }
 
-    /// Where the pixels go.
+    /// Returns the part of the picture that the pixels cover.
     pub(super) fn area(&self) -> Result<Area, ImageError> {
         match self.extent {
             Extent::Whole => Ok(Area {
@@ -233,9 +239,9 @@ impl<'a> Header<'a> {
         }
     }
 
-    /// Whether Pillow can convert the transparent colour to RGB, which it does although the result is dropped.
+    /// Checks that Pillow can convert the transparent colour to RGB, which it does although the result is dropped.
     ///
-    /// `form` and `palette` (whether there was one) are those of before the pixels.
+    /// `form`, and `palette` (true if there was one), are those before the pixels.
     pub(super) fn check_transparency(&self, form: Form, palette: bool) -> Result<(), ImageError> {
         let convertible = match (form.colour, self.transparency) {
             (_, Transparency::None | Transparency::Palette) => true,
@@ -248,25 +254,26 @@ impl<'a> Header<'a> {
         if convertible {
             Ok(())
         } else {
-            Err(refusal("its transparent colour does not go with its pixels"))
+            Err(refusal("its transparent colour does not fit its colour type"))
         }
     }
 }
 
-/// The first bytes of a chunk, which may have more.
+/// Returns the first bytes of a chunk, which may have more.
 fn field<const N: usize>(name: Name, data: &[u8]) -> Result<&[u8; N], ImageError> {
     data.first_chunk()
         .ok_or_else(|| refusal(format!("its chunk {} is short", name.escape_ascii())))
 }
 
-/// A number of a field that is long enough.
+/// Returns the number at this offset of a field, which must be long enough.
 fn number<const N: usize>(data: &[u8; N], at: usize) -> u32 {
     data.get(at..)
         .and_then(|data| data.first_chunk())
         .map_or(0, |number| u32::from_be_bytes(*number))
 }
 
-/// Whether exactly one colour of a palette is transparent and all others opaque. Pillow's pattern allows a line's end.
+/// Returns true if exactly one colour of a palette is transparent and all others are opaque. Like Pillow's pattern, it
+/// ignores a line feed at the end.
 fn is_one_index(data: &[u8]) -> bool {
     let data = data.strip_suffix(b"\n").unwrap_or(data);
     data.iter().filter(|alpha| **alpha != 255).eq([&0])

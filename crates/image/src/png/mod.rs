@@ -1,7 +1,7 @@
-//! PNG as Pillow 13 reads it: what it opens is opened with the same pixels, what it refuses is refused.
+//! Decodes PNG as Pillow 13 does: what it opens is decoded to the same pixels, what it refuses is refused.
 //!
-//! `open` only learns the shape. `decode` reads the chunks before the pixels, the pixels, and the chunks behind them,
-//! each as strictly or as loosely as Pillow does: a wrong checksum matters before the pixels and nowhere else.
+//! `open` reads only the shape. `decode` reads the chunks before the pixels, the pixels, and the chunks after them, each as
+//! strictly as Pillow: a wrong checksum is an error only before the pixels.
 
 mod chunks;
 mod feed;
@@ -17,7 +17,7 @@ mod unpack;
 
 use chunks::Chunks;
 use feed::Feed;
-use header::{Call, Header};
+use header::{Chunk, Header};
 use outline::Outline;
 use paint::Painter;
 use passes::{Area, Pass};
@@ -27,7 +27,10 @@ use super::error::{ImageError, malformed};
 use super::picture::{Picture, Shape};
 use super::resize::Resizer;
 
-/// Takes what starts with the eight bytes of a PNG, and refuses what has no shape.
+/// Reads the shape of a file that starts with PNG's signature.
+///
+/// # Errors
+/// [`ImageError::Malformed`] if the file has no valid shape.
 pub(super) fn open(bytes: &[u8]) -> Result<Box<dyn Picture + '_>, ImageError> {
     let outline = outline::read(bytes)?;
     Ok(Box::new(Png { bytes, outline }))
@@ -64,7 +67,7 @@ impl Picture for Png<'_> {
     }
 
     fn decode(self: Box<Self>, rows: &mut Resizer) -> Result<(), ImageError> {
-        let mut chunks = Chunks::behind_signature(self.bytes)?;
+        let mut chunks = Chunks::after_signature(self.bytes)?;
         let mut header = Header::default();
         let length = read_header(&mut chunks, &mut header)?;
         let plan = Plan::new(&header)?;
@@ -83,27 +86,27 @@ impl Picture for Png<'_> {
             rows::read(&plan.passes, plan.unpacker.form(), &mut feed, &mut header, &mut painter)?;
             painter.finish();
         }
-        let mut chunks = feed.behind();
+        let mut chunks = feed.into_chunks();
         read_trailer(&mut chunks, &mut header, plan.animated)?;
         header.check_transparency(plan.unpacker.form(), palette)
     }
 }
 
-/// Reads all chunks up to the first pixels, and their length.
+/// Reads all chunks before the first pixels, and returns the length of the pixels' chunk.
 fn read_header<'a>(chunks: &mut Chunks<'a>, header: &mut Header<'a>) -> Result<u32, ImageError> {
     loop {
         let (name, length) = chunks.next()?;
-        let data = match header.call(name, length, chunks)? {
-            Call::Pixels(length) => return Ok(length),
-            Call::End => return Err(refusal("it has no pixels")),
-            Call::Read(data) => data,
-            Call::Unknown => chunks.take(length)?,
+        let data = match header.read_chunk(name, length, chunks)? {
+            Chunk::Pixels(length) => return Ok(length),
+            Chunk::End => return Err(refusal("it has no pixels")),
+            Chunk::Read(data) => data,
+            Chunk::Unknown => chunks.take(length)?,
         };
         chunks.check(name, data)?;
     }
 }
 
-/// Reads the chunks behind the pixels, whose checksums are not verified. A file may end without IEND, but not within a
+/// Reads the chunks after the pixels, whose checksums are not verified. A file may end without IEND, but not within a
 /// chunk.
 fn read_trailer<'a>(chunks: &mut Chunks<'a>, header: &mut Header<'a>, animated: bool) -> Result<(), ImageError> {
     loop {
@@ -114,21 +117,21 @@ fn read_trailer<'a>(chunks: &mut Chunks<'a>, header: &mut Header<'a>, animated: 
         if name == *b"IEND" || (name == *b"fcTL" && animated) {
             return Ok(());
         }
-        match header.call(name, length, chunks)? {
-            Call::Pixels(length) => chunks.take(length)?,
-            Call::Unknown => chunks.take(length)?,
-            Call::Read(data) => data,
-            Call::End => return Ok(()),
+        match header.read_chunk(name, length, chunks)? {
+            Chunk::Pixels(length) => chunks.take(length)?,
+            Chunk::Unknown => chunks.take(length)?,
+            Chunk::Read(data) => data,
+            Chunk::End => return Ok(()),
         };
     }
 }
 
-/// What the chunks before the pixels say about reading them.
+/// How the pixels are to be read, by the chunks before them.
 struct Plan {
     unpacker: Unpacker,
     area: Area,
     passes: Vec<Pass>,
-    /// Whether other frames follow: reading ends where the next one starts.
+    /// True if other frames follow. Reading ends where the next one begins.
     animated: bool,
 }
 
@@ -136,7 +139,7 @@ impl Plan {
     fn new(header: &Header<'_>) -> Result<Self, ImageError> {
         let form = header.form.ok_or_else(|| refusal("it has no header"))?;
         let area = header.area()?;
-        // Pillow's arithmetic is of 32 bits.
+        // Pillow's limit, whose arithmetic has 32 bits.
         if area.width > i32::MAX as u32 / form.bits() - 7 {
             return Err(refusal("it is too wide"));
         }

@@ -1,4 +1,4 @@
-//! The shape of a picture, from its chunks' headers alone.
+//! Reads the shape of a picture by the chunks before the pixels.
 
 use super::chunks::Chunks;
 use super::form::{Colour, Form};
@@ -6,15 +6,15 @@ use super::refusal;
 use crate::error::ImageError;
 use crate::picture::{Channels, Shape};
 
-/// What must be known before memory is taken.
+/// The facts that determine the memory of decoding.
 #[derive(Debug)]
 pub(super) struct Outline {
     pub width: u32,
     pub height: u32,
     pub form: Form,
-    /// Whether it may be, rather.
+    /// True if the picture may be interlaced.
     pub interlaced: bool,
-    /// Whether pixels are looked up.
+    /// True if pixels are mapped by a palette.
     palette: bool,
 }
 
@@ -30,9 +30,9 @@ impl Outline {
     }
 }
 
-/// Walks to the first pixels as [`super::header::Header`] does, but checks nothing on the way.
+/// Reads the chunks before the first pixels as [`super::header::Header`] does, but without its checks.
 pub(super) fn read(bytes: &[u8]) -> Result<Outline, ImageError> {
-    let mut chunks = Chunks::behind_signature(bytes)?;
+    let mut chunks = Chunks::after_signature(bytes)?;
     let (mut size, mut form, mut interlaced, mut palette) = ((0, 0), None, false, false);
     let mut first = true;
     loop {
@@ -65,7 +65,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Outline, ImageError> {
                 interlaced |= interlace != 0;
             }
             b"PLTE" => palette |= form.is_some_and(|form| form.colour == Colour::Palette),
-            // Text named so is taken for the header's field.
+            // A text of this name replaces the header's field.
             b"tEXt" | b"zTXt" | b"iTXt" => interlaced |= data.starts_with(b"interlace\0"),
             _ => {}
         }

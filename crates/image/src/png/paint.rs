@@ -1,11 +1,11 @@
-//! Putting pixels where they belong.
+//! Writes unfiltered rows to the picture.
 
 use super::passes::{Area, Pass};
 use super::unpack::Unpacker;
 use crate::picture::Shape;
 use crate::resize::Resizer;
 
-/// Hands rows on as they come, or holds the whole picture where they do not come in order.
+/// Passes rows on to the resizer, or holds the whole picture if its rows are not in order.
 pub(super) struct Painter<'a> {
     rows: &'a mut Resizer,
     unpacker: &'a Unpacker,
@@ -13,11 +13,11 @@ pub(super) struct Painter<'a> {
     area: Area,
     /// Bytes of a pixel.
     count: usize,
-    /// Rows that were handed on.
-    handed: u32,
-    /// Whether rows are passed over.
+    /// Rows that have been passed on.
+    written: u32,
+    /// True if rows are ignored.
     muted: bool,
-    /// The picture so far, and room for a row.
+    /// The picture so far, and a buffer of a row.
     held: Option<(Vec<u8>, Vec<u8>)>,
 }
 
@@ -30,7 +30,7 @@ impl<'a> Painter<'a> {
             shape,
             area,
             count,
-            handed: 0,
+            written: 0,
             muted: false,
             held: None,
         };
@@ -43,12 +43,12 @@ impl<'a> Painter<'a> {
         painter
     }
 
-    /// From now on, rows come that have been painted.
+    /// Ignores the rows that follow, which have been painted before.
     pub(super) fn mute(&mut self) {
         self.muted = true;
     }
 
-    /// Row `y` of a pass.
+    /// Paints row `y` of a pass.
     pub(super) fn paint(&mut self, pass: &Pass, y: u32, samples: &[u8]) {
         if self.muted {
             return;
@@ -57,8 +57,8 @@ impl<'a> Painter<'a> {
             self.scatter(pass, y, samples);
             return;
         }
-        while self.handed < self.area.top {
-            self.hand_black();
+        while self.written < self.area.top {
+            self.write_black();
         }
         let row = self.rows.row();
         let (left, width) = (
@@ -70,10 +70,10 @@ impl<'a> Painter<'a> {
         }
         self.unpacker.unpack(samples, &mut row[left..][..width]);
         self.rows.advance();
-        self.handed += 1;
+        self.written += 1;
     }
 
-    /// Pillow forgets where the frame lies if it is interlaced: it goes to the top left.
+    /// Like in Pillow, the frame's offset is ignored: an interlaced frame is at the top left.
     fn scatter(&mut self, pass: &Pass, y: u32, samples: &[u8]) {
         let Some((picture, line)) = &mut self.held else {
             return;
@@ -91,7 +91,7 @@ impl<'a> Painter<'a> {
         }
     }
 
-    /// Hands on what has not been.
+    /// Passes on the rest of the picture.
     pub(super) fn finish(mut self) {
         if let Some((picture, _)) = self.held.take() {
             for line in picture.chunks_exact(self.shape.width as usize * self.count) {
@@ -100,15 +100,15 @@ impl<'a> Painter<'a> {
             }
             return;
         }
-        while self.handed < self.shape.height {
-            self.hand_black();
+        while self.written < self.shape.height {
+            self.write_black();
         }
     }
 
-    fn hand_black(&mut self) {
+    fn write_black(&mut self) {
         blacken(self.rows.row(), self.unpacker, self.count);
         self.rows.advance();
-        self.handed += 1;
+        self.written += 1;
     }
 
     fn blacken(&self, row: &mut [u8]) {
@@ -124,7 +124,7 @@ fn blacken(row: &mut [u8], unpacker: &Unpacker, count: usize) {
     }
 }
 
-/// Pixels of N bytes to every `step`th place.
+/// Copies pixels of N bytes to every `step`th pixel of `row`.
 fn scatter<const N: usize>(line: &[u8], row: &mut [u8], step: usize) {
     for (to, from) in row
         .as_chunks_mut::<N>()

@@ -1,6 +1,6 @@
-//! Which rows come in which order.
+//! The passes of interlaced pictures (Adam7).
 
-/// Where pixels go: all of the picture, or a frame within it.
+/// The part of the picture that the pixels cover: all of it, or a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Area {
     pub left: u32,
@@ -9,7 +9,7 @@ pub(super) struct Area {
     pub height: u32,
 }
 
-/// Some columns of some rows, in steps.
+/// Every `step_x`th column of every `step_y`th row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Pass {
     pub left: u32,
@@ -22,7 +22,7 @@ pub(super) struct Pass {
     pub height: u32,
 }
 
-/// Left, top and the steps of Adam7.
+/// Left, top and the two steps of each pass.
 const ADAM7: [[u32; 4]; 7] = [
     [0, 0, 8, 8],
     [4, 0, 8, 8],
@@ -33,7 +33,7 @@ const ADAM7: [[u32; 4]; 7] = [
     [0, 1, 1, 2],
 ];
 
-/// The passes that have pixels, of which there is one at least.
+/// Returns the passes that have pixels, at least one.
 pub(super) fn of(width: u32, height: u32, interlaced: bool) -> Vec<Pass> {
     if !interlaced {
         return vec![Pass {

@@ -1,17 +1,17 @@
-//! Inflating rows.
+//! Inflates rows.
 //!
-//! Pillow inflates one row at a time from pieces of at most 65,536 bytes, never beyond a chunk, and looks at nothing behind
-//! the last row. What a damaged file comes to depends on that:
-//! - zlib reads on after a full row, up to the next byte of output, the end or an error, if the piece has that. So an
-//!   error directly behind the last row (such as a wrong Adler-32) is seen if it lies in the same piece.
-//! - The stream may end with a row if that is seen in the piece in which the row was completed. The rows that are missing
-//!   are black then. If it ends within a row or is seen to end later, more pixels are waited for.
-//! - No more rows are taken from a piece whose bytes have all been read, although zlib may hold some back: they come with
-//!   the next piece, without which the file is cut short.
+//! Pillow inflates one row at a time, from pieces of at most 65,536 bytes that are within one chunk, and reads nothing after
+//! the last row. The result for a damaged file depends on that:
+//! - After a full row zlib continues to the next byte of output, the end or an error, if that is in the same piece. So an
+//!   error directly after the last row (such as a wrong Adler-32) is noticed only if it is in the same piece.
+//! - The stream may end with a row if its end is noticed in the piece that completed the row; missing rows are then black.
+//!   If it ends within a row, or its end is noticed later, the file is refused unless more pixels follow.
+//! - Once all bytes of a piece have been read, rows that zlib still holds are returned only with the next piece. Without
+//!   one, the file is cut short.
 //!
-//! Short rows and short chunks make that slow. But far from the last row none of it matters, unless the stream ends there:
-//! so all but the last rows are inflated ahead, from many pieces to many rows, and a stream that turns out to end early is
-//! inflated once more in Pillow's way, to learn whether it may.
+//! That is slow for short rows and short chunks. It has no effect far from the last row, unless the stream ends there. So
+//! all but the last rows are inflated ahead, from many pieces to many rows. A stream that ends early is inflated a second
+//! time in Pillow's way, which decides whether it is refused.
 
 use flate2::{Decompress, FlushDecompress, Status};
 
@@ -26,17 +26,17 @@ use crate::error::ImageError;
 
 /// Bytes that are inflated at once, if a row is not longer.
 const BUFFER: u64 = 128 << 10;
-/// Bytes that are put together from short pieces.
+/// Limit of the bytes that are gathered from short pieces.
 const GATHERED: usize = 64 << 10;
-/// Bytes before the last rows that are not inflated ahead. zlib may hold back what a byte codes: 258 each bit at most.
+/// Bytes before the last rows that are not inflated ahead. zlib may hold the output of one byte: at most 258 for each bit.
 const MARGIN: u64 = 4 << 10;
 
-/// What [`read`] takes for rows of so many bytes, `Decompress` included.
+/// Returns the memory of [`read`] for rows of `row` bytes, `Decompress` included.
 pub(super) fn memory(row: u64) -> u64 {
     (row + 1).max(BUFFER) + row + GATHERED as u64 + (64 << 10)
 }
 
-/// Reads all rows, or those that the stream has if it may end with them.
+/// Reads all rows, or those before the end of a stream that may end early.
 pub(super) fn read<'a>(
     passes: &[Pass],
     form: Form,
@@ -58,31 +58,32 @@ pub(super) fn read<'a>(
     }
 }
 
+/// How reading ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
-    /// Not seen.
+    /// Neither the last row nor the end of the stream was reached.
     Open,
-    /// Of the last row.
+    /// All rows were read.
     Full,
-    /// Of the stream before that, seen where a row was completed.
+    /// The stream ended early, noticed where a row was completed.
     WithRow,
-    /// Of the stream, seen elsewhere.
+    /// The stream ended early, noticed elsewhere.
     Short,
 }
 
 struct RowReader<'p> {
-    /// Those to come; the first is being read.
+    /// The passes that are not complete; the first is being read.
     passes: &'p [Pass],
     form: Form,
     inflate: Decompress,
     buffer: Vec<u8>,
-    /// Bytes of the buffer that were inflated, from the beginning of a row.
+    /// Inflated bytes in the buffer, which begins with a row.
     filled: usize,
     /// The row before the buffer's first, or zeros.
     previous: Vec<u8>,
-    /// Rows of the pass that were read.
+    /// Rows of the pass that have been read.
     y: u32,
-    /// Bytes that are to be inflated ahead.
+    /// Bytes left to inflate ahead.
     ahead: u64,
 }
 
@@ -105,21 +106,21 @@ impl<'p> RowReader<'p> {
         }
     }
 
-    /// Reads all rows but the last few, and leaves the feed where it stopped.
+    /// Reads all rows but the last few, and leaves the feed where reading stopped.
     fn read_ahead(&mut self, feed: &mut Feed<'_>, painter: &mut Painter<'_>) -> Result<End, ImageError> {
         let mut gathered = Vec::new();
         while self.ahead > 0 {
             let mut next = feed.clone();
-            // Pillow may not come to read what is wrong here.
+            // Not an error: Pillow may stop before it reads this chunk.
             let Some(mut input) = next.gather(&mut gathered, GATHERED) else {
                 break;
             };
             let before = self.inflate.total_in();
             while self.ahead > 0 && !input.is_empty() {
-                let room = usize::try_from(self.ahead)
+                let output_bytes = usize::try_from(self.ahead)
                     .unwrap_or(usize::MAX)
                     .min(self.buffer.len() - self.filled);
-                let (read, written, status) = self.inflate(input, room)?;
+                let (read, written, status) = self.inflate(input, output_bytes)?;
                 input = &input[read..];
                 self.ahead = self.ahead.saturating_sub(written as u64);
                 self.take_rows(painter)?;
@@ -130,7 +131,7 @@ impl<'p> RowReader<'p> {
             if input.is_empty() {
                 *feed = next;
             } else {
-                feed.pass_over(self.inflate.total_in() - before);
+                feed.skip(self.inflate.total_in() - before);
             }
         }
         Ok(End::Open)
@@ -165,10 +166,10 @@ impl<'p> RowReader<'p> {
         }
     }
 
-    /// How much was read and written, and what came of it.
-    fn inflate(&mut self, input: &[u8], room: usize) -> Result<(usize, usize, Status), ImageError> {
+    /// Inflates up to `output_bytes` to the buffer. Returns the bytes read, the bytes written and the status.
+    fn inflate(&mut self, input: &[u8], output_bytes: usize) -> Result<(usize, usize, Status), ImageError> {
         let (read, written) = (self.inflate.total_in(), self.inflate.total_out());
-        let output = &mut self.buffer[self.filled..][..room];
+        let output = &mut self.buffer[self.filled..][..output_bytes];
         let status = self.inflate.decompress(input, output, FlushDecompress::None);
         let status = status.map_err(|error| refusal(format!("its pixels cannot be inflated: {error}")))?;
         let (read, written) = (self.inflate.total_in() - read, self.inflate.total_out() - written);
@@ -179,14 +180,14 @@ impl<'p> RowReader<'p> {
         Ok((read as usize, written as usize, status))
     }
 
-    /// Bytes of the row that is being read, its filter's included. None is left when all were read.
+    /// Returns the bytes of the current row, its filter's included; `None` after the last row.
     fn row_length(&self) -> Option<usize> {
         self.passes
             .first()
             .map(|pass| self.form.row_bytes(pass.width) as usize + 1)
     }
 
-    /// Bytes that the row lacks.
+    /// Returns the bytes that the current row lacks.
     fn row_rest(&self) -> usize {
         self.row_length().map_or(0, |length| length.saturating_sub(self.filled))
     }

@@ -1,4 +1,4 @@
-//! Whole files of a few pixels: which are opened, and which refused.
+//! Files of a few pixels are opened and refused as Pillow does.
 
 use std::io::Write;
 
@@ -8,7 +8,7 @@ use flate2::write::ZlibEncoder;
 use super::*;
 use crate::picture::Channels;
 
-/// A chunk with its checksum.
+/// Returns a chunk with its checksum.
 fn chunk(name: &[u8; 4], data: &[u8]) -> Vec<u8> {
     let length = data.len() as u32;
     let mut hasher = crc32fast::Hasher::new();
@@ -35,7 +35,7 @@ fn file(chunks: &[Vec<u8>]) -> Vec<u8> {
     [&b"\x89PNG\r\n\x1a\n"[..], &chunks.concat()].concat()
 }
 
-/// A header of 2x2 grey pixels, some chunks, the pixels, others, and the end.
+/// Returns a file of 2x2 grey pixels with chunks before and after the pixels.
 fn grey(before: &[Vec<u8>], stream: &[u8], behind: &[Vec<u8>]) -> Vec<u8> {
     file(&[
         ihdr(2, 2, 8, 0, 0),
@@ -97,7 +97,7 @@ fn cgbi_is_named() {
 }
 
 #[test]
-fn rows_of_memory_are_enough_without_interlacing() {
+fn only_interlaced_pictures_are_held() {
     let bytes = file(&[ihdr(8192, 8192, 16, 6, 0), chunk(b"IDAT", b"")]);
     assert!(open(&bytes).unwrap().memory() < 500_000);
     let bytes = file(&[ihdr(8192, 8192, 16, 6, 1), chunk(b"IDAT", b"")]);
@@ -141,7 +141,7 @@ fn a_long_stream_may_end_with_a_row_too() {
     let row = [0; 100];
     let stream = deflated(&row.repeat(500));
     assert!(opens(&file(&[header.clone(), chunk(b"IDAT", &stream)])));
-    // Seen to end with the next piece.
+    // The end is noticed in the next piece.
     let (head, tail) = stream.split_at(stream.len() - 1);
     assert!(!opens(&file(&[
         header.clone(),
@@ -158,11 +158,11 @@ fn unknown_filters_are_refused() {
 }
 
 #[test]
-fn the_end_may_lack_but_not_within_a_chunk() {
+fn the_end_chunk_may_be_missing_but_no_chunk_may_be_cut() {
     let pixels = chunk(b"IDAT", &deflated(&ROWS));
     let whole = file(&[ihdr(2, 2, 8, 0, 0), pixels, chunk(b"tEXt", b"key\0value")]);
     for cut in 0..=whole.len() {
-        // Within the text's data, the last row or what comes before it.
+        // Refused if cut within the text's data, or within the last row or before it.
         let data = whole.len() - 4 - 9;
         let refused = cut < data - 8 - 4 - 5 || (cut >= data && cut < data + 9);
         if cut < data - 8 - 4 - 5 || cut >= data - 8 {
@@ -188,7 +188,7 @@ fn pixels_may_be_empty_or_split_but_not_interrupted() {
 }
 
 #[test]
-fn pixels_before_the_header_are_passed_over() {
+fn pixels_before_the_header_are_skipped() {
     let pixels = chunk(b"IDAT", &deflated(&ROWS));
     assert!(opens(&file(&[
         chunk(b"IDAT", b"abc"),
@@ -220,7 +220,7 @@ fn names_of_chunks_are_letters_digits_or_underscores() {
     let stream = deflated(&ROWS);
     assert!(opens(&grey(&[chunk(b"a_0Z", b"")], &stream, &[])));
     assert!(!opens(&grey(&[chunk(b"a-0Z", b"")], &stream, &[])));
-    // Behind the pixels, that is the end.
+    // After the pixels, it ends the file.
     assert!(opens(&grey(&[], &stream, &[chunk(b"a-0Z", b"")])));
 }
 
@@ -247,7 +247,7 @@ fn palettes_may_be_short_but_not_long() {
         assert_eq!(opens(&bytes), fine, "{entries} colours");
     }
     assert!(opens(&file(&[ihdr(2, 2, 8, 3, 0), chunk(b"IDAT", &deflated(&ROWS))])));
-    // A single transparent colour is looked up.
+    // Pillow looks a single transparent colour up in the palette.
     let transparent = chunk(b"tRNS", &[0]);
     assert!(!opens(&file(&[
         ihdr(2, 2, 8, 3, 0),
@@ -256,23 +256,26 @@ fn palettes_may_be_short_but_not_long() {
     ])));
 }
 
-/// Of the first frame.
+/// Returns a frame control chunk.
 fn fctl(sequence: u32, [width, height, left, top]: [u32; 4]) -> Vec<u8> {
     let numbers = [sequence, width, height, left, top].map(u32::to_be_bytes).concat();
     chunk(b"fcTL", &[&numbers[..], &[0, 1, 0, 1, 0, 0]].concat())
 }
 
+fn fdat(sequence: u32, pixels: &[u8]) -> Vec<u8> {
+    chunk(b"fdAT", &[&sequence.to_be_bytes()[..], pixels].concat())
+}
+
 #[test]
-fn frames_lie_within_the_picture_and_in_order() {
+fn frames_are_within_the_picture_and_in_order() {
     let one = deflated(&[0, 9]);
     assert!(opens(&grey(&[fctl(0, [1, 1, 1, 1])], &one, &[])));
     assert!(!opens(&grey(&[fctl(1, [1, 1, 1, 1])], &one, &[])));
     assert!(!opens(&grey(&[fctl(0, [2, 1, 1, 1])], &one, &[])));
     assert!(!opens(&grey(&[fctl(0, [1, 0, 1, 1])], &one, &[])));
-    let frame = |sequence: u32| chunk(b"fdAT", &[&sequence.to_be_bytes()[..], &one].concat());
     let header = [ihdr(2, 2, 8, 0, 0), fctl(0, [1, 1, 0, 0])].concat();
-    assert!(opens(&file(&[header.clone(), frame(1)])));
-    assert!(!opens(&file(&[header, frame(2)])));
+    assert!(opens(&file(&[header.clone(), fdat(1, &one)])));
+    assert!(!opens(&file(&[header, fdat(2, &one)])));
 }
 
 #[test]
@@ -287,7 +290,7 @@ fn an_animation_is_read_up_to_its_second_frame() {
 
 #[test]
 fn interlaced_pictures_have_the_rows_of_their_passes() {
-    // Four rows of a pixel or two: passes 1, 6 and 7 of 2x2 pixels.
+    // Passes 1, 6 and 7 of 2x2 pixels have one row each.
     let rows = [0, 1, 0, 2, 0, 3, 4];
     assert!(opens(&file(&[ihdr(2, 2, 8, 0, 1), chunk(b"IDAT", &deflated(&rows))])));
     assert!(!opens(&file(&[
@@ -302,7 +305,7 @@ fn interlaced_pictures_have_the_rows_of_their_passes() {
 }
 
 #[test]
-fn texts_may_stand_for_fields() {
+fn texts_may_replace_fields() {
     let stream = deflated(&ROWS);
     assert!(!opens(&grey(&[chunk(b"tEXt", b"bbox\0x")], &stream, &[])));
     assert!(!opens(&grey(&[chunk(b"tEXt", b"transparency\0x")], &stream, &[])));
@@ -315,7 +318,7 @@ fn texts_may_stand_for_fields() {
 }
 
 #[test]
-fn no_byte_makes_it_panic() {
+fn no_byte_causes_a_panic() {
     let parts = [
         fctl(0, [2, 2, 0, 0]),
         chunk(b"iTXt", b"k\0\0\0en\0t\0v"),

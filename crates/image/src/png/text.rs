@@ -1,4 +1,4 @@
-//! Texts and colour profiles. They are not kept, but what Pillow refuses in them is refused.
+//! Checks texts and colour profiles as Pillow does. Their content is not used.
 
 use std::str;
 
@@ -7,11 +7,11 @@ use flate2::{Decompress, FlushDecompress, Status};
 use super::refusal;
 use crate::error::ImageError;
 
-/// The most bytes that a compressed text or profile may inflate to.
+/// Limit of the bytes that a compressed text or profile inflates to.
 const LIMIT: usize = 1 << 20;
 const BUFFER: usize = 16 << 10;
 
-/// What inflating a text takes, `Decompress` included.
+/// The memory of inflating a text, `Decompress` included, in bytes.
 pub(super) const MEMORY: u64 = (BUFFER + (64 << 10)) as u64;
 
 #[derive(Debug, PartialEq, Eq)]
@@ -21,16 +21,16 @@ pub(super) struct Text<'a> {
     pub characters: u64,
 }
 
-/// iCCP: a name, the compression method and the profile.
+/// Checks iCCP: a name, the compression method and the profile.
 pub(super) fn profile(data: &[u8]) -> Result<(), ImageError> {
-    let behind = data.iter().position(|byte| *byte == 0).map_or(0, |at| at + 1);
-    match data.get(behind..).and_then(<[u8]>::split_first) {
+    let name_end = data.iter().position(|byte| *byte == 0).map_or(0, |at| at + 1);
+    match data.get(name_end..).and_then(<[u8]>::split_first) {
         Some((0, profile)) => inflate(profile).map(drop),
         _ => Err(refusal("the compression method of its chunk iCCP is unknown")),
     }
 }
 
-/// tEXt: a key and a value.
+/// Reads tEXt: a key and a value.
 pub(super) fn plain(data: &[u8]) -> Option<Text<'_>> {
     let (key, value) = split(data).unwrap_or((data, b""));
     (!key.is_empty()).then_some(Text {
@@ -39,7 +39,7 @@ pub(super) fn plain(data: &[u8]) -> Option<Text<'_>> {
     })
 }
 
-/// zTXt: a key, the compression method and a value. A value that cannot be inflated counts as empty.
+/// Reads zTXt: a key, the compression method and a value. A value that cannot be inflated counts as empty.
 pub(super) fn compressed(data: &[u8]) -> Result<Option<Text<'_>>, ImageError> {
     let (key, value) = split(data).unwrap_or((data, b""));
     let value = match value {
@@ -47,11 +47,11 @@ pub(super) fn compressed(data: &[u8]) -> Result<Option<Text<'_>>, ImageError> {
         [0, value @ ..] => value,
         _ => return Err(refusal("the compression method of its chunk zTXt is unknown")),
     };
-    let characters = inflate(value)?.map_or(0, |tally| tally.bytes);
+    let characters = inflate(value)?.map_or(0, |count| count.bytes);
     Ok((!key.is_empty()).then_some(Text { key, characters }))
 }
 
-/// iTXt: a key, two flags, a language, a translated key and a value. One that is damaged is passed over.
+/// Reads iTXt: a key, two flags, a language, a translated key and a value. A damaged one is ignored.
 pub(super) fn international(data: &[u8]) -> Result<Option<Text<'_>>, ImageError> {
     let Some((key, [flag, method, rest @ ..])) = split(data) else {
         return Ok(None);
@@ -62,15 +62,15 @@ pub(super) fn international(data: &[u8]) -> Result<Option<Text<'_>>, ImageError>
     let Some((translated, value)) = split(rest) else {
         return Ok(None);
     };
-    let tally = match (flag, method) {
-        (0, _) => Some(Tally::of(value)),
+    let count = match (flag, method) {
+        (0, _) => Some(TextCount::of(value)),
         (_, 0) => inflate(value)?,
         _ => None,
     };
     let valid = str::from_utf8(language).is_ok() && str::from_utf8(translated).is_ok();
-    Ok(tally.filter(|tally| valid && tally.is_utf8()).map(|tally| Text {
+    Ok(count.filter(|count| valid && count.is_utf8()).map(|count| Text {
         key,
-        characters: tally.characters,
+        characters: count.characters,
     }))
 }
 
@@ -79,51 +79,51 @@ fn split(data: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((&data[..at], &data[at + 1..]))
 }
 
-/// Counts what the data inflates to, or as much of it as there is. None if it is damaged.
-fn inflate(data: &[u8]) -> Result<Option<Tally>, ImageError> {
+/// Counts the text that the data inflates to, as far as the data goes. `None` if it is damaged.
+fn inflate(data: &[u8]) -> Result<Option<TextCount>, ImageError> {
     let mut inflate = Decompress::new(true);
     let mut buffer = vec![0; BUFFER];
-    let mut tally = Tally::default();
+    let mut count = TextCount::default();
     let (mut data, mut left) = (data, LIMIT);
     loop {
-        let room = left.min(BUFFER);
+        let output_bytes = left.min(BUFFER);
         let (read, written) = (inflate.total_in(), inflate.total_out());
-        let Ok(status) = inflate.decompress(data, &mut buffer[..room], FlushDecompress::None) else {
+        let Ok(status) = inflate.decompress(data, &mut buffer[..output_bytes], FlushDecompress::None) else {
             return Ok(None);
         };
         let read = (inflate.total_in() - read) as usize;
         let written = (inflate.total_out() - written) as usize;
         data = &data[read..];
         left -= written;
-        tally.add(&buffer[..written]);
+        count.add(&buffer[..written]);
         if status == Status::StreamEnd {
-            return Ok(Some(tally));
+            return Ok(Some(count));
         }
         if left == 0 && !data.is_empty() {
-            return Err(refusal("a compressed text or profile of it is too long"));
+            return Err(refusal("it has a compressed text or profile that is too long"));
         }
-        if left == 0 || (data.is_empty() && written < room) || (read == 0 && written == 0) {
-            return Ok(Some(tally));
+        if left == 0 || (data.is_empty() && written < output_bytes) || (read == 0 && written == 0) {
+            return Ok(Some(count));
         }
     }
 }
 
-/// Of a text that comes in pieces.
+/// Counts the characters of a text in pieces, and checks that it is UTF-8.
 #[derive(Debug, Default)]
-struct Tally {
+struct TextCount {
     bytes: u64,
     characters: u64,
-    /// What is no UTF-8 was met.
+    /// True if the text is not UTF-8.
     broken: bool,
-    /// The first bytes of a character, of which the others have not come.
+    /// The first bytes of an incomplete character.
     begun: Vec<u8>,
 }
 
-impl Tally {
+impl TextCount {
     fn of(text: &[u8]) -> Self {
-        let mut tally = Self::default();
-        tally.add(text);
-        tally
+        let mut count = Self::default();
+        count.add(text);
+        count
     }
 
     fn add(&mut self, piece: &[u8]) {
@@ -159,20 +159,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn utf8_is_judged_across_pieces() {
+    fn utf8_is_checked_across_pieces() {
         let text = "a\u{e4}\u{4e16}\u{1f600}".as_bytes();
         for at in 0..=text.len() {
             for to in at..=text.len() {
-                let mut tally = Tally::default();
+                let mut count = TextCount::default();
                 for piece in [&text[..at], &text[at..to], &text[to..]] {
-                    tally.add(piece);
+                    count.add(piece);
                 }
-                assert_eq!((tally.is_utf8(), tally.characters), (true, 4), "split at {at} and {to}");
+                assert_eq!((count.is_utf8(), count.characters), (true, 4), "split at {at} and {to}");
             }
         }
-        assert!(!Tally::of(&text[..text.len() - 1]).is_utf8());
-        assert!(!Tally::of(b"\xED\xA0\x80").is_utf8());
-        assert!(!Tally::of(b"\xFF").is_utf8());
+        assert!(!TextCount::of(&text[..text.len() - 1]).is_utf8());
+        assert!(!TextCount::of(b"\xED\xA0\x80").is_utf8());
+        assert!(!TextCount::of(b"\xFF").is_utf8());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Undoing the filters of rows.
+//! Reverses the filters of rows.
 
 use std::array;
 
@@ -6,7 +6,7 @@ use super::form::Form;
 use super::refusal;
 use crate::error::ImageError;
 
-/// `row` begins with the filter's number, `above` does not.
+/// Reverses the filter of `row`, which begins with the filter's number; `above` does not.
 pub(super) fn unfilter(row: &mut [u8], above: &[u8], form: Form) -> Result<(), ImageError> {
     let Some((filter, row)) = row.split_first_mut() else {
         return Ok(());
@@ -21,7 +21,7 @@ pub(super) fn unfilter(row: &mut [u8], above: &[u8], form: Form) -> Result<(), I
     }
 }
 
-/// For pixels of N bytes, or of less than one.
+/// As [`unfilter`], for pixels of N bytes, or of less than one byte if N is 1.
 fn undo<const N: usize>(filter: u8, row: &mut [u8], above: &[u8]) -> Result<(), ImageError> {
     match filter {
         0 => {}
@@ -73,8 +73,8 @@ fn paeth<const N: usize>(row: &mut [u8], above: &[u8]) {
     }
 }
 
-/// Which of three neighbours is nearest to left + above - corner. This says the same as the standard's comparison of
-/// distances in fewer steps that depend on `left`.
+/// Returns the neighbour nearest to left + above - corner. Equivalent to the standard's comparison of distances, with fewer
+/// steps that depend on `left`.
 #[inline(always)]
 fn nearest(left: i16, above: i16, corner: i16) -> i16 {
     let (low, high) = (left.min(above), left.max(above));
@@ -83,7 +83,7 @@ fn nearest(left: i16, above: i16, corner: i16) -> i16 {
     if threshold <= low { high } else { other }
 }
 
-/// All samples of a pixel at once: clearly faster but for pixels of one byte.
+/// All samples of a pixel at once: faster except for pixels of one byte.
 #[cfg(target_arch = "x86_64")]
 mod sse2 {
     use std::arch::x86_64::*;
@@ -100,7 +100,7 @@ mod sse2 {
             let (low, high) = (_mm_min_epi16(left, above), _mm_max_epi16(left, above));
             let other = pick(_mm_cmpgt_epi16(high, threshold), corner, low);
             let nearest = pick(_mm_cmpgt_epi16(threshold, low), other, high);
-            // The lanes' high bytes are zero: adding bytes adds modulo 256.
+            // The lanes' high bytes are zero, so that adding bytes adds modulo 256.
             left = _mm_add_epi8(_mm_unpacklo_epi8(load(pixel), zero), nearest);
             corner = above;
             store(_mm_packus_epi16(left, zero), pixel);
@@ -113,7 +113,7 @@ mod sse2 {
         _mm_or_si128(_mm_and_si128(mask, yes), _mm_andnot_si128(mask, no))
     }
 
-    /// N is 8 at most.
+    /// N is at most 8.
     #[inline]
     #[target_feature(enable = "sse2")]
     fn load<const N: usize>(pixel: &[u8; N]) -> __m128i {
@@ -134,7 +134,7 @@ mod tests {
     use super::*;
     use crate::png::form::Colour;
 
-    /// As the standard puts it.
+    /// The predictor as the standard defines it.
     fn nearest_of_standard(left: i16, above: i16, corner: i16) -> i16 {
         let estimate = left + above - corner;
         let (far_left, far_above) = ((estimate - left).abs(), (estimate - above).abs());
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn the_short_paeth_is_the_standards() {
+    fn the_short_predictor_equals_the_standards() {
         for left in (0..256).step_by(5) {
             for above in 0..256 {
                 for corner in 0..256 {
@@ -157,7 +157,7 @@ mod tests {
         }
     }
 
-    /// A row of each size of pixels by both ways of Paeth.
+    /// Compares the vector and the scalar Paeth filter for pixels of N bytes.
     fn both_paeths<const N: usize>(samples: &[u8], above: &[u8]) {
         let (mut fast, mut slow) = (samples.to_vec(), samples.to_vec());
         assert!(undo::<N>(4, &mut fast, above).is_ok());
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn paeth_is_the_same_for_all_pixels() {
+    fn the_vector_paeth_equals_the_scalar_one() {
         let samples: Vec<u8> = (0..480_u32).map(|i| ((i * i * 7) >> 3) as u8).collect();
         let above: Vec<u8> = (0..480_u32).map(|i| ((i * i * 5) >> 2) as u8).collect();
         both_paeths::<2>(&samples, &above);
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn each_filter_is_undone() {
+    fn each_filter_is_reversed() {
         let form = Form {
             depth: 8,
             colour: Colour::GreyAlpha,

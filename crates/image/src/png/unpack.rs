@@ -1,4 +1,4 @@
-//! From samples to pixels of 8 bits.
+//! Converts samples to pixels of 8 bits a channel.
 
 use super::form::{Colour, Form};
 use super::refusal;
@@ -10,27 +10,27 @@ type Rgbx = [u8; 4];
 
 type Table = [Rgbx; 256];
 
-/// What an unpacker takes.
+/// The memory of an unpacker, in bytes.
 pub(super) const MEMORY: u64 = size_of::<Table>() as u64;
 
 pub(super) struct Unpacker {
     form: Form,
-    /// Pixels are looked up here.
+    /// The colour of each value, if pixels are mapped by a palette.
     table: Option<Box<Table>>,
 }
 
 impl Unpacker {
-    /// Colours that a palette lacks are black.
+    /// Returns an unpacker. Colours that a palette lacks are black.
     pub(super) fn new(form: Form, palette: Option<&[u8]>) -> Result<Self, ImageError> {
         if form.colour != Colour::Palette && palette.is_none() {
             return Ok(Self { form, table: None });
         }
         let colours = palette.unwrap_or_default().as_chunks::<3>().0;
         if !form.takes_palette() || colours.len() > 256 {
-            return Err(refusal("its palette is too long or does not go with its pixels"));
+            return Err(refusal("its palette is too long or does not fit its colour type"));
         }
         let mut table = Box::new([[0; 4]; 256]);
-        // Grey values are spread first.
+        // Grey values are scaled to 8 bits before they are mapped.
         let step = if form.colour == Colour::Grey {
             255 / ((1 << form.depth) - 1)
         } else {
@@ -56,12 +56,12 @@ impl Unpacker {
         }
     }
 
-    /// A pixel whose samples are zero, as those are that a file lacks. Of grey, only the first byte counts.
+    /// Returns the pixel of zero samples, which stands for missing rows. For grey, only the first byte is used.
     pub(super) fn black(&self) -> Rgbx {
         self.table.as_ref().map_or([0; 4], |table| table[0])
     }
 
-    /// Writes a row, or a part of one.
+    /// Converts a row, or a part of one.
     pub(super) fn unpack(&self, samples: &[u8], out: &mut [u8]) {
         if let Some(table) = &self.table {
             return self.look_up(samples, table, out.as_chunks_mut().0);
@@ -100,10 +100,10 @@ impl Unpacker {
     }
 }
 
-/// The grey values of 4 bits.
+/// The levels of grey of 4 bits.
 const SIXTEEN: [u8; 16] = [0, 17, 34, 51, 68, 85, 102, 119, 136, 153, 170, 187, 204, 221, 238, 255];
 
-/// From bytes that hold N pixels each, the first in the highest bits, by way of a table of all values.
+/// Maps bytes of N pixels each, the first in the highest bits, by a table of all values.
 fn spread<const N: usize, T: Copy>(samples: &[u8], table: &[T], out: &mut [T]) {
     let bits = 8 / N;
     let mask = (1 << bits) - 1;
@@ -115,7 +115,7 @@ fn spread<const N: usize, T: Copy>(samples: &[u8], table: &[T], out: &mut [T]) {
     }
 }
 
-/// 16 bits of grey: Pillow clips them rather than scaling them.
+/// Converts 16 bits of grey. Like Pillow, it clips instead of scaling.
 fn clip(samples: &[u8], out: &mut [u8]) {
     for (out, &[high, low]) in out.iter_mut().zip(samples.as_chunks().0) {
         *out = if high == 0 { low } else { 255 };
@@ -128,14 +128,14 @@ fn first_bytes<const N: usize>(samples: &[u8], out: &mut [u8]) {
     }
 }
 
-/// Of pixels of N bytes, two each sample.
+/// Keeps the high bytes of pixels of N bytes, two for each sample.
 fn high_bytes<const N: usize>(samples: &[u8], out: &mut [Rgbx]) {
     for (out, pixel) in out.iter_mut().zip(samples.as_chunks::<N>().0) {
         *out = [pixel[0], pixel[2], pixel[4], 0];
     }
 }
 
-/// Four pixels at a time, as three words that become four; what lands in the fourth bytes does not matter.
+/// Converts RGB to RGBX, four pixels at a time: three words become four. The fourth byte of a pixel is arbitrary.
 fn widen(samples: &[u8], out: &mut [Rgbx]) {
     let (twelves, rest) = samples.as_chunks::<12>();
     let (fours, rest_out) = out.split_at_mut((twelves.len() * 4).min(out.len()));
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn grey_is_looked_up_after_it_was_spread() {
+    fn grey_is_scaled_before_it_is_mapped() {
         let mut palette = [0; 768];
         palette[85 * 3..][..3].copy_from_slice(&[1, 2, 3]);
         assert_eq!(unpacked::<4>(2, 0, Some(&palette), &[0b0100_0000]), [1, 2, 3, 0]);

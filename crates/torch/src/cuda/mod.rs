@@ -1,4 +1,4 @@
-//! One GPU's streams and graphs, and a kernel of our own.
+//! A GPU's streams and graphs, and our own pooling kernel.
 
 mod pool;
 mod shim;
@@ -12,48 +12,49 @@ use self::shim::{Handle, Shim, Stream, check};
 use super::accelerator::{Accelerator, Recorded, STREAMS, Search, Work};
 use crate::error::Result;
 
-/// A GPU of NVIDIA's.
+/// An NVIDIA GPU.
 pub(super) struct CudaDevice {
     shim: &'static Shim,
     streams: Vec<Stream>,
-    /// The memory of its graphs, which never run at the same time.
+    /// The memory pool of its graphs, which never run at the same time.
     memory: Mutex<[u64; 2]>,
     pool: PoolKernel,
 }
 
 impl CudaDevice {
-    /// The GPU with this index; libtorch_cuda.so must have been loaded.
+    /// Opens the GPU with this index; libtorch_cuda.so must have been loaded.
     ///
     /// # Errors
-    /// An error if libtorch is another version, or the driver refuses.
+    /// An error if libtorch has another version, or the driver fails.
     pub fn new(index: usize) -> Result<Self> {
         let shim = Shim::get()?;
-        // SAFETY: it takes nothing.
+        // SAFETY: the function has no parameters.
         check(unsafe { (shim.exact_f32)() })?;
-        let stream = |_| {
-            // SAFETY: `new` gives room for one pointer.
+        let mut streams = Vec::with_capacity(STREAMS);
+        for _ in 0..STREAMS {
+            // SAFETY: `new` passes the address of one pointer.
             let stream = Handle::new(shim.stream_free, |stream| unsafe {
                 (shim.stream_new)(index as i32, stream)
             });
-            stream.map(Stream)
-        };
+            streams.push(Stream(stream?));
+        }
         Ok(Self {
             shim,
-            streams: (0..STREAMS).map(stream).collect::<Result<_, _>>()?,
+            streams,
             memory: Mutex::new(new_memory(shim)?),
             pool: PoolKernel::load(shim)?,
         })
     }
 
-    /// Records in memory that earlier recordings share, whose output it gives with the graph.
+    /// Records `work` in a memory pool that recordings share. Returns its output and the graph.
     fn capture(&self, memory: [u64; 2], work: &Work) -> Result<(Tensor, Handle)> {
         let shim = self.shim;
-        // SAFETY: the memory is named by the shim, and `new` gives room for one pointer.
+        // SAFETY: `memory` is a pool of the shim's, and `new` passes the address of one pointer.
         let graph = Handle::new(shim.graph_free, |graph| unsafe {
             (shim.graph_begin)(memory.as_ptr(), graph)
         })?;
         let output = work();
-        // SAFETY: the handle is a graph's, and recording has begun. It must end whatever the work said.
+        // SAFETY: the handle is a graph's, and recording has begun. It must end even if the work failed.
         let ended = check(unsafe { (shim.graph_end)(memory.as_ptr(), graph.get()) });
         let output = output?;
         ended?;
@@ -63,20 +64,21 @@ impl CudaDevice {
 
 fn new_memory(shim: &Shim) -> Result<[u64; 2]> {
     let mut memory = [0; 2];
-    // SAFETY: there is room for two numbers.
+    // SAFETY: the function writes two numbers.
     check(unsafe { (shim.pool_new)(memory.as_mut_ptr()) })?;
     Ok(memory)
 }
 
-/// libtorch looks for algorithms while a setting of the whole process says so; one thread at a time has it say so.
+/// Held while libtorch's setting of the algorithms' choice is changed, which is that of the whole process.
 static SEARCHING: Mutex<()> = Mutex::new(());
 
+/// Runs `work` while algorithms are chosen by `search`.
 fn searching<T>(search: Search, work: impl FnOnce() -> T) -> T {
     let _turn = SEARCHING.lock().unwrap_or_else(PoisonError::into_inner);
     Cuda::cudnn_set_benchmark(search == Search::Measured);
-    let done = work();
+    let result = work();
     Cuda::cudnn_set_benchmark(false);
-    done
+    result
 }
 
 impl Accelerator for CudaDevice {
@@ -87,13 +89,13 @@ impl Accelerator for CudaDevice {
 
     fn wait(&self, stream: usize, other: usize) -> Result<()> {
         let (stream, other) = (&self.streams[stream].0, &self.streams[other].0);
-        // SAFETY: both handles are streams' of one device.
+        // SAFETY: both handles are streams of one device.
         check(unsafe { (self.shim.stream_wait)(stream.get(), other.get()) })
     }
 
     fn record(&self, search: Search, before: &dyn Fn() -> Result<()>, work: Work) -> Result<Recorded> {
-        // The algorithms are chosen when an operation is first run by this thread, and only now looked for: not while
-        // requests wait.
+        // Algorithms are chosen when this thread first runs an operation. They are measured only here, not while requests
+        // wait.
         searching(search, || {
             before()?;
             drop(work()?);
@@ -102,16 +104,15 @@ impl Accelerator for CudaDevice {
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
         let captured = self.capture(*memory, &work);
         if captured.is_err() {
-            // What the allocator makes of that memory now is uncertain.
+            // After a failure the state of the pool is undefined.
             *memory = new_memory(self.shim)?;
         }
         let (output, graph) = captured?;
         let shim = self.shim;
-        // SAFETY: the handle is that of a recorded graph.
-        let replay = move || check(unsafe { (shim.graph_replay)(graph.get()) });
         Ok(Recorded {
             output,
-            replay: Box::new(replay),
+            // SAFETY: the handle is that of a recorded graph.
+            replay: Box::new(move || check(unsafe { (shim.graph_replay)(graph.get()) })),
         })
     }
 

@@ -1,11 +1,11 @@
-// 2x2 max pooling of 16-bit floats that lie channels last and are not negative, as they are after a ReLU: bits of such
-// numbers are in the order of signed integers, of f16 and of bf16, and -0 is below them.
+// 2x2 max pooling of 16-bit floats, channels last, that are not negative, as after a ReLU. As signed integers the bits of
+// such numbers, of f16 and of bf16, have the same order, and -0 is less than all of them.
 //
-// libtorch's own pooling also writes where each maximum was, 8 bytes for each of 2; this writes nothing else, and moves 16
-// bytes at a time. `pool.ptx` is what CUDA's compiler makes of it: see `compile-pool`.
+// libtorch's own pooling also writes the index of each maximum, 8 bytes for each 2-byte value. This one writes only the
+// values, and moves 16 bytes at a time. `compile-pool` compiles it to `pool.ptx`.
 //
-// `columns` are those of a row of the result, `chunks` the groups of 8 channels. The rows of all pictures follow one
-// another, an even number for each, so the two rows above each other are 2i and 2i + 1.
+// `columns` are those of a row of the result, `chunks` the groups of 8 channels. The rows of all pictures are contiguous, an
+// even number for each, so that the rows 2i and 2i + 1 are pooled together.
 extern "C" __global__ void headswap_pool(const uint4* input, uint4* output, unsigned total, unsigned columns,
                                          unsigned chunks) {
   const unsigned index = blockIdx.x * blockDim.x + threadIdx.x;

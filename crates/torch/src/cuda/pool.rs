@@ -1,4 +1,4 @@
-//! `pool.cu` as Rust sees it.
+//! The interface to `pool.cu`.
 
 use tch::{Kind, Tensor};
 
@@ -6,7 +6,7 @@ use super::shim::{Shim, check};
 use crate::accelerator::torch_max_pool;
 use crate::error::Result;
 
-/// What CUDA's compiler made of `pool.cu`, for the driver to compile further; a C string.
+/// The PTX of `pool.cu`, which the driver compiles; a C string.
 const PTX: &str = concat!(include_str!("pool.ptx"), "\0");
 
 /// The kernel.
@@ -18,7 +18,7 @@ pub(super) struct PoolKernel {
 impl PoolKernel {
     pub fn load(shim: &'static Shim) -> Result<Self> {
         let mut kernel = std::ptr::null_mut();
-        // SAFETY: the text ends with a zero, and there is room for one pointer.
+        // SAFETY: the text ends with a zero, and the function writes one pointer.
         check(unsafe { (shim.kernel_load)(PTX.as_ptr().cast(), &raw mut kernel) })?;
         Ok(Self {
             shim,
@@ -26,8 +26,8 @@ impl PoolKernel {
         })
     }
 
-    /// 2x2 max pooling of `[N, C, H, W]`, which is not negative, by the kernel if it takes them: 16-bit floats, channels
-    /// last, of which there are a multiple of eight. Else by libtorch.
+    /// Returns the 2x2 max pooling of `[N, C, H, W]`, which must not be negative. The kernel computes maps of 16-bit floats,
+    /// channels last, whose sides are even and whose channels are a multiple of eight; libtorch computes others.
     pub fn run(&self, maps: &Tensor) -> Result<Tensor> {
         let input = maps.f_permute([0, 2, 3, 1])?;
         let &[pictures, height, width, channels] = &input.size()[..] else {
@@ -41,8 +41,8 @@ impl PoolKernel {
         }
         let (rows, columns) = (pictures * height / 2, width / 2);
         let output = Tensor::f_empty([pictures, height / 2, columns, channels], (maps.kind(), maps.device()))?;
-        // SAFETY: both tensors are contiguous memory of the device with the sizes that the kernel is told, and aligned as
-        // libtorch aligns. The kernel runs in the stream in which they were taken.
+        // SAFETY: both tensors are contiguous device memory of the sizes passed, with libtorch's alignment. The kernel runs
+        // in the stream in which they were allocated.
         check(unsafe {
             (self.shim.kernel_run)(
                 std::ptr::with_exposed_provenance_mut(self.kernel),

@@ -1,7 +1,8 @@
-// Streams, graphs and a kernel of CUDA as C functions: what libtorch has in C++ alone.
+// C functions for CUDA's streams, graphs and a kernel, which libtorch offers only in C++.
 //
-// `build.rs` compiles this against libtorch's headers into a library of its own, and `shim.rs` opens that only when a GPU
-// computes, after libtorch_cuda.so. Each function returns null, or what went wrong: valid until the thread's next call.
+// `build.rs` compiles this against libtorch's headers to a library of its own, which `shim.rs` opens only when a GPU
+// computes, after libtorch_cuda.so. Each function returns null or an error message, which is valid until the thread's next
+// call.
 
 #include <cstdint>
 #include <exception>
@@ -37,7 +38,7 @@ const char* guarded(Body body) {
   return error.c_str();
 }
 
-// What a recording that failed leaves undone: its memory would go on being taken from the pool.
+// Ends a failed recording; otherwise allocations would continue to come from its pool.
 void abandon(c10::MempoolId_t pool) {
   try {
     c10::cuda::CUDACachingAllocator::endAllocateToPool(c10::cuda::current_device(), pool);
@@ -53,12 +54,12 @@ void abandon(c10::MempoolId_t pool) {
 
 extern "C" {
 
-// Products of f32 are products of f32: by default libtorch rounds what enters convolutions to TF32's 10 bits.
+// Computes convolutions of f32 in f32. By default libtorch rounds their inputs to TF32, of 10 bits.
 const char* headswap_exact_f32() {
   return guarded([] { at::globalContext().setAllowTF32CuDNN(false); });
 }
 
-// A stream of the device that waits for no other, the default stream included.
+// Returns a stream of the device that does not wait for others, including the default stream.
 const char* headswap_stream_new(int device, CUDAStream** stream) {
   return guarded([&] {
     *stream = new CUDAStream(c10::cuda::getStreamFromPool(/*isHighPriority=*/false, static_cast<c10::DeviceIndex>(device)));
@@ -67,7 +68,7 @@ const char* headswap_stream_new(int device, CUDAStream** stream) {
 
 void headswap_stream_free(CUDAStream* stream) { delete stream; }
 
-// From here on, what this thread asks of the stream's device goes there.
+// Makes the stream the current one of this thread.
 const char* headswap_stream_enter(const CUDAStream* stream) {
   return guarded([&] {
     c10::cuda::set_device(stream->device_index());
@@ -75,7 +76,7 @@ const char* headswap_stream_enter(const CUDAStream* stream) {
   });
 }
 
-// What `stream` is given from here on waits for what `other`, of the same device, has been given so far.
+// Makes later work of `stream` wait for the work that `other`, of the same device, has by now.
 const char* headswap_stream_wait(const CUDAStream* stream, const CUDAStream* other) {
   return guarded([&] {
     c10::cuda::set_device(stream->device_index());
@@ -83,14 +84,14 @@ const char* headswap_stream_wait(const CUDAStream* stream, const CUDAStream* oth
     C10_CUDA_CHECK(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
     const cudaError_t recorded = cudaEventRecord(event, other->stream());
     const cudaError_t waited = recorded == cudaSuccess ? cudaStreamWaitEvent(stream->stream(), event, 0) : recorded;
-    // Freed by the driver once it has happened.
+    // The driver frees the event once it has happened.
     const cudaError_t destroyed = cudaEventDestroy(event);
     C10_CUDA_CHECK(waited);
     C10_CUDA_CHECK(destroyed);
   });
 }
 
-// Memory that graphs may share which never run at the same time.
+// Returns a memory pool for graphs that never run at the same time.
 const char* headswap_pool_new(std::uint64_t pool[2]) {
   return guarded([&] {
     const auto id = at::cuda::graph_pool_handle();
@@ -99,7 +100,8 @@ const char* headswap_pool_new(std::uint64_t pool[2]) {
   });
 }
 
-// What this thread gives its current stream is recorded from here on, and not run. Other threads may go on allocating.
+// Begins to record the work that this thread submits to its current stream, instead of running it. Other threads may
+// allocate during the recording.
 const char* headswap_graph_begin(const std::uint64_t pool[2], CUDAGraph** graph) {
   return guarded([&] {
     auto created = std::make_unique<CUDAGraph>();
@@ -124,14 +126,14 @@ const char* headswap_graph_end(const std::uint64_t pool[2], CUDAGraph* graph) {
   });
 }
 
-// Runs it in this thread's current stream.
+// Runs the graph in this thread's current stream.
 const char* headswap_graph_replay(CUDAGraph* graph) {
   return guarded([&] { graph->replay(); });
 }
 
 void headswap_graph_free(CUDAGraph* graph) { delete graph; }
 
-// Compiles the kernel of `pool.cu` for whatever GPU will run it.
+// Loads the kernel of `pool.cu`; the driver compiles it for the GPU that runs it.
 const char* headswap_kernel_load(const char* ptx, cudaKernel_t* kernel) {
   return guarded([&] {
     cudaLibrary_t library = nullptr;
@@ -140,7 +142,8 @@ const char* headswap_kernel_load(const char* ptx, cudaKernel_t* kernel) {
   });
 }
 
-// Runs it in this thread's current stream, for `rows` x `columns` x `channels` of the result; `channels` by eights.
+// Runs the kernel in this thread's current stream. The result has `rows` x `columns` x `channels`; `channels` is a multiple
+// of eight.
 const char* headswap_kernel_run(cudaKernel_t kernel, const void* input, void* output, unsigned rows, unsigned columns,
                                 unsigned channels) {
   return guarded([&] {

@@ -1,4 +1,4 @@
-//! `shim.cpp` as Rust sees it: opened once, when the first GPU is used.
+//! The interface to `shim.cpp`, whose library is opened when the first GPU is used.
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::io::Write as _;
@@ -17,7 +17,7 @@ static LIBRARY: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/libheadswap_cu
 /// A null pointer, or an error's text.
 type Failure = *const c_char;
 
-/// The shim's functions; `shim.cpp` says what each does.
+/// The shim's functions, which `shim.cpp` documents.
 pub(super) struct Shim {
     pub exact_f32: unsafe extern "C" fn() -> Failure,
     pub stream_new: unsafe extern "C" fn(c_int, *mut *mut c_void) -> Failure,
@@ -34,7 +34,7 @@ pub(super) struct Shim {
 }
 
 impl Shim {
-    /// The shim, opened at the first call; libtorch_cuda.so must have been loaded.
+    /// Returns the shim, opened by the first call; libtorch_cuda.so must have been loaded.
     ///
     /// # Errors
     /// [`BackendError::Settings`] if this libtorch is not the one that the shim was compiled against.
@@ -50,8 +50,8 @@ impl Shim {
     }
 
     fn open() -> Result<Self, Box<dyn std::error::Error>> {
-        // In memory, under a name that the loader can open: nothing to install beside the program, nothing to write.
-        // SAFETY: the name is a C string, and a descriptor that is not negative is new and ours.
+        // A file in memory, which the loader can open by name, so that nothing is installed or written to disk.
+        // SAFETY: the name is a C string, and a descriptor that is not negative is new and not owned elsewhere.
         let mut file = unsafe {
             let descriptor = libc::memfd_create(c"libheadswap_cuda.so".as_ptr(), libc::MFD_CLOEXEC);
             if descriptor < 0 {
@@ -61,8 +61,8 @@ impl Shim {
         };
         file.write_all(LIBRARY)?;
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-        // SAFETY: its initialisers are those of the C++ runtime. The types below are those of `shim.cpp`, and the library
-        // is never unloaded, so the functions stay.
+        // SAFETY: the library's initialisers are those of the C++ runtime. The function types are those of `shim.cpp`, and
+        // the library is never unloaded, so the functions stay valid.
         unsafe {
             let library = Library::open(Some(path), RTLD_NOW | RTLD_LOCAL)?;
             let shim = Self {
@@ -85,28 +85,28 @@ impl Shim {
     }
 }
 
-/// An object of the shim's: whatever kind its free function takes.
+/// An owned object of the shim's, of the type that its `free` takes.
 pub(super) struct Handle {
     pointer: NonNull<c_void>,
     free: unsafe extern "C" fn(*mut c_void),
 }
 
-// SAFETY: objects of CUDA belong to no thread.
+// SAFETY: CUDA objects are not bound to a thread.
 unsafe impl Send for Handle {}
 
 impl Handle {
-    /// Of what `create` stores a pointer to.
+    /// Owns the object whose pointer `create` writes.
     pub fn new(
         free: unsafe extern "C" fn(*mut c_void),
         create: impl FnOnce(*mut *mut c_void) -> Failure,
     ) -> Result<Self> {
         let mut pointer = std::ptr::null_mut();
         check(create(&raw mut pointer))?;
-        let pointer = NonNull::new(pointer).ok_or_else(|| BackendError::Device("CUDA gave nothing".into()))?;
+        let pointer = NonNull::new(pointer).ok_or_else(|| BackendError::Device("CUDA returned no object".into()))?;
         Ok(Self { pointer, free })
     }
 
-    /// For the shim's functions.
+    /// Returns the pointer for the shim's functions.
     pub fn get(&self) -> *mut c_void {
         self.pointer.as_ptr()
     }
@@ -114,23 +114,23 @@ impl Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        // SAFETY: the pointer came from the function that belongs to `free`, and nobody has it any more.
+        // SAFETY: the pointer came from the function that belongs to `free`, and is not used afterwards.
         unsafe { (self.free)(self.pointer.as_ptr()) };
     }
 }
 
-/// A stream. Threads may share it: nobody writes it, and CUDA lets any thread give it work.
+/// A stream, which threads may share.
 pub(super) struct Stream(pub Handle);
 
-// SAFETY: as above.
+// SAFETY: a stream is never written, and CUDA accepts work for it from any thread.
 unsafe impl Sync for Stream {}
 
-/// What a function of the shim's returned, as a result.
+/// Converts the return value of a function of the shim's.
 pub(super) fn check(failure: Failure) -> Result<()> {
     if failure.is_null() {
         return Ok(());
     }
-    // SAFETY: the shim returns a C string that stays until this thread's next call.
+    // SAFETY: the shim returns a C string that is valid until this thread's next call.
     let text = unsafe { CStr::from_ptr(failure) }.to_string_lossy();
     Err(TorchError::from_message(&text))
 }
