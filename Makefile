@@ -21,8 +21,9 @@ setup: ## Check the prerequisites; with an NVIDIA GPU or TORCH=1, fetch libtorch
 build: setup ## Compile the release binary; with libtorch where an NVIDIA GPU is, or with TORCH=1
 	cargo build --release --locked $(if $(TORCH),,--no-default-features)
 
-demo: build ## Classify photographs and swap heads under load, with a table at the end
-	$(HEADSWAP) demo $(ARGS)
+demo: setup ## Classify photographs and swap heads under load, with a table at the end; builds what the tests build
+	cargo build --locked $(if $(TORCH),,--no-default-features)
+	target/debug/headswap demo $(ARGS)
 
 run: build ## Serve the demo's untrained weights, or others: make run ARGS='--weights FILE'
 	$(HEADSWAP) serve $(if $(findstring --weights,$(ARGS)),,--weights demo) $(ARGS)
