@@ -165,3 +165,30 @@ fn configuration_reference() -> String {
     }
     text
 }
+
+/// The tests that the invariants of ARCHITECTURE.md name are there.
+#[test]
+fn the_tests_of_the_invariants_exist() {
+    let text = fs::read_to_string("ARCHITECTURE.md").unwrap();
+    let (_, after) = text.split_once("## Invariants").unwrap();
+    let (invariants, _) = after.split_once("\n## ").unwrap();
+    let mut sources = String::new();
+    for dir in ["crates", "tests/e2e", "fuzz/src"] {
+        for (_, source) in files(dir, &["rs"]) {
+            sources.push_str(&source);
+        }
+    }
+    let mut named = 0;
+    for name in invariants.split('`').skip(1).step_by(2) {
+        if name.contains('_')
+            && name
+                .bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+            && !name.starts_with("headswap_")
+        {
+            assert!(sources.contains(&format!("fn {name}(")), "there is no test {name}");
+            named += 1;
+        }
+    }
+    assert!(named >= 14, "{named}");
+}
