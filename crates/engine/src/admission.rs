@@ -1,4 +1,4 @@
-//! How many requests are under way: unary calls beyond the bound are refused, those of streams wait for a place.
+//! Admission: unary calls beyond the limit of requests in flight are refused, those of streams wait for a permit.
 
 use std::sync::Arc;
 
@@ -10,57 +10,56 @@ use super::class::Class;
 use super::error::{EngineError, Stage};
 use super::metrics::Counted;
 
-/// Places for requests; clones share them. Each class has places of its own, so that no number of streams makes the
-/// server refuse a unary call.
+/// Permits for requests in flight; clones share them. Each class has its own, so that streams never make the server refuse
+/// a unary call.
 #[derive(Clone, Debug)]
 pub(super) struct Admission {
     interactive: Arc<Semaphore>,
-    /// First come, first served; a stream asks for one place at a time, so streams take turns.
+    /// FIFO; a stream waits for one permit at a time, so streams take turns.
     bulk: Arc<Semaphore>,
     in_flight: Gauge,
 }
 
-/// A request's place, from its admission until it is answered or dropped.
+/// A request's permit, from its admission until it is answered or dropped.
 #[derive(Debug)]
 pub struct Admitted {
     class: Class,
-    _place: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
     _counted: Counted,
 }
 
 impl Admission {
-    /// `in_flight_max` places for each class.
+    /// Creates `in_flight_max` permits for each class.
     pub fn new(in_flight_max: usize, in_flight: Gauge) -> Self {
-        let places = || Arc::new(Semaphore::new(in_flight_max.min(Semaphore::MAX_PERMITS)));
+        let permits = in_flight_max.min(Semaphore::MAX_PERMITS);
         Self {
-            interactive: places(),
-            bulk: places(),
+            interactive: Arc::new(Semaphore::new(permits)),
+            bulk: Arc::new(Semaphore::new(permits)),
             in_flight,
         }
     }
 
-    /// A place for a request of this class: at once or not at all for a unary call, within its deadline for a stream's.
+    /// Admits a request: a unary call at once or not at all, a request of a stream before its deadline.
     pub async fn admit(&self, class: Class, deadline: Option<Instant>) -> Result<Admitted, EngineError> {
-        let place = match class {
+        let permit = match class {
             Class::Interactive => {
-                let place = Arc::clone(&self.interactive).try_acquire_owned();
-                place.map_err(|_| EngineError::Full)?
+                let permit = Arc::clone(&self.interactive).try_acquire_owned();
+                permit.map_err(|_| EngineError::Full)?
             }
             Class::Bulk => {
-                let place = Arc::clone(&self.bulk).acquire_owned();
-                let place = match deadline {
-                    None => place.await,
-                    Some(deadline) => {
-                        let expired = |_| EngineError::Expired(Stage::Waiting);
-                        timeout_at(deadline, place).await.map_err(expired)?
-                    }
+                let acquire = Arc::clone(&self.bulk).acquire_owned();
+                let permit = match deadline {
+                    None => acquire.await,
+                    Some(deadline) => timeout_at(deadline, acquire)
+                        .await
+                        .map_err(|_| EngineError::Expired(Stage::Waiting))?,
                 };
-                place.map_err(|_| EngineError::Stopped)?
+                permit.map_err(|_| EngineError::Stopped)?
             }
         };
         Ok(Admitted {
             class,
-            _place: place,
+            _permit: permit,
             _counted: Counted::new(&self.in_flight),
         })
     }
@@ -80,28 +79,31 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_unary_call_is_refused_by_its_own_kind_alone_and_streams_wait() {
+    async fn each_class_has_its_own_limit_and_only_streams_wait() {
         let admission = Admission::new(2, Gauge::default());
-        let bulk = || admission.admit(Class::Bulk, None);
-        let interactive = || admission.admit(Class::Interactive, None);
-        let held = [bulk().await.unwrap(), bulk().await.unwrap()];
-        let mut third = Box::pin(bulk());
-        assert!(third.as_mut().now_or_never().is_none());
-
-        let calls = [interactive().await.unwrap(), interactive().await.unwrap()];
+        let mut held = Vec::new();
+        for class in [Class::Bulk, Class::Interactive] {
+            for _ in 0..2 {
+                held.push(admission.admit(class, None).await.unwrap());
+            }
+        }
         assert_eq!(admission.in_flight.get(), 4);
-        assert!(matches!(interactive().await, Err(EngineError::Full)));
-        drop(calls);
-        interactive().await.unwrap();
-        // A unary call's place is none for a stream.
+        let mut third = Box::pin(admission.admit(Class::Bulk, None));
         assert!(third.as_mut().now_or_never().is_none());
-        drop(held);
+        let refused = admission.admit(Class::Interactive, None).await;
+        assert!(matches!(refused, Err(EngineError::Full)));
+
+        held.retain(|admitted| admitted.class() == Class::Bulk);
+        admission.admit(Class::Interactive, None).await.unwrap();
+        // A stream cannot use the permit of a unary call.
+        assert!(third.as_mut().now_or_never().is_none());
+        held.clear();
         third.await.unwrap();
         assert_eq!(admission.in_flight.get(), 0);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn waiting_for_a_place_ends_at_the_deadline() {
+    async fn waiting_for_a_permit_ends_at_the_deadline() {
         let admission = Admission::new(1, Gauge::default());
         let _held = admission.admit(Class::Bulk, None).await.unwrap();
         let deadline = Instant::now() + std::time::Duration::from_secs(1);

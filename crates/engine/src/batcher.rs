@@ -1,4 +1,4 @@
-//! The tokio task that owns the scheduler: it grants decode slots and devices, and answers what cannot have them.
+//! The tokio task that owns the scheduler: it grants decode slots and devices, and answers expired and failed requests.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,8 +21,8 @@ use super::scheduler::{Scheduled as _, Scheduler, Turn};
 /// Entries that run together.
 pub(super) type Batch = Vec<Entry>;
 
-/// How many bulk requests may load heads at the same time. The flow of one more waits, so that streams that ask for
-/// heads from the store do not take all device memory for what waits.
+/// The number of bulk requests that may load heads at a time. Beyond it, a flow is parked, so that the heads of waiting
+/// requests do not fill the device's memory.
 pub(super) const BULK_LOADS_MAX: usize = 8;
 
 pub(super) struct Batcher {
@@ -30,27 +30,27 @@ pub(super) struct Batcher {
     pub limits: BatchLimits,
     /// Bounded by admission.
     pub entries: mpsc::UnboundedReceiver<Entry>,
-    /// Told when the caller of a waiting entry is gone.
-    pub gone: Arc<Notify>,
+    /// Notified when the caller of a waiting entry gives up.
+    pub cancelled: Arc<Notify>,
     pub decoders: Decoders,
     pub decoded: mpsc::UnboundedReceiver<Decoded>,
-    /// At least one.
+    /// Never empty.
     pub devices: Vec<Device>,
-    /// A device's index each time that it has finished a batch.
+    /// Receives a device's index whenever it has finished a batch.
     pub finished: mpsc::UnboundedReceiver<usize>,
     pub health: EngineHealth,
     pub metrics: EngineMetrics,
     pub loads: Loads,
-    /// Since when something is ready while the device waits for company.
+    /// When the batcher began to wait for more entries while the device is idle.
     pub ready_since: Option<Instant>,
 }
 
-/// A device as the batcher knows it.
+/// The batcher's side of a device.
 pub(super) struct Device {
     batches: mpsc::UnboundedSender<Batch>,
-    /// Batches that it computes at the same time.
+    /// The number of batches that it runs at a time.
     lanes: usize,
-    /// Batches that it has been given and has not finished.
+    /// The number of batches dispatched to it and not finished.
     outstanding: usize,
 }
 
@@ -61,30 +61,29 @@ pub(super) struct Loads {
     bulk: usize,
 }
 
-/// The end of a load; nothing if the caller is gone.
+/// A finished load; the result is none if the caller gave up.
 struct Loaded {
     class: Class,
-    outcome: Option<(Entry, PinnedHeads)>,
+    result: Option<(Entry, PinnedHeads)>,
 }
 
 impl Loads {
-    /// Waits for the heads of an entry, which comes back with them.
+    /// Waits for the heads of an entry.
     fn start(&mut self, mut entry: Entry, heads: BoxFuture<'static, PinnedHeads>) {
         let class = entry.class();
         self.bulk += usize::from(class == Class::Bulk);
         entry.progress.set(Stage::Loading);
-        let load = async move {
-            let outcome = tokio::select! {
+        self.pending.push(Box::pin(async move {
+            let heads = tokio::select! {
                 heads = heads => Some(heads),
                 () = entry.answer.closed() => None,
             };
             entry.progress.set(Stage::Waiting);
             Loaded {
                 class,
-                outcome: outcome.map(|heads| (entry, heads)),
+                result: heads.map(|heads| (entry, heads)),
             }
-        };
-        self.pending.push(Box::pin(load));
+        }));
     }
 }
 
@@ -96,15 +95,20 @@ impl Device {
             outstanding: 0,
         }
     }
+
+    /// The number of batches that it runs at a time.
+    pub fn lanes(&self) -> usize {
+        self.lanes
+    }
 }
 
 impl Batcher {
-    /// Runs until every sender of entries is gone and every entry has been handed on.
+    /// Runs until every sender of entries is dropped and every entry is dispatched or answered.
     pub async fn run(mut self) {
         let mut open = true;
-        let (health, gone) = (self.health.clone(), Arc::clone(&self.gone));
+        let (health, cancelled) = (self.health.clone(), Arc::clone(&self.cancelled));
         let mut lost = std::pin::pin!(health.lost());
-        let mut caller_gone = std::pin::pin!(gone.notified());
+        let mut next_cancelled = std::pin::pin!(cancelled.notified());
         loop {
             let is_lost = health.is_lost();
             if is_lost {
@@ -122,46 +126,46 @@ impl Batcher {
                 }
             };
             tokio::select! {
-                // What has ended is counted first: a free device beats a fuller batch.
+                // Finished batches come first: a free device matters more than a fuller batch.
                 biased;
                 Some(device) = self.finished.recv() => self.devices[device].outstanding -= 1,
                 _ = &mut lost, if !is_lost => {}
-                Some(decoded) = self.decoded.recv() => self.take_decoded(decoded),
-                Some(loaded) = self.loads.pending.next() => self.take_loaded(loaded),
+                Some(decoded) = self.decoded.recv() => self.on_decoded(decoded),
+                Some(loaded) = self.loads.pending.next() => self.on_loaded(loaded),
                 entry = self.entries.recv(), if open => match entry {
-                    Some(entry) => self.take(entry),
+                    Some(entry) => self.on_entry(entry),
                     None => open = false,
                 },
-                () = &mut caller_gone => {
-                    caller_gone.set(gone.notified());
-                    self.forget_dead();
+                () = &mut next_cancelled => {
+                    next_cancelled.set(cancelled.notified());
+                    self.remove_cancelled();
                 }
                 () = timeout => {}
             }
-            self.take_what_came();
+            self.drain_channels();
         }
     }
 
-    /// Whether nothing waits, nothing is being decoded or loaded.
+    /// Returns true if no entry waits or is being decoded or loaded.
     fn is_idle(&self) -> bool {
         self.scheduler.is_empty() && self.decoders.busy == 0 && self.loads.pending.is_empty()
     }
 
-    /// Takes everything that came meanwhile, so that one decision is made for all of it.
-    fn take_what_came(&mut self) {
+    /// Receives everything that is available, so that one decision is made for all of it.
+    fn drain_channels(&mut self) {
         while let Ok(device) = self.finished.try_recv() {
             self.devices[device].outstanding -= 1;
         }
         while let Ok(decoded) = self.decoded.try_recv() {
-            self.take_decoded(decoded);
+            self.on_decoded(decoded);
         }
         while let Ok(entry) = self.entries.try_recv() {
-            self.take(entry);
+            self.on_entry(entry);
         }
     }
 
-    /// An interactive entry takes its heads at once; a bulk one when its turn comes.
-    fn take(&mut self, entry: Entry) {
+    /// Enqueues a new entry. An interactive one pins its heads first, a bulk one when its turn comes.
+    fn on_entry(&mut self, entry: Entry) {
         if entry.class() == Class::Interactive {
             if let Some(entry) = pin(entry, &mut self.loads) {
                 self.enqueue(entry);
@@ -180,27 +184,27 @@ impl Batcher {
         }
     }
 
-    fn take_decoded(&mut self, decoded: Decoded) {
-        if self.decoders.finished(decoded.memory) {
+    fn on_decoded(&mut self, decoded: Decoded) {
+        if self.decoders.finish(decoded.memory) {
             self.scheduler.unpark();
         }
-        // A caller that left while its picture was decoded was not found among those that wait.
+        // The entry was not in the scheduler, so its caller may have given up unnoticed.
         let entry = decoded
             .entry
             .and_then(|entry| self.metrics.alive(entry, Instant::now()));
         self.scheduler.decoded(decoded.class, entry);
     }
 
-    fn take_loaded(&mut self, loaded: Loaded) {
+    fn on_loaded(&mut self, loaded: Loaded) {
         if loaded.class == Class::Bulk {
             self.loads.bulk -= 1;
             self.scheduler.unpark();
         }
-        let Some((entry, heads)) = loaded.outcome else { return };
+        let Some((entry, heads)) = loaded.result else { return };
         let Some(entry) = with_heads(entry, heads) else { return };
         match entry.class() {
             Class::Interactive => self.enqueue(entry),
-            // It left when its turn had come, so it is the next of its flow.
+            // Its turn had come before the load, so it is the next of its flow.
             Class::Bulk => {
                 let encoded = entry.is_encoded();
                 self.scheduler.push_front(entry, encoded);
@@ -208,15 +212,15 @@ impl Batcher {
         }
     }
 
-    /// Starts decoding as far as slots and memory are free and pictures may be decoded ahead.
+    /// Starts decoding while slots and memory are free and more pictures may be decoded ahead.
     fn grant_decodes(&mut self) {
         while self.decoders.has_slot() {
             let (loads, metrics, budget) = (&mut self.loads, &self.metrics, &mut self.decoders.budget);
             let next = self.scheduler.next_to_decode(|entry| {
-                if !entry.is_dead(Instant::now()) && !budget.has_room(entry.memory) {
+                if entry.is_alive(Instant::now()) && !budget.fits(entry.memory) {
                     return Turn::Park(entry);
                 }
-                turn(entry, loads, metrics)
+                take_turn(entry, loads, metrics)
             });
             match next {
                 Some(entry) => self.decoders.start(entry),
@@ -225,7 +229,7 @@ impl Batcher {
         }
     }
 
-    /// Gives batches to devices as far as the policy says so. Returns what it said last.
+    /// Dispatches batches to devices while the policy says so. Returns its last decision.
     fn grant_devices(&mut self, open: bool) -> Decision {
         loop {
             let ready = self.scheduler.ready();
@@ -236,7 +240,7 @@ impl Batcher {
             let Some(device) = self.devices.iter_mut().min_by_key(|device| device.outstanding) else {
                 return Decision::Wait;
             };
-            // With no more callers, company need not be waited for.
+            // Without callers, no more entries can join.
             let limits = BatchLimits {
                 wait_max: if open { self.limits.wait_max } else { Duration::ZERO },
                 ..self.limits
@@ -251,29 +255,29 @@ impl Batcher {
                 Decision::Wait => return decision,
             }
             let (loads, metrics) = (&mut self.loads, &self.metrics);
-            let batch = self.scheduler.take_batch(|entry| turn(entry, loads, metrics));
+            let batch = self.scheduler.take_batch(|entry| take_turn(entry, loads, metrics));
             if batch.is_empty() {
-                // All that was ready has left or is parked.
+                // Every ready entry has left or is parked.
                 return Decision::Wait;
             }
             device.outstanding += 1;
-            // If the device's threads have ended, their callers see their answers' channels close.
+            // If the device's threads have ended, this drops the batch, and the callers see their channels close.
             let _ = device.batches.send(batch);
         }
     }
 
-    fn forget_dead(&mut self) {
+    fn remove_cancelled(&mut self) {
         let (now, metrics) = (Instant::now(), &self.metrics);
         self.scheduler.retain(|entry| {
-            let alive = !entry.cancelled();
-            if !alive {
-                metrics.count_dead(entry.expired(now));
+            let cancelled = entry.cancelled();
+            if cancelled {
+                metrics.count_dropped(entry.expired(now));
             }
-            alive
+            !cancelled
         });
     }
 
-    /// Answers everything that waits: there is no device any more.
+    /// Answers every waiting entry after the device was lost.
     fn refuse_all(&mut self) {
         for entry in self.scheduler.drain() {
             entry.answer(Err(EngineError::DeviceLost));
@@ -281,8 +285,8 @@ impl Batcher {
     }
 }
 
-/// Decides what becomes of an entry whose turn has come: it takes its heads, or leaves if it is dead.
-fn turn(entry: Entry, loads: &mut Loads, metrics: &EngineMetrics) -> Turn<Entry> {
+/// Decides about an entry whose turn has come: it pins its heads, or leaves if it is expired or cancelled.
+fn take_turn(entry: Entry, loads: &mut Loads, metrics: &EngineMetrics) -> Turn<Entry> {
     let Some(entry) = metrics.alive(entry, Instant::now()) else {
         return Turn::Leave;
     };
@@ -295,7 +299,7 @@ fn turn(entry: Entry, loads: &mut Loads, metrics: &EngineMetrics) -> Turn<Entry>
     pin(entry, loads).map_or(Turn::Leave, Turn::Take)
 }
 
-/// The entry with its heads, if they are on the device; else they are loaded, and the entry comes back with them.
+/// Returns the entry with its heads if they are on the device; otherwise starts their load, which keeps the entry.
 fn pin(entry: Entry, loads: &mut Loads) -> Option<Entry> {
     let Heads::Source(source) = &entry.heads else {
         return Some(entry);
@@ -309,7 +313,7 @@ fn pin(entry: Entry, loads: &mut Loads) -> Option<Entry> {
     }
 }
 
-/// The entry with its heads; answered if none of them can answer.
+/// Returns the entry with its heads; if there are none, answers it.
 fn with_heads(mut entry: Entry, heads: PinnedHeads) -> Option<Entry> {
     if heads.is_empty() {
         entry.answer(Err(EngineError::NoHeads));
@@ -335,47 +339,46 @@ mod tests {
     use crate::scheduler::{Scheduled, SchedulerLimits};
     use headswap_image::ImageError;
 
-    /// A picture whose decoding waits for the test.
+    /// A picture whose decoding blocks while [`Hold`] is true.
     const HELD: &[u8] = b"\x02";
 
-    /// While true, decoding [`HELD`] waits.
     struct Hold(Arc<AtomicBool>);
 
     /// A batcher whose device is the test.
     struct Rig {
         entries: Entries,
         sender: mpsc::UnboundedSender<Entry>,
-        gone: Arc<Notify>,
+        cancelled: Arc<Notify>,
         batches: mpsc::UnboundedReceiver<Batch>,
         finished: mpsc::UnboundedSender<usize>,
         hold: Hold,
         health: EngineHealth,
         task: JoinHandle<()>,
-        /// The bytes that were decoded, in order.
+        /// The first byte of each decoded picture, in order.
         decoded: Arc<Mutex<Vec<u8>>>,
     }
 
     impl Drop for Hold {
-        /// The runtime waits for decoding threads, also when a test fails.
+        /// Releases the decoding threads, for which the runtime waits even if a test fails.
         fn drop(&mut self) {
             self.0.store(false, Ordering::Relaxed);
         }
     }
 
     impl Rig {
-        /// With batches of `max_batch`, each row at 10 ms, and one decoder.
+        /// Starts one with batches of `max_batch`, rows that take 10 ms, and one decoder.
         fn new(max_batch: usize, wait_max: Duration) -> Self {
             Self::with_decoders(max_batch, wait_max, 1)
         }
 
-        /// With 800 bytes for `slots` decoders.
+        /// Starts one with 800 bytes for `slots` decoders.
         fn with_decoders(max_batch: usize, wait_max: Duration, slots: usize) -> Self {
             let entries = Entries::new();
             let (sender, receiver) = mpsc::unbounded_channel();
             let (done, decoded_receiver) = mpsc::unbounded_channel();
             let (batches_in, batches) = mpsc::unbounded_channel();
             let (finished_in, finished) = mpsc::unbounded_channel();
-            let (gone, health, decoded) = (Arc::new(Notify::new()), EngineHealth::default(), Arc::default());
+            let (cancelled, health, decoded) = (Arc::new(Notify::new()), EngineHealth::default(), Arc::default());
             let seen: Arc<Mutex<Vec<u8>>> = Arc::clone(&decoded);
             let hold = Arc::<AtomicBool>::default();
             let held = Arc::clone(&hold);
@@ -389,7 +392,7 @@ mod tests {
                 }),
                 limits: BatchLimits { max_batch, wait_max },
                 entries: receiver,
-                gone: Arc::clone(&gone),
+                cancelled: Arc::clone(&cancelled),
                 decoders: Decoders {
                     decode: Arc::new(decoder(move |bytes| match bytes.first() {
                         None => Err(ImageError::Empty),
@@ -419,7 +422,7 @@ mod tests {
             Self {
                 entries,
                 sender,
-                gone,
+                cancelled,
                 batches,
                 finished: finished_in,
                 hold: Hold(hold),
@@ -441,8 +444,8 @@ mod tests {
             self.finished.send(0).unwrap();
         }
 
-        /// Lets the batcher do all that it can do now.
-        async fn settle(&self) {
+        /// Lets the batcher run until it waits.
+        async fn run_batcher(&self) {
             for _ in 0..50 {
                 tokio::task::yield_now().await;
             }
@@ -454,7 +457,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_unary_call_runs_in_the_next_batch_whatever_a_stream_has_sent() {
+    async fn a_unary_call_joins_the_next_batch_despite_a_streams_backlog() {
         let mut rig = Rig::new(4, Duration::ZERO);
         let mut answers = Vec::new();
         for _ in 0..20 {
@@ -465,8 +468,8 @@ mod tests {
         assert_eq!(rig.batch().await.len(), 4);
         let (entry, _answered) = rig.entries.picture(Class::Interactive, 2, vec![head(2)]).await;
         rig.send(entry);
-        rig.settle().await;
-        // Nothing is prepared behind the running batch.
+        rig.run_batcher().await;
+        // No batch is queued behind the running one.
         assert!(rig.batches.recv().now_or_never().is_none());
         rig.finish();
         assert_eq!(classes(&rig.batch().await)[0], Class::Interactive);
@@ -484,7 +487,7 @@ mod tests {
         answers
     }
 
-    /// Waits until so many pictures were decoded.
+    /// Waits until `count` pictures are decoded.
     async fn decoded(rig: &Rig, count: usize) -> Vec<u8> {
         loop {
             let decoded = rig.decoded.lock().unwrap().clone();
@@ -496,15 +499,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn pictures_wait_for_memory_in_their_order_and_small_ones_do_not() {
+    async fn large_pictures_wait_for_memory_in_order_and_small_ones_do_not() {
         let rig = Rig::with_decoders(8, Duration::ZERO, 4);
         rig.hold.0.store(true, Ordering::Relaxed);
-        // 700 bytes are for large pictures. 3 waits for the memory of HELD, and 4 for its turn behind 3.
+        // The limit of large pictures is 700 bytes: 3 waits for the memory of HELD, and 4 is behind 3.
         let _answers = send_costly(&rig, &[(HELD, 600), (b"\x03", 200), (b"\x04", 50), (b"\x05", 25)]).await;
         assert_eq!(decoded(&rig, 1).await, [5]);
-        rig.settle().await;
+        rig.run_batcher().await;
         assert_eq!(decoded(&rig, 1).await, [5]);
-        // The memory of 5 is given back once its thread has said that it is done.
+        // Wait until the memory of 5 is released.
         while rig.entries.metrics.decode_reserved.get() != 600 {
             tokio::task::yield_now().await;
         }
@@ -516,19 +519,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_caller_that_leaves_while_its_picture_waits_for_memory_holds_up_nobody() {
+    async fn a_cancelled_picture_that_waits_for_memory_does_not_delay_others() {
         let rig = Rig::with_decoders(8, Duration::ZERO, 4);
         rig.hold.0.store(true, Ordering::Relaxed);
         let mut answers = send_costly(&rig, &[(HELD, 600), (b"\x03", 700), (b"\x04", 50)]).await;
-        rig.settle().await;
+        rig.run_batcher().await;
         drop(answers.remove(1));
-        rig.gone.notify_one();
+        rig.cancelled.notify_one();
         rig.hold.0.store(false, Ordering::Relaxed);
         assert_eq!(decoded(&rig, 2).await, [2, 4]);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_idle_device_waits_for_company_as_long_as_it_is_told() {
+    async fn an_idle_device_waits_for_more_requests_up_to_wait_max() {
         let wait = Duration::from_millis(5);
         let mut rig = Rig::new(4, wait);
         let started = Instant::now();
@@ -537,7 +540,7 @@ mod tests {
         assert_eq!(rig.batch().await.len(), 1);
         assert_eq!(started.elapsed(), wait);
         rig.finish();
-        // A full batch waits for nothing.
+        // A full batch does not wait.
         let started = Instant::now();
         let mut answers = Vec::new();
         for flow in 0..4 {
@@ -558,12 +561,12 @@ mod tests {
             rig.send(entry);
             answers.push(answered);
         }
-        // The first that is decoded leaves at once; the others wait for the device.
+        // The first picture is dispatched once it is decoded; the others wait for the device.
         rig.batch().await;
         while rig.decoded.lock().unwrap().len() < 1 + 4 {
             tokio::task::yield_now().await;
         }
-        rig.settle().await;
+        rig.run_batcher().await;
         assert_eq!(rig.decoded.lock().unwrap().len(), 1 + 4);
         rig.finish();
         assert_eq!(rig.batch().await.len(), 2);
@@ -584,7 +587,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_expired_are_neither_decoded_nor_computed() {
+    async fn expired_requests_are_neither_decoded_nor_computed() {
         let mut rig = Rig::new(1, Duration::ZERO);
         let (running, _running) = rig.entries.picture(Class::Interactive, 0, vec![head(2)]).await;
         rig.send(running);
@@ -612,25 +615,25 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_caller_that_is_gone_takes_its_entry_along() {
+    async fn a_cancelled_entry_is_removed_from_the_queue() {
         let mut rig = Rig::new(1, Duration::ZERO);
         let (running, _running) = rig.entries.picture(Class::Interactive, 0, vec![head(2)]).await;
         rig.send(running);
         let _running = rig.batch().await;
         let (entry, answered) = rig.entries.picture(Class::Bulk, 1, vec![head(2)]).await;
         rig.send(entry);
-        rig.settle().await;
+        rig.run_batcher().await;
         assert_eq!(rig.entries.metrics.in_flight.get(), 2);
         drop(answered);
-        rig.gone.notify_one();
-        rig.settle().await;
-        // Its place is free while the device is still busy.
+        rig.cancelled.notify_one();
+        rig.run_batcher().await;
+        // Its permit is released while the device is still busy.
         assert_eq!(rig.entries.metrics.in_flight.get(), 1);
         assert_eq!(rig.entries.metrics.cancelled.get(), 1);
     }
 
     #[tokio::test]
-    async fn a_caller_that_leaves_while_its_picture_is_decoded_is_not_kept() {
+    async fn an_entry_cancelled_during_decoding_is_dropped() {
         let mut rig = Rig::new(1, Duration::ZERO);
         let (running, _running) = rig.entries.picture(Class::Interactive, 0, vec![head(2)]).await;
         rig.send(running);
@@ -643,8 +646,8 @@ mod tests {
             tokio::task::yield_now().await;
         }
         drop(answered);
-        rig.gone.notify_one();
-        rig.settle().await;
+        rig.cancelled.notify_one();
+        rig.run_batcher().await;
         rig.hold.0.store(false, Ordering::Relaxed);
         while rig.entries.metrics.in_flight.get() > 1 {
             tokio::task::yield_now().await;
@@ -653,22 +656,20 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn bulk_takes_its_heads_when_its_turn_comes_and_interactive_at_once() {
+    async fn bulk_pins_its_heads_when_its_turn_comes_and_interactive_at_once() {
         let mut rig = Rig::new(1, Duration::ZERO);
         let (running, _running) = rig.entries.picture(Class::Interactive, 0, vec![head(2)]).await;
         rig.send(running);
         rig.batch().await;
         let (bulk, interactive) = (ColdHeads::new(), ColdHeads::new());
-        let picture = || Input::Pixels(pixels(0));
-        let (entry, _bulk) = rig
-            .entries
-            .entry(Class::Bulk, 1, picture(), Heads::Source(bulk.clone()))
-            .await;
+        let picture = Input::Pixels(pixels(0));
+        let heads = Heads::Source(bulk.clone());
+        let (entry, _bulk) = rig.entries.entry(Class::Bulk, 1, picture.clone(), heads).await;
         rig.send(entry);
         let heads = Heads::Source(interactive.clone());
-        let (entry, _interactive) = rig.entries.entry(Class::Interactive, 2, picture(), heads).await;
+        let (entry, _interactive) = rig.entries.entry(Class::Interactive, 2, picture, heads).await;
         rig.send(entry);
-        rig.settle().await;
+        rig.run_batcher().await;
         assert_eq!(
             (
                 bulk.pins.load(Ordering::Relaxed),
@@ -677,7 +678,7 @@ mod tests {
             (0, 1)
         );
         rig.finish();
-        rig.settle().await;
+        rig.run_batcher().await;
         assert_eq!(bulk.pins.load(Ordering::Relaxed), 1);
         bulk.loaded.send_replace(true);
         assert_eq!(classes(&rig.batch().await), [Class::Bulk]);
@@ -687,7 +688,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn bulk_loads_are_bounded_and_hold_up_no_other_flow() {
+    async fn bulk_loads_are_bounded_and_do_not_delay_other_flows() {
         let mut rig = Rig::new(1, Duration::ZERO);
         let mut answers = Vec::new();
         let cold: Vec<_> = (0..3 * BULK_LOADS_MAX).map(|_| ColdHeads::new()).collect();
@@ -697,18 +698,14 @@ mod tests {
             rig.send(entry);
             answers.push(answered);
         }
-        rig.settle().await;
-        let loading = || {
-            cold.iter()
-                .filter(|heads| heads.pins.load(Ordering::Relaxed) > 0)
-                .count()
-        };
-        assert_eq!(loading(), BULK_LOADS_MAX);
+        rig.run_batcher().await;
+        let loading = cold.iter().filter(|heads| heads.pins.load(Ordering::Relaxed) > 0);
+        assert_eq!(loading.count(), BULK_LOADS_MAX);
         let (entry, _answered) = rig.entries.picture(Class::Bulk, 2, vec![head(2)]).await;
         rig.send(entry);
         assert_eq!(rig.batch().await.len(), 1);
         rig.finish();
-        // As loads end, others begin, and everything is computed.
+        // As loads end, others start, until every request is computed.
         for heads in &cold {
             heads.loaded.send_replace(true);
         }
@@ -719,7 +716,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn heads_that_all_fail_are_an_answer() {
+    async fn a_request_whose_heads_all_fail_gets_an_error() {
         let rig = Rig::new(1, Duration::ZERO);
         for class in [Class::Interactive, Class::Bulk] {
             let heads = ColdHeads::new();
@@ -733,7 +730,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn without_a_device_everything_is_answered() {
+    async fn every_waiting_request_is_answered_when_the_device_is_lost() {
         let rig = Rig::new(1, Duration::ZERO);
         let mut answers = Vec::new();
         for flow in 0..5 {
@@ -741,9 +738,9 @@ mod tests {
             rig.send(entry);
             answers.push(answered);
         }
-        rig.settle().await;
+        rig.run_batcher().await;
         rig.health.report_lost("a test".into());
-        // The first is the device's.
+        // The first was dispatched to the device.
         for answered in answers.into_iter().skip(1) {
             assert!(matches!(answered.await.unwrap(), Err(EngineError::DeviceLost)));
         }
@@ -753,7 +750,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn it_ends_when_its_callers_have_and_all_is_handed_on() {
+    async fn the_batcher_ends_once_its_callers_are_dropped_and_all_entries_dispatched() {
         let mut rig = Rig::new(2, Duration::from_secs(3600));
         let (entry, _answered) = rig.entries.picture(Class::Bulk, 1, vec![head(2)]).await;
         rig.send(entry);

@@ -1,4 +1,4 @@
-//! The warm-up: proves that the network computes, and finds the batch size from which on larger ones gain nothing.
+//! The warm-up: runs the network and finds the batch size beyond which larger ones are not faster per picture.
 
 use std::time::{Duration, Instant};
 
@@ -8,27 +8,26 @@ use headswap_spec::PICTURE_BYTES;
 /// A larger batch must be this much faster per picture to be worth its latency and memory.
 const WORTHWHILE: f64 = 0.95;
 
-/// What the warm-up found.
+/// The result of the warm-up.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Calibration {
     /// The batch size to use.
     pub max_batch: usize,
-    /// Each size tried and its time for one picture.
+    /// Each measured size and its time per picture.
     pub per_picture: Vec<(usize, Duration)>,
 }
 
-/// Runs batches of 1, 2, 4, … pictures, each twice, until `ceiling` is reached or `budget` would be exceeded by the faster
-/// runs. The batch of one always runs.
+/// Runs batches of 1, 2, 4, … pictures, each twice, up to `ceiling` and while the faster runs, doubled, fit `budget`. The
+/// batch of one always runs.
 ///
 /// # Errors
-/// What the first forward pass that failed said. Running out of memory at a larger batch only ends the search.
+/// [`BackendError`] if a batch of one fails. A failure at a larger size only ends the search.
 pub fn calibrate(network: &mut dyn Backend, ceiling: usize, budget: Duration) -> Result<Calibration, BackendError> {
-    // What a size costs the first time, as memory and plans, is not its speed.
     let mut spent = Duration::ZERO;
     let mut per_picture: Vec<(usize, Duration)> = Vec::new();
     let mut size = 1;
     while size <= ceiling {
-        // The first run of a size also allocates; the faster of two is its speed.
+        // The first run of a size also allocates and plans, so the faster of two counts.
         let fastest = match fastest_of(2, network, size) {
             Ok(time) => time / size as u32,
             Err(error) if per_picture.is_empty() => return Err(error),
@@ -46,7 +45,7 @@ pub fn calibrate(network: &mut dyn Backend, ceiling: usize, budget: Duration) ->
     Ok(Calibration { max_batch, per_picture })
 }
 
-/// Measures a batch size that was chosen already, beside the batch of one.
+/// Measures a given batch size and the batch of one.
 ///
 /// # Errors
 /// As [`calibrate`].
@@ -59,7 +58,7 @@ pub fn measure(network: &mut dyn Backend, max_batch: usize) -> Result<Calibratio
     Ok(Calibration { max_batch, per_picture })
 }
 
-/// The shortest of some runs of a batch of grey pictures.
+/// Returns the shortest time of several runs of a batch of grey pictures.
 fn fastest_of(runs: usize, network: &mut dyn Backend, size: usize) -> Result<Duration, BackendError> {
     let grey = [127; PICTURE_BYTES];
     let (pictures, rows) = (vec![&grey[..]; size], (0..size).collect::<Vec<_>>());
@@ -72,7 +71,7 @@ fn fastest_of(runs: usize, network: &mut dyn Backend, size: usize) -> Result<Dur
     Ok(fastest)
 }
 
-/// The smallest size within [`WORTHWHILE`] of the fastest.
+/// Returns the smallest size whose time per picture is within [`WORTHWHILE`] of the fastest.
 fn best(per_picture: &[(usize, Duration)]) -> usize {
     let fastest = per_picture
         .iter()
@@ -89,17 +88,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_smallest_size_that_is_nearly_fastest_wins() {
-        let check = |times: &[(usize, u64)], expected| {
+    fn the_smallest_size_that_is_nearly_the_fastest_is_chosen() {
+        for (times, expected) in [
+            (&[(1, 100)][..], 1),
+            (&[(1, 100), (2, 97)], 1),
+            (&[(1, 100), (2, 60), (4, 59)], 2),
+            (&[(1, 100), (2, 60), (4, 30), (8, 31)], 4),
+        ] {
             let times: Vec<_> = times
                 .iter()
                 .map(|&(size, us)| (size, Duration::from_micros(us)))
                 .collect();
             assert_eq!(best(&times), expected, "{times:?}");
-        };
-        check(&[(1, 100)], 1);
-        check(&[(1, 100), (2, 97)], 1);
-        check(&[(1, 100), (2, 60), (4, 59)], 2);
-        check(&[(1, 100), (2, 60), (4, 30), (8, 31)], 4);
+        }
     }
 }

@@ -1,13 +1,13 @@
-//! How urgent a request is.
+//! Classes and flows of requests.
 
-/// The class of a request: the scheduler takes interactive ones first and keeps a share for bulk.
+/// The class of a request: the scheduler serves interactive ones first and reserves a share for bulk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Class {
-    /// A caller waits for this one answer: unary calls. Refused rather than kept waiting when the server is full.
+    /// A unary call, whose caller waits for this one answer. It is refused if the server is full.
     Interactive,
-    /// One of many requests of a stream, which has flow control and may wait.
+    /// A request of a stream, which has flow control. It waits if the server is full.
     Bulk,
 }
 
-/// A flow of requests that take turns with those of other flows: a stream, or the unary calls of one connection.
+/// Identifies a flow, with which other flows take turns: a stream, or the unary calls of one connection.
 pub type FlowId = u64;

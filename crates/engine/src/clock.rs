@@ -1,10 +1,10 @@
-//! What time it is, for what must be tested without waiting.
+//! The clock of the device threads, which tests can replace.
 
 use tokio::time::Instant;
 
-/// Tells the time, from any thread.
+/// A monotonic clock.
 pub trait Clock: Send + Sync {
-    /// The time now.
+    /// The current time.
     fn now(&self) -> Instant;
 }
 

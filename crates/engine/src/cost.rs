@@ -1,8 +1,8 @@
-//! What a batch costs, by its size: measured at start. Pure: no clock, no tokio.
+//! The time of a batch by its size, as measured at start. Pure: no clock, no tokio.
 
 use std::time::Duration;
 
-/// The time of a forward pass by the number of pictures; linear between the sizes that were measured.
+/// The time of a forward pass by the number of pictures, interpolated linearly between the measured sizes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct CostTable {
     /// Sizes, ascending, and the time of one batch of that size.
@@ -10,19 +10,19 @@ pub struct CostTable {
 }
 
 impl CostTable {
-    /// From sizes in ascending order and the time for one picture in a batch of that size.
+    /// Builds a table from sizes in ascending order and the time per picture in a batch of that size.
     pub fn from_per_picture(per_picture: &[(usize, Duration)]) -> Self {
-        let whole = |&(size, time): &(usize, Duration)| (size, time * size as u32);
+        let batches = per_picture.iter().map(|&(size, time)| (size, time * size as u32));
         Self {
-            batches: per_picture.iter().map(whole).collect(),
+            batches: batches.collect(),
         }
     }
 
-    /// The time of a batch of `size` pictures; zero if nothing was measured.
+    /// Estimates the time of a batch of `size` pictures; zero if nothing was measured.
     pub fn batch(&self, size: usize) -> Duration {
         let above = self.batches.partition_point(|&(measured, _)| measured < size);
-        let (below, above) = (above.checked_sub(1).map(|at| self.batches[at]), self.batches.get(above));
-        match (below, above) {
+        let below = above.checked_sub(1).map(|below| self.batches[below]);
+        match (below, self.batches.get(above)) {
             (None, None) => Duration::ZERO,
             (None, Some(&(measured, time))) | (Some((measured, time)), None) => scaled(time, size, measured),
             (Some((low, low_time)), Some(&(high, high_time))) => {

@@ -1,66 +1,65 @@
-//! Memory for decoding, in bytes over all decoders. Pure: no clock, no tokio.
+//! The memory budget of all decoders, in bytes. Pure: no clock, no tokio.
 
-/// Of the budget, one part in this is for small pictures.
+/// One part in this of the budget is reserved for small pictures.
 const SMALL_DIVISOR: u64 = 8;
 
-/// The bytes that pictures which are being decoded may take in all.
+/// The bytes that all pictures being decoded may take.
 ///
-/// Small pictures, so small that one in each decode slot takes no more than an eighth of the budget, start at any time.
-/// Larger ones share the rest, in the order in which they asked: one that has to wait holds back larger ones behind it,
-/// and no small one.
+/// A picture is small if one in each decode slot takes at most an eighth of the budget; small pictures start at any time.
+/// Large ones share the rest in order of arrival: one that waits delays the large ones behind it, but no small one.
 #[derive(Debug)]
 pub(super) struct DecodeBudget {
     /// Pictures of up to this many bytes are small.
     small_max: u64,
-    /// For the larger ones.
+    /// The limit of all large pictures together.
     large_max: u64,
     large_used: u64,
-    /// Whether a larger one was turned away since bytes were last given back.
-    has_refused: bool,
+    /// True if a large picture has been held back since bytes were last released.
+    large_waits: bool,
 }
 
 impl DecodeBudget {
-    /// `bytes_max` bytes, for `slots` decoders.
+    /// Creates a budget of `bytes_max` bytes for `slots` decoders.
     pub fn new(bytes_max: u64, slots: usize) -> Self {
         let small = bytes_max / SMALL_DIVISOR;
         Self {
             small_max: small / slots.max(1) as u64,
             large_max: bytes_max - small,
             large_used: 0,
-            has_refused: false,
+            large_waits: false,
         }
     }
 
-    /// The most that one picture may take.
+    /// The limit of one picture.
     pub fn picture_max(&self) -> u64 {
         self.large_max.max(self.small_max)
     }
 
-    /// Whether a picture may start that takes `bytes`, [`DecodeBudget::picture_max`] at most. If not, larger ones behind it have to wait, too, until bytes are
-    /// given back.
-    pub fn has_room(&mut self, bytes: u64) -> bool {
+    /// Returns true if a picture of `bytes`, at most [`DecodeBudget::picture_max`], may start. If not, the large pictures
+    /// behind it must wait, too, until bytes are released.
+    pub fn fits(&mut self, bytes: u64) -> bool {
         if bytes <= self.small_max {
             return true;
         }
-        let fits = !self.has_refused && bytes <= self.large_max - self.large_used;
-        self.has_refused |= !fits;
+        let fits = !self.large_waits && bytes <= self.large_max - self.large_used;
+        self.large_waits |= !fits;
         fits
     }
 
-    /// Takes the bytes of a picture for which there is room.
-    pub fn take(&mut self, bytes: u64) {
+    /// Reserves the bytes of a picture that fits.
+    pub fn reserve(&mut self, bytes: u64) {
         if bytes > self.small_max {
             self.large_used += bytes;
         }
     }
 
-    /// Gives the bytes of a picture back. Returns whether others may have waited for them.
-    pub fn give(&mut self, bytes: u64) -> bool {
+    /// Releases the bytes of a picture. Returns true if other pictures may be waiting for them.
+    pub fn release(&mut self, bytes: u64) -> bool {
         if bytes <= self.small_max {
             return false;
         }
         self.large_used -= bytes;
-        std::mem::take(&mut self.has_refused)
+        std::mem::take(&mut self.large_waits)
     }
 }
 
@@ -71,23 +70,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_small_picture_starts_beside_a_large_one_that_waits() {
+    fn a_small_picture_starts_while_a_large_one_waits() {
         let mut budget = DecodeBudget::new(800, 10);
         assert_eq!((budget.small_max, budget.picture_max()), (10, 700));
-        budget.take(600);
-        assert!(!budget.has_room(200));
-        // There would be room, but it is not its turn.
-        assert!(!budget.has_room(50));
-        assert!(budget.has_room(10));
-        assert!(budget.give(600));
-        assert!(budget.has_room(200));
+        budget.reserve(600);
+        assert!(!budget.fits(200));
+        // There is memory for it, but it is behind one that waits.
+        assert!(!budget.fits(50));
+        assert!(budget.fits(10));
+        assert!(budget.release(600));
+        assert!(budget.fits(200));
     }
 
     #[test]
     fn the_largest_picture_fits_alone() {
         let mut budget = DecodeBudget::new(1000, 3);
-        assert!(budget.has_room(budget.picture_max()));
-        assert!(!budget.has_room(budget.picture_max() + 1));
+        assert!(budget.fits(budget.picture_max()));
+        assert!(!budget.fits(budget.picture_max() + 1));
     }
 
     proptest! {
@@ -100,20 +99,20 @@ mod tests {
             let mut budget = DecodeBudget::new(bytes_max, slots);
             let mut running: Vec<u64> = Vec::new();
             for (bytes, ends) in steps {
-                // What takes more is refused before.
+                // Pictures that take more are refused earlier.
                 let bytes = bytes % (budget.picture_max() + 1);
                 if ends && !running.is_empty() {
-                    budget.give(running.remove(bytes as usize % running.len()));
-                } else if running.len() < slots && budget.has_room(bytes) {
-                    budget.take(bytes);
+                    budget.release(running.remove(bytes as usize % running.len()));
+                } else if running.len() < slots && budget.fits(bytes) {
+                    budget.reserve(bytes);
                     running.push(bytes);
                 }
                 prop_assert!(running.iter().sum::<u64>() <= bytes_max);
             }
             for bytes in running {
-                budget.give(bytes);
+                budget.release(bytes);
             }
-            prop_assert!(budget.has_room(budget.picture_max()));
+            prop_assert!(budget.fits(budget.picture_max()));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Decode slots: pictures are decoded on the blocking pool, a bounded number at a time.
+//! Decode slots: a bounded number of pictures is decoded at a time, on the blocking pool.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -15,23 +15,23 @@ use super::metrics::EngineMetrics;
 use super::request::{Entry, Input};
 use super::scheduler::Scheduled as _;
 
-/// What turns encoded bytes into a picture.
+/// Decodes pictures.
 pub trait Decode: Send + Sync {
-    /// The most bytes of memory that [`Decode::decode`] takes for this picture. Quick, for it is asked before the picture
-    /// waits for its turn.
+    /// Returns an upper bound of the bytes of memory that [`Decode::decode`] takes. It reads only the header, so that it
+    /// can be called before the picture is scheduled.
     ///
     /// # Errors
-    /// If the picture's header alone refuses it.
+    /// [`ImageError`] if the header is refused.
     fn memory(&self, bytes: &Bytes) -> Result<u64, ImageError>;
 
-    /// The picture.
+    /// Decodes a picture.
     ///
     /// # Errors
-    /// If it is refused.
+    /// [`ImageError`] if it is refused.
     fn decode(&self, bytes: &Bytes) -> Result<Pixels, ImageError>;
 }
 
-/// Decodes with these settings.
+/// The decoder of the image crate, with its settings.
 #[derive(Clone, Copy, Debug)]
 pub struct PictureDecoder(pub ImageSettings);
 
@@ -45,36 +45,37 @@ impl Decode for PictureDecoder {
     }
 }
 
-/// A picture that was decoded, or is refused.
+/// A picture that was decoded or refused.
 pub(super) struct Decoded {
     pub class: Class,
-    /// The memory that is free again.
+    /// The memory to release, in bytes.
     pub memory: u64,
-    /// None if its caller was answered or is gone.
+    /// The entry with its pixels; none if the picture was refused and the entry answered.
     pub entry: Option<Entry>,
 }
 
-/// Starts decoding where a slot is free.
+/// The decode slots and their memory.
 pub(super) struct Decoders {
     pub decode: Arc<dyn Decode>,
     pub slots: usize,
     pub busy: usize,
     pub budget: DecodeBudget,
-    /// Where each decoded picture goes. Bounded by the slots.
+    /// Receives each decoded picture. Bounded by the slots.
     pub done: mpsc::UnboundedSender<Decoded>,
     pub metrics: EngineMetrics,
 }
 
 impl Decoders {
-    /// Whether a slot is free.
+    /// Returns true if a slot is free.
     pub fn has_slot(&self) -> bool {
         self.busy < self.slots
     }
 
-    /// Decodes an entry's picture, for which there is room, in a slot of its own; [`Decoders::done`] gets it afterwards.
+    /// Starts to decode an entry's picture, which must fit the budget, in a free slot. The result goes to
+    /// [`Decoders::done`].
     pub fn start(&mut self, mut entry: Entry) {
         self.busy += 1;
-        self.budget.take(entry.memory);
+        self.budget.reserve(entry.memory);
         self.metrics.decode_reserved.inc_by(entry.memory as i64);
         let (decode, done, metrics) = (self.decode.clone(), self.done.clone(), self.metrics.clone());
         entry.progress.set(Stage::Decoding);
@@ -98,23 +99,23 @@ impl Decoders {
                     None
                 }
             };
-            // Nothing receives it only if the runtime is shutting down.
+            // The receiver is dropped only when the runtime shuts down.
             let _ = done.send(Decoded { class, memory, entry });
         });
     }
 
-    /// Frees a slot and this much memory. Returns whether pictures may have waited for the memory.
-    pub fn finished(&mut self, memory: u64) -> bool {
+    /// Releases a slot and its memory. Returns true if pictures may be waiting for the memory.
+    pub fn finish(&mut self, memory: u64) -> bool {
         self.busy -= 1;
         self.metrics.decode_reserved.dec_by(memory as i64);
-        self.budget.give(memory)
+        self.budget.release(memory)
     }
 }
 
-/// A decoder that panics refuses its picture, and nothing else.
+/// Turns a decoder's panic into an error for its picture.
 pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T, ImageError>) -> Result<T, ImageError> {
-    let done = catch_unwind(AssertUnwindSafe(work));
-    done.unwrap_or_else(|_| {
+    let result = catch_unwind(AssertUnwindSafe(work));
+    result.unwrap_or_else(|_| {
         let reason = "the decoder failed on it".to_owned();
         Err(ImageError::Malformed {
             format: "encoded",

@@ -1,43 +1,44 @@
-//! Why a request got no logits, or why there is no engine.
+//! The errors of requests and of the engine's start.
 
 use std::fmt;
 
 use headswap_image::ImageError;
 use headswap_model::BackendError;
 
-/// The setting that bounds the memory for decoding.
+/// The setting that limits the memory for decoding.
 pub const DECODE_BYTES_MAX: &str = "--decode-bytes-max";
 
-/// What the engine answers instead of logits.
+/// A request failed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum EngineError {
-    /// As many unary calls as allowed are under way.
+    /// The limit of unary calls in flight is reached.
     #[error("the server is at its limit of requests in flight; retry later")]
     Full,
     /// The picture was refused.
     #[error(transparent)]
     Image(#[from] ImageError),
-    /// Decoding the picture takes more memory than there may be in all.
+    /// Decoding the picture takes more memory than the limit of one picture.
     #[error(
-        "decoding the picture takes {needed} bytes, {DECODE_BYTES_MAX} leaves {available} for one; scale it down, or save it neither progressive nor interlaced"
+        "decoding the picture takes {needed} bytes, {DECODE_BYTES_MAX} leaves {available} for one; scale it down, or save \
+         it without progressive or interlaced coding"
     )]
     PictureTooCostly {
-        /// The memory that it takes.
+        /// The bytes that it takes.
         needed: u64,
-        /// The most that one picture may take.
+        /// The limit of one picture, in bytes.
         available: u64,
     },
-    /// None of the request's heads is on the device; their source knows why.
+    /// None of the request's heads could be pinned; their [`HeadSource`](crate::HeadSource) has the errors.
     #[error("none of the heads can answer")]
     NoHeads,
     /// The deadline passed.
     #[error("the deadline passed while the request was {0}")]
     Expired(Stage),
-    /// The forward pass failed for this request; the engine goes on with the next.
+    /// The forward pass failed for this request; the engine continues with others.
     #[error(transparent)]
     Backend(#[from] BackendError),
-    /// The logits or features have NaN or infinity, which is no answer.
-    #[error("the {0} are not finite: this head or picture exceeds the numbers that the device computes in")]
+    /// The logits or features contain NaN or infinity.
+    #[error("the {0} are not finite: this head or picture exceeds the range of the device's numbers")]
     NotFinite(&'static str),
     /// The device no longer computes.
     #[error("the device no longer computes; send the request to another replica")]
@@ -47,11 +48,11 @@ pub enum EngineError {
     Stopped,
 }
 
-/// What an admitted request is doing.
+/// The stage of an admitted request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Stage {
-    /// It waits for its turn, before or after decoding.
+    /// It waits to be scheduled, before or after decoding.
     Waiting,
     /// Its heads are being loaded.
     Loading,
@@ -65,7 +66,7 @@ impl Stage {
     /// Every stage.
     pub const ALL: [Self; 4] = [Self::Waiting, Self::Loading, Self::Decoding, Self::Computing];
 
-    /// One word, for metrics.
+    /// Returns the stage as one word, for metrics.
     pub fn word(self) -> &'static str {
         match self {
             Self::Waiting => "waiting",
@@ -96,15 +97,15 @@ pub enum StartError {
     /// The largest batch does not run.
     #[error("a batch of {max_batch} pictures, which --max-batch allows, fails: {error}; lower --max-batch")]
     MaxBatch {
-        /// The size that was tried.
+        /// That size.
         max_batch: usize,
-        /// What the network said.
+        /// The network's error.
         error: BackendError,
     },
     /// A thread panicked.
     #[error("the device's thread ended before it was ready")]
     Ended,
-    /// The operating system gives no thread.
-    #[error("no thread for the device could be started: {0}")]
+    /// A thread could not be started.
+    #[error("cannot start a thread for the device: {0}")]
     Thread(#[from] std::io::Error),
 }

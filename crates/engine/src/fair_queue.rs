@@ -1,17 +1,17 @@
-//! Queues of many flows that take turns. Pure: no clock, no tokio.
+//! A queue of many flows that are served round-robin. Pure: no clock, no tokio.
 
 use std::collections::{HashMap, VecDeque};
 
 use super::class::FlowId;
 
-/// Items by flow. Each [`FairQueue::pop`] serves the next flow in turn, and of it the oldest item, so that a flow of
-/// many items delays another flow by one item at most.
+/// Items by flow. Each [`FairQueue::pop`] takes the oldest item of the next flow, so that a flow of many items delays
+/// another flow by at most one item.
 #[derive(Debug)]
 pub struct FairQueue<T> {
     flows: HashMap<FlowId, Flow<T>>,
-    /// Flows with items, the next to serve first. A parked flow is not among them.
-    turns: VecDeque<FlowId>,
-    /// Parked flows, the first parked first.
+    /// Flows with items that are not parked, in the order in which they are served.
+    active: VecDeque<FlowId>,
+    /// Parked flows, in the order in which they were parked.
     parked: VecDeque<FlowId>,
     len: usize,
 }
@@ -25,7 +25,7 @@ impl<T> Default for FairQueue<T> {
     fn default() -> Self {
         Self {
             flows: HashMap::new(),
-            turns: VecDeque::new(),
+            active: VecDeque::new(),
             parked: VecDeque::new(),
             len: 0,
         }
@@ -33,14 +33,14 @@ impl<T> Default for FairQueue<T> {
 }
 
 impl<T> FairQueue<T> {
-    /// How many items wait, parked ones included.
+    /// The number of items, those of parked flows included.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether a flow can be served.
-    pub fn has_turn(&self) -> bool {
-        !self.turns.is_empty()
+    /// Returns true if a flow can be served.
+    pub fn has_active(&self) -> bool {
+        !self.active.is_empty()
     }
 
     /// Adds an item behind the others of its flow.
@@ -57,32 +57,32 @@ impl<T> FairQueue<T> {
         self.len += 1;
     }
 
-    /// Takes the oldest item of the flow whose turn it is. The flow goes behind the others.
+    /// Takes the oldest item of the next flow, which goes behind the other flows.
     pub fn pop(&mut self) -> Option<T> {
-        let id = self.turns.pop_front()?;
+        let id = self.active.pop_front()?;
         let flow = self.flows.get_mut(&id)?;
         let item = flow.items.pop_front()?;
         if flow.items.is_empty() {
             self.flows.remove(&id);
         } else {
-            self.turns.push_back(id);
+            self.active.push_back(id);
         }
         self.len -= 1;
         Some(item)
     }
 
-    /// Puts an item that was just popped back to the front of its flow, and leaves that flow out of the turns until
+    /// Puts an item that was just popped back to the front of its flow, which is not served until
     /// [`FairQueue::unpark`].
     pub fn park(&mut self, flow: FlowId, item: T) {
         self.push_front(flow, item);
-        self.turns.retain(|&turn| turn != flow);
+        self.active.retain(|&active| active != flow);
         self.parked.push_back(flow);
     }
 
-    /// Lets parked flows take turns again, before the others: their turn had come.
+    /// Serves parked flows again, before the others.
     pub fn unpark(&mut self) {
         while let Some(flow) = self.parked.pop_back() {
-            self.turns.push_front(flow);
+            self.active.push_front(flow);
         }
     }
 
@@ -92,23 +92,23 @@ impl<T> FairQueue<T> {
             flow.items.retain(&mut keep);
         }
         self.flows.retain(|_, flow| !flow.items.is_empty());
-        self.turns.retain(|turn| self.flows.contains_key(turn));
+        self.active.retain(|flow| self.flows.contains_key(flow));
         self.parked.retain(|flow| self.flows.contains_key(flow));
         self.len = self.flows.values().map(|flow| flow.items.len()).sum();
     }
 
     /// Takes every item.
     pub fn drain(&mut self) -> impl Iterator<Item = T> {
-        self.turns.clear();
+        self.active.clear();
         self.parked.clear();
         self.len = 0;
         self.flows.drain().flat_map(|(_, flow)| flow.items)
     }
 
-    /// The flow's queue; a new flow takes its turn behind the others.
+    /// Returns a flow; a new one goes behind the others.
     fn flow(&mut self, id: FlowId) -> &mut Flow<T> {
         self.flows.entry(id).or_insert_with(|| {
-            self.turns.push_back(id);
+            self.active.push_back(id);
             Flow { items: VecDeque::new() }
         })
     }
@@ -121,7 +121,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn between_two_items_of_a_flow_every_other_waiting_flow_has_a_turn(
+        fn every_other_waiting_flow_is_served_between_two_items_of_a_flow(
             sizes in prop::collection::vec(1usize..20, 1..8),
         ) {
             let mut queue = FairQueue::default();
@@ -132,7 +132,7 @@ mod tests {
             }
             let mut served = vec![0; sizes.len()];
             while let Some((flow, number)) = queue.pop() {
-                // First in, first out within a flow.
+                // FIFO within a flow.
                 prop_assert_eq!(number, served[flow]);
                 served[flow] += 1;
                 for (other, &size) in sizes.iter().enumerate() {
@@ -144,7 +144,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_retained_keeps_its_order(
+        fn retained_items_keep_their_order(
             items in prop::collection::vec((0u64..4, any::<bool>()), 0..40),
         ) {
             let mut queue = FairQueue::default();
@@ -157,12 +157,12 @@ mod tests {
             while let Some((flow, number, kept)) = queue.pop() {
                 prop_assert!(kept && last.insert(flow, number).is_none_or(|before| before < number));
             }
-            prop_assert!(!queue.has_turn());
+            prop_assert!(!queue.has_active());
         }
     }
 
     #[test]
-    fn a_parked_flow_has_no_turn_until_it_is_let_back() {
+    fn a_parked_flow_is_not_served_until_it_is_unparked() {
         let mut queue = FairQueue::default();
         for item in [(1, 'a'), (1, 'b'), (2, 'c')] {
             queue.push_back(item.0, item);
@@ -171,10 +171,10 @@ mod tests {
         assert_eq!(first, (1, 'a'));
         queue.park(1, first);
         assert_eq!(queue.pop(), Some((2, 'c')));
-        assert_eq!((queue.pop(), queue.len(), queue.has_turn()), (None, 2, false));
-        // What comes for it meanwhile is parked with it.
+        assert_eq!((queue.pop(), queue.len(), queue.has_active()), (None, 2, false));
+        // Items added to a parked flow are parked, too.
         queue.push_back(1, (1, 'd'));
-        assert!(!queue.has_turn());
+        assert!(!queue.has_active());
         queue.unpark();
         assert_eq!(
             std::iter::from_fn(|| queue.pop())

@@ -1,4 +1,4 @@
-//! The engine's handle and its start: a request in, its numbers out.
+//! The engine's handle, and its start.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,43 +24,43 @@ use super::metrics::{Counted, EngineMetrics};
 use super::policy::BatchLimits;
 use super::request::{Answer, Entry, Heads, Input, Progress, Request};
 use super::scheduler::{Scheduler, SchedulerLimits};
-use super::together::Together;
+use super::together::ThreadGroup;
 use super::worker::Worker;
 
-/// How the engine works.
+/// The engine's settings.
 pub struct EngineSettings {
-    /// How large batches grow, and how long an idle device waits for company.
+    /// The limits of batches.
     pub batches: BatchLimits,
-    /// Requests under way at most, of each class.
+    /// Maximum number of requests in flight, for each class.
     pub in_flight_max: usize,
-    /// Of the grants while both classes wait, how many in a hundred are bulk's.
+    /// Bulk's share of the grants while both classes wait, in percent.
     pub bulk_percent: u32,
-    /// Pictures decoded at the same time.
+    /// Maximum number of pictures decoded at a time.
     pub decode_slots: usize,
-    /// Bytes of memory that they may take in all.
+    /// Maximum bytes of memory for all of them.
     pub decode_bytes_max: u64,
-    /// What decodes them.
+    /// The decoder.
     pub decode: Arc<dyn Decode>,
-    /// What a batch costs.
+    /// The time of a batch by its size.
     pub cost: CostTable,
-    /// What tells device threads the time.
+    /// The clock of the device threads.
     pub clock: Arc<dyn Clock>,
 }
 
-/// Headers of larger files are read on the blocking pool: the file may be all header, and a thread that serves connections
-/// would be busy with it for milliseconds.
+/// Headers of larger files are read on the blocking pool: the whole file may be header, which would keep a thread that
+/// serves connections busy for milliseconds.
 const HEADER_BYTES_INLINE_MAX: usize = 256 << 10;
 
-/// Cheap to clone; the engine ends when the last clone is gone and everything accepted is answered.
+/// A handle of the engine, cheap to clone. The engine ends once all handles are dropped and all requests answered.
 #[derive(Clone)]
 pub struct Engine {
     entries: mpsc::UnboundedSender<Entry>,
-    gone: Arc<Notify>,
+    cancelled: Arc<Notify>,
     admission: Admission,
     health: EngineHealth,
     metrics: EngineMetrics,
     decode: Arc<dyn Decode>,
-    /// The most memory that decoding one picture may take.
+    /// The limit of memory for decoding one picture, in bytes.
     picture_memory_max: u64,
 }
 
@@ -71,68 +71,43 @@ pub struct EngineThreads {
     workers: Vec<JoinHandle<()>>,
 }
 
-/// Starts a thread for each of the network's lanes, and when all of them are prepared the batcher on the current runtime.
+/// Starts a thread for each of the network's lanes and, once all of them are prepared, the batcher on the current runtime.
 ///
 /// # Errors
-/// If the operating system gives no thread, [`headswap_model::Backend::prepare`] failed, or a batch of the largest size does.
+/// [`StartError`] if a thread cannot be started, [`headswap_model::Backend::prepare`] fails, or a batch of the largest size
+/// fails.
 pub async fn start(
     network: Box<dyn Backend>,
     settings: EngineSettings,
     metrics: EngineMetrics,
 ) -> Result<(Engine, EngineThreads), StartError> {
-    let steps = network.steps();
-    let lanes_of_devices = network.into_lanes();
     let (finished_in, finished) = mpsc::unbounded_channel();
     let health = EngineHealth::default();
-    let together = Together::default();
-    let (mut starting, mut prepared, mut devices) = (Starting::default(), Vec::new(), Vec::new());
-    let mut lanes_in_all = 0;
-    for (device, lanes) in lanes_of_devices.into_iter().enumerate() {
-        let (sender, batches) = mpsc::unbounded_channel::<Batch>();
-        devices.push(Device::new(sender, lanes.len()));
-        lanes_in_all += lanes.len();
-        let batches = Arc::new(Mutex::new(batches));
-        for network in lanes {
-            let worker = Worker {
-                steps: steps.clone(),
-                network,
-                batches: Arc::clone(&batches),
-                finished: finished_in.clone(),
-                device,
-                health: health.clone(),
-                metrics: metrics.clone(),
-                clock: Arc::clone(&settings.clock),
-            };
-            let (ready, when_ready) = oneshot::channel();
-            let (own, stop) = (together.join(), Arc::clone(&starting.stop));
-            let thread = std::thread::Builder::new().name(format!("device-{device}"));
-            let max_batch = settings.batches.max_batch;
-            let run = move || worker.run(max_batch, &stop, ready, own);
-            starting.workers.push(thread.spawn(run)?);
-            prepared.push(when_ready);
-        }
-    }
-    starting.devices = devices;
-    for ready in prepared {
-        ready.await.map_err(|_| StartError::Ended)??;
-    }
+    let mut starting = Starting::default();
+    let context = WorkerContext {
+        finished: finished_in,
+        health: health.clone(),
+        metrics: metrics.clone(),
+    };
+    starting.spawn_workers(network, &settings, &context)?;
+    starting.prepared().await?;
 
     let decode_slots = settings.decode_slots.max(1);
     let budget = DecodeBudget::new(settings.decode_bytes_max, decode_slots);
     let picture_memory_max = budget.picture_max();
     let (entries_in, entries) = mpsc::unbounded_channel();
     let (decoded_in, decoded) = mpsc::unbounded_channel();
-    let gone = Arc::new(Notify::new());
+    let cancelled = Arc::new(Notify::new());
     let batcher = Batcher {
         scheduler: Scheduler::new(SchedulerLimits {
             max_batch: settings.batches.max_batch,
-            devices: lanes_in_all,
+            devices: starting.devices.iter().map(Device::lanes).sum(),
             bulk_percent: settings.bulk_percent,
             cost: settings.cost,
         }),
         limits: settings.batches,
         entries,
-        gone: Arc::clone(&gone),
+        cancelled: Arc::clone(&cancelled),
         decoders: Decoders {
             decode: Arc::clone(&settings.decode),
             slots: decode_slots,
@@ -153,7 +128,7 @@ pub async fn start(
     let workers = std::mem::take(&mut starting.workers);
     let engine = Engine {
         entries: entries_in,
-        gone,
+        cancelled,
         admission: Admission::new(settings.in_flight_max, metrics.in_flight.clone()),
         health,
         metrics,
@@ -163,13 +138,66 @@ pub async fn start(
     Ok((engine, EngineThreads { batcher, workers }))
 }
 
-/// Threads that prepare their networks. Dropped, which is when one failed or the server is stopping, it stops them and
+/// What all workers share.
+struct WorkerContext {
+    finished: mpsc::UnboundedSender<usize>,
+    health: EngineHealth,
+    metrics: EngineMetrics,
+}
+
+/// Device threads that prepare their networks. If one fails or the start is cancelled, dropping this stops all of them and
 /// waits: the process must not end while they use a device.
 #[derive(Default)]
 struct Starting {
     devices: Vec<Device>,
     workers: Vec<JoinHandle<()>>,
+    ready: Vec<oneshot::Receiver<Result<(), StartError>>>,
     stop: Arc<AtomicBool>,
+}
+
+impl Starting {
+    fn spawn_workers(
+        &mut self,
+        network: Box<dyn Backend>,
+        settings: &EngineSettings,
+        context: &WorkerContext,
+    ) -> Result<(), StartError> {
+        let steps = network.steps();
+        let group = ThreadGroup::default();
+        for (device, lanes) in network.into_lanes().into_iter().enumerate() {
+            let (sender, batches) = mpsc::unbounded_channel::<Batch>();
+            self.devices.push(Device::new(sender, lanes.len()));
+            let batches = Arc::new(Mutex::new(batches));
+            for network in lanes {
+                let worker = Worker {
+                    steps: steps.clone(),
+                    network,
+                    batches: Arc::clone(&batches),
+                    finished: context.finished.clone(),
+                    device,
+                    health: context.health.clone(),
+                    metrics: context.metrics.clone(),
+                    clock: Arc::clone(&settings.clock),
+                };
+                let (sender, ready) = oneshot::channel();
+                let (member, stop) = (group.join(), Arc::clone(&self.stop));
+                let max_batch = settings.batches.max_batch;
+                let thread = std::thread::Builder::new().name(format!("device-{device}"));
+                let thread = thread.spawn(move || worker.run(max_batch, &stop, sender, member))?;
+                self.workers.push(thread);
+                self.ready.push(ready);
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until every network is prepared.
+    async fn prepared(&mut self) -> Result<(), StartError> {
+        for ready in self.ready.drain(..) {
+            ready.await.map_err(|_| StartError::Ended)??;
+        }
+        Ok(())
+    }
 }
 
 impl Drop for Starting {
@@ -183,31 +211,36 @@ impl Drop for Starting {
 }
 
 impl EngineThreads {
-    /// Waits until everything accepted is answered and the devices are free, but no longer than `limit`; every [`Engine`]
-    /// must have been dropped. Returns whether it came to its end.
+    /// Waits up to `limit` until all requests are answered and all threads have ended; every [`Engine`] must have been
+    /// dropped. Returns true if they have.
     pub async fn join(self, limit: Duration) -> bool {
-        let join = async {
-            let _ = self.batcher.await;
-            let workers = self.workers;
-            let join = move || workers.into_iter().for_each(|worker| drop(worker.join()));
-            let _ = tokio::task::spawn_blocking(join).await;
-        };
-        timeout(limit, join).await.is_ok()
+        timeout(limit, self.join_all()).await.is_ok()
+    }
+
+    async fn join_all(self) {
+        let _ = self.batcher.await;
+        let workers = self.workers;
+        let joined = tokio::task::spawn_blocking(move || {
+            for worker in workers {
+                let _ = worker.join();
+            }
+        });
+        let _ = joined.await;
     }
 }
 
 impl Engine {
-    /// Whether the device computes.
+    /// The health of the devices.
     pub fn health(&self) -> &EngineHealth {
         &self.health
     }
 
-    /// How many requests are under way.
+    /// The number of requests in flight.
     pub fn in_flight(&self) -> &Gauge {
         &self.metrics.in_flight
     }
 
-    /// A place for a request: at once or not at all for an interactive one, within its deadline for a bulk one.
+    /// Admits a request: an interactive one at once or not at all, a bulk one before its deadline.
     ///
     /// # Errors
     /// [`EngineError::Full`], [`EngineError::Expired`], [`EngineError::Stopped`].
@@ -216,10 +249,10 @@ impl Engine {
         admitted.inspect_err(|error| self.metrics.observe_error(error))
     }
 
-    /// Computes a request. Dropped, it takes the request out of the queue.
+    /// Computes a request. Dropping the future removes the request from the queue.
     ///
     /// # Errors
-    /// [`EngineError`], at the deadline at the latest.
+    /// [`EngineError`]; no later than the deadline.
     pub async fn run(&self, admitted: Admitted, request: Request) -> Result<Answer, EngineError> {
         let memory = self.memory(&request.input).await?;
         let (answer, receiver) = oneshot::channel();
@@ -242,7 +275,7 @@ impl Engine {
         self.entries.send(entry).map_err(|_| EngineError::Stopped)?;
         let waiting = Waiting {
             receiver,
-            gone: Arc::clone(&self.gone),
+            cancelled: Arc::clone(&self.cancelled),
         };
         let answer = match deadline {
             None => waiting.answer().await,
@@ -256,7 +289,7 @@ impl Engine {
         answer.inspect_err(|error| self.metrics.observe_error(error))
     }
 
-    /// The memory that decoding takes. What its header alone refuses waits for no turn.
+    /// Returns the memory that decoding takes. A picture that its header refuses fails here, before it is queued.
     async fn memory(&self, input: &Input) -> Result<u64, EngineError> {
         let Input::Image(bytes) = input else { return Ok(0) };
         let needed = if bytes.len() <= HEADER_BYTES_INLINE_MAX {
@@ -283,22 +316,22 @@ impl fmt::Debug for Engine {
 /// A caller that waits for its answer.
 struct Waiting {
     receiver: oneshot::Receiver<Result<Answer, EngineError>>,
-    gone: Arc<Notify>,
+    cancelled: Arc<Notify>,
 }
 
 impl Waiting {
-    /// The answer; none if its entry was dropped without one.
+    /// Returns the answer; none if the entry was dropped without one.
     async fn answer(mut self) -> Option<Result<Answer, EngineError>> {
         (&mut self.receiver).await.ok()
     }
 }
 
 impl Drop for Waiting {
-    /// A caller that is gone before its answer came has the batcher look for entries like its own.
+    /// Without an answer, makes the batcher remove cancelled entries.
     fn drop(&mut self) {
         if !self.receiver.is_terminated() {
             self.receiver.close();
-            self.gone.notify_one();
+            self.cancelled.notify_one();
         }
     }
 }
@@ -311,14 +344,14 @@ mod tests {
     use crate::clock::SystemClock;
     use crate::error::Stage;
     use crate::request::Input;
-    use crate::rig::{Forward, decoder, metrics, pixels, told};
+    use crate::rig::{Forward, backend, decoder, metrics, pixels};
     use headswap_model::{BackendError, HeadRows, StillWanted};
 
-    /// A clock that panics when told to.
+    /// A clock that panics once its flag is set.
     #[derive(Default)]
-    struct Failing(AtomicBool);
+    struct PanickingClock(AtomicBool);
 
-    impl Clock for Failing {
+    impl Clock for PanickingClock {
         fn now(&self) -> Instant {
             if self.0.load(Ordering::Relaxed) {
                 std::panic::panic_any("a defect");
@@ -344,7 +377,7 @@ mod tests {
     }
 
     async fn started(forward: impl Forward) -> (Engine, EngineThreads) {
-        start(told(forward), settings(1), metrics()).await.unwrap()
+        start(backend(forward), settings(1), metrics()).await.unwrap()
     }
 
     fn embed(deadline: Option<Instant>) -> Request {
@@ -370,16 +403,16 @@ mod tests {
                 _ => Err(BackendError::Device("out of memory".into())),
             }
         }
-        start(told(limited), settings(4), metrics()).await.unwrap();
-        let error = start(told(limited), settings(8), metrics()).await.unwrap_err();
+        start(backend(limited), settings(4), metrics()).await.unwrap();
+        let error = start(backend(limited), settings(8), metrics()).await.unwrap_err();
         assert!(matches!(error, StartError::MaxBatch { max_batch: 8, .. }), "{error}");
         assert!(error.to_string().contains("lower --max-batch"));
     }
 
     #[tokio::test]
-    async fn a_lost_device_is_noticed_and_every_request_is_answered() {
-        let asked = AtomicUsize::new(0);
-        let (engine, threads) = started(move |_, _, _| match asked.fetch_add(1, Ordering::Relaxed) {
+    async fn a_lost_device_is_reported_and_every_request_answered() {
+        let passes = AtomicUsize::new(0);
+        let (engine, threads) = started(move |_, _, _| match passes.fetch_add(1, Ordering::Relaxed) {
             0 => Ok(1.0),
             _ => Err(BackendError::Lost("a test".into())),
         })
@@ -393,12 +426,12 @@ mod tests {
         assert!(threads.join(Duration::from_secs(60)).await);
     }
 
-    /// A defect of ours: a panic outside of what guards the network.
+    /// The thread panics outside of the code that catches the network's panics.
     #[tokio::test]
-    async fn a_device_thread_that_ends_is_noticed_and_every_request_is_answered() {
-        let (mut settings, clock) = (settings(1), Arc::new(Failing::default()));
+    async fn a_device_thread_that_panics_is_reported_and_every_request_answered() {
+        let (mut settings, clock) = (settings(1), Arc::new(PanickingClock::default()));
         settings.clock = clock.clone();
-        let (engine, threads) = start(told(|_, _, _| Ok(1.0)), settings, metrics()).await.unwrap();
+        let (engine, threads) = start(backend(|_, _, _| Ok(1.0)), settings, metrics()).await.unwrap();
         run(&engine, None).await.unwrap();
         clock.0.store(true, Ordering::Relaxed);
         for _ in 0..3 {
@@ -410,24 +443,24 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_deadline_says_what_the_request_was_doing() {
+    async fn an_expired_request_reports_its_stage() {
         let (release, released) = std::sync::mpsc::channel::<()>();
-        let asked = AtomicUsize::new(0);
+        let passes = AtomicUsize::new(0);
         let (engine, _threads) = started(move |_, _, _| {
-            // The warm-up's batch is not held.
-            if asked.fetch_add(1, Ordering::Relaxed) > 0 {
+            // The warm-up's batch does not block.
+            if passes.fetch_add(1, Ordering::Relaxed) > 0 {
                 let _ = released.recv();
             }
             Ok(1.0)
         })
         .await;
-        let soon = || Some(Instant::now() + Duration::from_millis(50));
-        let computing = run(&engine, soon()).await;
+        let soon = Duration::from_millis(50);
+        let computing = run(&engine, Some(Instant::now() + soon)).await;
         assert!(
             matches!(computing, Err(EngineError::Expired(Stage::Computing))),
             "{computing:?}"
         );
-        let waiting = run(&engine, soon()).await;
+        let waiting = run(&engine, Some(Instant::now() + soon)).await;
         assert!(
             matches!(waiting, Err(EngineError::Expired(Stage::Waiting))),
             "{waiting:?}"
@@ -438,7 +471,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_deadline_while_a_picture_is_decoded_says_so() {
+    async fn a_request_that_expires_during_decoding_reports_it() {
         let (started, mut when_started) = mpsc::unbounded_channel();
         let (release, released) = std::sync::mpsc::channel::<()>();
         let released = Mutex::new(released);
@@ -450,7 +483,7 @@ mod tests {
             })),
             ..settings(1)
         };
-        let (engine, _threads) = start(told(|_, _, _| Ok(1.0)), settings, metrics()).await.unwrap();
+        let (engine, _threads) = start(backend(|_, _, _| Ok(1.0)), settings, metrics()).await.unwrap();
         let deadline = Some(Instant::now() + Duration::from_secs(60));
         let admitted = engine.admit(Class::Interactive, deadline).await.unwrap();
         let request = Request {

@@ -1,27 +1,27 @@
-//! Whether the device computes.
+//! The health of the devices.
 
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
-/// Set once, when a device no longer computes; clones share it.
+/// A flag that is set once, when a device no longer computes, with the reason; clones share it.
 #[derive(Clone, Debug)]
 pub struct EngineHealth(Arc<watch::Sender<Option<String>>>);
 
 impl Default for EngineHealth {
-    /// It computes.
+    /// Every device computes.
     fn default() -> Self {
         Self(Arc::new(watch::Sender::new(None)))
     }
 }
 
 impl EngineHealth {
-    /// Whether a device no longer computes.
+    /// Returns true once a device no longer computes.
     pub fn is_lost(&self) -> bool {
         self.0.borrow().is_some()
     }
 
-    /// Returns once a device no longer computes, with the reason.
+    /// Waits until a device no longer computes. Returns the reason.
     pub async fn lost(&self) -> String {
         let mut changes = self.0.subscribe();
         let reason = changes
@@ -33,15 +33,15 @@ impl EngineHealth {
         reason.unwrap_or_default()
     }
 
-    /// Records that a device no longer computes; the first reason stays.
+    /// Records that a device no longer computes; only the first reason is kept.
     pub(super) fn report_lost(&self, reason: String) {
         self.0.send_if_modified(|lost| {
-            let first = lost.is_none();
-            if first {
+            let is_first = lost.is_none();
+            if is_first {
                 tracing::error!(reason, "the device no longer computes");
                 *lost = Some(reason);
             }
-            first
+            is_first
         });
     }
 }

@@ -1,10 +1,9 @@
-//! From one picture, or the features of one, to its logits, in batches.
+//! Computes logits from pictures, or from their features, in batches.
 //!
-//! Requests wait in one place: the [`Scheduler`](scheduler::Scheduler), which is pure, holds all that is admitted and is
-//! owned by the batcher, a tokio task. It grants decode slots, on the blocking pool, and devices. A device thread, an OS
-//! thread that drives the network, computes a batch and answers each entry through a oneshot. A GPU has two, so that one
-//! copies while the other computes.
-//! The room knows nothing of gRPC, of head names or of stores.
+//! All admitted requests wait in the [`Scheduler`](scheduler::Scheduler), which is pure and owned by the batcher, a tokio
+//! task. It grants decode slots, on the blocking pool, and devices. A device thread is an OS thread that computes batches
+//! and answers each entry through a oneshot. A GPU has two, so that one copies while the other computes.
+//! This crate does not depend on gRPC, head names or stores.
 
 mod admission;
 mod batch;

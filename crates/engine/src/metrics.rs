@@ -1,4 +1,4 @@
-//! What the engine counts.
+//! The engine's metrics.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ pub struct EngineMetrics {
     pub(super) queue_length: Gauge,
     pub(super) queue_wait: Histogram,
     pub(super) decode: Histogram,
-    /// Bytes of memory that the pictures which are being decoded may take.
+    /// Bytes of memory reserved for the pictures being decoded.
     pub(super) decode_reserved: Gauge,
     pub(super) batch_size: Histogram,
     pub(super) compute: Histogram,
@@ -35,7 +35,7 @@ pub struct EngineMetrics {
     step_rows: Family<StepLabels, Counter>,
 }
 
-/// What a request was doing.
+/// The stage that a request was in.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct StageLabels {
     stage: &'static str,
@@ -48,18 +48,16 @@ struct StepLabels {
 }
 
 impl EngineMetrics {
-    /// Registers everything under its name.
+    /// Registers every metric under its name.
     pub fn register(registry: &mut Registry) -> Self {
-        let seconds = || Histogram::new(exponential_buckets(0.000_1, 2.0, 18));
-        let unit = || Unit::Seconds;
         let metrics = Self {
             in_flight: Gauge::default(),
             queue_length: Gauge::default(),
-            queue_wait: seconds(),
+            queue_wait: Histogram::new(exponential_buckets(0.000_1, 2.0, 18)),
             decode: Histogram::new(exponential_buckets(0.000_1, 2.0, 16)),
             decode_reserved: Gauge::default(),
             batch_size: Histogram::new(exponential_buckets(1.0, 2.0, 10)),
-            compute: seconds(),
+            compute: Histogram::new(exponential_buckets(0.000_1, 2.0, 18)),
             cancelled: Counter::default(),
             expired: Counter::default(),
             expired_executed: Counter::default(),
@@ -68,76 +66,47 @@ impl EngineMetrics {
             step_passes: Family::default(),
             step_rows: Family::default(),
         };
-        registry.register(
-            "in_flight",
-            "Requests admitted and not yet answered",
-            metrics.in_flight.clone(),
-        );
-        // Shown from the start, so that a rate can be taken of the first.
+        // Every label exists from the start, so that a rate includes the first increment.
         for stage in Stage::ALL {
             let labels = StageLabels { stage: stage.word() };
             drop(metrics.deadline_exceeded.get_or_create(&labels));
         }
-        let help = "Memory set aside for the pictures that are being decoded";
-        registry.register_with_unit("decode_reserved", help, Unit::Bytes, metrics.decode_reserved.clone());
-        let help = "Decoding, resizing and cropping one picture";
-        registry.register_with_unit("decode", help, unit(), metrics.decode.clone());
-        registry.register(
-            "deadline_exceeded",
-            "Requests whose deadline passed, by what they were doing: waiting, loading, decoding or computing",
-            metrics.deadline_exceeded.clone(),
-        );
-        registry.register(
-            "queue_length",
-            "Admitted requests that wait for their forward pass",
-            metrics.queue_length.clone(),
-        );
-        registry.register_with_unit(
-            "queue_wait",
-            "From a request's admission to its forward pass, less decoding",
-            unit(),
-            metrics.queue_wait.clone(),
-        );
-        registry.register("batch_size", "Pictures in a forward pass", metrics.batch_size.clone());
-        registry.register_with_unit(
-            "compute",
-            "One forward pass of a batch",
-            unit(),
-            metrics.compute.clone(),
-        );
-        registry.register(
-            "cancelled",
-            "Entries dropped because the caller had gone",
-            metrics.cancelled.clone(),
-        );
-        registry.register(
-            "expired",
-            "Entries dropped because their deadline had passed",
-            metrics.expired.clone(),
-        );
-        let name = "expired_executed";
-        registry.register(
-            name,
-            "Requests that were given to the device after their deadline; stays 0",
-            metrics.expired_executed.clone(),
-        );
-        registry.register(
-            "failed_batches",
-            "Forward passes that failed",
-            metrics.failed_batches.clone(),
-        );
-        registry.register(
-            "layer_passes",
-            "Different paths of parameters on which batches went through a layer: one for each batch while its rows are \
-             together",
-            metrics.step_passes.clone(),
-        );
-        registry.register(
-            "layer_rows",
-            "Rows that went through a layer",
-            metrics.step_rows.clone(),
-        );
+        metrics.register_requests(registry);
+        metrics.register_batches(registry);
         metrics
+    }
+
+    fn register_requests(&self, registry: &mut Registry) {
+        let help = "Requests admitted and not yet answered";
+        registry.register("in_flight", help, self.in_flight.clone());
+        let help = "Memory reserved for the pictures being decoded";
+        registry.register_with_unit("decode_reserved", help, Unit::Bytes, self.decode_reserved.clone());
+        let help = "Decoding, resizing and cropping one picture";
+        registry.register_with_unit("decode", help, Unit::Seconds, self.decode.clone());
+        let help = "Requests whose deadline passed, by stage: waiting, loading, decoding or computing";
+        registry.register("deadline_exceeded", help, self.deadline_exceeded.clone());
+        let help = "Admitted requests that wait for their forward pass";
+        registry.register("queue_length", help, self.queue_length.clone());
+        let help = "From a request's admission to its forward pass, without decoding";
+        registry.register_with_unit("queue_wait", help, Unit::Seconds, self.queue_wait.clone());
+        let help = "Requests dropped because their caller gave up";
+        registry.register("cancelled", help, self.cancelled.clone());
+        let help = "Requests dropped because their deadline had passed";
+        registry.register("expired", help, self.expired.clone());
+        let help = "Requests that were given to the device after their deadline; stays 0";
+        registry.register("expired_executed", help, self.expired_executed.clone());
+    }
+
+    fn register_batches(&self, registry: &mut Registry) {
+        registry.register("batch_size", "Pictures in a forward pass", self.batch_size.clone());
+        let help = "One forward pass of a batch";
+        registry.register_with_unit("compute", help, Unit::Seconds, self.compute.clone());
+        let help = "Forward passes that failed";
+        registry.register("failed_batches", help, self.failed_batches.clone());
+        let help = "Passes through a layer with distinct parameters: one per batch until its heads' parameters differ";
+        registry.register("layer_passes", help, self.step_passes.clone());
+        let help = "Rows that went through a layer";
+        registry.register("layer_rows", help, self.step_rows.clone());
     }
 
     pub(super) fn observe_batch(&self, batch_size: usize, compute: Duration) {
@@ -153,8 +122,8 @@ impl EngineMetrics {
         }
     }
 
-    /// Counts an entry that left because its caller is gone or its deadline has passed.
-    pub(super) fn count_dead(&self, expired: bool) {
+    /// Counts an entry that was dropped because its deadline passed, or else because its caller gave up.
+    pub(super) fn count_dropped(&self, expired: bool) {
         if expired {
             self.expired.inc();
         } else {
@@ -162,20 +131,19 @@ impl EngineMetrics {
         }
     }
 
-    /// Returns the entry unless its caller is gone or its deadline has passed; expired entries get
+    /// Returns the entry unless its caller gave up or its deadline has passed; expired entries get
     /// [`EngineError::Expired`].
     pub(super) fn alive(&self, entry: Entry, now: Instant) -> Option<Entry> {
-        let expired = entry.expired(now);
-        if !expired && !entry.cancelled() {
+        if entry.is_alive(now) {
             return Some(entry);
         }
-        self.count_dead(expired);
+        self.count_dropped(entry.expired(now));
         let stage = entry.progress.stage();
         entry.answer(Err(EngineError::Expired(stage)));
         None
     }
 
-    /// Counts a deadline that passed, by what the request was doing.
+    /// Counts a passed deadline by the request's stage.
     pub(super) fn observe_error(&self, error: &EngineError) {
         if let EngineError::Expired(stage) = error {
             let labels = StageLabels { stage: stage.word() };
@@ -188,12 +156,12 @@ impl EngineMetrics {
     }
 }
 
-/// Counted in a gauge for as long as it lives.
+/// Counts one in a gauge until it is dropped.
 #[derive(Debug)]
 pub struct Counted(Gauge);
 
 impl Counted {
-    /// One more.
+    /// Adds one to `gauge`.
     pub fn new(gauge: &Gauge) -> Self {
         gauge.inc();
         Self(gauge.clone())

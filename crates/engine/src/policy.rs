@@ -1,33 +1,33 @@
-//! When a batch leaves, as a pure function: no clock, no tokio.
+//! Decides when a batch is dispatched. Pure: no clock, no tokio.
 //!
-//! An idle device takes whatever is ready. A device that computes one batch while it copies another, as a GPU does, is
-//! given the second only when that is full: until then the batch stays open for those who come. No batch is prepared
-//! behind those that a device computes, so that an urgent request waits for those alone.
+//! An idle device gets whatever is ready. A device that copies one batch while it computes another, as a GPU does, gets
+//! the second only when it is full; until then more requests may join it. No further batch is queued for a device, so
+//! that an urgent request waits only for the batches that are running.
 
 use std::time::Duration;
 
-/// How large batches grow and how long an idle device waits for company.
+/// Limits of batches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchLimits {
-    /// Pictures in a batch at most.
+    /// Maximum number of pictures in a batch.
     pub max_batch: usize,
-    /// How long the first of a batch may wait for others while the device is idle.
+    /// How long the first request of a batch may wait for others while the device is idle.
     pub wait_max: Duration,
 }
 
-/// What to do now.
+/// The action to take now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// Send this many entries, the oldest first.
+    /// Dispatch this many entries, the oldest first.
     Dispatch(usize),
-    /// Ask again after this time, or when something changes.
+    /// Decide again after this time, or when something changes.
     WaitFor(Duration),
-    /// Ask again when something changes.
+    /// Decide again when something changes.
     Wait,
 }
 
-/// Decides for `queued` entries, the oldest of which has waited for `oldest_wait`, while the least busy device holds
-/// `outstanding` of the `lanes` batches that it computes at the same time.
+/// Decides for `queued` entries, the oldest of which has waited for `oldest_wait`, while the least busy device has
+/// `outstanding` batches of the `lanes` that it can run at a time.
 pub fn decide(queued: usize, outstanding: usize, lanes: usize, oldest_wait: Duration, limits: BatchLimits) -> Decision {
     if queued == 0 || outstanding >= lanes {
         return Decision::Wait;
@@ -55,7 +55,7 @@ mod tests {
         }
 
         #[test]
-        fn batches_are_bounded_and_the_device_is_not_flooded(
+        fn batches_and_their_number_on_a_device_are_bounded(
             queued in 0usize..100, outstanding in 0usize..4, lanes in 1usize..3, waited in 0u64..2000, wait in 0u64..1000, max in 1usize..64,
         ) {
             let limits = BatchLimits { max_batch: max, wait_max: Duration::from_micros(wait) };
@@ -68,7 +68,7 @@ mod tests {
                     prop_assert!(rest > Duration::ZERO && rest <= limits.wait_max);
                     prop_assert!(outstanding == 0 && queued >= 1);
                 }
-                // Nobody waits for an event that cannot come: something must be running, or nothing be queued.
+                // Without a timeout, an event must be coming: a batch is running, or nothing is queued.
                 Decision::Wait => prop_assert!(queued == 0 || outstanding > 0),
             }
         }

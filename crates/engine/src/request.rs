@@ -1,4 +1,4 @@
-//! What goes into the engine and what comes out.
+//! The engine's requests and answers, and the entry that carries a request through it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -17,33 +17,33 @@ use super::error::{EngineError, Stage};
 use super::metrics::Counted;
 use super::scheduler::Scheduled;
 
-/// What a request is computed from.
+/// The input of a request.
 #[derive(Clone, Debug)]
 pub enum Input {
     /// An encoded picture.
     Image(Bytes),
-    /// A picture, for the whole network.
+    /// A decoded picture.
     Pixels(Pixels),
-    /// The backbone's features of one, for the last Linear of heads that override nothing else.
+    /// The backbone's features of a picture, for heads that override only the last Linear.
     Features(Arc<[f32]>),
 }
 
-/// Heads as placed on the device. While a request has them, they stay there.
+/// Heads on the device, which stay there until they are dropped.
 pub type PinnedHeads = Vec<Arc<PlacedHead>>;
 
-/// Where a request's heads come from: a bulk request takes them when its turn comes, so that what waits keeps no
-/// device memory; an interactive one takes them at once.
+/// The source of a request's heads. A bulk request pins them when it is scheduled, so that waiting requests hold no device
+/// memory; an interactive one pins them at once.
 pub trait HeadSource: Send + Sync {
-    /// Whether [`HeadSource::pin`] would find all of them on the device.
+    /// Returns true if all heads are on the device.
     fn resident(&self) -> bool;
 
-    /// Takes the heads, at once if they are on the device, else once they have been loaded.
+    /// Pins the heads: at once if they are on the device, otherwise once they are loaded.
     fn pin(self: Arc<Self>) -> Pinned;
 }
 
-/// What a [`HeadSource`] gives.
+/// The result of [`HeadSource::pin`].
 pub enum Pinned {
-    /// The heads that can answer; none if all failed.
+    /// The heads that can answer; empty if all failed.
     Now(PinnedHeads),
     /// The same, once the missing ones are loaded.
     Later(BoxFuture<'static, PinnedHeads>),
@@ -53,37 +53,37 @@ pub enum Pinned {
 pub struct Request {
     /// The picture.
     pub input: Input,
-    /// The heads; none if the features alone are wanted.
+    /// The heads; none if only the features are requested.
     pub heads: Option<Arc<dyn HeadSource>>,
-    /// Whether the features are wanted, too.
+    /// True to return the features, too.
     pub features: bool,
-    /// After this the answer is worthless.
+    /// The request is not computed after this time.
     pub deadline: Option<Instant>,
-    /// The flow that it takes turns for.
+    /// The flow that it belongs to.
     pub flow: FlowId,
 }
 
 /// The numbers for one picture.
 #[derive(Clone, Debug, Default)]
 pub struct Answer {
-    /// For each pinned head of the request, in its order, one logit per class, or why this head has none.
+    /// For each pinned head of the request, in its order, one logit per class, or the head's error.
     pub logits: Vec<Result<Vec<f32>, EngineError>>,
-    /// The features, if asked for.
+    /// The features, if requested.
     pub features: Option<Vec<f32>>,
-    /// Where the time went.
+    /// How long each stage took.
     pub timing: Timing,
 }
 
-/// Where one request's time went.
+/// How long each stage of one request took.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Timing {
     /// Decoding; zero for raw pixels.
     pub decode: Duration,
-    /// Everything between its admission and the start of the forward pass, but decoding.
+    /// From its admission to the start of the forward pass, without decoding.
     pub queue: Duration,
     /// The batch's forward pass.
     pub compute: Duration,
-    /// Pictures in that batch.
+    /// The number of pictures in that batch.
     pub batch_size: usize,
 }
 
@@ -101,7 +101,7 @@ impl Progress {
     }
 }
 
-/// A request on its way through the engine.
+/// A request inside the engine.
 pub(super) struct Entry {
     pub input: Input,
     pub heads: Heads,
@@ -111,44 +111,44 @@ pub(super) struct Entry {
     pub admitted: Admitted,
     pub arrived: Instant,
     pub decode: Duration,
-    /// The bytes of memory that decoding takes; 0 for what is not encoded.
+    /// The bytes of memory that decoding takes; 0 if the input is not encoded.
     pub memory: u64,
     pub progress: Progress,
-    /// Until the forward pass begins.
+    /// Counts the entry as queued until its forward pass begins.
     pub in_queue: Option<Counted>,
     pub answer: oneshot::Sender<Result<Answer, EngineError>>,
 }
 
 /// The heads of an entry.
 pub(super) enum Heads {
-    /// To be taken.
+    /// Not pinned yet.
     Source(Arc<dyn HeadSource>),
-    /// On the device until the entry is answered.
+    /// Pinned until the entry is answered.
     Pinned(PinnedHeads),
 }
 
 impl Entry {
-    /// Whether the caller is gone.
+    /// Returns true if the caller gave up.
     pub fn cancelled(&self) -> bool {
         self.answer.is_closed()
     }
 
-    /// Whether the deadline has passed at `now`.
+    /// Returns true if the deadline has passed at `now`.
     pub fn expired(&self, now: Instant) -> bool {
         self.deadline.is_some_and(|deadline| deadline <= now)
     }
 
-    /// Whether no answer is wanted any more at `now`.
-    pub fn is_dead(&self, now: Instant) -> bool {
-        self.cancelled() || self.expired(now)
+    /// Returns true if it is neither cancelled nor expired at `now`.
+    pub fn is_alive(&self, now: Instant) -> bool {
+        !self.cancelled() && !self.expired(now)
     }
 
-    /// Whether its picture has yet to be decoded.
+    /// Returns true if its picture must be decoded.
     pub fn is_encoded(&self) -> bool {
         matches!(self.input, Input::Image(_))
     }
 
-    /// Its heads on the device; none before they are pinned.
+    /// Its pinned heads; empty before they are pinned.
     pub fn pinned(&self) -> &[Arc<PlacedHead>] {
         match &self.heads {
             Heads::Pinned(heads) => heads,
@@ -156,7 +156,8 @@ impl Entry {
         }
     }
 
-    /// Answers; a caller that is gone is no error. Its place and its heads are free before the caller hears of it.
+    /// Sends the answer, unless the caller gave up. Its permit and heads are released first, so that they are free when the
+    /// caller receives the answer.
     pub fn answer(self, answer: Result<Answer, EngineError>) {
         let Self {
             answer: sender,

@@ -1,4 +1,4 @@
-//! What the engine's tests are built from.
+//! Shared parts of the engine's tests: entries, heads, a backend and a decoder that run a test's closure.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -21,7 +21,7 @@ use super::request::{Answer, Entry, HeadSource, Heads, Input, Pinned, PinnedHead
 
 pub(super) type Answered = oneshot::Receiver<Result<Answer, EngineError>>;
 
-/// A decoded picture of one shade.
+/// Returns a picture of one shade.
 pub(super) fn pixels(shade: u8) -> Pixels {
     Pixels::from_bytes(vec![shade; PICTURE_BYTES].into()).unwrap()
 }
@@ -34,7 +34,7 @@ pub(super) fn metrics() -> EngineMetrics {
     EngineMetrics::register(&mut Registry::default())
 }
 
-/// Makes entries and counts them.
+/// Creates entries and counts them in metrics.
 pub(super) struct Entries {
     admission: Admission,
     pub metrics: EngineMetrics,
@@ -49,7 +49,7 @@ impl Entries {
         }
     }
 
-    /// An entry that is answered through what is returned with it.
+    /// Returns an entry and the receiver of its answer.
     pub async fn entry(&self, class: Class, flow: FlowId, input: Input, heads: Heads) -> (Entry, Answered) {
         let (answer, answered) = oneshot::channel();
         let entry = Entry {
@@ -69,20 +69,20 @@ impl Entries {
         (entry, answered)
     }
 
-    /// A decoded picture asked of heads that are on the device.
+    /// Returns an entry with a decoded picture and pinned heads.
     pub async fn picture(&self, class: Class, flow: FlowId, heads: PinnedHeads) -> (Entry, Answered) {
         let picture = Input::Pixels(pixels(0));
         self.entry(class, flow, picture, Heads::Pinned(heads)).await
     }
 
-    /// An encoded picture asked of one head that is on the device.
+    /// Returns an entry with an encoded picture and one pinned head.
     pub async fn encoded(&self, class: Class, flow: FlowId, bytes: &'static [u8]) -> (Entry, Answered) {
         let picture = Input::Image(Bytes::from_static(bytes));
         self.entry(class, flow, picture, Heads::Pinned(vec![head(2)])).await
     }
 }
 
-/// Heads that are loaded when a test says so.
+/// Heads that are loaded once a test sets `loaded`.
 pub(super) struct ColdHeads {
     pub loaded: tokio::sync::watch::Sender<bool>,
     pub pins: AtomicUsize,
@@ -124,7 +124,7 @@ impl HeadSource for ColdHeads {
     }
 }
 
-/// What a [`told`] network does: its groups, how many pictures, and its last look, to the value of every number.
+/// The forward pass of a test: from the groups, the number of pictures and the launch check to the value of every number.
 pub(super) trait Forward:
     FnMut(&[HeadRows<'_>], usize, &mut dyn StillWanted) -> Result<f32, BackendError> + Send + 'static
 {
@@ -135,14 +135,14 @@ impl<F> Forward for F where
 {
 }
 
-/// A network that does what a test says.
-pub(super) fn told(forward: impl Forward) -> Box<dyn Backend> {
-    Box::new(Told(forward))
+/// Returns a backend that runs `forward`.
+pub(super) fn backend(forward: impl Forward) -> Box<dyn Backend> {
+    Box::new(FnBackend(forward))
 }
 
-struct Told<F>(F);
+struct FnBackend<F>(F);
 
-impl<F: Forward> Backend for Told<F> {
+impl<F: Forward> Backend for FnBackend<F> {
     fn into_lanes(self: Box<Self>) -> Vec<Vec<Box<dyn Backend>>> {
         vec![vec![self]]
     }
@@ -187,17 +187,17 @@ impl<F: Forward> Backend for Told<F> {
     }
 }
 
-/// A decoder that needs no memory and does what a test says.
+/// Returns a decoder that needs no memory and runs `decode`.
 pub(super) fn decoder<F>(decode: F) -> impl Decode
 where
     F: Fn(&Bytes) -> Result<Pixels, ImageError> + Send + Sync,
 {
-    ToldDecoder(decode)
+    FnDecoder(decode)
 }
 
-struct ToldDecoder<F>(F);
+struct FnDecoder<F>(F);
 
-impl<F: Fn(&Bytes) -> Result<Pixels, ImageError> + Send + Sync> Decode for ToldDecoder<F> {
+impl<F: Fn(&Bytes) -> Result<Pixels, ImageError> + Send + Sync> Decode for FnDecoder<F> {
     fn memory(&self, _: &Bytes) -> Result<u64, ImageError> {
         Ok(0)
     }

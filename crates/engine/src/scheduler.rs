@@ -1,47 +1,47 @@
-//! Who is decoded next and who is computed next: one order over all that is admitted. Pure: no clock, no tokio.
+//! The order in which admitted requests are decoded and computed. Pure: no clock, no tokio.
 //!
 //! Interactive requests come before bulk ones, which keep a share; within a class, flows take turns. Requests wait
-//! encoded: pictures are decoded at most two batches ahead of the devices, and bulk at most one, so that an interactive
-//! picture never waits for a bulk batch to leave before it can be decoded.
+//! encoded: pictures are decoded at most two batches ahead of the devices, and bulk ones at most one, so that an
+//! interactive picture can be decoded before a decoded bulk batch is dispatched.
 
 use super::class::{Class, FlowId};
 use super::cost::CostTable;
 use super::fair_queue::FairQueue;
 use super::share::Share;
 
-/// What the scheduler must know of a request.
+/// A request that can be scheduled.
 pub trait Scheduled {
     /// Its class.
     fn class(&self) -> Class;
-    /// The flow that it takes turns for.
+    /// The flow that it belongs to.
     fn flow(&self) -> FlowId;
 }
 
-/// What bounds the scheduler.
+/// Limits of the scheduler.
 #[derive(Clone, Debug)]
 pub struct SchedulerLimits {
-    /// Pictures in a batch at most.
+    /// Maximum number of pictures in a batch.
     pub max_batch: usize,
-    /// Batches that the devices compute at the same time.
+    /// The number of batches that all devices run at a time.
     pub devices: usize,
-    /// Of the grants while both classes wait, how many in a hundred are bulk's.
+    /// Bulk's share of the grants while both classes wait, in percent.
     pub bulk_percent: u32,
-    /// What a batch costs.
+    /// The time of a batch by its size.
     pub cost: CostTable,
 }
 
-/// What becomes of a request whose turn has come.
+/// The caller's decision about a request whose turn has come.
 #[derive(Debug)]
 pub enum Turn<T> {
-    /// It takes its turn.
+    /// Grant it.
     Take(T),
-    /// It cannot yet, and its flow waits with it until [`Scheduler::unpark`].
+    /// It cannot be granted yet; its flow is parked until [`Scheduler::unpark`].
     Park(T),
-    /// It has left: it needs something else first, or is no longer wanted.
+    /// The caller keeps or answers it; it leaves the scheduler.
     Leave,
 }
 
-/// Admitted requests of type `T`, see the module's text.
+/// Admitted requests of type `T` that wait to be decoded or computed.
 #[derive(Debug)]
 pub struct Scheduler<T> {
     limits: SchedulerLimits,
@@ -54,38 +54,43 @@ pub struct Scheduler<T> {
 /// The requests of one class.
 #[derive(Debug)]
 struct ClassQueues<T> {
-    /// They wait for a decode slot.
+    /// Requests that wait for a decode slot.
     encoded: FairQueue<T>,
-    /// They wait for a device.
+    /// Requests that wait for a device.
     ready: FairQueue<Ready<T>>,
-    /// Granted a decode slot and not computing yet.
+    /// The number of pictures that are being decoded, or decoded and waiting for a device.
     ahead: usize,
 }
 
 #[derive(Debug)]
 struct Ready<T> {
     request: T,
-    /// Whether it counts as decoded ahead; raw pixels and known features do not.
+    /// True if it counts as decoded ahead; raw pixels and cached features do not.
     decoded: bool,
 }
 
-/// A bulk request may join an interactive batch as long as the batch grows by no more than one part in this of its own
-/// cost and of a full batch's, which it may have had to wait for.
-const RIDE_DIVISOR: u32 = 8;
-
-impl<T: Scheduled> Scheduler<T> {
-    /// Without requests.
-    pub fn new(limits: SchedulerLimits) -> Self {
-        let queues = || ClassQueues {
+impl<T> Default for ClassQueues<T> {
+    fn default() -> Self {
+        Self {
             encoded: FairQueue::default(),
             ready: FairQueue::default(),
             ahead: 0,
-        };
+        }
+    }
+}
+
+/// Bulk requests may join an interactive batch while the extra time is at most one part in this of the batch's own time
+/// plus that of a full batch, for which the interactive requests may have had to wait anyway.
+const RIDE_DIVISOR: u32 = 8;
+
+impl<T: Scheduled> Scheduler<T> {
+    /// Creates an empty scheduler.
+    pub fn new(limits: SchedulerLimits) -> Self {
         Self {
             decode_share: Share::new(limits.bulk_percent),
             device_share: Share::new(limits.bulk_percent),
-            interactive: queues(),
-            bulk: queues(),
+            interactive: ClassQueues::default(),
+            bulk: ClassQueues::default(),
             limits,
         }
     }
@@ -93,17 +98,17 @@ impl<T: Scheduled> Scheduler<T> {
     /// Adds a request whose picture must be decoded.
     pub fn push_encoded(&mut self, request: T) {
         let flow = request.flow();
-        self.of(request.class()).encoded.push_back(flow, request);
+        self.class_mut(request.class()).encoded.push_back(flow, request);
     }
 
-    /// Adds a request that can be computed as it is.
+    /// Adds a request that needs no decoding.
     pub fn push_ready(&mut self, request: T) {
         self.push_to_device(request, false);
     }
 
-    /// Puts a request that [left](Turn::Leave) when its turn had come back to the front of its flow.
+    /// Puts a request that [left](Turn::Leave) back to the front of its flow.
     pub fn push_front(&mut self, request: T, encoded: bool) {
-        let (flow, queues) = (request.flow(), self.of(request.class()));
+        let (flow, queues) = (request.flow(), self.class_mut(request.class()));
         if encoded {
             queues.encoded.push_front(flow, request);
         } else {
@@ -115,18 +120,18 @@ impl<T: Scheduled> Scheduler<T> {
         }
     }
 
-    /// The next request to decode, if the pictures that are decoded ahead leave room; `turn` tells what becomes of each
-    /// request whose turn has come. Every request returned must be followed by [`Scheduler::decoded`].
+    /// Returns the next request to decode, unless enough pictures are decoded ahead; `turn` decides about each request
+    /// whose turn has come. The caller must pass every returned request to [`Scheduler::decoded`].
     pub fn next_to_decode(&mut self, mut turn: impl FnMut(T) -> Turn<T>) -> Option<T> {
         let batch = self.limits.max_batch * self.limits.devices;
         loop {
             if self.interactive.ahead + self.bulk.ahead >= 2 * batch {
                 return None;
             }
-            let bulk_waits = self.bulk.ahead < batch && self.bulk.encoded.has_turn();
-            let interactive_waits = self.interactive.encoded.has_turn();
+            let bulk_waits = self.bulk.ahead < batch && self.bulk.encoded.has_active();
+            let interactive_waits = self.interactive.encoded.has_active();
             let class = self.decode_share.pick(interactive_waits, bulk_waits)?;
-            let queues = self.of(class);
+            let queues = self.class_mut(class);
             match turn(queues.encoded.pop()?) {
                 Turn::Take(request) => {
                     queues.ahead += 1;
@@ -138,33 +143,33 @@ impl<T: Scheduled> Scheduler<T> {
         }
     }
 
-    /// Ends the decoding of a request of this class; without a picture it leaves.
+    /// Ends the decoding of a request of this class; `request` is none if its picture was refused.
     pub fn decoded(&mut self, class: Class, request: Option<T>) {
         match request {
             Some(request) => self.push_to_device(request, true),
-            None => self.of(class).ahead -= 1,
+            None => self.class_mut(class).ahead -= 1,
         }
     }
 
-    /// How many requests could be computed at once.
+    /// The number of requests that wait for a device.
     pub fn ready(&self) -> usize {
         self.interactive.ready.len() + self.bulk.ready.len()
     }
 
-    /// Whether nothing waits.
+    /// Returns true if no request waits.
     pub fn is_empty(&self) -> bool {
         self.ready() + self.interactive.encoded.len() + self.bulk.encoded.len() == 0
     }
 
-    /// The next batch; `turn` tells what becomes of each request whose turn has come.
+    /// Returns the next batch; `turn` decides about each request whose turn has come.
     pub fn take_batch(&mut self, mut turn: impl FnMut(T) -> Turn<T>) -> Vec<T> {
         let mut batch = Vec::with_capacity(self.limits.max_batch.min(self.ready()));
-        // Requests that have a right to this batch; those beyond them ride along.
+        // The number of requests that the batch is for; further bulk requests ride along.
         let mut entitled = 0;
         let mut has_interactive = false;
         while batch.len() < self.limits.max_batch {
-            let interactive_waits = self.interactive.ready.has_turn();
-            let bulk_waits = self.bulk.ready.has_turn();
+            let interactive_waits = self.interactive.ready.has_active();
+            let bulk_waits = self.bulk.ready.has_active();
             let rides = has_interactive && !interactive_waits;
             if rides && !self.may_ride(entitled, batch.len() + 1) {
                 break;
@@ -172,7 +177,7 @@ impl<T: Scheduled> Scheduler<T> {
             let Some(class) = self.device_share.pick(interactive_waits, bulk_waits) else {
                 break;
             };
-            let queues = self.of(class);
+            let queues = self.class_mut(class);
             let Some(Ready { request, decoded }) = queues.ready.pop() else {
                 break;
             };
@@ -190,7 +195,7 @@ impl<T: Scheduled> Scheduler<T> {
         batch
     }
 
-    /// Lets parked flows take turns again.
+    /// Serves parked flows again.
     pub fn unpark(&mut self) {
         for queues in [&mut self.interactive, &mut self.bulk] {
             queues.encoded.unpark();
@@ -225,7 +230,7 @@ impl<T: Scheduled> Scheduler<T> {
         drained
     }
 
-    /// Whether a batch of `size` costs its `entitled` requests little more than they would cost alone.
+    /// Returns true if a batch of `size` delays its `entitled` requests only a little.
     fn may_ride(&self, entitled: usize, size: usize) -> bool {
         let cost = &self.limits.cost;
         let alone = cost.batch(entitled);
@@ -234,11 +239,11 @@ impl<T: Scheduled> Scheduler<T> {
 
     fn push_to_device(&mut self, request: T, decoded: bool) {
         let flow = request.flow();
-        let queues = self.of(request.class());
+        let queues = self.class_mut(request.class());
         queues.ready.push_back(flow, Ready { request, decoded });
     }
 
-    fn of(&mut self, class: Class) -> &mut ClassQueues<T> {
+    fn class_mut(&mut self, class: Class) -> &mut ClassQueues<T> {
         match class {
             Class::Interactive => &mut self.interactive,
             Class::Bulk => &mut self.bulk,
@@ -298,7 +303,7 @@ mod tests {
         scheduler.push_ready(job(Class::Interactive, 2, 0));
         let batch = scheduler.take_batch(take);
         assert_eq!(batch[0].class, Class::Interactive);
-        // One row costs 10 ms, a full batch 80: an eighth of both is one more row.
+        // One row takes 10 ms, a full batch 80 ms: an eighth of both allows one more row.
         assert_eq!(batch.len(), 2);
         assert_eq!(scheduler.take_batch(take).len(), 8);
     }
@@ -343,7 +348,7 @@ mod tests {
         let urgent: Vec<Job> = std::iter::from_fn(|| scheduler.next_to_decode(take)).collect();
         assert_eq!(urgent.len(), 4);
         assert!(urgent.iter().all(|job| job.class == Class::Interactive));
-        // A batch that leaves makes room for as many.
+        // After a batch is dispatched, as many pictures may be decoded.
         for job in granted.into_iter().chain(urgent) {
             scheduler.decoded(job.class, Some(job));
         }
@@ -353,19 +358,16 @@ mod tests {
     }
 
     #[test]
-    fn a_parked_flow_does_not_hold_up_another() {
+    fn a_parked_flow_does_not_delay_another() {
         let mut scheduler = scheduler(4, 10);
         for (flow, number) in [(1, 0), (1, 1), (2, 0)] {
             scheduler.push_ready(job(Class::Bulk, flow, number));
         }
-        let cold = |job: Job| {
-            if job.flow == 1 {
-                Turn::Park(job)
-            } else {
-                Turn::Take(job)
-            }
-        };
-        assert_eq!(scheduler.take_batch(cold), [job(Class::Bulk, 2, 0)]);
+        let batch = scheduler.take_batch(|job| match job.flow {
+            1 => Turn::Park(job),
+            _ => Turn::Take(job),
+        });
+        assert_eq!(batch, [job(Class::Bulk, 2, 0)]);
         assert!(scheduler.take_batch(take).is_empty());
         scheduler.unpark();
         assert_eq!(scheduler.take_batch(take).len(), 2);
@@ -383,10 +385,10 @@ mod tests {
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
-        let class = || prop_oneof![Just(Class::Interactive), Just(Class::Bulk)];
+        let class = prop_oneof![Just(Class::Interactive), Just(Class::Bulk)];
         let step = prop_oneof![
-            4 => (class(), 0u64..4).prop_map(|(class, flow)| Step::Encoded(class, flow)),
-            2 => (class(), 0u64..4).prop_map(|(class, flow)| Step::Ready(class, flow)),
+            4 => (class.clone(), 0u64..4).prop_map(|(class, flow)| Step::Encoded(class, flow)),
+            2 => (class, 0u64..4).prop_map(|(class, flow)| Step::Ready(class, flow)),
             4 => Just(Step::Decode),
             3 => any::<bool>().prop_map(|whole| Step::Decoded { whole }),
             2 => Just(Step::Batch),
@@ -399,9 +401,9 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(500) })]
 
-        /// Whatever comes, the bounds hold, and every request leaves exactly once.
+        /// For any sequence of steps, the limits hold, and every request leaves exactly once.
         #[test]
-        fn bounds_hold_and_nothing_is_lost(steps in steps(), max_batch in 1usize..6, row_ms in 0u64..3) {
+        fn limits_hold_and_no_request_is_lost(steps in steps(), max_batch in 1usize..6, row_ms in 0u64..3) {
             let mut scheduler = scheduler(max_batch, row_ms);
             let (mut decoding, mut decoded_waiting) = (Vec::<Job>::new(), Vec::<usize>::new());
             let (mut pushed, mut left) = (0, Vec::<usize>::new());

@@ -1,4 +1,4 @@
-//! Which class is served next while both wait. Pure: no clock, no tokio.
+//! The share of bulk requests while both classes wait. Pure: no clock, no tokio.
 
 use super::class::Class;
 
@@ -7,8 +7,8 @@ use super::class::Class;
 #[derive(Clone, Copy, Debug)]
 pub struct Share {
     bulk_percent: u32,
-    /// Hundredths of a grant that bulk has saved, less than 100.
-    saved: u32,
+    /// Bulk's credit in hundredths of a grant, less than 100.
+    credit: u32,
 }
 
 impl Share {
@@ -16,22 +16,22 @@ impl Share {
     pub fn new(bulk_percent: u32) -> Self {
         Self {
             bulk_percent: bulk_percent.min(100),
-            saved: 0,
+            credit: 0,
         }
     }
 
-    /// The class to serve, of those that wait. Nothing is saved for bulk while it is served alone or does not wait.
+    /// Picks the class to serve next, of those that wait. Bulk earns credit only while both wait.
     pub fn pick(&mut self, interactive_waits: bool, bulk_waits: bool) -> Option<Class> {
         match (interactive_waits, bulk_waits) {
             (false, false) => None,
             (true, false) => Some(Class::Interactive),
             (false, true) => Some(Class::Bulk),
             (true, true) => {
-                self.saved += self.bulk_percent;
-                if self.saved < 100 {
+                self.credit += self.bulk_percent;
+                if self.credit < 100 {
                     return Some(Class::Interactive);
                 }
-                self.saved -= 100;
+                self.credit -= 100;
                 Some(Class::Bulk)
             }
         }
@@ -57,7 +57,7 @@ mod tests {
                         contended += 1;
                         bulk += u32::from(picked == Some(Class::Bulk));
                     }
-                    // Work is never held back.
+                    // A class that waits alone is always served.
                     (true, false) => prop_assert_eq!(picked, Some(Class::Interactive)),
                     (false, true) => prop_assert_eq!(picked, Some(Class::Bulk)),
                     (false, false) => prop_assert_eq!(picked, None),

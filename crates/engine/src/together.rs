@@ -1,17 +1,17 @@
-//! Threads that end together: what one of them has made, others may use to their end.
+//! A group of threads that exit together, because each may use resources that another one owns.
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-/// Counts threads.
+/// The number of members that have not finished; clones share it.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Together(Arc<(Mutex<usize>, Condvar)>);
+pub(super) struct ThreadGroup(Arc<(Mutex<usize>, Condvar)>);
 
-/// One that has not come to its end.
+/// A member that has not finished. Dropping it, also by a panic, counts as finished.
 #[derive(Debug)]
-pub(super) struct Member(Together);
+pub(super) struct Member(ThreadGroup);
 
-impl Together {
-    /// Counts one more, from now on.
+impl ThreadGroup {
+    /// Adds a member.
     pub fn join(&self) -> Member {
         self.change(|running| running + 1);
         Member(self.clone())
@@ -26,8 +26,8 @@ impl Together {
 }
 
 impl Member {
-    /// Waits until all others have come to their end, too.
-    pub fn end(self) {
+    /// Finishes, and waits until all other members have finished, too.
+    pub fn finish(self) {
         let (running, changed) = &*Arc::clone(&self.0.0);
         drop(self);
         let running = running.lock().unwrap_or_else(PoisonError::into_inner);
@@ -36,7 +36,6 @@ impl Member {
 }
 
 impl Drop for Member {
-    /// Also of a thread that did not start, or panicked.
     fn drop(&mut self) {
         self.0.change(|running| running - 1);
     }
@@ -49,15 +48,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nobody_ends_before_the_last_is_done() {
-        let (together, done) = (Together::default(), AtomicUsize::new(0));
-        let members: Vec<Member> = (0..5).map(|_| together.join()).collect();
-        drop(together.join());
+    fn every_member_waits_for_the_last_one() {
+        let (group, done) = (ThreadGroup::default(), AtomicUsize::new(0));
+        let members: Vec<Member> = (0..5).map(|_| group.join()).collect();
+        drop(group.join());
         std::thread::scope(|scope| {
             for member in members {
                 scope.spawn(|| {
                     done.fetch_add(1, Ordering::SeqCst);
-                    member.end();
+                    member.finish();
                     assert_eq!(done.load(Ordering::SeqCst), 5);
                 });
             }

@@ -1,4 +1,4 @@
-//! The OS thread that drives the network, or one of its lanes.
+//! The OS thread that runs one lane of a device.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::AtomicBool;
@@ -19,56 +19,56 @@ use super::metrics::EngineMetrics;
 use super::request::{Answer, Entry, Heads, Input, Timing};
 use super::together::Member;
 
-/// How often the backbone must fail alone, after a batch has failed, before the device counts as lost.
+/// The number of times that the backbone alone must fail, after a batch has failed, before the device counts as lost.
 const PROBES: usize = 2;
 
 pub(super) struct Worker {
     pub network: Box<dyn Backend>,
     /// The names of the network's steps.
     pub steps: Vec<String>,
-    /// The device's workers take its batches in turn.
+    /// Shared by the workers of a device.
     pub batches: Arc<Mutex<mpsc::UnboundedReceiver<Batch>>>,
     pub finished: mpsc::UnboundedSender<usize>,
-    /// The index of the lane's device.
+    /// The device's index.
     pub device: usize,
     pub health: EngineHealth,
     pub metrics: EngineMetrics,
     pub clock: Arc<dyn Clock>,
 }
 
-/// What a forward pass gave for its batch.
+/// The result of a batch's forward pass.
 struct Computed {
     grouping: Grouping,
     outputs: Outputs,
-    /// The rows that asked for their features, ascending.
+    /// The rows whose features were computed, ascending.
     features: Vec<usize>,
     started: Instant,
     compute: Duration,
 }
 
 impl Worker {
-    /// Prepares the network, proves that it computes a batch of `max_batch` and says so, then runs until the batcher is
-    /// gone and every batch is answered, or the device is lost.
+    /// Prepares the network, runs a batch of `max_batch` and reports the result to `ready`. Then it computes batches until
+    /// the batcher has ended or the device is lost.
     pub fn run(
         mut self,
         max_batch: usize,
         stop: &AtomicBool,
         ready: oneshot::Sender<Result<(), StartError>>,
-        own: Member,
+        member: Member,
     ) {
-        let ended = Ended(self.health.clone());
+        let panic_guard = ReportPanic(self.health.clone());
         let prepared = self.prepare(max_batch, stop);
-        let works = prepared.is_ok();
+        let is_ready = prepared.is_ok();
         let _ = ready.send(prepared);
-        while works
+        while is_ready
             && !self.health.is_lost()
             && let Some(batch) = self.next()
         {
             self.answer(batch);
             let _ = self.finished.send(self.device);
         }
-        std::mem::forget(ended);
-        own.end();
+        std::mem::forget(panic_guard);
+        member.finish();
     }
 
     fn prepare(&mut self, max_batch: usize, stop: &AtomicBool) -> Result<(), StartError> {
@@ -85,24 +85,24 @@ impl Worker {
 
     /// Computes a batch and answers each of its entries.
     pub fn answer(&mut self, batch: Batch) {
-        // What has its features needs little, and does not wait for the pictures of its batch.
-        let (known, pictures) = split(batch, |entry| matches!(entry.input, Input::Features(_)));
-        // A head that has failed before is computed apart, after the others, which would fail with it.
-        let (suspected, pictures) = split(pictures, asks_a_suspect);
-        self.compute_or_halve(known);
+        // Entries with features need little time, so they come before the pictures.
+        let (from_features, pictures) = split(batch, |entry| matches!(entry.input, Input::Features(_)));
+        // A head that failed before would make the others fail, too, so its entries run alone, after them.
+        let (suspect, pictures) = split(pictures, has_suspect_head);
+        self.compute_or_halve(from_features);
         self.compute_or_halve(pictures);
-        for entry in suspected {
+        for entry in suspect {
             self.compute_or_halve(vec![entry]);
         }
     }
 
-    /// Computes a batch. One that fails is tried again in halves, so that what makes it fail is found and the others get
-    /// their answers.
+    /// Computes a batch. If it fails, its halves are tried again, until the failing entries are found and the others are
+    /// answered.
     fn compute_or_halve(&mut self, batch: Batch) {
         let mut batch = self.alive(batch);
         while !batch.is_empty() {
             match self.compute(&batch) {
-                Ok(computed) => return self.hand_out(batch, computed),
+                Ok(computed) => return self.send_answers(batch, computed),
                 Err(BackendError::NotWanted) => batch = self.alive(batch),
                 Err(error @ BackendError::Lost(_)) => return self.lose(batch, &error),
                 Err(_) if self.health.is_lost() => return self.refuse(batch),
@@ -116,8 +116,7 @@ impl Worker {
         }
     }
 
-    /// Answers an entry whose forward pass failed without company: each of its heads by itself, unless it is the device
-    /// that fails.
+    /// Answers an entry that failed in a batch of its own: tries each of its heads alone, unless the device fails.
     fn answer_alone(&mut self, mut entry: Entry, error: &BackendError) {
         let heads = entry.pinned().to_vec();
         let mut logits = Vec::new();
@@ -130,7 +129,7 @@ impl Worker {
                         answer = self.answer_of(0, &entry, &computed);
                         logits.append(&mut answer.logits);
                     }
-                    // The head is not to blame for a caller that is gone.
+                    // The caller gave up, so the head did not fail.
                     Err(BackendError::NotWanted) => return drop(self.alive(vec![entry])),
                     Err(error) => logits.push(Err(error.into())),
                 }
@@ -152,7 +151,7 @@ impl Worker {
         }
     }
 
-    /// Whether the backbone computes a grey picture.
+    /// Returns true if the backbone computes a grey picture.
     fn device_works(&mut self) -> bool {
         (0..PROBES).any(|_| self.probe(1).is_ok())
     }
@@ -170,34 +169,34 @@ impl Worker {
         for entry in batch {
             entry.progress.set(Stage::Computing);
         }
-        let mut look = LastLook::new(batch, &*self.clock);
+        let mut launch_check = LaunchCheck::new(batch, &*self.clock);
         let network = &mut self.network;
         let outputs = guarded(|| {
-            let known: Vec<&[f32]> = batch.iter().filter_map(known_features).collect();
-            if !known.is_empty() {
+            let inputs: Vec<&[f32]> = batch.iter().filter_map(features_input).collect();
+            if !inputs.is_empty() {
                 features.clear();
-                let logits = network.logits(&known, &grouping.heads())?;
+                let logits = network.logits(&inputs, &grouping.heads())?;
                 return Ok(Outputs {
                     logits,
                     ..Outputs::default()
                 });
             }
             let pictures: Vec<&[u8]> = batch.iter().filter_map(picture).collect();
-            network.forward_if(&pictures, &grouping.heads(), &features, &mut look)
+            network.forward_if(&pictures, &grouping.heads(), &features, &mut launch_check)
         });
         let compute = self.clock.now() - started;
         let outputs = match outputs {
             Err(BackendError::NotWanted) => return Err(BackendError::NotWanted),
             outputs => {
-                self.metrics.expired_executed.inc_by(look.late as u64);
+                self.metrics.expired_executed.inc_by(launch_check.expired as u64);
                 self.metrics.observe_batch(batch.len(), compute);
                 outputs
             }
         };
         let outputs = outputs.inspect_err(|error| {
             self.metrics.failed_batches.inc();
-            if batch.iter().all(asks_a_suspect) {
-                // Known to fail, so that a client that asks for it again and again does not fill the log.
+            if batch.iter().all(has_suspect_head) {
+                // At a lower level, so that a client that repeats such requests does not fill the log.
                 tracing::debug!(%error, batch_size = batch.len(), "a forward pass failed again");
             } else {
                 tracing::error!(%error, batch_size = batch.len(), "a forward pass failed");
@@ -213,9 +212,9 @@ impl Worker {
         })
     }
 
-    fn hand_out(&mut self, batch: Batch, computed: Computed) {
+    fn send_answers(&mut self, batch: Batch, computed: Computed) {
         for (row, entry) in batch.into_iter().enumerate() {
-            // A head that answers is trusted with company again.
+            // A head that computes may share batches again.
             for head in entry.pinned().iter().filter(|head| head.is_suspect()) {
                 head.suspect(false);
             }
@@ -240,12 +239,9 @@ impl Worker {
             .saturating_duration_since(entry.arrived)
             .saturating_sub(entry.decode);
         self.metrics.observe_queue(queue);
-        let finite = |logits: Vec<f32>| match all_finite(&logits) {
-            true => Ok(logits),
-            false => Err(EngineError::NotFinite("logits")),
-        };
+        let logits = grouping.logits(row, outputs).into_iter();
         Answer {
-            logits: grouping.logits(row, outputs).into_iter().map(finite).collect(),
+            logits: logits.map(check_finite).collect(),
             features: features_of(row, features, outputs),
             timing: Timing {
                 decode: entry.decode,
@@ -256,14 +252,16 @@ impl Worker {
         }
     }
 
-    /// Leaves out entries whose caller is gone or whose deadline has passed, up to the moment before the forward pass.
+    /// Removes expired and cancelled entries right before the forward pass.
     fn alive(&self, mut batch: Batch) -> Batch {
         let now = self.clock.now();
-        if batch.iter().any(|entry| entry.cancelled() || entry.expired(now)) {
-            let alive = |entry| self.metrics.alive(entry, now);
-            batch = batch.into_iter().filter_map(alive).collect();
+        if !batch.iter().all(|entry| entry.is_alive(now)) {
+            let entries = batch.into_iter();
+            batch = entries.filter_map(|entry| self.metrics.alive(entry, now)).collect();
         }
-        batch.iter_mut().for_each(|entry| entry.in_queue = None);
+        for entry in &mut batch {
+            entry.in_queue = None;
+        }
         batch
     }
 
@@ -279,61 +277,75 @@ impl Worker {
     }
 }
 
-/// Reports a worker that ends by a panic.
-struct Ended(EngineHealth);
+/// Reports the device as lost if the worker panics; forgotten otherwise.
+struct ReportPanic(EngineHealth);
 
-impl Drop for Ended {
+impl Drop for ReportPanic {
     fn drop(&mut self) {
         self.0.report_lost("its thread ended".into());
     }
 }
 
-/// The network's last question before it gives a batch to the device.
-struct LastLook<'a> {
+/// The network's check for expired and cancelled rows right before it launches a batch.
+struct LaunchCheck<'a> {
     batch: &'a [Entry],
     clock: &'a dyn Clock,
-    /// Rows whose deadline had passed when it was last asked.
-    late: usize,
+    /// The number of expired rows at the last check.
+    expired: usize,
 }
 
-impl<'a> LastLook<'a> {
+impl<'a> LaunchCheck<'a> {
     fn new(batch: &'a [Entry], clock: &'a dyn Clock) -> Self {
-        Self { batch, clock, late: 0 }
+        Self {
+            batch,
+            clock,
+            expired: 0,
+        }
     }
 }
 
-impl StillWanted for LastLook<'_> {
+impl StillWanted for LaunchCheck<'_> {
     fn still_wanted(&mut self) -> bool {
         let now = self.clock.now();
-        self.late = self.batch.iter().filter(|entry| entry.expired(now)).count();
-        self.late == 0 && !self.batch.iter().any(Entry::cancelled)
+        self.expired = self.batch.iter().filter(|entry| entry.expired(now)).count();
+        self.expired == 0 && !self.batch.iter().any(Entry::cancelled)
     }
 }
 
-/// A panic in the network costs its batch an error, not the server its life.
+/// Turns a panic in the network into an error for its batch.
 fn guarded<T>(compute: impl FnOnce() -> Result<T, BackendError>) -> Result<T, BackendError> {
     catch_unwind(AssertUnwindSafe(compute))
         .unwrap_or_else(|_| Err(BackendError::Device("the forward pass panicked".into())))
 }
 
-/// The entries that are chosen, and the others; without a move where none is.
-fn split(batch: Batch, chosen: impl Fn(&Entry) -> bool) -> (Batch, Batch) {
-    if batch.iter().any(&chosen) {
-        batch.into_iter().partition(chosen)
+/// Splits a batch into the entries that match and the others, without copying if none matches.
+fn split(batch: Batch, matches: impl Fn(&Entry) -> bool) -> (Batch, Batch) {
+    if batch.iter().any(&matches) {
+        batch.into_iter().partition(matches)
     } else {
         (Batch::new(), batch)
     }
 }
 
-/// Whether there is neither NaN nor infinity: those alone have all bits of the exponent set. Without a branch for each
-/// number, so that the compiler looks at several at once.
+/// Returns true if there is neither NaN nor infinity, which have all bits of the exponent set. It does not branch on each
+/// number, so that the compiler can vectorise it.
 fn all_finite(numbers: &[f32]) -> bool {
     const EXPONENT: u32 = 0x7f80_0000;
-    let odd = |found: bool, number: &f32| found | (number.to_bits() & EXPONENT == EXPONENT);
-    !numbers.iter().fold(false, odd)
+    let mut found = false;
+    for number in numbers {
+        found |= number.to_bits() & EXPONENT == EXPONENT;
+    }
+    !found
 }
 
-fn asks_a_suspect(entry: &Entry) -> bool {
+fn check_finite(logits: Vec<f32>) -> Result<Vec<f32>, EngineError> {
+    match all_finite(&logits) {
+        true => Ok(logits),
+        false => Err(EngineError::NotFinite("logits")),
+    }
+}
+
+fn has_suspect_head(entry: &Entry) -> bool {
     entry.pinned().iter().any(|head| PlacedHead::is_suspect(head))
 }
 
@@ -344,17 +356,17 @@ fn picture(entry: &Entry) -> Option<&[u8]> {
     }
 }
 
-fn known_features(entry: &Entry) -> Option<&[f32]> {
+fn features_input(entry: &Entry) -> Option<&[f32]> {
     match &entry.input {
         Input::Features(features) => Some(features),
         _ => None,
     }
 }
 
-/// A row's features, if it is one of those that asked for them.
-fn features_of(row: usize, asked: &[usize], outputs: &Outputs) -> Option<Vec<f32>> {
-    let position = asked.binary_search(&row).ok()?;
-    let width = outputs.features.len() / asked.len();
+/// Returns a row's features, if it is one of `rows`, whose features were computed.
+fn features_of(row: usize, rows: &[usize], outputs: &Outputs) -> Option<Vec<f32>> {
+    let position = rows.binary_search(&row).ok()?;
+    let width = outputs.features.len() / rows.len();
     Some(outputs.features[position * width..(position + 1) * width].to_vec())
 }
 
@@ -362,7 +374,7 @@ fn features_of(row: usize, asked: &[usize], outputs: &Outputs) -> Option<Vec<f32
 mod tests {
     use super::*;
     use crate::class::Class;
-    use crate::rig::{Answered, Entries, Forward, head, told};
+    use crate::rig::{Answered, Entries, Forward, backend, head};
     use headswap_model::HeadRows;
 
     /// A clock that a test sets.
@@ -390,7 +402,7 @@ mod tests {
         let entries = Entries::new();
         let clock = Arc::new(ManualClock(Mutex::new(Instant::now())));
         let worker = Worker {
-            network: told(forward),
+            network: backend(forward),
             steps: Vec::new(),
             batches: Arc::new(Mutex::new(mpsc::unbounded_channel().1)),
             finished: mpsc::unbounded_channel().0,
@@ -411,7 +423,7 @@ mod tests {
     }
 
     impl Rig {
-        /// A batch of one row for each list of heads, given by their classes.
+        /// Returns a batch with one row for each list of heads, given by their numbers of classes.
         async fn batch(&self, rows: &[&[usize]]) -> (Batch, Vec<Answered>) {
             let (mut batch, mut answers) = (Vec::new(), Vec::new());
             for classes in rows {
@@ -424,14 +436,14 @@ mod tests {
         }
     }
 
-    /// For each head of an answer, whether it has logits.
+    /// Returns, for each head of an answer, true if it has logits.
     fn outcomes(answered: &mut Answered) -> Result<Vec<bool>, EngineError> {
         let answer = answered.try_recv().expect("every entry is answered")?;
         Ok(answer.logits.iter().map(Result::is_ok).collect())
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_poisonous_head_fails_alone_and_from_then_on_apart() {
+    async fn a_failing_head_fails_alone_and_later_runs_apart() {
         let sizes = Arc::new(Mutex::new(Vec::new()));
         let seen = Arc::clone(&sizes);
         let mut rig = rig(move |groups, rows, _| {
@@ -439,27 +451,27 @@ mod tests {
             if has(groups, 13) { Err(failed()) } else { Ok(1.0) }
         });
         let (batch, mut answers) = rig.batch(&[&[2], &[13], &[2, 3], &[3, 13]]).await;
-        let poisonous = [Arc::clone(&batch[1].pinned()[0]), Arc::clone(&batch[3].pinned()[1])];
+        let failing = [Arc::clone(&batch[1].pinned()[0]), Arc::clone(&batch[3].pinned()[1])];
         rig.worker.answer(batch);
         let all: Vec<_> = answers.iter_mut().map(|answered| outcomes(answered).unwrap()).collect();
         assert_eq!(all, [vec![true], vec![false], vec![true, true], vec![true, false]]);
         assert!(!rig.worker.health.is_lost());
-        assert!(poisonous.iter().all(|head| head.is_suspect()));
+        assert!(failing.iter().all(|head| head.is_suspect()));
 
-        // Now known, it is computed after the others.
+        // As a suspect, it is computed after the others.
         sizes.lock().unwrap().clear();
         let (mut batch, mut answers) = rig.batch(&[&[2], &[13], &[3]]).await;
-        batch[1].heads = Heads::Pinned(vec![Arc::clone(&poisonous[0])]);
+        batch[1].heads = Heads::Pinned(vec![Arc::clone(&failing[0])]);
         rig.worker.answer(batch);
         assert_eq!(sizes.lock().unwrap()[0], 2);
         let all: Vec<_> = answers.iter_mut().map(|answered| outcomes(answered).unwrap()).collect();
         assert_eq!(all, [vec![true], vec![false], vec![true]]);
-        // A head that fails alone while the backbone computes does not cost the server its life.
+        // The backbone computes, so the device is not lost.
         assert!(!rig.worker.health.is_lost());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_head_that_computes_again_is_trusted_again() {
+    async fn a_head_that_computes_is_no_longer_suspect() {
         let mut rig = rig(|_, _, _| Ok(1.0));
         let (batch, mut answers) = rig.batch(&[&[2]]).await;
         let head = Arc::clone(&batch[0].pinned()[0]);
@@ -469,14 +481,14 @@ mod tests {
         assert!(!head.is_suspect());
     }
 
-    /// A caller that leaves while the heads of its failed batch are tried one by one.
+    /// The caller gives up while the heads of its failed entry are tried one by one.
     #[tokio::test(start_paused = true)]
-    async fn a_caller_that_leaves_casts_no_suspicion_on_a_head() {
+    async fn a_cancelled_request_does_not_make_its_heads_suspect() {
         let caller = Arc::new(Mutex::new(None::<Answered>));
-        let leaving = Arc::clone(&caller);
+        let cancelled = Arc::clone(&caller);
         let mut rig = rig(move |groups, _, wanted| {
             if groups.len() > 1 {
-                drop(leaving.lock().unwrap().take());
+                drop(cancelled.lock().unwrap().take());
                 return Err(failed());
             }
             if wanted.still_wanted() {
@@ -494,7 +506,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_device_that_fails_alone_is_lost_and_everything_is_answered() {
+    async fn a_device_whose_backbone_fails_is_lost_and_every_request_answered() {
         for error in [failed(), BackendError::Lost("a test".into())] {
             let mut rig = rig(move |_, _, _| Err(error.clone()));
             let (batch, mut answers) = rig.batch(&[&[2], &[3], &[2, 3]]).await;
@@ -507,7 +519,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_panic_is_a_failed_batch() {
+    async fn a_panic_in_the_network_fails_only_its_batch() {
         let mut rig = rig(|groups, _, _| {
             if has(groups, 13) {
                 std::panic::panic_any("a defect")
@@ -522,7 +534,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn numbers_that_are_not_finite_are_an_error() {
+    async fn results_that_are_not_finite_are_errors() {
         let mut rig = rig(|_, _, _| Ok(f32::NAN));
         let (mut batch, mut answers) = rig.batch(&[&[2], &[2]]).await;
         batch[1].features = true;
@@ -534,7 +546,7 @@ mod tests {
         ));
     }
 
-    /// Time passes between the batch's departure and its turn on the device, as on a GPU.
+    /// Time passes between the dispatch of a batch and its launch, as on a GPU.
     #[tokio::test(start_paused = true)]
     async fn what_expires_before_the_launch_is_not_computed() {
         let computed = Arc::new(Mutex::new(Vec::new()));
@@ -566,7 +578,7 @@ mod tests {
         assert_eq!(rig.entries.metrics.expired_executed.get(), 0);
     }
 
-    /// The counter is measured: a network that computes what it was told to leave shows.
+    /// A network that ignores the launch check raises the counter.
     #[tokio::test(start_paused = true)]
     async fn what_is_computed_late_is_counted() {
         let clock = Arc::new(Mutex::new(None::<Arc<ManualClock>>));

@@ -1,4 +1,4 @@
-//! The user's notes on a version, bounded.
+//! Limits on the annotations that a user attaches to a version.
 
 use std::collections::BTreeMap;
 
@@ -11,9 +11,8 @@ const ANNOTATION_KEY_BYTES_MAX: usize = 128;
 const ANNOTATION_VALUE_BYTES_MAX: usize = 1024;
 
 /// # Errors
-/// [`HeadError::Annotations`] if they are too many or too long.
+/// [`HeadError::Annotations`] if there are too many or one is too long.
 pub(super) fn check(annotations: &BTreeMap<String, String>) -> Result<(), HeadError> {
-    let refused = |reason| Err(HeadError::Annotations { reason });
     if annotations.len() > ANNOTATIONS_MAX {
         return refused(format!(
             "there are {}; the limit is {ANNOTATIONS_MAX}",
@@ -37,4 +36,8 @@ pub(super) fn check(annotations: &BTreeMap<String, String>) -> Result<(), HeadEr
         }
     }
     Ok(())
+}
+
+fn refused(reason: String) -> Result<(), HeadError> {
+    Err(HeadError::Annotations { reason })
 }

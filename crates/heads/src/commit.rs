@@ -1,4 +1,4 @@
-//! The one moment up to which a swap can be abandoned.
+//! The commit point of a swap: until then its caller can abandon it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -11,16 +11,16 @@ const BEGUN: u8 = 1;
 const ABANDONED: u8 = 2;
 
 /// Shared by a swap and its caller: either the swap begins its commit or the caller abandons it, whichever is first.
-/// Clones are the same commit.
+/// Clones share one state.
 #[derive(Clone, Debug, Default)]
 pub struct Commit {
     state: Arc<AtomicU8>,
-    /// From here on the caller has given up, even if nothing has told so yet: a timer may be late.
+    /// Abandoned from this moment on, even if the caller's timer has not fired yet.
     deadline: Option<Instant>,
 }
 
 impl Commit {
-    /// One that cannot begin after `deadline`.
+    /// Returns a commit that cannot begin after `deadline`.
     pub fn until(deadline: Option<Instant>) -> Self {
         Self {
             state: Arc::default(),
@@ -28,7 +28,7 @@ impl Commit {
         }
     }
 
-    /// Abandons the swap. Returns false if its commit has begun: then it is finished whether or not its caller waits.
+    /// Abandons the swap. Returns false if its commit has begun: then it finishes even if its caller gives up.
     pub fn abandon(&self) -> bool {
         self.decide(ABANDONED) != BEGUN
     }
@@ -36,37 +36,37 @@ impl Commit {
     /// # Errors
     /// [`HeadError::Cancelled`] once the swap is abandoned.
     pub(super) fn check(&self) -> Result<(), HeadError> {
-        self.look_at_the_clock();
+        self.abandon_if_expired();
         match self.state.load(Ordering::Acquire) {
             ABANDONED => Err(HeadError::Cancelled),
             _ => Ok(()),
         }
     }
 
-    /// From here on the swap cannot be abandoned.
+    /// Begins the commit; afterwards the swap cannot be abandoned.
     ///
     /// # Errors
-    /// [`HeadError::Cancelled`] if it was.
+    /// [`HeadError::Cancelled`] if it was abandoned before.
     pub(super) fn begin(&self) -> Result<(), HeadError> {
-        self.look_at_the_clock();
+        self.abandon_if_expired();
         match self.decide(BEGUN) {
             ABANDONED => Err(HeadError::Cancelled),
             _ => Ok(()),
         }
     }
 
-    fn look_at_the_clock(&self) {
+    fn abandon_if_expired(&self) {
         if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
             self.abandon();
         }
     }
 
-    /// The decision, which is `wanted` unless there was one before.
-    fn decide(&self, wanted: u8) -> u8 {
-        let decided = self
+    /// Sets the state to `next` if it is still pending. Returns the resulting state.
+    fn decide(&self, next: u8) -> u8 {
+        let exchanged = self
             .state
-            .compare_exchange(PENDING, wanted, Ordering::AcqRel, Ordering::Acquire);
-        decided.map_or_else(|before| before, |_| wanted)
+            .compare_exchange(PENDING, next, Ordering::AcqRel, Ordering::Acquire);
+        exchanged.map_or_else(|decided| decided, |_| next)
     }
 }
 
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_threads_one_decides() {
+    fn exactly_one_of_two_racing_threads_decides() {
         for _ in 0..1000 {
             let commit = Commit::default();
             std::thread::scope(|scope| {

@@ -1,4 +1,4 @@
-//! Why a head was refused or is not there.
+//! The errors of this crate.
 
 use std::io;
 use std::path::PathBuf;
@@ -9,25 +9,26 @@ use super::store::StoreError;
 /// The setting that bounds what heads take on the device.
 pub const RESIDENT_BYTES_MAX: &str = "--heads-resident-bytes-max";
 
-/// Every way to fail with heads; the text is the message that users read.
+/// An operation on heads failed; the text is the message that users read.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum HeadError {
     #[error(
-        "`{name}` is no name for a head; use 1 to 63 lower-case letters, digits, '.', '_' and '-', beginning with a \
+        "`{name}` is not a valid head name; use 1 to 63 lower-case letters, digits, '.', '_' and '-', beginning with a \
          letter or digit"
     )]
     Name { name: String },
     #[error("there is no head `{name}`; the nearest names are {}", .known.join(", "))]
     UnknownHead { name: HeadName, known: Vec<String> },
-    #[error("head `{name}` has no version {version}; it has {available:?}, and 0 is the live one")]
+    #[error("head `{name}` has no version {version}; it has {available:?}, and 0 stands for the live version")]
     UnknownVersion {
         name: HeadName,
         version: u64,
         available: Vec<u64>,
     },
     #[error(
-        "the live version is {live}, not {expected} as expected (0 is no head at all); look at the live head and try again"
+        "the live version is {live}, not {expected} as expected (0 means that the head does not exist); check the live \
+         version and try again"
     )]
     VersionMismatch { live: u64, expected: u64 },
     #[error("the head's weights are refused: {reason}")]
@@ -47,8 +48,8 @@ pub enum HeadError {
         reason: String,
     },
     #[error(
-        "head `{name}` version {version} needs {bytes} bytes on the device, and too many of the {most} for heads are in \
-         use; retry later or raise {setting}",
+        "head `{name}` version {version} needs {bytes} bytes on the device; the limit for all heads is {most}, and heads \
+         in use leave too little of it; retry later or raise {setting}",
         setting = RESIDENT_BYTES_MAX
     )]
     NoRoom {
@@ -57,15 +58,15 @@ pub enum HeadError {
         bytes: u64,
         most: u64,
     },
-    #[error("cannot read {path}: {source}; retry later, and check the disk if it stays so", path = .path.display())]
+    #[error("cannot read {path}: {source}; retry later, and check the disk if this persists", path = .path.display())]
     Unreadable { path: PathBuf, source: io::Error },
     #[error("the call was cancelled before the change was made; nothing was changed")]
     Cancelled,
-    #[error("version {version} of head `{name}` was let go meanwhile; ask again")]
+    #[error("version {version} of head `{name}` was retired while the request waited; retry")]
     Retired { name: HeadName, version: u64 },
     #[error("loading version {version} of head `{name}` failed: it panicked; retry, and report this")]
     LoadPanicked { name: HeadName, version: u64 },
-    #[error("the server stopped loading heads; ask another, or this one when it is back")]
+    #[error("the server has stopped loading heads; retry later or on another server")]
     LoadsStopped,
     #[error(transparent)]
     Place(#[from] PlaceError),
@@ -73,13 +74,13 @@ pub enum HeadError {
     Store(#[from] StoreError),
 }
 
-/// Why a head is not on the device.
+/// Placing a head on the device failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlaceError {
     /// The device cannot serve it; the text says why.
     #[error("the head cannot be served: {0}")]
     Refused(String),
-    /// Another time there may be memory for it.
-    #[error("there is no memory for the head now: {0}; retry later, or lower {RESIDENT_BYTES_MAX} or --max-batch")]
+    /// The device has too little free memory; a later attempt may succeed.
+    #[error("there is too little memory for the head: {0}; retry later, or lower {RESIDENT_BYTES_MAX} or --max-batch")]
     OutOfMemory(String),
 }

@@ -1,7 +1,7 @@
 //! Heads: their names, versions, validation and routing, and which of them are in memory.
 //!
 //! A head version is immutable once published. [`HeadRegistry`] is the only writer; [`RoutingTable`] answers readers
-//! without a lock. What a version keeps on the device is the type parameter `R`, about which this crate knows nothing.
+//! without a lock. The type parameter `R` is what a version keeps on the device; this crate never looks into it.
 
 mod annotations;
 mod commit;

@@ -1,4 +1,4 @@
-//! What is counted of heads: which are live and where they are.
+//! Metrics of heads: live versions, tiers, loads, evictions, swaps, uploads.
 
 use std::time::Duration;
 
@@ -44,7 +44,7 @@ pub struct HeadMetrics {
 }
 
 impl HeadMetrics {
-    /// Registers everything under its name.
+    /// Registers every metric under its name.
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self {
             versions: Family::default(),
@@ -63,14 +63,14 @@ impl HeadMetrics {
         for result in RESULTS {
             drop(metrics.loads.get_or_create(&ResultLabel { result }));
         }
-        let help = "Versions by where they are: hot on the device, warm in host memory, cold in the store";
+        let help = "Versions by tier: hot on the device, warm in host memory, cold in the store";
         registry.register("head_versions", help, metrics.versions.clone());
-        let help = "Bytes of those versions' tensors";
+        let help = "Bytes of the versions' tensors by tier";
         registry.register("head_bytes", help, metrics.bytes.clone());
         registry.register("head_loads", "Loads by their result", metrics.loads.clone());
-        let help = "Bringing one version to the device";
+        let help = "Time to load one version onto the device";
         registry.register_with_unit("head_load", help, Unit::Seconds, metrics.load_seconds.clone());
-        let help = "Versions that left the device for others";
+        let help = "Versions evicted from the device to make space for others";
         registry.register("head_evictions", help, metrics.evictions.clone());
         let help = "Head versions made live by ReplaceHead and UploadHead";
         registry.register("swaps", help, metrics.swaps.clone());
@@ -81,7 +81,8 @@ impl HeadMetrics {
         metrics
     }
 
-    /// A version of so many bytes came, went from one tier to another, or left.
+    /// Records that a version of `bytes` bytes was created (`from` is none), changed its tier, or was retired (`to` is
+    /// none).
     pub(super) fn moved(&self, from: Option<Tier>, to: Option<Tier>, bytes: u64) {
         if from == to {
             return;
@@ -111,12 +112,12 @@ impl HeadMetrics {
         self.load_seconds.observe(took.as_secs_f64());
     }
 
-    /// Counts uploads.
+    /// The gauge of uploads that have begun and are not live yet.
     pub fn uploads_in_flight(&self) -> &Gauge {
         &self.uploads_in_flight
     }
 
-    /// Counts a swap. Only the table's writer calls this, while no other writes: the gauge never goes back.
+    /// Counts a swap. The registry calls this under the writers' lock, so that the gauge never decreases.
     pub(super) fn published(&self, name: &HeadName, version: u64) {
         self.swaps.inc();
         self.live(name, version);

@@ -1,4 +1,4 @@
-//! A head's name.
+//! Names of heads.
 
 use std::fmt;
 use std::sync::Arc;
@@ -24,10 +24,9 @@ impl HeadName {
         if text.is_empty() {
             return Ok(Self(Self::DEFAULT.into()));
         }
-        let alphanumeric = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-        let allowed = |byte: u8| alphanumeric(byte) || matches!(byte, b'.' | b'_' | b'-');
-        let fits = text.len() <= Self::BYTES_MAX && alphanumeric(text.as_bytes()[0]) && text.bytes().all(allowed);
-        if fits {
+        let valid =
+            text.len() <= Self::BYTES_MAX && is_alphanumeric(text.as_bytes()[0]) && text.bytes().all(is_allowed);
+        if valid {
             Ok(Self(text.into()))
         } else {
             Err(HeadError::Name { name: excerpt(text) })
@@ -46,25 +45,32 @@ impl fmt::Display for HeadName {
     }
 }
 
+fn is_alphanumeric(byte: u8) -> bool {
+    byte.is_ascii_lowercase() || byte.is_ascii_digit()
+}
+
+fn is_allowed(byte: u8) -> bool {
+    is_alphanumeric(byte) || matches!(byte, b'.' | b'_' | b'-')
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn names_are_safe_as_file_names() {
-        let check = |text: &str, accepted: bool| assert_eq!(HeadName::parse(text).is_ok(), accepted, "{text:?}");
-        check("", true);
-        check("cats-2.v_1", true);
-        check(&"a".repeat(63), true);
-        check(&"a".repeat(64), false);
-        for refused in [".", "..", "../x", "a/b", "A", "-a", "_a", "a b", "é", "a\0"] {
-            check(refused, false);
+        for accepted in ["", "cats-2.v_1", &"a".repeat(63)] {
+            assert!(HeadName::parse(accepted).is_ok(), "{accepted:?}");
+        }
+        let too_long = "a".repeat(64);
+        for refused in [&too_long, ".", "..", "../x", "a/b", "A", "-a", "_a", "a b", "é", "a\0"] {
+            assert!(HeadName::parse(refused).is_err(), "{refused:?}");
         }
         assert_eq!(HeadName::parse("").unwrap().as_str(), HeadName::DEFAULT);
     }
 
     #[test]
-    fn a_refusal_is_one_short_line() {
+    fn the_error_message_is_one_short_line() {
         let message = HeadName::parse(&"A\n\u{1b}".repeat(10_000)).unwrap_err().to_string();
         assert!(message.len() < 400 && !message.contains(char::is_control), "{message}");
     }

@@ -1,4 +1,4 @@
-//! From what the store lists to the versions that requests may name.
+//! Turns the list of stored versions into the versions that requests may name.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,20 +12,21 @@ use super::version::{HeadInfo, HeadVersion};
 /// Versions of one head, oldest first.
 type Versions<R> = Vec<Arc<HeadVersion<R>>>;
 
-/// How a store is opened.
+/// The parameters of opening a store.
 pub(super) struct Opening<'a, R> {
     pub residency: &'a Residency<R>,
     pub store: &'a dyn HeadStore,
     pub versions_kept: usize,
-    /// How many threads bring the newest versions to the device, as far as there is room; none leaves all in the store.
+    /// The number of threads that load each head's newest version onto the device while space is left there; 0 loads
+    /// none.
     pub threads: usize,
 }
 
 impl<R: Send + Sync> Opening<'_, R> {
-    /// The versions of every head. Those older than the versions kept leave the store.
+    /// Returns the versions of every head. Versions beyond `versions_kept` are removed from the store.
     ///
-    /// What is brought to the device is read in whole, and a newest version that is damaged gives way to an older one;
-    /// what is not is known by its header until somebody asks for it.
+    /// A version that is loaded is read in full; if it is damaged, an older one takes its place. Of the others, only the
+    /// header is read before a request names them.
     pub fn versions(&self, listed: Vec<HeadInfo>) -> Vec<Versions<R>> {
         let mut heads: BTreeMap<HeadName, Vec<HeadInfo>> = BTreeMap::new();
         for info in listed {
@@ -35,24 +36,31 @@ impl<R: Send + Sync> Opening<'_, R> {
         for versions in &mut heads {
             versions.sort_by_key(|info| info.version);
         }
-        // If there is no room for all, the newest are the likeliest to be asked for.
+        // If the device has no space for all, the newest are the likeliest to be requested.
         heads.sort_by_key(|versions| versions.last().map(|info| info.created_unix_us));
         if self.threads <= 1 {
             return heads.into_iter().rev().map(|versions| self.kept(versions)).collect();
         }
         let (heads, opened) = (Mutex::new(heads), Mutex::new(Vec::new()));
-        let next = || heads.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let open = || {
-            while let Some(versions) = next() {
-                let kept = self.kept(versions);
-                opened.lock().unwrap_or_else(PoisonError::into_inner).push(kept);
+        std::thread::scope(|scope| {
+            for _ in 0..self.threads {
+                scope.spawn(|| self.open_heads(&heads, &opened));
             }
-        };
-        std::thread::scope(|scope| (0..self.threads).for_each(|_| drop(scope.spawn(open))));
+        });
         opened.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The newest versions of a head, given and returned oldest first.
+    /// Opens heads, last first, until `heads` is empty.
+    fn open_heads(&self, heads: &Mutex<Vec<Vec<HeadInfo>>>, opened: &Mutex<Vec<Versions<R>>>) {
+        loop {
+            let head = heads.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let Some(versions) = head else { return };
+            let kept = self.kept(versions);
+            opened.lock().unwrap_or_else(PoisonError::into_inner).push(kept);
+        }
+    }
+
+    /// Returns a head's newest versions; input and output are oldest first.
     fn kept(&self, mut versions: Vec<HeadInfo>) -> Versions<R> {
         let mut kept = Versions::new();
         while let Some(info) = versions.pop() {
@@ -61,17 +69,17 @@ impl<R: Send + Sync> Opening<'_, R> {
                 continue;
             }
             let version = self.residency.tiers.version(info, None);
-            match self.bring(&version, kept.is_empty()) {
+            match self.load(&version, kept.is_empty()) {
                 Ok(()) => kept.push(version),
                 Err(error @ HeadError::Unreadable { .. }) => {
-                    // Not known to be damaged: read again when it is asked for.
+                    // It may be whole: the first request that names it tries again.
                     let info = &version.info;
-                    tracing::warn!(head = %info.name, version = info.version, %error, "a stored head; not loaded yet");
+                    tracing::warn!(head = %info.name, version = info.version, %error, "a stored head was not loaded yet");
                     kept.push(version);
                 }
                 Err(error) => {
                     let info = &version.info;
-                    tracing::warn!(head = %info.name, version = info.version, %error, "a stored head; skipped");
+                    tracing::warn!(head = %info.name, version = info.version, %error, "a stored head was skipped");
                     self.residency.tiers.retire(&version);
                 }
             }
@@ -80,7 +88,7 @@ impl<R: Send + Sync> Opening<'_, R> {
         kept
     }
 
-    fn bring(&self, version: &Arc<HeadVersion<R>>, newest: bool) -> Result<(), HeadError> {
+    fn load(&self, version: &Arc<HeadVersion<R>>, newest: bool) -> Result<(), HeadError> {
         if self.threads > 0 && newest {
             self.residency.load_early(version)?;
         }
@@ -88,9 +96,9 @@ impl<R: Send + Sync> Opening<'_, R> {
     }
 }
 
-/// Forgets a version that nobody can ask for any more.
+/// Removes a retired version from the store; a failure is only logged.
 pub(super) fn prune(store: &dyn HeadStore, old: &HeadInfo) {
     if let Err(error) = store.remove(&old.name, old.version) {
-        tracing::warn!(head = %old.name, version = old.version, %error, "an old version stays in the store");
+        tracing::warn!(head = %old.name, version = old.version, %error, "an old version was not removed from the store");
     }
 }

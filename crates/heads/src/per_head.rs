@@ -1,11 +1,11 @@
-//! A lock for each head that is being changed.
+//! One lock per head that is being changed.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::name::HeadName;
 
-/// Locks of type `L` by head; one is kept while any caller holds it.
+/// Locks of type `L` by head; each exists while any caller holds a reference to it.
 #[derive(Debug)]
 pub struct PerHead<L>(Mutex<HashMap<HeadName, Weak<L>>>);
 
@@ -16,13 +16,13 @@ impl<L> Default for PerHead<L> {
 }
 
 impl<L: Default> PerHead<L> {
-    /// The head's lock: the same for all who have it at the same time.
+    /// Returns the head's lock: concurrent callers get the same one.
     pub fn of(&self, name: &HeadName) -> Arc<L> {
         let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(lock) = locks.get(name).and_then(Weak::upgrade) {
             return lock;
         }
-        // No more stay than there are changes under way.
+        // The map never holds more locks than there are changes in progress.
         locks.retain(|_, lock| lock.strong_count() > 0);
         let lock = Arc::<L>::default();
         locks.insert(name.clone(), Arc::downgrade(&lock));
@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_head_has_one_lock_for_as_long_as_it_is_used() {
+    fn a_head_has_one_lock_while_it_is_used() {
         let (locks, [cats, dogs]) = (
             PerHead::<Mutex<()>>::default(),
             ["cats", "dogs"].map(|name| HeadName::parse(name).unwrap()),

@@ -1,29 +1,29 @@
-//! How much the store may hold, with the swaps under way.
+//! The limits on heads and bytes in the store, with what swaps in progress will add.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::error::HeadError;
 use super::table::RoutingTable;
 
-/// What `--heads-max` and `--heads-bytes-max` leave. Its lock is that of the table's writers, so that what was promised
-/// to a swap becomes an entry of the table in one step.
+/// Enforces `--heads-max` and `--heads-bytes-max`. Its lock is the lock of the table's writers, so that a swap's share
+/// turns into an entry of the table in one step.
 #[derive(Debug)]
 pub(super) struct Quota {
     heads_max: usize,
     bytes_max: u64,
-    promised: Mutex<Promised>,
+    reserved: Mutex<Reserved>,
 }
 
-/// What swaps under way will add to the table.
+/// What swaps in progress will add to the table.
 #[derive(Debug, Default)]
-struct Promised {
+struct Reserved {
     heads: usize,
     bytes: u64,
 }
 
-/// A swap's share, given back when this is dropped.
+/// One swap's share of the quota; dropping it releases the share.
 #[derive(Debug)]
-pub(super) struct Promise<'a> {
+pub(super) struct QuotaShare<'a> {
     quota: &'a Quota,
     heads: usize,
     bytes: u64,
@@ -34,44 +34,50 @@ impl Quota {
         Self {
             heads_max,
             bytes_max,
-            promised: Mutex::default(),
+            reserved: Mutex::default(),
         }
     }
 
-    /// Whether there is a share for a version of so many bytes, of a head that may be new.
+    /// Checks that a version of `bytes` bytes fits; `is_new` means that it is its head's first.
     ///
     /// # Errors
     /// [`HeadError::LimitReached`].
     pub fn check<R>(&self, table: &RoutingTable<R>, is_new: bool, bytes: u64) -> Result<(), HeadError> {
-        self.fits(&self.promised(), table, is_new, bytes)
+        self.check_with(&self.lock(), table, is_new, bytes)
     }
 
-    /// Takes such a share.
+    /// Reserves a share for such a version.
     ///
     /// # Errors
     /// [`HeadError::LimitReached`].
-    pub fn promise<R>(&self, table: &RoutingTable<R>, is_new: bool, bytes: u64) -> Result<Promise<'_>, HeadError> {
-        let mut promised = self.promised();
-        self.fits(&promised, table, is_new, bytes)?;
+    pub fn reserve<R>(&self, table: &RoutingTable<R>, is_new: bool, bytes: u64) -> Result<QuotaShare<'_>, HeadError> {
+        let mut reserved = self.lock();
+        self.check_with(&reserved, table, is_new, bytes)?;
         let heads = usize::from(is_new);
-        promised.heads += heads;
-        promised.bytes += bytes;
-        Ok(Promise {
+        reserved.heads += heads;
+        reserved.bytes += bytes;
+        Ok(QuotaShare {
             quota: self,
             heads,
             bytes,
         })
     }
 
-    fn fits<R>(&self, promised: &Promised, table: &RoutingTable<R>, is_new: bool, bytes: u64) -> Result<(), HeadError> {
-        let heads = table.count() + promised.heads;
+    fn check_with<R>(
+        &self,
+        reserved: &Reserved,
+        table: &RoutingTable<R>,
+        is_new: bool,
+        bytes: u64,
+    ) -> Result<(), HeadError> {
+        let heads = table.count() + reserved.heads;
         if is_new && heads >= self.heads_max {
             return Err(HeadError::LimitReached {
                 setting: "--heads-max",
                 reason: format!("there are {heads} heads already, which is the limit"),
             });
         }
-        let (stored, limit) = (table.bytes() + promised.bytes, self.bytes_max);
+        let (stored, limit) = (table.bytes() + reserved.bytes, self.bytes_max);
         if stored.saturating_add(bytes) > limit {
             return Err(HeadError::LimitReached {
                 setting: "--heads-bytes-max",
@@ -81,27 +87,27 @@ impl Quota {
         Ok(())
     }
 
-    fn promised(&self) -> MutexGuard<'_, Promised> {
-        self.promised.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Reserved> {
+        self.reserved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Promise<'_> {
-    /// Does what makes the share an entry of the table; no other writer runs meanwhile.
-    pub fn redeem<T>(mut self, publish: impl FnOnce() -> T) -> T {
-        let mut promised = self.quota.promised();
+impl QuotaShare<'_> {
+    /// Calls `publish`, which adds the version to the table, and releases the share, both under the writers' lock.
+    pub fn publish<T>(mut self, publish: impl FnOnce() -> T) -> T {
+        let mut reserved = self.quota.lock();
         let published = publish();
-        promised.heads -= self.heads;
-        promised.bytes -= self.bytes;
+        reserved.heads -= self.heads;
+        reserved.bytes -= self.bytes;
         (self.heads, self.bytes) = (0, 0);
         published
     }
 }
 
-impl Drop for Promise<'_> {
+impl Drop for QuotaShare<'_> {
     fn drop(&mut self) {
-        let mut promised = self.quota.promised();
-        promised.heads -= self.heads;
-        promised.bytes -= self.bytes;
+        let mut reserved = self.quota.lock();
+        reserved.heads -= self.heads;
+        reserved.bytes -= self.bytes;
     }
 }

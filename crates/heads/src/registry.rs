@@ -1,4 +1,4 @@
-//! The one writer of the routing table.
+//! The registry of heads, the only writer of the routing table.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,70 +13,70 @@ use super::metrics::HeadMetrics;
 use super::name::HeadName;
 use super::opening::{Opening, prune};
 use super::per_head::PerHead;
-use super::quota::{Promise, Quota};
+use super::quota::{Quota, QuotaShare};
 use super::residency::{Acquired, HeadPlacer, Residency, ResidencyLimits, Urgency, retired};
 use super::store::{HeadStore, StoreError};
 use super::table::RoutingTable;
 use super::version::{HeadInfo, HeadVersion};
 use super::weights::HeadWeights;
 
-/// The number of the backbone's own last Linear.
+/// The version number of the backbone's own last Linear.
 const BACKBONE_VERSION: u64 = 1;
 
-/// What bounds the registry.
+/// Limits of the registry.
 #[derive(Clone, Copy, Debug)]
 pub struct RegistryLimits {
-    /// Heads at most (`--heads-max`).
+    /// Maximum number of heads (`--heads-max`).
     pub heads_max: usize,
-    /// Versions of a head that can be asked for, the live one included (`--head-versions-kept`).
+    /// Versions of a head that requests may name, the live one included (`--head-versions-kept`).
     pub versions_kept: usize,
-    /// Bytes of all versions' tensors in the store at most (`--heads-bytes-max`).
+    /// Maximum bytes of all versions' tensors in the store (`--heads-bytes-max`).
     pub bytes_max: u64,
-    /// Whether the newest versions are brought to the device at once, as far as there is room (`--heads-load`).
+    /// True to load each head's newest version at start while the device has space (`--heads-load`).
     pub eager: bool,
-    /// What bounds heads in memory.
+    /// Limits of heads in memory.
     pub residency: ResidencyLimits,
 }
 
-/// What the registry works with.
+/// What the registry is built from.
 pub struct RegistryParts<R> {
     /// Where versions outlive the process.
     pub store: Arc<dyn HeadStore>,
-    /// Puts them on the device.
+    /// Places versions on the device.
     pub placer: Box<dyn HeadPlacer<R>>,
-    /// Counts them.
+    /// Metrics of versions, loads and swaps.
     pub metrics: HeadMetrics,
 }
 
-/// A new version to make live.
+/// A request to make a new version live.
 #[derive(Clone, Debug)]
 pub struct Replacement {
-    /// Of this head, which may be new.
+    /// The head, which may be new.
     pub name: HeadName,
-    /// With these weights.
+    /// The new version's weights.
     pub weights: HeadWeights,
-    /// Only if this version is live; 0 means only if the head is new.
+    /// Replace only if this version is live; 0 means only if the head is new.
     pub expected_version: Option<u64>,
     /// Check everything, change nothing.
     pub dry_run: bool,
-    /// The user's notes.
+    /// The user's annotations.
     pub annotations: BTreeMap<String, String>,
 }
 
-/// A swap that took place, or would have.
+/// The result of a swap, or of a dry run.
 #[derive(Debug)]
 pub struct Replaced {
     /// The version that is live now, or would be.
     pub info: HeadInfo,
     /// Its labels.
     pub labels: Arc<[String]>,
-    /// The version before; 0 if the head is new.
+    /// The version that was live before; 0 if the head is new.
     pub previous_version: u64,
-    /// Placing on the device.
+    /// Time to place and try it on the device.
     pub place: Duration,
-    /// Making it durable.
+    /// Time to make it durable.
     pub store: Duration,
-    /// The part of that spent in fsync.
+    /// The part of `store` spent in fsync.
     pub sync: Duration,
 }
 
@@ -88,19 +88,19 @@ pub struct HeadRegistry<R> {
     residency: Arc<Residency<R>>,
     metrics: HeadMetrics,
     quota: Quota,
-    /// Held for the length of a swap: one of each head at a time.
-    turns: PerHead<Mutex<()>>,
+    /// Each is held for a whole swap: a head has one swap at a time.
+    swap_locks: PerHead<Mutex<()>>,
 }
 
 impl<R: Send + Sync> HeadRegistry<R> {
     /// Registers the backbone's own last Linear as version 1 of the default head, and the newest stored versions.
     ///
-    /// Of a version that is brought to the device at once and cannot be, an older one takes the place; it is logged and
-    /// kept in the store. What is older than the versions kept is removed. Heads that were acknowledged are registered
-    /// even if the limits are lower now.
+    /// If a version is to be loaded at once and fails to, it is logged and kept in the store, and an older one takes its
+    /// place. Versions beyond `versions_kept` are removed. Acknowledged heads are registered even if the limits are lower
+    /// now.
     ///
     /// # Errors
-    /// If the store cannot be read or the backbone's own head cannot be placed.
+    /// [`HeadError`] if the store cannot be read or the backbone's own head cannot be placed.
     pub fn open(
         parts: RegistryParts<R>,
         limits: RegistryLimits,
@@ -114,11 +114,11 @@ impl<R: Send + Sync> HeadRegistry<R> {
         let backbone_head = residency.pin(info, backbone_head)?;
 
         let mut listed = store.list()?;
-        let reserved = |info: &HeadInfo| info.name == default && info.version <= BACKBONE_VERSION;
-        if listed.iter().any(reserved) {
-            tracing::warn!(head = %default, "a stored version has the number of the backbone's own; skipped");
+        let listed_count = listed.len();
+        listed.retain(|info| info.name != default || info.version > BACKBONE_VERSION);
+        if listed.len() < listed_count {
+            tracing::warn!(head = %default, "a stored version has the number of the backbone's own head; skipped");
         }
-        listed.retain(|info| !reserved(info));
         let opening = Opening {
             residency: &residency,
             store: store.as_ref(),
@@ -144,21 +144,21 @@ impl<R: Send + Sync> HeadRegistry<R> {
             residency: Arc::new(residency),
             metrics,
             quota: Quota::new(limits.heads_max, limits.bytes_max),
-            turns: PerHead::default(),
+            swap_locks: PerHead::default(),
         })
     }
 
-    /// Who gets what.
+    /// Which version a request gets.
     pub fn table(&self) -> &RoutingTable<R> {
         &self.table
     }
 
-    /// A version that the table gave, at once or as soon as it is on the device.
+    /// Pins a version from the table: at once if it is on the device, otherwise once it is loaded.
     pub fn acquire(&self, version: &Arc<HeadVersion<R>>, urgency: Urgency) -> Acquired<R> {
         self.residency.acquire(version, urgency)
     }
 
-    /// A version's labels, which may have to be read from the store.
+    /// Returns a version's labels, from the store if they are not in memory.
     ///
     /// # Errors
     /// [`HeadError::Retired`] if no request may name the version any more, [`HeadError::Damaged`],
@@ -169,17 +169,18 @@ impl<R: Send + Sync> HeadRegistry<R> {
         }
         match self.store.labels(&version.info) {
             Ok(labels) => Ok(labels.into()),
-            // Versions are let go before their files are removed.
+            // Versions are retired before their files are removed.
             Err(_) if version.tier().is_none() => Err(retired(&version.info)),
             Err(error) => Err(error),
         }
     }
 
-    /// Makes a new version live: placed and tried first, then staged in the store; then, unless `commit` was abandoned,
-    /// room is made for it, and it becomes durable and is published. Swaps of one head take turns; others run beside them.
+    /// Makes a new version live. It is placed and tried first, then staged in the store; then, unless `commit` was
+    /// abandoned, space is made for it, and it becomes durable and is published. Swaps of one head run one after another,
+    /// swaps of different heads in parallel.
     ///
     /// # Errors
-    /// [`HeadError`]; whatever was live stays live, and nothing has left the device unless the disk failed in the commit.
+    /// [`HeadError`]. The live version stays live; a version is evicted from the device only if the commit's write failed.
     pub fn replace(
         &self,
         replacement: Replacement,
@@ -187,13 +188,13 @@ impl<R: Send + Sync> HeadRegistry<R> {
         throttle: &Throttle,
     ) -> Result<Replaced, HeadError> {
         annotations::check(&replacement.annotations)?;
-        let turn = self.turns.of(&replacement.name);
-        let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let lock = self.swap_locks.of(&replacement.name);
+        let _guard = lock.lock().unwrap_or_else(PoisonError::into_inner);
         commit.check()?;
-        // Nothing else changes the head before the turn ends: what is live now is live at the commit.
+        // Only the holder of the lock changes the head: the version that is live now is live at the commit.
         let previous_version = self.check_expected(&replacement.name, replacement.expected_version)?;
         if replacement.dry_run {
-            self.try_out(replacement, previous_version)
+            self.dry_run(replacement, previous_version)
         } else {
             self.swap(replacement, previous_version, commit, throttle)
         }
@@ -207,7 +208,7 @@ impl<R: Send + Sync> HeadRegistry<R> {
         throttle: &Throttle,
     ) -> Result<Replaced, HeadError> {
         let Replacement { name, weights, .. } = replacement;
-        let promise = self.quota.promise(&self.table, live == 0, weights.bytes())?;
+        let share = self.quota.reserve(&self.table, live == 0, weights.bytes())?;
         let number = self.next_number(&name, live)?;
         let info = describe(name, number, &weights, replacement.annotations);
         let started = Instant::now();
@@ -218,11 +219,11 @@ impl<R: Send + Sync> HeadRegistry<R> {
         let started = Instant::now();
         let staged = self.store.stage(&info, &weights, throttle)?;
         commit.begin()?;
-        let pinned = self.residency.settle(&info, trial)?;
+        let pinned = self.residency.keep_trial(&info, trial)?;
         let sync = staged.commit()?;
         let store = started.elapsed();
-        let version = self.residency.admit(info.clone(), pinned, &weights);
-        self.publish(version, promise);
+        let version = self.residency.insert(info.clone(), pinned, &weights);
+        self.publish(version, share);
         Ok(Replaced {
             info,
             labels: weights.labels,
@@ -233,15 +234,15 @@ impl<R: Send + Sync> HeadRegistry<R> {
         })
     }
 
-    /// All of a swap but what changes anything.
-    fn try_out(&self, replacement: Replacement, live: u64) -> Result<Replaced, HeadError> {
+    /// Runs the checks and the trial of a swap; changes nothing.
+    fn dry_run(&self, replacement: Replacement, live: u64) -> Result<Replaced, HeadError> {
         let Replacement { name, weights, .. } = replacement;
         self.quota.check(&self.table, live == 0, weights.bytes())?;
         let number = self.next_number(&name, live)?;
         let info = describe(name, number, &weights, replacement.annotations);
         let started = Instant::now();
         drop(self.residency.try_out(&info, &weights)?);
-        self.residency.tiers.check_room(&info)?;
+        self.residency.tiers.check_space(&info)?;
         Ok(Replaced {
             info,
             labels: weights.labels,
@@ -252,10 +253,10 @@ impl<R: Send + Sync> HeadRegistry<R> {
         })
     }
 
-    /// Makes a version live, in one step with the gauge that tells so, and forgets those that it leaves no place.
-    fn publish(&self, version: Arc<HeadVersion<R>>, promise: Promise<'_>) {
+    /// Makes a version live, in one step with the gauge of live versions, and retires those beyond `versions_kept`.
+    fn publish(&self, version: Arc<HeadVersion<R>>, share: QuotaShare<'_>) {
         let info = version.info.clone();
-        let surplus = promise.redeem(|| {
+        let surplus = share.publish(|| {
             let surplus = self.table.publish(version, self.limits.versions_kept);
             self.metrics.published(&info.name, info.version);
             surplus
@@ -266,13 +267,13 @@ impl<R: Send + Sync> HeadRegistry<R> {
         }
     }
 
-    /// Above whatever was written before, damaged files included: a number never names two things.
+    /// Returns a number above every stored one, damaged files included, so that a number is never used twice.
     fn next_number(&self, name: &HeadName, live: u64) -> Result<u64, HeadError> {
         let highest = live.max(self.store.highest_version(name)?);
-        Ok(highest.checked_add(1).ok_or_else(|| used_up(name))?)
+        Ok(highest.checked_add(1).ok_or_else(|| numbers_exhausted(name))?)
     }
 
-    /// The live version, 0 if there is none, if it is the one that a caller expects.
+    /// Returns the live version, 0 if there is none, after comparing it to the expected one.
     ///
     /// # Errors
     /// [`HeadError::VersionMismatch`].
@@ -285,7 +286,7 @@ impl<R: Send + Sync> HeadRegistry<R> {
     }
 }
 
-fn used_up(name: &HeadName) -> StoreError {
+fn numbers_exhausted(name: &HeadName) -> StoreError {
     StoreError {
         action: "number a version of",
         path: name.as_str().into(),

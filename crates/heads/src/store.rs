@@ -1,4 +1,4 @@
-//! Where acknowledged heads outlive the process.
+//! The trait of the store in which acknowledged heads outlive the process.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,11 +12,11 @@ use super::weights::HeadWeights;
 
 /// A durable store of head versions.
 pub trait HeadStore: Send + Sync {
-    /// Writes a version beside its final place, pausing as `throttle` says. There it survives a power loss but is not one of
-    /// the store's yet.
+    /// Writes a version under a temporary name, pausing as `throttle` says. It survives a power loss there but is not listed
+    /// before [`StagedHead::commit`].
     ///
     /// # Errors
-    /// [`StoreError`]; then nothing of the version is there.
+    /// [`StoreError`]; then nothing of the version is stored.
     fn stage(
         &self,
         info: &HeadInfo,
@@ -24,65 +24,65 @@ pub trait HeadStore: Send + Sync {
         throttle: &Throttle,
     ) -> Result<Box<dyn StagedHead>, StoreError>;
 
-    /// Writes a version; once it returns, the version survives a power loss.
+    /// Writes a version; once this returns, the version survives a power loss.
     ///
     /// # Errors
-    /// [`StoreError`]; then nothing of the version is there.
+    /// [`StoreError`]; then nothing of the version is stored.
     fn save(&self, info: &HeadInfo, weights: &HeadWeights) -> Result<(), StoreError> {
         self.stage(info, weights, &Throttle::off())?.commit()?;
         Ok(())
     }
 
-    /// Forgets a version; one that is not there is forgotten already.
+    /// Removes a version; does nothing if the store does not hold it.
     ///
     /// # Errors
     /// [`StoreError`].
     fn remove(&self, name: &HeadName, version: u64) -> Result<(), StoreError>;
 
-    /// Every version that looks whole, by name and version, without reading the tensors.
+    /// Lists every version whose file looks complete, by name and version, without reading the tensors.
     ///
     /// # Errors
-    /// [`StoreError`] if the store cannot be read at all; a version that is seen to be damaged is left out and logged.
+    /// [`StoreError`] if the store cannot be read at all; a damaged version is left out and logged.
     fn list(&self) -> Result<Vec<HeadInfo>, StoreError>;
 
-    /// A listed version's weights, which are those that were acknowledged.
+    /// Reads a listed version's weights and verifies that they are the acknowledged ones.
     ///
     /// # Errors
-    /// [`HeadError::Damaged`] if the file was read and is wrong, ends early or is gone; [`HeadError::Unreadable`] if the
-    /// system refused to read it.
+    /// [`HeadError::Damaged`] if the file is missing, ends early or has other contents; [`HeadError::Unreadable`] if the
+    /// system failed to read it.
     fn load(&self, info: &HeadInfo) -> Result<HeadWeights, HeadError>;
 
-    /// A listed version's labels, without reading the tensors.
+    /// Reads a listed version's labels, without the tensors.
     ///
     /// # Errors
     /// As [`HeadStore::load`].
     fn labels(&self, info: &HeadInfo) -> Result<Vec<String>, HeadError>;
 
-    /// The highest version number that is stored under `name`, damaged ones included; 0 if none.
+    /// Returns the highest version number stored under `name`, damaged versions included; 0 if there is none.
     ///
     /// # Errors
-    /// [`StoreError`] if that cannot be told.
+    /// [`StoreError`] if the store cannot be read.
     fn highest_version(&self, name: &HeadName) -> Result<u64, StoreError>;
 }
 
-/// A version that is written but not one of the store's. Dropping this removes it.
+/// A version that is written but not yet listed by the store. Dropping this removes it.
 pub trait StagedHead: Send {
-    /// Makes it one of the store's; once this returns, that survives a power loss. Returns how much of the time since
-    /// [`HeadStore::stage`] began was spent in fsync.
+    /// Adds the version to the store; once this returns, it survives a power loss. Returns the time spent in fsync since
+    /// [`HeadStore::stage`] began.
     ///
     /// # Errors
-    /// [`StoreError`]; then nothing of the version is there.
+    /// [`StoreError`]; then nothing of the version is stored.
     fn commit(self: Box<Self>) -> Result<Duration, StoreError>;
 }
 
-/// The disk refused to write.
+/// The store could not be read or written.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {action} {path}: {source}; no head was changed, so fix that and try again", path = .path.display())]
 pub struct StoreError {
-    /// As "write".
+    /// A verb, such as "write".
     pub action: &'static str,
     /// The file or folder.
     pub path: PathBuf,
-    /// What the system said.
+    /// The system's error.
     pub source: std::io::Error,
 }

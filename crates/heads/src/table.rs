@@ -1,4 +1,4 @@
-//! Which version of which head a request gets.
+//! The routing table: which version of a head a request gets.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,10 +9,10 @@ use super::error::HeadError;
 use super::name::HeadName;
 use super::version::HeadVersion;
 
-/// How many names an error lists.
+/// The maximum number of names that an error lists.
 const KNOWN_MAX: usize = 8;
 
-/// Versions oldest first; the last is live; never empty.
+/// Versions, oldest first. In the table it is never empty, and the last is live.
 type Versions<R> = Vec<Arc<HeadVersion<R>>>;
 type Map<R> = BTreeMap<HeadName, Versions<R>>;
 
@@ -22,30 +22,30 @@ pub struct RoutingTable<R> {
     map: ArcSwap<Map<R>>,
 }
 
-/// One version of a head and its others.
+/// One version of a head, and the numbers of all its versions.
 #[derive(Debug)]
 pub struct History<R> {
-    /// The version that was asked for.
+    /// The requested version.
     pub version: Arc<HeadVersion<R>>,
-    /// Whether it is the live one.
+    /// True if it is the live one.
     pub live: bool,
-    /// All that can be asked for, oldest first.
+    /// The numbers of all versions that requests may name, oldest first.
     pub available: Vec<u64>,
 }
 
-/// Some of the heads, and how many there are.
+/// One page of a list of heads.
 #[derive(Debug)]
 pub struct Page<R> {
     /// Live versions, by name.
     pub heads: Versions<R>,
-    /// Whether there are more behind them.
+    /// True if another page follows.
     pub more: bool,
-    /// How many match, on all pages.
+    /// The number of matches on all pages.
     pub total: usize,
 }
 
 impl<R> RoutingTable<R> {
-    /// Of these versions, each head's oldest first and the newest `kept` of it; returns the others, too.
+    /// Builds a table of the newest `kept` versions of each head, which must come oldest first. Also returns the others.
     pub(super) fn new(versions: impl Iterator<Item = Arc<HeadVersion<R>>>, kept: usize) -> (Self, Versions<R>) {
         let (mut map, mut surplus) = (Map::new(), Versions::new());
         for version in versions {
@@ -55,12 +55,12 @@ impl<R> RoutingTable<R> {
         (Self { map }, surplus)
     }
 
-    /// How many heads there are.
+    /// The number of heads.
     pub fn count(&self) -> usize {
         self.map.load().len()
     }
 
-    /// A version of a head; 0 is the live one.
+    /// Returns a version of a head; 0 is the live one.
     ///
     /// # Errors
     /// [`HeadError::UnknownHead`], [`HeadError::UnknownVersion`].
@@ -68,7 +68,7 @@ impl<R> RoutingTable<R> {
         find(&self.map.load(), name, version)
     }
 
-    /// The live version of every head, by name.
+    /// Returns the live version of every head, by name.
     pub fn list(&self) -> Vec<Arc<HeadVersion<R>>> {
         self.map
             .load()
@@ -77,7 +77,7 @@ impl<R> RoutingTable<R> {
             .collect()
     }
 
-    /// The live versions that match, of at most `size` heads behind `after` in the order of names.
+    /// Returns the matching live versions of at most `size` heads whose names come after `after`, by name.
     pub fn page(
         &self,
         after: Option<&HeadName>,
@@ -99,7 +99,7 @@ impl<R> RoutingTable<R> {
         Page { heads, more, total }
     }
 
-    /// A version of a head, 0 is the live one, and all versions that can be asked for, oldest first: as of one moment.
+    /// Returns a version of a head (0 is the live one) and the numbers of all its versions, from one snapshot.
     ///
     /// # Errors
     /// As [`RoutingTable::resolve`].
@@ -115,7 +115,7 @@ impl<R> RoutingTable<R> {
         })
     }
 
-    /// The versions of a head that can be asked for, oldest first.
+    /// Returns the versions of a head that requests may name, oldest first.
     pub fn versions(&self, name: &HeadName) -> Vec<u64> {
         self.history(name, 0)
             .map_or_else(|_| Vec::new(), |history| history.available)
@@ -131,9 +131,9 @@ impl<R> RoutingTable<R> {
             .sum()
     }
 
-    /// Makes `version` live and keeps the newest `kept` of its head, itself included; returns those let go.
+    /// Makes `version` live and keeps the newest `kept` of its head, itself included. Returns the versions removed.
     ///
-    /// Only the registry calls this, under the writers' lock: two writers at once would lose one's change.
+    /// Only the registry calls this, under the writers' lock: of two concurrent changes, one would be lost.
     pub(super) fn publish(&self, version: Arc<HeadVersion<R>>, kept: usize) -> Versions<R> {
         let mut map = Map::clone(&self.map.load());
         let retired = add(&mut map, version, kept);
@@ -165,7 +165,8 @@ fn add<R>(map: &mut Map<R>, version: Arc<HeadVersion<R>>, kept: usize) -> Versio
     versions.drain(..surplus).collect()
 }
 
-/// The names around `name` in their order, which begin like it if any do. Cheap, as anybody may ask for any name.
+/// Returns the names next to `name` in alphabetical order, among which are those that share a prefix with it. Clients
+/// may send any name, so this takes logarithmic time.
 fn neighbours<R>(map: &Map<R>, name: &HeadName) -> Vec<String> {
     let before: Vec<_> = map.range(..name).rev().take(KNOWN_MAX).map(|(name, _)| name).collect();
     let after: Vec<_> = map.range(name..).take(KNOWN_MAX).map(|(name, _)| name).collect();

@@ -1,4 +1,4 @@
-//! One published version of a head.
+//! One published version of a head, and its metadata.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use headswap_checkpoint::Digest;
 use super::name::HeadName;
 use super::residency::{ResidencySlot, Tier};
 
-/// What is known of a version.
+/// The metadata of a version.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HeadInfo {
     /// The head.
@@ -18,9 +18,9 @@ pub struct HeadInfo {
     pub digest: Digest,
     /// K.
     pub classes: usize,
-    /// The user's notes.
+    /// The user's annotations.
     pub annotations: BTreeMap<String, String>,
-    /// When it was made, in microseconds since 1970-01-01 UTC.
+    /// The time of its creation, in microseconds since 1970-01-01 UTC.
     pub created_unix_us: u64,
     /// The names of the parameters that it overrides.
     pub parameters: Vec<String>,
@@ -28,16 +28,16 @@ pub struct HeadInfo {
     pub resident_bytes: u64,
 }
 
-/// A version: what is known of it, and a place for what is on the device. Immutable but for that place.
+/// A version: its metadata, which is immutable, and the slot of what it keeps in memory.
 #[derive(Debug)]
 pub struct HeadVersion<R> {
-    /// What is known of it.
+    /// Its metadata.
     pub info: HeadInfo,
     pub(super) slot: ResidencySlot<R>,
 }
 
 impl<R> HeadVersion<R> {
-    /// Where it is; none once no request may name it.
+    /// Returns its tier, or none once it is retired.
     pub fn tier(&self) -> Option<Tier> {
         self.slot.lock().tier()
     }
@@ -47,7 +47,7 @@ impl<R> HeadVersion<R> {
         self.slot.answered();
     }
 
-    /// How many answers it gave since the process started.
+    /// The number of answers that it gave since the process started.
     pub fn answers(&self) -> u64 {
         self.slot.answers()
     }

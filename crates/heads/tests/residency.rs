@@ -1,4 +1,4 @@
-//! Which heads are in memory: against a simple model, under many threads, and how loads begin, end and fail.
+//! The residency of heads: compared to a simple model, used by many threads, and how loads start, end and fail.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
@@ -10,9 +10,9 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use headswap_checkpoint::{HostTensor, Parameters, Throttle};
 use headswap_heads::{
-    Acquired, Commit, HeadError, HeadInfo, HeadMetrics, HeadName, HeadRegistry, HeadStore, HeadVersion, HeadWeights,
-    LoadTask, Pending, PinnedHead, PlaceError, RegistryLimits, RegistryParts, Replaced, Replacement, Reservation,
-    ResidencyLimits, StagedHead, StoreError, Tier, Urgency,
+    Acquired, Commit, HeadError, HeadInfo, HeadMetrics, HeadName, HeadPlacer, HeadRegistry, HeadStore, HeadVersion,
+    HeadWeights, LoadTask, Pending, PinnedHead, PlaceError, RegistryLimits, RegistryParts, Replaced, Replacement,
+    Reservation, ResidencyLimits, StagedHead, StoreError, Tier, Urgency,
 };
 use headswap_spec::{LAST_BIAS, LAST_WEIGHT};
 use proptest::prelude::*;
@@ -20,13 +20,13 @@ use proptest::prelude::*;
 /// Bytes of a head with one class and two features.
 const UNIT: u64 = 12;
 
-/// What is on the device here: a head's number, counted for as long as it is there.
+/// A head on the device of this test: its number. The device counts its bytes until it is dropped.
 #[derive(Debug)]
 struct Resident {
     number: f32,
     bytes: u64,
     device: Arc<Device>,
-    _room: Reservation,
+    _reservation: Reservation,
 }
 
 impl Drop for Resident {
@@ -40,24 +40,43 @@ struct Device {
     bytes: AtomicU64,
     panics: AtomicBool,
     refuses: AtomicBool,
-    /// What was placed, in order.
+    /// The numbers of the heads placed, in order.
     placed: Arc<Mutex<Vec<f32>>>,
+}
+
+/// Places heads on the test's device.
+struct Placer(Arc<Device>);
+
+impl HeadPlacer<Resident> for Placer {
+    fn place(&self, weights: &HeadWeights, reservation: Reservation) -> Result<Resident, PlaceError> {
+        let device = &self.0;
+        assert!(!device.panics.load(Ordering::SeqCst), "a test's panic");
+        if device.refuses.load(Ordering::SeqCst) {
+            return Err(PlaceError::Refused("a test".into()));
+        }
+        let number = weights.parameters[LAST_BIAS].values[0];
+        device.placed.lock().unwrap().push(number);
+        device.bytes.fetch_add(weights.bytes(), Ordering::SeqCst);
+        Ok(Resident {
+            number,
+            bytes: weights.bytes(),
+            device: Arc::clone(device),
+            _reservation: reservation,
+        })
+    }
 }
 
 type Registry = HeadRegistry<Resident>;
 type Version = Arc<HeadVersion<Resident>>;
 
 fn weights(units: u64, number: f32) -> HeadWeights {
-    let tensor = |shape: &[usize]| {
-        let values = vec![number; shape.iter().product()];
-        Arc::new(HostTensor::new(shape.to_vec(), values))
-    };
     let classes = units as usize;
-    let parameters = [
-        (LAST_WEIGHT.to_owned(), tensor(&[classes, 2])),
-        (LAST_BIAS.to_owned(), tensor(&[classes])),
-    ];
-    HeadWeights::new(Parameters::from(parameters), vec![number.to_string(); classes])
+    let mut parameters = Parameters::new();
+    for (name, shape) in [(LAST_WEIGHT, vec![classes, 2]), (LAST_BIAS, vec![classes])] {
+        let values = vec![number; shape.iter().product()];
+        parameters.insert(name.to_owned(), Arc::new(HostTensor::new(shape, values)));
+    }
+    HeadWeights::new(parameters, vec![number.to_string(); classes])
 }
 
 type Heads = Arc<Mutex<BTreeMap<(HeadName, u64), (HeadInfo, HeadWeights)>>>;
@@ -75,7 +94,7 @@ impl StagedHead for Staged {
     }
 }
 
-/// A store in memory that counts what is read, and notices if one version is read twice at once.
+/// A store in memory that counts reads and panics if two threads read one version at once.
 #[derive(Default)]
 struct Store {
     heads: Heads,
@@ -109,7 +128,7 @@ impl HeadStore for Store {
         let key = (info.name.clone(), info.version);
         assert!(
             self.reading.lock().unwrap().insert(key.clone()),
-            "{key:?} is read twice at once"
+            "{key:?} is read by two threads at once"
         );
         self.reads.fetch_add(1, Ordering::SeqCst);
         let found = self.heads.lock().unwrap().get(&key).map(|(_, weights)| weights.clone());
@@ -137,7 +156,7 @@ impl HeadStore for Store {
     }
 }
 
-/// A registry, and what it works with.
+/// A registry with its store and device.
 struct Bench {
     store: Arc<Store>,
     device: Arc<Device>,
@@ -145,14 +164,14 @@ struct Bench {
 }
 
 impl Bench {
-    /// With heads `h0`, `h1`, … of these sizes in the store.
+    /// Returns one with heads `h0`, `h1`, … of these sizes in the store.
     fn new(units: &[u64], residency: ResidencyLimits) -> Self {
         let (store, device) = (Arc::new(Store::default()), Arc::new(Device::default()));
-        let roomy = ResidencyLimits {
+        let unlimited = ResidencyLimits {
             resident_bytes_max: u64::MAX,
             ..residency
         };
-        let bench = Self::open(Arc::clone(&store), Arc::clone(&device), roomy);
+        let bench = Self::open(Arc::clone(&store), Arc::clone(&device), unlimited);
         for (head, units) in units.iter().enumerate() {
             bench.replace(head, *units, head as f32).unwrap();
         }
@@ -161,25 +180,9 @@ impl Bench {
     }
 
     fn open(store: Arc<Store>, device: Arc<Device>, residency: ResidencyLimits) -> Self {
-        let counted = Arc::clone(&device);
-        let place = move |weights: &HeadWeights, room: Reservation| -> Result<Resident, PlaceError> {
-            assert!(!counted.panics.load(Ordering::SeqCst), "a test's panic");
-            if counted.refuses.load(Ordering::SeqCst) {
-                return Err(PlaceError::Refused("a test".into()));
-            }
-            let number = weights.parameters[LAST_BIAS].values[0];
-            counted.placed.lock().unwrap().push(number);
-            counted.bytes.fetch_add(weights.bytes(), Ordering::SeqCst);
-            Ok(Resident {
-                number,
-                bytes: weights.bytes(),
-                device: Arc::clone(&counted),
-                _room: room,
-            })
-        };
         let parts = RegistryParts {
             store: Arc::clone(&store) as Arc<dyn HeadStore>,
-            placer: Box::new(place),
+            placer: Box::new(Placer(Arc::clone(&device))),
             metrics: HeadMetrics::register(&mut prometheus_client::registry::Registry::default()),
         };
         let limits = RegistryLimits {
@@ -217,13 +220,22 @@ impl Bench {
     }
 
     fn start(&self, head: usize) -> Acquired<Resident> {
-        self.registry.acquire(&self.version(head), Urgency::Interactive)
+        self.start_as(head, Urgency::Interactive)
+    }
+
+    fn start_as(&self, head: usize, urgency: Urgency) -> Acquired<Resident> {
+        self.registry.acquire(&self.version(head), urgency)
+    }
+
+    /// The tiers of `h0`, `h1` and `h2`.
+    fn tiers(&self) -> [Option<Tier>; 3] {
+        [0, 1, 2].map(|head| self.version(head).tier())
     }
 
     fn load(&self, head: usize) -> (Pending<Resident>, LoadTask<Resident>) {
         match self.start(head) {
             Acquired::Load(pending, task) => (pending, task),
-            _ => panic!("h{head} is not the one to load"),
+            _ => panic!("h{head} needs no new load task"),
         }
     }
 
@@ -234,7 +246,7 @@ impl Bench {
         }
     }
 
-    /// Loads if need be, and waits if another thread does.
+    /// Pins the head: loads it if necessary, or waits for the thread that does.
     fn acquire(&self, head: usize) -> Result<PinnedHead<Resident>, Arc<HeadError>> {
         match self.start(head) {
             Acquired::Hot(pinned) => Ok(pinned),
@@ -264,7 +276,7 @@ fn done<R>(pending: Pending<R>) -> Result<PinnedHead<R>, Arc<HeadError>> {
     pending.now_or_never().expect("the load has ended")
 }
 
-/// Waits on this thread until another has loaded it.
+/// Blocks until another thread has loaded the head.
 fn block_on<R>(mut pending: Pending<R>) -> Result<PinnedHead<R>, Arc<HeadError>> {
     struct Unpark(std::thread::Thread);
     impl std::task::Wake for Unpark {
@@ -306,11 +318,11 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Sizes of the heads at first; together more than twice what fits.
+/// The initial sizes of the heads; their sum is more than twice the limit.
 const UNITS: [u64; 8] = [1, 2, 3, 1, 2, 3, 1, 2];
 
-/// A head as the model knows it.
-struct Known {
+/// The model of one head.
+struct HeadModel {
     units: u64,
     number: f32,
     hot: bool,
@@ -320,31 +332,41 @@ struct Known {
     pinned: Vec<PinnedHead<Resident>>,
 }
 
-/// What the residency must do, by looking at every head.
+/// The model of the residency, which looks at every head.
 struct Model {
     now: u64,
     reads: u64,
-    heads: Vec<Known>,
-    /// Units of versions that were replaced while somebody had them.
+    heads: Vec<HeadModel>,
+    /// Units of versions that were replaced while they were pinned.
     replaced: Vec<(u64, Vec<PinnedHead<Resident>>)>,
     warm_units_max: u64,
 }
 
-impl Model {
-    fn new(warm_units_max: u64) -> Self {
-        let known = |(head, units): (usize, &u64)| Known {
-            units: *units,
-            number: head as f32,
+impl HeadModel {
+    fn new(number: usize, units: u64) -> Self {
+        Self {
+            units,
+            number: number as f32,
             hot: false,
             warm: false,
             last_use: 0,
             damaged: false,
             pinned: Vec::new(),
-        };
+        }
+    }
+
+    fn is_evictable(&self) -> bool {
+        self.hot && self.pinned.is_empty()
+    }
+}
+
+impl Model {
+    fn new(warm_units_max: u64) -> Self {
+        let heads = UNITS.iter().enumerate();
         Self {
             now: 0,
             reads: 0,
-            heads: UNITS.iter().enumerate().map(known).collect(),
+            heads: heads.map(|(head, units)| HeadModel::new(head, *units)).collect(),
             replaced: Vec::new(),
             warm_units_max,
         }
@@ -355,22 +377,27 @@ impl Model {
         hot.chain(self.replaced.iter().map(|replaced| replaced.0)).sum()
     }
 
-    /// The least recently used of some heads.
-    fn oldest(&self, among: impl Fn(&Known) -> bool) -> Option<usize> {
-        let heads = (0..self.heads.len()).filter(|&head| among(&self.heads[head]));
+    fn warm_units(&self) -> u64 {
+        let warm = self.heads.iter().filter(|head| head.warm);
+        warm.map(|head| head.units).sum()
+    }
+
+    /// Returns the least recently used of the heads that match.
+    fn oldest(&self, matches: impl Fn(&HeadModel) -> bool) -> Option<usize> {
+        let heads = (0..self.heads.len()).filter(|&head| matches(&self.heads[head]));
         heads.min_by_key(|&head| self.heads[head].last_use)
     }
 
-    /// Whether there was or could be made room.
-    fn make_room(&mut self, units: u64) -> bool {
-        let most = LIMITS.resident_bytes_max / UNIT;
-        let free = |head: &Known| head.hot && head.pinned.is_empty();
-        let freed: u64 = self.heads.iter().filter(|head| free(head)).map(|head| head.units).sum();
-        if units > most || self.hot_units() - freed + units > most {
+    /// Evicts heads until `units` more fit. Returns false, and evicts nothing, if they cannot.
+    fn make_space(&mut self, units: u64) -> bool {
+        let units_max = LIMITS.resident_bytes_max / UNIT;
+        let evictable = self.heads.iter().filter(|head| head.is_evictable());
+        let evictable: u64 = evictable.map(|head| head.units).sum();
+        if units > units_max || self.hot_units() - evictable + units > units_max {
             return false;
         }
-        while self.hot_units() + units > most {
-            let oldest = self.oldest(free).unwrap();
+        while self.hot_units() + units > units_max {
+            let oldest = self.oldest(HeadModel::is_evictable).unwrap();
             self.heads[oldest].hot = false;
         }
         true
@@ -382,8 +409,7 @@ impl Model {
             return;
         }
         self.heads[head].warm = false;
-        let warm_units = |model: &Self| -> u64 { model.heads.iter().filter(|h| h.warm).map(|h| h.units).sum() };
-        while warm_units(self) + units > self.warm_units_max {
+        while self.warm_units() + units > self.warm_units_max {
             let oldest = self.oldest(|head| head.warm).unwrap();
             self.heads[oldest].warm = false;
         }
@@ -396,7 +422,7 @@ fn check_acquire(bench: &Bench, model: &mut Model, head: usize, hold: bool) {
     let pinned = bench.acquire(head);
     let (units, warm) = (model.heads[head].units, model.heads[head].warm);
     if !model.heads[head].hot {
-        if !model.make_room(units) {
+        if !model.make_space(units) {
             assert!(matches!(
                 *pinned.unwrap_err(),
                 HeadError::NoRoom { .. } | HeadError::LimitReached { .. }
@@ -422,7 +448,7 @@ fn check_acquire(bench: &Bench, model: &mut Model, head: usize, hold: bool) {
 fn check_replace(bench: &Bench, model: &mut Model, head: usize, units: u64) {
     let number = 100.0 + model.now as f32;
     let result = bench.replace(head, units, number);
-    if !model.make_room(units) {
+    if !model.make_space(units) {
         assert!(matches!(
             result.unwrap_err(),
             HeadError::NoRoom { .. } | HeadError::LimitReached { .. }
@@ -430,19 +456,19 @@ fn check_replace(bench: &Bench, model: &mut Model, head: usize, units: u64) {
         return;
     }
     result.unwrap();
-    let known = &mut model.heads[head];
-    let before = std::mem::take(&mut known.pinned);
-    if !before.is_empty() {
-        let units = known.units;
-        model.replaced.push((units, before));
+    let replaced = &mut model.heads[head];
+    let pinned = std::mem::take(&mut replaced.pinned);
+    if !pinned.is_empty() {
+        let units = replaced.units;
+        model.replaced.push((units, pinned));
     }
-    // The new version takes its place in host memory while the one before is still there.
-    let before = Known {
+    // The new version enters host memory while the one before is still there.
+    let before = HeadModel {
         pinned: Vec::new(),
-        ..*known
+        ..*replaced
     };
-    (known.units, known.number, known.hot, known.last_use) = (units, number, true, model.now);
-    known.warm = false;
+    (replaced.units, replaced.number, replaced.hot, replaced.last_use) = (units, number, true, model.now);
+    replaced.warm = false;
     model.heads.push(before);
     model.keep_warm(head);
     model.heads.pop();
@@ -451,8 +477,8 @@ fn check_replace(bench: &Bench, model: &mut Model, head: usize, units: u64) {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(400) })]
 
-    /// What is on the device never takes more than allowed, what is in use stays there, and of the rest the least
-    /// recently used leaves first.
+    /// Heads on the device never exceed the limit; pinned ones stay there, and of the others the least recently used are
+    /// evicted first.
     #[test]
     fn the_residency_does_as_its_model(
         steps in proptest::collection::vec(step(), 1..80),
@@ -481,8 +507,8 @@ proptest! {
             prop_assert!(bench.bytes() <= LIMITS.resident_bytes_max);
             prop_assert_eq!(bench.bytes(), model.hot_units() * UNIT);
             prop_assert_eq!(bench.reads(), model.reads);
-            for (head, known) in model.heads.iter().enumerate() {
-                let tier = if known.hot { Tier::Hot } else if known.warm { Tier::Warm } else { Tier::Cold };
+            for (head, expected) in model.heads.iter().enumerate() {
+                let tier = if expected.hot { Tier::Hot } else if expected.warm { Tier::Warm } else { Tier::Cold };
                 prop_assert_eq!(bench.version(head).tier(), Some(tier), "h{}", head);
             }
         }
@@ -490,7 +516,7 @@ proptest! {
 }
 
 #[test]
-fn one_load_serves_all_who_wait() {
+fn one_load_serves_all_waiting_requests() {
     let bench = Bench::new(&[1, 1], LIMITS);
     let (first, task) = bench.load(0);
     let (second, third) = (bench.wait(0), bench.wait(0));
@@ -503,7 +529,7 @@ fn one_load_serves_all_who_wait() {
 }
 
 #[test]
-fn what_nobody_waits_for_any_more_is_not_loaded() {
+fn a_version_is_not_loaded_once_all_requests_gave_up() {
     let bench = Bench::new(&[1], LIMITS);
     let (pending, task) = bench.load(0);
     drop((pending, bench.wait(0)));
@@ -513,7 +539,7 @@ fn what_nobody_waits_for_any_more_is_not_loaded() {
 }
 
 #[test]
-fn loads_are_bounded_and_in_turn() {
+fn loads_are_bounded_and_run_in_order_of_arrival() {
     let bench = Bench::new(&[1; 5], LIMITS);
     let (a, first) = bench.load(0);
     let (b, second) = bench.load(1);
@@ -527,7 +553,7 @@ fn loads_are_bounded_and_in_turn() {
 }
 
 #[test]
-fn a_load_that_fails_is_tried_again() {
+fn a_failed_load_is_retried_by_the_next_request() {
     let bench = Bench::new(&[1, 1], LIMITS);
     bench.store.damaged.lock().unwrap().insert(name(0));
     for _ in 0..3 {
@@ -553,7 +579,7 @@ fn a_load_that_fails_is_tried_again() {
 }
 
 #[test]
-fn a_task_that_is_dropped_leaves_its_work_to_another_that_runs() {
+fn a_running_task_takes_over_the_work_of_a_dropped_one() {
     let bench = Bench::new(&[1; 3], LIMITS);
     let (first, dropped) = bench.load(0);
     let (second, task) = bench.load(1);
@@ -566,7 +592,7 @@ fn a_task_that_is_dropped_leaves_its_work_to_another_that_runs() {
 }
 
 #[test]
-fn a_task_that_is_dropped_alone_wakes_those_who_wait() {
+fn dropping_the_only_task_fails_the_waiting_requests() {
     let limits = ResidencyLimits { loads_max: 1, ..LIMITS };
     let bench = Bench::new(&[1, 1], limits);
     for _ in 0..3 {
@@ -577,7 +603,7 @@ fn a_task_that_is_dropped_alone_wakes_those_who_wait() {
             assert!(matches!(*done(pending).unwrap_err(), HeadError::LoadsStopped));
         }
     }
-    // The next who asks gets a task again.
+    // The next request gets a new task.
     for head in [0, 1] {
         let (pending, task) = bench.load(head);
         task.run();
@@ -585,7 +611,7 @@ fn a_task_that_is_dropped_alone_wakes_those_who_wait() {
     }
 }
 
-/// A stream asks for many cold heads; what a unary call waits for comes right after the load that runs.
+/// While a stream waits for many cold heads, the head of a unary call is loaded right after the running load.
 #[test]
 fn interactive_loads_come_before_bulk_ones() {
     const BULK: usize = 20;
@@ -595,12 +621,11 @@ fn interactive_loads_come_before_bulk_ones() {
         ..LIMITS
     };
     let bench = Bench::new(&[1; BULK + 2], limits);
-    let bulk = |head: usize| bench.registry.acquire(&bench.version(head), Urgency::Bulk);
-    let Acquired::Load(_running, task) = bulk(0) else {
-        panic!("it is the first")
+    let Acquired::Load(_running, task) = bench.start_as(0, Urgency::Bulk) else {
+        panic!("the first request gets the task")
     };
-    let _waiting: Vec<_> = (1..BULK).map(bulk).collect();
-    // One of its own, and one that the stream waits for, too.
+    let _waiting: Vec<_> = (1..BULK).map(|head| bench.start_as(head, Urgency::Bulk)).collect();
+    // One that only a unary call waits for, and one that the stream waits for, too.
     let (own, shared) = (bench.wait(BULK), bench.wait(BULK - 1));
     let order = Arc::clone(&bench.device.placed);
     order.lock().unwrap().clear();
@@ -616,47 +641,46 @@ fn interactive_loads_come_before_bulk_ones() {
     assert_eq!(*order, expected);
 }
 
-/// Heads that are in use leave no room, and a head without a use leaves only for one that stays.
+/// Pinned heads are not evicted, and others only at the commit of a swap.
 #[test]
 fn what_is_not_committed_evicts_nothing() {
     let bench = Bench::new(&[3, 3, 1], LIMITS);
-    let tiers = || [0, 1, 2].map(|head| bench.version(head).tier());
     drop((bench.acquire(0).unwrap(), bench.acquire(1).unwrap()));
     let full = [Some(Tier::Hot), Some(Tier::Hot), Some(Tier::Cold)];
-    assert_eq!(tiers(), full);
+    assert_eq!(bench.tiers(), full);
 
-    // A dry run tells that room could be had, and takes none.
+    // A dry run succeeds if space could be made, and makes none.
     bench.swap(2, 4, 7.0, true).unwrap();
-    assert_eq!((tiers(), bench.bytes()), (full, 6 * UNIT));
+    assert_eq!((bench.tiers(), bench.bytes()), (full, 6 * UNIT));
     let error = bench.swap(2, 7, 7.0, true).unwrap_err();
     assert!(matches!(error, HeadError::LimitReached { .. }), "{error}");
 
-    // A trial that fails.
+    // A trial fails.
     bench.device.refuses.store(true, Ordering::SeqCst);
     for dry_run in [false, true] {
         let error = bench.swap(2, 4, 7.0, dry_run).unwrap_err();
         assert!(matches!(error, HeadError::Place(_)), "{error}");
-        assert_eq!((tiers(), bench.bytes()), (full, 6 * UNIT));
+        assert_eq!((bench.tiers(), bench.bytes()), (full, 6 * UNIT));
     }
     bench.device.refuses.store(false, Ordering::SeqCst);
 
-    // Heads in use: one of the two may leave, which is too little.
+    // One of the two heads is pinned; evicting the other frees too little.
     let held = bench.acquire(0).unwrap();
     for dry_run in [false, true] {
         let error = bench.swap(2, 4, 7.0, dry_run).unwrap_err();
         assert!(matches!(error, HeadError::NoRoom { .. }), "{error}");
-        assert_eq!((tiers(), bench.bytes()), (full, 6 * UNIT));
+        assert_eq!((bench.tiers(), bench.bytes()), (full, 6 * UNIT));
         assert_eq!(bench.version(2).info.version, 1);
         assert_eq!(bench.store.heads.lock().unwrap().len(), 3);
     }
     drop(held);
     bench.swap(2, 4, 7.0, false).unwrap();
-    assert_eq!(tiers(), [Some(Tier::Cold), Some(Tier::Cold), Some(Tier::Hot)]);
+    assert_eq!(bench.tiers(), [Some(Tier::Cold), Some(Tier::Cold), Some(Tier::Hot)]);
     assert_eq!(
         (bench.bytes(), bench.acquire(2).unwrap().resident.number),
         (4 * UNIT, 7.0)
     );
-    // What was on trial is given back: as much as ever can be tried again.
+    // Trials release their bytes: as large a head can be tried again.
     for _ in 0..3 {
         bench.swap(1, 6, 8.0, true).unwrap();
         bench.swap(1, 6, 8.0, false).unwrap();
@@ -664,7 +688,7 @@ fn what_is_not_committed_evicts_nothing() {
 }
 
 #[test]
-fn a_version_that_is_let_go_while_it_is_awaited_says_so() {
+fn requests_that_wait_for_a_retired_version_get_an_error() {
     let bench = Bench::new(&[1], LIMITS);
     let before = bench.version(0);
     let (pending, task) = bench.load(0);
@@ -675,7 +699,7 @@ fn a_version_that_is_let_go_while_it_is_awaited_says_so() {
         HeadError::Retired { version: 1, .. }
     ));
     let Acquired::Wait(pending) = bench.registry.acquire(&before, Urgency::Interactive) else {
-        panic!("it is gone")
+        panic!("the version is retired")
     };
     assert!(matches!(*done(pending).unwrap_err(), HeadError::Retired { .. }));
     assert_eq!((before.tier(), bench.bytes()), (None, UNIT));
@@ -683,21 +707,14 @@ fn a_version_that_is_let_go_while_it_is_awaited_says_so() {
 }
 
 #[test]
-fn refusals_say_what_to_raise() {
+fn errors_about_device_memory_name_the_setting_to_raise() {
     let bench = Bench::new(&[7, 4, 4], LIMITS);
-    let check = |result: Result<PinnedHead<Resident>, Arc<HeadError>>, parts: &[&str]| {
-        let message = result.unwrap_err().to_string();
-        for part in parts.iter().chain(&["--heads-resident-bytes-max"]) {
-            assert!(message.contains(part), "{message:?} lacks {part:?}");
-        }
-        assert!(!message.contains('\n'), "{message:?}");
-    };
-    check(
+    check_memory_error(
         bench.acquire(0),
         &["head `h0` needs 84 bytes", "the limit is 72", "raise"],
     );
     let held = bench.acquire(1).unwrap();
-    check(
+    check_memory_error(
         bench.acquire(2),
         &["head `h2` version 1 needs 48 bytes", "in use", "retry"],
     );
@@ -707,32 +724,40 @@ fn refusals_say_what_to_raise() {
     assert_eq!(bench.version(1).tier(), Some(Tier::Cold));
 }
 
-/// Many threads, many more heads than fit: the bound holds at every moment, nobody gets another's numbers, and what
-/// somebody has is not loaded a second time.
+fn check_memory_error(result: Result<PinnedHead<Resident>, Arc<HeadError>>, parts: &[&str]) {
+    let message = result.unwrap_err().to_string();
+    for part in parts.iter().chain(&["--heads-resident-bytes-max"]) {
+        assert!(message.contains(part), "{message:?} lacks {part:?}");
+    }
+    assert!(!message.contains('\n'), "{message:?}");
+}
+
+/// Many threads, many more heads than fit: the limit holds at every moment, a thread gets the numbers of the head that it
+/// requested, and a pinned head is not loaded a second time.
 #[test]
 fn threads_share_the_device() {
     const HEADS: u64 = 40;
     const THREADS: u64 = 6;
     const LOADS: u64 = 3;
     let limits = ResidencyLimits {
-        // What each thread has or waits for, and what each load has just handed over: a thread that is paused then
-        // leaves no others without room.
+        // One head for each thread, and one that each load has just finished: a paused thread then leaves space for the
+        // others.
         resident_bytes_max: (THREADS + LOADS) * UNIT,
         warm_bytes_max: 10 * UNIT,
         loads_max: LOADS as usize,
     };
     let bench = Bench::new(&vec![1; HEADS as usize], limits);
-    let (answered, refused) = (AtomicU64::new(0), AtomicU64::new(0));
+    let (acquired, refused) = (AtomicU64::new(0), AtomicU64::new(0));
     std::thread::scope(|scope| {
         for thread in 0..THREADS {
-            let (bench, answered, refused) = (&bench, &answered, &refused);
+            let (bench, acquired, refused) = (&bench, &acquired, &refused);
             scope.spawn(move || {
                 let mut random = thread + 1;
                 for _ in 0..3000 {
                     random = random
                         .wrapping_mul(6_364_136_223_846_793_005)
                         .wrapping_add(1_442_695_040_888_963_407);
-                    // Few heads often, most seldom.
+                    // A skewed distribution: few heads often, most seldom.
                     let uniform = (random >> 33) % (HEADS * HEADS);
                     let head = (uniform * uniform / HEADS.pow(3)) as usize;
                     match bench.acquire(head) {
@@ -741,9 +766,9 @@ fn threads_share_the_device() {
                             assert!(bench.bytes() <= limits.resident_bytes_max);
                             match bench.start(head) {
                                 Acquired::Hot(again) => assert!(Arc::ptr_eq(&again.resident, &pinned.resident)),
-                                _ => panic!("h{head} left while it was in use"),
+                                _ => panic!("h{head} was evicted while it was pinned"),
                             }
-                            answered.fetch_add(1, Ordering::SeqCst);
+                            acquired.fetch_add(1, Ordering::SeqCst);
                         }
                         Err(error) => {
                             assert!(matches!(*error, HeadError::NoRoom { .. }), "{error}");
@@ -756,20 +781,19 @@ fn threads_share_the_device() {
     });
     assert!(bench.bytes() <= limits.resident_bytes_max);
     assert!(
-        answered.load(Ordering::SeqCst) > 10 * refused.load(Ordering::SeqCst),
-        "{answered:?} {refused:?}"
+        acquired.load(Ordering::SeqCst) > 10 * refused.load(Ordering::SeqCst),
+        "{acquired:?} {refused:?}"
     );
-    assert!(bench.reads() > HEADS, "nothing was loaded twice");
+    assert!(bench.reads() > HEADS, "no head was loaded twice");
     for head in 0..HEADS as usize {
         assert_eq!(bench.acquire(head).unwrap().resident.number, head as f32);
     }
 }
 
-/// What one request pays for a head that is on the device; `cargo test --release --test residency -- --ignored
-/// --nocapture`.
+/// The time to pin a head that is on the device; `cargo test --release --test residency -- --ignored --nocapture`.
 #[test]
 #[ignore = "a measurement"]
-fn the_price_of_a_hot_head() {
+fn the_time_to_pin_a_hot_head() {
     const TIMES: u32 = 1_000_000;
     let bench = Bench::new(&[1; 4], LIMITS);
     (0..4).for_each(|head| drop(bench.acquire(head).unwrap()));

@@ -1,7 +1,7 @@
-//! The store in a folder: `<heads-dir>/<backbone>/<head>/<version>.safetensors`.
+//! A store in a directory: `<heads-dir>/<backbone>/<head>/<version>.safetensors`.
 //!
-//! A head is of use with the backbone it was trained on alone, so each backbone has its own folder. A version is
-//! written beside its final name, synced, renamed, and its folder synced: it is wholly there or wholly absent.
+//! A head works only with the backbone that it was trained on, so each backbone has its own directory. A version is
+//! written under a temporary name, synced and renamed, and its directory is synced: it is stored completely or not at all.
 
 use std::fs::{self, File};
 use std::io;
@@ -16,11 +16,11 @@ use super::safetensors_file::write_durably;
 use super::upload::UploadDir;
 
 const PARTIAL: &str = ".partial";
-/// No head's name begins with a dot.
+/// Names of heads never begin with a dot, so this cannot be one.
 const UPLOADS: &str = ".uploads";
 const SUFFIX: &str = ".safetensors";
 
-/// See the module's text.
+/// The stored heads of one backbone.
 #[derive(Debug)]
 pub struct DirStore {
     dir: PathBuf,
@@ -28,11 +28,11 @@ pub struct DirStore {
 }
 
 impl DirStore {
-    /// Opens, and creates if need be, the directory of one backbone's heads; what an interrupted write left is removed. Heads
+    /// Opens the directory of one backbone's heads, creates it if necessary, and removes what interrupted writes left. Heads
     /// that an older release stored under `legacy`, its name for the same backbone, are moved there.
     ///
     /// # Errors
-    /// [`StoreError`] if the directory cannot be made or read.
+    /// [`StoreError`] if the directory cannot be created or read.
     pub fn open(heads_dir: &Path, backbone: Digest, legacy: Digest, limits: HeadLimits) -> Result<Self, StoreError> {
         let store = Self {
             dir: heads_dir.join(backbone.short()),
@@ -50,11 +50,11 @@ impl DirStore {
         Ok(store)
     }
 
-    /// How many heads lie beside this store's, for other backbones.
+    /// Counts the heads of other backbones in the same parent directory.
     pub fn heads_of_other_backbones(&self) -> usize {
-        let beside = self.dir.parent().map(entries).transpose().ok().flatten();
+        let siblings = self.dir.parent().map(entries).transpose().ok().flatten();
         let mut heads = 0;
-        for dir in beside.unwrap_or_default() {
+        for dir in siblings.unwrap_or_default() {
             if dir != self.dir && is_backbone(&dir) {
                 heads += head_dirs(&dir).map_or(0, |dirs| dirs.len());
             }
@@ -62,7 +62,7 @@ impl DirStore {
         heads
     }
 
-    /// A place for uploads on the same disk; what an interrupted one left is removed.
+    /// Opens a directory for uploads on the same disk and removes what interrupted uploads left.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -103,11 +103,11 @@ impl HeadStore for DirStore {
             store_dir: self.dir.clone(),
             dir,
             is_new,
-            syncing: started.elapsed(),
+            sync_time: started.elapsed(),
             committed: false,
         });
         let written = write_durably(&staged.partial, &metadata, &weights.parameters, throttle);
-        staged.syncing += written.map_err(at("write", &staged.path))?;
+        staged.sync_time += written.map_err(at("write", &staged.path))?;
         Ok(staged)
     }
 
@@ -142,11 +142,14 @@ impl HeadStore for DirStore {
         );
         let weights = weights.map_err(|error| damaged(info, error))?;
         if weights.digest != info.digest {
-            let reason = format!("its digest is {}, {} was acknowledged", weights.digest, info.digest);
+            let reason = format!("its digest is {}, not {} as acknowledged", weights.digest, info.digest);
             return Err(damaged_because(info, reason));
         }
         if weights.classes != info.classes {
-            let reason = format!("it has {} classes, {} were acknowledged", weights.classes, info.classes);
+            let reason = format!(
+                "it has {} classes, not {} as acknowledged",
+                weights.classes, info.classes
+            );
             return Err(damaged_because(info, reason));
         }
         Ok(weights)
@@ -162,16 +165,17 @@ impl HeadStore for DirStore {
     }
 }
 
-/// A version's file beside its final name.
+/// A version's file under its temporary name, `partial`.
 #[derive(Debug)]
 struct StagedFile {
     partial: PathBuf,
     path: PathBuf,
-    /// The head's own, which is there for the first time if it `is_new`.
+    /// The head's directory.
     dir: PathBuf,
+    /// True if this write created `dir`.
     is_new: bool,
     store_dir: PathBuf,
-    syncing: Duration,
+    sync_time: Duration,
     committed: bool,
 }
 
@@ -179,14 +183,14 @@ impl StagedHead for StagedFile {
     fn commit(mut self: Box<Self>) -> Result<Duration, StoreError> {
         fs::rename(&self.partial, &self.path).map_err(at("write", &self.path))?;
         let started = Instant::now();
-        // The head's own folder may be new, too, from this write or from one whose sync failed.
+        // The head's directory may be new, too, from this write or from one whose sync failed.
         if let Err(error) = sync(&self.dir).and_then(|()| sync(&self.store_dir)) {
-            // Not known to be durable, so not acknowledged: it must not come back after a restart.
+            // It may not be durable, so it is not acknowledged and must not reappear after a restart.
             let _ = fs::remove_file(&self.path);
             return Err(at("sync", &self.dir)(error));
         }
         self.committed = true;
-        Ok(self.syncing + started.elapsed())
+        Ok(self.sync_time + started.elapsed())
     }
 }
 
@@ -198,20 +202,20 @@ impl Drop for StagedFile {
         if let Err(error) = fs::remove_file(&self.partial)
             && error.kind() != io::ErrorKind::NotFound
         {
-            tracing::warn!(path = %self.partial.display(), %error, "a staged file stays until the next start");
+            tracing::warn!(path = %self.partial.display(), %error, "a staged file was not removed; the next start removes it");
         }
         if self.is_new {
-            // Refused if there is anything in it.
+            // Fails if the directory is not empty.
             let _ = fs::remove_dir(&self.dir);
         }
     }
 }
 
-/// What reading a listed version's file failed with, as its users are told.
+/// Maps an error of reading a listed version's file: a missing file, like wrong contents, is damage.
 fn damaged(info: &HeadInfo, error: HeadError) -> HeadError {
     match error {
         HeadError::Unreadable { source, .. } if source.kind() == io::ErrorKind::NotFound => {
-            damaged_because(info, "its file is gone".into())
+            damaged_because(info, "its file is missing".into())
         }
         error @ HeadError::Unreadable { .. } => error,
         error => damaged_because(info, error.to_string()),
@@ -226,7 +230,7 @@ fn damaged_because(info: &HeadInfo, reason: String) -> HeadError {
     }
 }
 
-/// The directories that are named as heads are; anything else is not ours.
+/// Returns the directories whose name is a valid head name; the store never touches other entries.
 fn head_dirs(dir: &Path) -> Result<Vec<PathBuf>, StoreError> {
     let mut heads = entries(dir)?;
     heads.retain(|path| {
@@ -236,26 +240,26 @@ fn head_dirs(dir: &Path) -> Result<Vec<PathBuf>, StoreError> {
     Ok(heads)
 }
 
-/// Returns true for a directory that is named as a backbone is.
+/// Returns true for a directory whose name is a short digest.
 fn is_backbone(dir: &Path) -> bool {
     let name = dir.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     name.len() == 12 && name.bytes().all(|byte| byte.is_ascii_hexdigit()) && dir.is_dir()
 }
 
-/// Moves the heads of one backbone's directory to another name of the same backbone, head by head, each wholly here or wholly
-/// there. A head that is there already stays where it was.
+/// Moves the heads from one directory of a backbone to another, head by head, each by one rename. A head that exists in
+/// both stays where it is.
 fn migrate(from: &Path, to: &Path) -> Result<(), StoreError> {
     if from == to || !from.is_dir() {
         return Ok(());
     }
     let mut moved = 0;
     for head in head_dirs(from)? {
-        let place = to.join(head.file_name().unwrap_or_default());
-        if place.exists() {
-            tracing::warn!(path = %head.display(), "a head of this name is in the store already; left where it was");
+        let target = to.join(head.file_name().unwrap_or_default());
+        if target.exists() {
+            tracing::warn!(path = %head.display(), "a stored head was not moved: the new directory has one of this name");
             continue;
         }
-        fs::rename(&head, &place).map_err(at("move", &head))?;
+        fs::rename(&head, &target).map_err(at("move", &head))?;
         moved += 1;
     }
     sync(to).and_then(|()| sync(from)).map_err(at("sync", to))?;
@@ -263,25 +267,28 @@ fn migrate(from: &Path, to: &Path) -> Result<(), StoreError> {
         tracing::info!(heads = moved, from = %from.display(), to = %to.display(), "stored heads moved");
     }
     let _ = fs::remove_dir_all(from.join(UPLOADS));
-    // Refused if a head is still there.
+    // Fails if a head is still there.
     let _ = fs::remove_dir(from);
     Ok(())
 }
 
-/// The number in a file's name, if it is one that [`DirStore`] gives.
+/// Returns the version in a file's name, if [`DirStore`] could have given it that name.
 fn version_of(path: &Path) -> Option<u64> {
     let number = path.file_name()?.to_str()?.strip_suffix(SUFFIX)?;
     let version: u64 = number.parse().ok().filter(|version| *version > 0)?;
     (version.to_string() == number).then_some(version)
 }
 
-/// The paths in a folder; one that is not there has none.
+/// Lists the paths in a directory; a missing directory has none.
 fn entries(dir: &Path) -> Result<Vec<PathBuf>, StoreError> {
-    let read = || -> io::Result<Vec<PathBuf>> { fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect() };
-    match read() {
+    match read_dir(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         paths => paths.map_err(at("read", dir)),
     }
+}
+
+fn read_dir(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect()
 }
 
 fn at(action: &'static str, path: &Path) -> impl Fn(io::Error) -> StoreError {
@@ -296,7 +303,7 @@ fn sync(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-/// Creates a folder and those above it, each entry synced into its parent.
+/// Creates a directory and its parents, and syncs the parent of each.
 fn create_durably(dir: &Path) -> io::Result<()> {
     if dir.is_dir() {
         return Ok(());
@@ -331,15 +338,13 @@ mod tests {
     };
 
     fn weights(seed: f32) -> HeadWeights {
-        let tensor = |shape: &[usize]| {
+        let mut parameters = Parameters::new();
+        for (name, shape) in [(LAST_WEIGHT, vec![2, 3]), (LAST_BIAS, vec![2])] {
             let values = (0..shape.iter().product()).map(|i: usize| seed + i as f32 / 7.0);
-            Arc::new(HostTensor::new(shape.to_vec(), values.collect()))
-        };
-        let parameters = [
-            (LAST_WEIGHT.to_owned(), tensor(&[2, 3])),
-            (LAST_BIAS.to_owned(), tensor(&[2])),
-        ];
-        HeadWeights::new(Parameters::from(parameters), vec!["\"cat\"\n".into(), "dög".into()])
+            let tensor = HostTensor::new(shape, values.collect());
+            parameters.insert(name.to_owned(), Arc::new(tensor));
+        }
+        HeadWeights::new(parameters, vec!["\"cat\"\n".into(), "dög".into()])
     }
 
     fn info(version: u64, weights: &HeadWeights) -> HeadInfo {
@@ -363,7 +368,7 @@ mod tests {
         DirStore::open(dir, backbone(), backbone(), LIMITS).unwrap()
     }
 
-    /// A store in which `cats` has versions 1 to `count`, and the folder of `cats`.
+    /// Returns a store in which `cats` has versions 1 to `count`, and the directory of `cats`.
     fn with_versions(count: u64) -> (TempDir, DirStore, PathBuf) {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path());
@@ -384,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_saved_is_loaded() {
+    fn saved_heads_are_loaded_unchanged() {
         let (dir, _, _) = with_versions(2);
         let store = open(&dir.path().join("."));
         let listed = store.list().unwrap();
@@ -400,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn another_backbone_has_other_heads() {
+    fn heads_of_different_backbones_are_separate() {
         let (dir, ..) = with_versions(1);
         let other = Digest::of_parameters(&Parameters::new(), &["other".into()]);
         let store = DirStore::open(dir.path(), other, other, LIMITS).unwrap();
@@ -408,83 +413,83 @@ mod tests {
         assert_eq!(store.highest_version(&cats()).unwrap(), 0);
     }
 
-    #[test]
-    fn a_damaged_version_is_skipped_or_refused_counted_and_kept() {
-        let whole = |path: &Path| fs::read(path).unwrap();
-        type Damage<'a> = (&'a str, &'a dyn Fn(&Path), bool);
-        let damages: [Damage<'_>; 7] = [
-            ("empty", &|path| fs::write(path, b"").unwrap(), false),
-            (
-                "truncated",
-                &|path| fs::write(path, &whole(path)[..150]).unwrap(),
-                false,
-            ),
-            (
-                "cut",
-                &|path| fs::write(path, &whole(path)[..whole(path).len() - 1]).unwrap(),
-                false,
-            ),
-            (
-                "a bit of the tensors flipped",
-                &|path| {
-                    let mut bytes = whole(path);
-                    *bytes.last_mut().unwrap() ^= 1;
-                    fs::write(path, bytes).unwrap();
-                },
-                true,
-            ),
-            (
-                "another version's",
-                &|path| fs::write(path, whole(&path.with_file_name("1.safetensors"))).unwrap(),
-                false,
-            ),
-            (
-                "a folder",
-                &|path| {
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum Damage {
+        Empty,
+        HeaderCut,
+        LastByteCut,
+        BitOfTensorsFlipped,
+        AnotherVersion,
+        Directory,
+        TooLarge,
+    }
+
+    impl Damage {
+        const ALL: [Self; 7] = [
+            Self::Empty,
+            Self::HeaderCut,
+            Self::LastByteCut,
+            Self::BitOfTensorsFlipped,
+            Self::AnotherVersion,
+            Self::Directory,
+            Self::TooLarge,
+        ];
+
+        fn apply(self, path: &Path) {
+            let mut bytes = fs::read(path).unwrap();
+            match self {
+                Self::Empty => bytes.clear(),
+                Self::HeaderCut => bytes.truncate(150),
+                Self::LastByteCut => drop(bytes.pop()),
+                Self::BitOfTensorsFlipped => *bytes.last_mut().unwrap() ^= 1,
+                Self::AnotherVersion => bytes = fs::read(path.with_file_name("1.safetensors")).unwrap(),
+                Self::Directory => {
                     fs::remove_file(path).unwrap();
                     fs::create_dir(path).unwrap();
-                },
-                false,
-            ),
-            (
-                "too large",
-                &|path| {
-                    File::options()
-                        .write(true)
-                        .open(path)
-                        .unwrap()
-                        .set_len(1 << 30)
-                        .unwrap()
-                },
-                false,
-            ),
-        ];
-        for (damage, apply, listed) in damages {
-            let (dir, _, cats_dir) = with_versions(3);
-            let newest = cats_dir.join("3.safetensors");
-            apply(&newest);
-            let store = open(dir.path());
-            assert_eq!(versions(&store) == [1, 2, 3], listed, "{damage}");
-            assert_eq!(versions(&store)[..2], [1, 2], "{damage}");
-            let refused = store.load(&info(3, &weights(3.0))).unwrap_err();
-            let text = refused.to_string();
-            assert!(matches!(refused, HeadError::Damaged { .. }), "{damage}: {text}");
-            assert!(
-                text.contains("head `cats` version 3 is damaged") && !text.contains('\n'),
-                "{text}"
-            );
-            assert_eq!(store.highest_version(&cats()).unwrap(), 3, "{damage}");
-            assert!(newest.exists(), "{damage}");
+                    return;
+                }
+                Self::TooLarge => {
+                    let file = File::options().write(true).open(path).unwrap();
+                    file.set_len(1 << 30).unwrap();
+                    return;
+                }
+            }
+            fs::write(path, bytes).unwrap();
         }
     }
 
     #[test]
-    fn a_file_that_is_gone_is_told_apart_from_one_that_cannot_be_read() {
+    fn a_damaged_version_is_not_loaded_but_kept_and_its_number_not_reused() {
+        for damage in Damage::ALL {
+            let (dir, _, cats_dir) = with_versions(3);
+            let newest = cats_dir.join("3.safetensors");
+            damage.apply(&newest);
+            let store = open(dir.path());
+            // A list reads headers only, so damage to the tensors is found by the load.
+            let listed: &[u64] = match damage {
+                Damage::BitOfTensorsFlipped => &[1, 2, 3],
+                _ => &[1, 2],
+            };
+            assert_eq!(versions(&store), listed, "{damage:?}");
+            let refused = store.load(&info(3, &weights(3.0))).unwrap_err();
+            let text = refused.to_string();
+            assert!(matches!(refused, HeadError::Damaged { .. }), "{damage:?}: {text}");
+            assert!(
+                text.contains("head `cats` version 3 is damaged") && !text.contains('\n'),
+                "{text}"
+            );
+            assert_eq!(store.highest_version(&cats()).unwrap(), 3, "{damage:?}");
+            assert!(newest.exists(), "{damage:?}");
+        }
+    }
+
+    #[test]
+    fn a_missing_file_is_damage_and_an_unreadable_one_is_not() {
         let (_dir, store, cats_dir) = with_versions(1);
         let listed = store.list().unwrap().remove(0);
         fs::remove_file(cats_dir.join("1.safetensors")).unwrap();
         for error in [store.load(&listed).err(), store.labels(&listed).err()] {
-            assert!(error.unwrap().to_string().contains("its file is gone"));
+            assert!(error.unwrap().to_string().contains("its file is missing"));
         }
         fs::remove_dir(&cats_dir).unwrap();
         fs::write(&cats_dir, b"in the way").unwrap();
@@ -494,34 +499,34 @@ mod tests {
     }
 
     #[test]
-    fn strangers_are_left_alone_and_leftovers_removed() {
+    fn opening_removes_partial_files_and_leaves_foreign_files_alone() {
         let (dir, _, cats_dir) = with_versions(1);
-        let strangers = [
+        let foreign = [
             "0.safetensors",
             "02.safetensors",
             "+3.safetensors",
             "x.safetensors",
             "notes.txt",
         ];
-        for stranger in strangers {
-            fs::write(cats_dir.join(stranger), b"?").unwrap();
+        for file in foreign {
+            fs::write(cats_dir.join(file), b"?").unwrap();
         }
         fs::write(cats_dir.join("2.partial"), b"half").unwrap();
         fs::write(cats_dir.with_file_name("a file"), b"?").unwrap();
         fs::create_dir(cats_dir.with_file_name("No Head")).unwrap();
-        let no_heads = cats_dir.with_file_name("No Head").join("1.partial");
-        fs::write(&no_heads, b"?").unwrap();
+        let foreign_partial = cats_dir.with_file_name("No Head").join("1.partial");
+        fs::write(&foreign_partial, b"?").unwrap();
 
         let store = open(dir.path());
         assert_eq!(versions(&store), [1]);
         assert_eq!(store.highest_version(&cats()).unwrap(), 1);
         assert!(!cats_dir.join("2.partial").exists());
-        assert!(no_heads.exists());
-        assert!(strangers.iter().all(|stranger| cats_dir.join(stranger).exists()));
+        assert!(foreign_partial.exists());
+        assert!(foreign.iter().all(|file| cats_dir.join(file).exists()));
     }
 
     #[test]
-    fn what_is_staged_is_seen_once_it_is_committed_and_removed_if_it_is_not() {
+    fn a_staged_version_is_listed_after_its_commit_and_removed_without_one() {
         let (_dir, store, cats_dir) = with_versions(0);
         for _ in 0..2 {
             let weights = weights(1.0);
@@ -544,7 +549,7 @@ mod tests {
     }
 
     #[test]
-    fn removing_twice_is_removing() {
+    fn removing_a_version_twice_succeeds() {
         let (_dir, store, _) = with_versions(2);
         store.remove(&cats(), 1).unwrap();
         store.remove(&cats(), 1).unwrap();
@@ -579,7 +584,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_cannot_be_is_named() {
+    fn errors_name_the_path() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let error = DirStore::open(&file.path().join("heads"), backbone(), backbone(), LIMITS).unwrap_err();
         assert!(error.to_string().contains("heads"), "{error}");
@@ -595,22 +600,23 @@ mod tests {
     fn heads_under_an_older_name_of_the_backbone_are_moved() {
         let dir = tempfile::tempdir().unwrap();
         let legacy = Digest::of_parameters(&Parameters::new(), &["legacy".into()]);
+        let other = Digest::of_parameters(&Parameters::new(), &["other".into()]);
         let weights = weights(1.0);
-        let save = |backbone: Digest, name: &str, version: u64| {
+        for (backbone, name, version) in [
+            (legacy, "cats", 1),
+            (legacy, "dogs", 1),
+            (legacy, "dogs", 2),
+            // Already saved under the new name, by a server on the same features with another last Linear.
+            (backbone(), "cats", 7),
+            (other, "birds", 1),
+        ] {
             let store = DirStore::open(dir.path(), backbone, backbone, LIMITS).unwrap();
-            let named = HeadInfo {
+            let info = HeadInfo {
                 name: HeadName::parse(name).unwrap(),
                 ..info(version, &weights)
             };
-            store.save(&named, &weights).unwrap();
-        };
-        save(legacy, "cats", 1);
-        save(legacy, "dogs", 1);
-        save(legacy, "dogs", 2);
-        // Saved under the new name already, by a server on the same features with another last Linear.
-        save(backbone(), "cats", 7);
-        let other = Digest::of_parameters(&Parameters::new(), &["other".into()]);
-        save(other, "birds", 1);
+            store.save(&info, &weights).unwrap();
+        }
 
         for _ in 0..2 {
             let store = DirStore::open(dir.path(), backbone(), legacy, LIMITS).unwrap();
@@ -621,7 +627,7 @@ mod tests {
                 .collect();
             assert_eq!(found, [("cats".into(), 7), ("dogs".into(), 1), ("dogs".into(), 2)]);
             assert_eq!(store.load(&listed[2]).unwrap().digest, weights.digest);
-            // One of the other backbone, and the one that was in the way.
+            // The other backbone's head, and the one that could not be moved.
             assert_eq!(store.heads_of_other_backbones(), 2);
         }
     }
@@ -629,7 +635,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(300) })]
 
-        /// Whatever happens to a file, its version comes back with the numbers that were acknowledged or not at all.
+        /// However a file is damaged, its version is loaded with the acknowledged numbers or not at all.
         #[test]
         fn damage_never_changes_the_numbers(
             changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),

@@ -1,4 +1,4 @@
-//! Where heads outlive the process: a folder, in which a version is wholly there or wholly absent.
+//! The durable store of heads, a directory in which a version is stored completely or not at all, and of uploads.
 
 mod dir;
 mod record;

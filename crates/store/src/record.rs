@@ -1,4 +1,4 @@
-//! What a stored version's file tells beside its tensors: all that is known of it, without reading them.
+//! The metadata in a stored version's file, which can be read without its tensors.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 /// The key of the file's metadata that holds a [`Record`] as JSON.
 const RECORD: &str = "headswap";
 
-/// What the tensors do not tell.
+/// What cannot be derived from the tensors.
 #[derive(Serialize, Deserialize)]
 struct Record {
     name: String,
@@ -19,11 +19,11 @@ struct Record {
     digest: String,
     created_unix_us: u64,
     annotations: BTreeMap<String, String>,
-    /// Files of old lack it; they have a last Linear that tells.
+    /// Files of older releases lack it; their last bias has this length.
     classes: Option<usize>,
 }
 
-/// The metadata of a version's file.
+/// Returns the metadata of a version's file.
 pub(super) fn metadata(info: &HeadInfo, weights: &HeadWeights) -> Result<HashMap<String, String>, serde_json::Error> {
     let record = Record {
         name: info.name.to_string(),
@@ -40,7 +40,7 @@ pub(super) fn metadata(info: &HeadInfo, weights: &HeadWeights) -> Result<HashMap
     Ok(metadata)
 }
 
-/// What is known of the version whose file lies at `path`, from the header alone; or what is wrong with it.
+/// Reads the metadata of the version at `path` from the file's header. The error says what is wrong with the file.
 pub(super) fn read(path: &Path) -> Result<HeadInfo, String> {
     let file = Checkpoint::open(path).map_err(|error| error.to_string())?;
     let record = file
@@ -49,18 +49,11 @@ pub(super) fn read(path: &Path) -> Result<HeadInfo, String> {
         .ok_or("its metadata lacks the head's record")?;
     let record: Record = serde_json::from_str(record).map_err(|error| error.to_string())?;
     let name = HeadName::parse(&record.name).map_err(|error| error.to_string())?;
-    let place = Path::new(name.as_str()).join(format!("{}.safetensors", record.version));
-    if !path.ends_with(&place) {
-        return Err(format!("it belongs at {}", place.display()));
+    let expected_path = Path::new(name.as_str()).join(format!("{}.safetensors", record.version));
+    if !path.ends_with(&expected_path) {
+        return Err(format!("it belongs at {}", expected_path.display()));
     }
-    let last_bias = || {
-        file.tensors()
-            .find(|entry| entry.name == LAST_BIAS)?
-            .shape
-            .first()
-            .copied()
-    };
-    let classes = record.classes.or_else(last_bias);
+    let classes = record.classes.or_else(|| last_bias_len(&file));
     let mut parameters: Vec<String> = file.tensors().map(|entry| entry.name.clone()).collect();
     parameters.sort();
     Ok(HeadInfo {
@@ -78,7 +71,12 @@ pub(super) fn read(path: &Path) -> Result<HeadInfo, String> {
     })
 }
 
-/// A version's labels, from its file's header alone.
+fn last_bias_len(file: &Checkpoint) -> Option<usize> {
+    let entry = file.tensors().find(|entry| entry.name == LAST_BIAS)?;
+    entry.shape.first().copied()
+}
+
+/// Reads a version's labels from its file's header.
 pub(super) fn labels(path: &Path) -> Result<Vec<String>, HeadError> {
     open_checkpoint(path)?.labels().map_err(|error| HeadError::Labels {
         reason: error.to_string(),

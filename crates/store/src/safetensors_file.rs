@@ -1,4 +1,4 @@
-//! A version's file on the disk, written tensor by tensor: nothing holds a second copy of a head.
+//! Writes a version's file tensor by tensor, without a second copy of the head in memory.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -10,8 +10,7 @@ use headswap_checkpoint::{Parameters, StoredDtype, Throttle, safetensors_header}
 
 use super::synced_file::SyncedFile;
 
-/// Writes a whole file and waits until it is on the disk. The tensors are written from where they are in memory. Returns how
-/// much of the time was spent in fsync.
+/// Writes a file and waits until it is on the disk. Returns the time spent in fsync.
 pub(super) fn write_durably(
     path: &Path,
     metadata: &HashMap<String, String>,

@@ -1,4 +1,4 @@
-//! A file that is synced while it is written.
+//! A file that is synced in regular intervals while it is written.
 
 use std::fs::File;
 use std::io::{self, Write as _};
@@ -6,19 +6,19 @@ use std::time::{Duration, Instant};
 
 use headswap_checkpoint::Throttle;
 
-/// Bytes that are handed to the system at a time.
+/// Bytes per write call.
 const WRITE_BLOCK: usize = 256 << 10;
 
-/// Bytes that may wait in the system's memory. A small file's fsync may have to wait for all that waits there, so that
-/// a large file must not let much of it come together.
+/// Bytes that may be in the page cache only. The fsync of a small file may have to wait for those of a large one, so their
+/// number is limited.
 const UNSYNCED_BYTES_MAX: usize = 8 << 20;
 
-/// Syncs what it writes piece by piece.
+/// A writer that syncs after every [`UNSYNCED_BYTES_MAX`] bytes.
 #[derive(Debug)]
 pub(super) struct SyncedFile {
     file: File,
     unsynced_bytes: usize,
-    syncing: Duration,
+    sync_time: Duration,
     #[cfg(test)]
     syncs: usize,
 }
@@ -28,7 +28,7 @@ impl SyncedFile {
         Self {
             file,
             unsynced_bytes: 0,
-            syncing: Duration::ZERO,
+            sync_time: Duration::ZERO,
             #[cfg(test)]
             syncs: 0,
         }
@@ -48,16 +48,16 @@ impl SyncedFile {
         Ok(())
     }
 
-    /// Waits until all is on the disk. Returns how long this file spent in fsync.
+    /// Waits until everything is on the disk. Returns the time that this file spent in fsync.
     pub fn finish(mut self) -> io::Result<Duration> {
         self.sync(File::sync_all)?;
-        Ok(self.syncing)
+        Ok(self.sync_time)
     }
 
     fn sync(&mut self, sync: fn(&File) -> io::Result<()>) -> io::Result<()> {
         let started = Instant::now();
         sync(&self.file)?;
-        self.syncing += started.elapsed();
+        self.sync_time += started.elapsed();
         self.unsynced_bytes = 0;
         #[cfg(test)]
         {
@@ -77,7 +77,7 @@ mod tests {
         let path = dir.path().join("file");
         let mut file = SyncedFile::new(File::create(&path).unwrap());
         let bytes: Vec<u8> = (0..UNSYNCED_BYTES_MAX / 2 + 1).map(|at| (at % 251) as u8).collect();
-        // After as many bytes as may wait, and never later, whatever the pieces are.
+        // Each write is a little more than half the limit, so every second one syncs.
         for (written, syncs) in [(1, 0), (2, 1), (3, 1), (4, 2)] {
             file.write(&bytes, &Throttle::off()).unwrap();
             assert_eq!((file.syncs, written), (syncs, written));

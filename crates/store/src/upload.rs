@@ -1,4 +1,4 @@
-//! Files on their way in: on the disk, bounded, and gone if they do not come to their end.
+//! Files that are being uploaded: on the disk, bounded, and removed when the upload ends.
 
 use std::fs::{self, File};
 use std::io;
@@ -11,16 +11,16 @@ use sha2::{Digest as _, Sha256};
 
 use super::synced_file::SyncedFile;
 
-/// Bytes that are hashed before they are written.
+/// Bytes that are hashed and written at a time.
 const WRITE_BLOCK: usize = 256 << 10;
 
-/// The setting that bounds an upload.
+/// The setting that limits the bytes of an upload.
 pub const UPLOAD_BYTES_MAX: &str = "--upload-bytes-max";
 
-/// The setting that bounds how many there are at once.
+/// The setting that limits the number of concurrent uploads.
 pub const UPLOADS_MAX: &str = "--uploads-max";
 
-/// Where uploads lie until they are read.
+/// The directory that holds uploads until they are read.
 #[derive(Debug)]
 pub struct UploadDir {
     dir: PathBuf,
@@ -28,16 +28,16 @@ pub struct UploadDir {
     next: AtomicU64,
 }
 
-/// What the client announced.
+/// The length and digest of a file that a client announced.
 #[derive(Clone, Debug, Default)]
 pub struct Announced {
-    /// The file's length; none if not told.
+    /// The file's length in bytes, if it was announced.
     pub bytes: Option<u64>,
-    /// Its SHA-256 in hexadecimal; empty if not told.
+    /// Its SHA-256 in hexadecimal; empty if it was not announced.
     pub sha256: String,
 }
 
-/// A file that grows. It is removed when this is dropped.
+/// A file that is being uploaded. Dropping this removes it.
 #[derive(Debug)]
 pub struct Upload {
     path: PathBuf,
@@ -49,7 +49,7 @@ pub struct Upload {
 }
 
 impl UploadDir {
-    /// Opens, and creates if need be, a folder that is for uploads alone: whatever lies there is removed.
+    /// Opens a directory that is only for uploads, creates it if necessary, and removes every file in it.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -66,10 +66,10 @@ impl UploadDir {
         })
     }
 
-    /// Whether a file of the announced length may come.
+    /// Checks the announced length.
     ///
     /// # Errors
-    /// [`HeadError::LimitReached`].
+    /// [`HeadError::LimitReached`] if it exceeds the limit.
     pub fn check(&self, announced: &Announced) -> Result<(), HeadError> {
         match announced.bytes {
             Some(bytes) if bytes > self.bytes_max => Err(too_large(self.bytes_max)),
@@ -77,10 +77,11 @@ impl UploadDir {
         }
     }
 
-    /// An empty file for what a client announced.
+    /// Creates an empty file for an upload.
     ///
     /// # Errors
-    /// [`HeadError::LimitReached`] if too much was announced, [`HeadError::Store`] if the disk refuses.
+    /// [`HeadError::LimitReached`] if the announced length exceeds the limit, [`HeadError::Store`] if the file cannot be
+    /// created.
     pub fn begin(&self, announced: Announced) -> Result<Upload, HeadError> {
         self.check(&announced)?;
         let number = self.next.fetch_add(1, Ordering::Relaxed);
@@ -98,10 +99,11 @@ impl UploadDir {
 }
 
 impl Upload {
-    /// Adds what came.
+    /// Appends received bytes.
     ///
     /// # Errors
-    /// [`HeadError::LimitReached`] or [`HeadError::Upload`] if it is too much, [`HeadError::Store`] if the disk refuses.
+    /// [`HeadError::LimitReached`] or [`HeadError::Upload`] if they exceed the limit or the announced length,
+    /// [`HeadError::Store`] if the write fails.
     pub fn write(&mut self, chunk: &[u8], throttle: &Throttle) -> Result<(), HeadError> {
         self.bytes += chunk.len() as u64;
         if self.bytes > self.bytes_max {
@@ -110,7 +112,7 @@ impl Upload {
         if let Some(announced) = self.announced.bytes.filter(|announced| self.bytes > *announced) {
             return Err(refused(
                 "size_bytes",
-                format!("more than the announced {announced} bytes came"),
+                format!("more than the announced {announced} bytes were received"),
             ));
         }
         for block in chunk.chunks(WRITE_BLOCK) {
@@ -120,18 +122,18 @@ impl Upload {
         Ok(())
     }
 
-    /// Bytes that have come.
+    /// The number of bytes received.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Where the file lies, once it is as announced.
+    /// Checks that the file is complete and as announced, and returns its path.
     ///
     /// # Errors
     /// [`HeadError::Upload`] if it is not.
     pub fn whole(&mut self) -> Result<&Path, HeadError> {
         if let Some(announced) = self.announced.bytes.filter(|announced| self.bytes != *announced) {
-            let reason = format!("{} of the announced {announced} bytes came", self.bytes);
+            let reason = format!("{} of the announced {announced} bytes were received", self.bytes);
             return Err(refused("size_bytes", reason));
         }
         let digest = self.hash.finalize_reset();
@@ -139,7 +141,7 @@ impl Upload {
         if !self.announced.sha256.is_empty() && !self.announced.sha256.eq_ignore_ascii_case(&digest) {
             return Err(refused(
                 "sha256",
-                format!("what came has SHA-256 {digest}, another was announced"),
+                format!("the file has SHA-256 {digest}, another was announced"),
             ));
         }
         Ok(&self.path)
@@ -149,7 +151,7 @@ impl Upload {
 impl Drop for Upload {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_file(&self.path) {
-            tracing::warn!(path = %self.path.display(), %error, "an upload's file stays until the next start");
+            tracing::warn!(path = %self.path.display(), %error, "an upload's file was not removed; the next start removes it");
         }
     }
 }
@@ -157,7 +159,7 @@ impl Drop for Upload {
 fn too_large(bytes_max: u64) -> HeadError {
     HeadError::LimitReached {
         setting: UPLOAD_BYTES_MAX,
-        reason: format!("the file has more than {bytes_max} bytes, which are the most"),
+        reason: format!("the file has more bytes than the limit of {bytes_max}"),
     }
 }
 
@@ -196,47 +198,59 @@ mod tests {
         assert_eq!(files(&dir), 0);
     }
 
+    /// SHA-256 of "abc", from FIPS 180-2.
+    const ABC_SHA256: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+
+    fn upload(uploads: &UploadDir, bytes: Option<u64>, sha256: &str, chunks: &[&str]) -> Result<Vec<u8>, HeadError> {
+        let sha256 = sha256.to_owned();
+        let mut upload = uploads.begin(Announced { bytes, sha256 })?;
+        for chunk in chunks {
+            upload.write(chunk.as_bytes(), &Throttle::off())?;
+        }
+        Ok(fs::read(upload.whole()?).unwrap())
+    }
+
     #[test]
-    fn what_comes_is_held_against_what_was_announced() {
+    fn an_upload_as_announced_is_accepted() {
         let parent = tempfile::tempdir().unwrap();
         let uploads = UploadDir::open(parent.path().join("uploads"), 6).unwrap();
-        // SHA-256 of "abc", from FIPS 180-2.
-        let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
-        let check = |bytes: Option<u64>, sha256: &str, chunks: &[&str], expected: Result<(), &str>| {
-            let sha256 = sha256.to_owned();
-            let result = uploads.begin(Announced { bytes, sha256 }).and_then(|mut upload| {
-                chunks
-                    .iter()
-                    .try_for_each(|chunk| upload.write(chunk.as_bytes(), &Throttle::off()))?;
-                assert_eq!(fs::read(upload.whole()?).unwrap(), chunks.concat().as_bytes());
-                Ok(())
-            });
-            match (result.map_err(|error| error.to_string()), expected) {
-                (Ok(()), Ok(())) => {}
-                (Err(message), Err(part)) => assert!(message.contains(part), "{message:?} lacks {part:?}"),
-                (result, _) => panic!("{chunks:?}: {result:?}"),
-            }
+        let upper_case = ABC_SHA256.to_uppercase();
+        for (bytes, sha256, chunks) in [
+            (None, "", &["a", "bc"][..]),
+            (Some(3), ABC_SHA256, &["ab", "", "c"]),
+            (Some(3), &upper_case, &["abc"]),
+        ] {
+            assert_eq!(upload(&uploads, bytes, sha256, chunks).unwrap(), b"abc");
             assert_eq!(files(&uploads.dir), 0);
-        };
-        check(None, "", &["a", "bc"], Ok(()));
-        check(Some(3), abc, &["ab", "", "c"], Ok(()));
-        check(Some(3), &abc.to_uppercase(), &["abc"], Ok(()));
-        check(Some(4), "", &["abc"], Err("3 of the announced 4 bytes came"));
-        check(Some(2), "", &["abc"], Err("more than the announced 2 bytes"));
-        check(None, abc, &["abd"], Err("another was announced"));
-        check(
-            None,
-            "",
-            &["abcd", "efg"],
-            Err("more than 6 bytes, which are the most; raise --upload-bytes-max"),
-        );
-        check(Some(7), "", &[], Err("raise --upload-bytes-max"));
+        }
+    }
+
+    #[test]
+    fn an_upload_other_than_announced_is_refused_and_removed() {
+        let parent = tempfile::tempdir().unwrap();
+        let uploads = UploadDir::open(parent.path().join("uploads"), 6).unwrap();
+        for (bytes, sha256, chunks, part) in [
+            (Some(4), "", &["abc"][..], "3 of the announced 4 bytes were received"),
+            (Some(2), "", &["abc"], "more than the announced 2 bytes"),
+            (None, ABC_SHA256, &["abd"], "another was announced"),
+            (
+                None,
+                "",
+                &["abcd", "efg"],
+                "more bytes than the limit of 6; raise --upload-bytes-max",
+            ),
+            (Some(7), "", &[], "raise --upload-bytes-max"),
+        ] {
+            let message = upload(&uploads, bytes, sha256, chunks).unwrap_err().to_string();
+            assert!(message.contains(part), "{message:?} lacks {part:?}");
+            assert_eq!(files(&uploads.dir), 0);
+        }
     }
 
     /// Linux's `/dev/full` answers every write with ENOSPC.
     #[test]
     #[cfg(target_os = "linux")]
-    fn a_full_disk_is_told_and_leaves_nothing() {
+    fn an_upload_to_a_full_disk_fails_and_leaves_nothing() {
         let parent = tempfile::tempdir().unwrap();
         let uploads = UploadDir::open(parent.path().join("uploads"), 100).unwrap();
         let mut upload = uploads.begin(Announced::default()).unwrap();

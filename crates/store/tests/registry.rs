@@ -1,9 +1,9 @@
-//! The registry of heads against a simple model of it, its readers under swaps, its limits, and its restarts.
+//! The registry of heads: compared to a simple model, read during swaps, at its limits, and after restarts.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -11,9 +11,9 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use headswap_checkpoint::{Digest, HostTensor, Parameters, Throttle};
 use headswap_heads::{
-    Acquired, Commit, HeadError, HeadInfo, HeadLimits, HeadMetrics, HeadName, HeadRegistry, HeadStore, HeadVersion,
-    HeadWeights, PinnedHead, PlaceError, RegistryLimits, RegistryParts, Replaced, Replacement, Reservation,
-    ResidencyLimits, StagedHead, StoreError, Urgency,
+    Acquired, Commit, HeadError, HeadInfo, HeadLimits, HeadMetrics, HeadName, HeadPlacer, HeadRegistry, HeadStore,
+    HeadVersion, HeadWeights, PinnedHead, PlaceError, RegistryLimits, RegistryParts, Replaced, Replacement,
+    Reservation, ResidencyLimits, StagedHead, StoreError, Urgency,
 };
 use headswap_spec::{LAST_BIAS, LAST_WEIGHT};
 use headswap_store::DirStore;
@@ -30,49 +30,59 @@ const LIMITS: RegistryLimits = RegistryLimits {
         loads_max: 2,
     },
 };
-/// Of a head with one class and two features.
+/// Bytes of a head with one class and two features.
 const HEAD_BYTES: u64 = 12;
 
-/// What a version "has on the device" here: the one number that its weights are made of.
+/// A version on the device of this test: the number that all its weights have.
 #[derive(Debug)]
 struct Resident {
     seed: f32,
-    _room: Reservation,
+    _reservation: Reservation,
 }
 type Registry = HeadRegistry<Resident>;
 
 fn weights(seed: f32) -> HeadWeights {
-    let tensor = |shape: &[usize]| Arc::new(HostTensor::new(shape.to_vec(), vec![seed; shape.iter().product()]));
-    let parameters = [
-        (LAST_WEIGHT.to_owned(), tensor(&[1, 2])),
-        (LAST_BIAS.to_owned(), tensor(&[1])),
-    ];
-    HeadWeights::new(Parameters::from(parameters), Vec::new())
+    let parameters = Parameters::from([
+        (
+            LAST_WEIGHT.to_owned(),
+            Arc::new(HostTensor::new(vec![1, 2], vec![seed; 2])),
+        ),
+        (LAST_BIAS.to_owned(), Arc::new(HostTensor::new(vec![1], vec![seed]))),
+    ]);
+    HeadWeights::new(parameters, Vec::new())
 }
 
 fn seed_of(weights: &HeadWeights) -> f32 {
     weights.parameters[LAST_BIAS].values[0]
 }
 
-/// What the device says of weights.
+/// Accepts or refuses weights on the device.
 type Device = Box<dyn Fn(&HeadWeights) -> Result<(), PlaceError> + Send + Sync>;
 
-/// A registry whose device can be told to fail.
+/// Places heads that the device accepts.
+struct Placer(Device);
+
+impl HeadPlacer<Resident> for Placer {
+    fn place(&self, weights: &HeadWeights, reservation: Reservation) -> Result<Resident, PlaceError> {
+        (self.0)(weights)?;
+        Ok(Resident {
+            seed: seed_of(weights),
+            _reservation: reservation,
+        })
+    }
+}
+
+/// Opens a registry on a device that may fail.
 fn open_on(store: Arc<dyn HeadStore>, limits: RegistryLimits, device: Device) -> Result<Registry, HeadError> {
-    let place = move |weights: &HeadWeights, room: Reservation| {
-        device(weights)?;
-        let seed = seed_of(weights);
-        Ok(Resident { seed, _room: room })
-    };
     let parts = RegistryParts {
         store,
-        placer: Box::new(place),
+        placer: Box::new(Placer(device)),
         metrics: HeadMetrics::register(&mut prometheus_client::registry::Registry::default()),
     };
     Registry::open(parts, limits, &weights(-1.0))
 }
 
-/// A version, loaded if need be.
+/// Pins a version, and loads it if necessary.
 fn acquire(registry: &Registry, version: &Arc<HeadVersion<Resident>>) -> Result<PinnedHead<Resident>, Arc<HeadError>> {
     let pending = match registry.acquire(version, Urgency::Interactive) {
         Acquired::Hot(pinned) => return Ok(pinned),
@@ -103,19 +113,19 @@ fn replace(registry: &Registry, head: &str, seed: f32) -> Result<Replaced, HeadE
     registry.replace(replacement(head, seed), &Commit::default(), &Throttle::off())
 }
 
-/// A store in memory that fails when told to; its clones are the same store.
+/// A store in memory with switches to make it fail; clones share it.
 #[derive(Clone, Default)]
 struct MemoryStore(Arc<MemoryState>);
 
 /// Called by the thread that stages a version.
-type Stop = Arc<dyn Fn() + Send + Sync>;
+type StageHook = Arc<dyn Fn() + Send + Sync>;
 
 #[derive(Default)]
 struct MemoryState {
-    /// How many versions are written but not the store's.
+    /// The number of versions staged and not yet committed.
     staged: AtomicU64,
-    /// Where threads stop, by the head that they write.
-    stops: Mutex<BTreeMap<&'static str, Stop>>,
+    /// Called when a version of the head is staged.
+    stage_hooks: Mutex<BTreeMap<&'static str, StageHook>>,
     commit_fails: AtomicBool,
     heads: Mutex<BTreeMap<(HeadName, u64), (HeadInfo, HeadWeights)>>,
     save_fails: AtomicBool,
@@ -142,7 +152,7 @@ struct Staged {
 
 impl StagedHead for Staged {
     fn commit(self: Box<Self>) -> Result<Duration, StoreError> {
-        unless(&self.store.0.commit_fails)?;
+        fail_if(&self.store.0.commit_fails)?;
         let key = (self.head.0.name.clone(), self.head.0.version);
         let before = self.store.0.heads.lock().unwrap().insert(key, self.head.clone());
         assert!(before.is_none(), "a version number was used twice");
@@ -156,7 +166,7 @@ impl Drop for Staged {
     }
 }
 
-fn unless(fails: &AtomicBool) -> Result<(), StoreError> {
+fn fail_if(fails: &AtomicBool) -> Result<(), StoreError> {
     match fails.load(Ordering::SeqCst) {
         false => Ok(()),
         true => Err(StoreError {
@@ -174,16 +184,16 @@ impl HeadStore for MemoryStore {
             store: self.clone(),
             head: (info.clone(), weights.clone()),
         };
-        let stop = self.0.stops.lock().unwrap().get(info.name.as_str()).cloned();
-        if let Some(stop) = stop {
-            stop();
+        let hook = self.0.stage_hooks.lock().unwrap().get(info.name.as_str()).cloned();
+        if let Some(hook) = hook {
+            hook();
         }
-        unless(&self.0.save_fails)?;
+        fail_if(&self.0.save_fails)?;
         Ok(Box::new(staged))
     }
 
     fn remove(&self, name: &HeadName, version: u64) -> Result<(), StoreError> {
-        unless(&self.0.remove_fails)?;
+        fail_if(&self.0.remove_fails)?;
         self.0.heads.lock().unwrap().remove(&(name.clone(), version));
         Ok(())
     }
@@ -200,7 +210,7 @@ impl HeadStore for MemoryStore {
         found.ok_or_else(|| HeadError::Damaged {
             name: key.0,
             version: key.1,
-            reason: "it is gone".into(),
+            reason: "it is missing".into(),
         })
     }
 
@@ -209,41 +219,37 @@ impl HeadStore for MemoryStore {
     }
 
     fn highest_version(&self, name: &HeadName) -> Result<u64, StoreError> {
-        unless(&self.0.count_fails)?;
+        fail_if(&self.0.count_fails)?;
         Ok(self.numbers(name.as_str()).last().copied().unwrap_or(0))
     }
 }
 
 fn open_with(store: &MemoryStore, limits: RegistryLimits) -> Registry {
     let state = Arc::clone(&store.0);
-    let device = move |_: &HeadWeights| match state.device_fails.load(Ordering::SeqCst) {
+    let device: Device = Box::new(move |_| match state.device_fails.load(Ordering::SeqCst) {
         true => Err(PlaceError::Refused("the trial gave NaN".into())),
         false => Ok(()),
-    };
-    open_on(Arc::new(store.clone()), limits, Box::new(device)).unwrap()
+    });
+    open_on(Arc::new(store.clone()), limits, device).unwrap()
 }
 
 fn open(store: &MemoryStore) -> Registry {
     open_with(store, LIMITS)
 }
 
-/// Everything that a reader can see: every head's versions and what they are made of.
+/// Returns everything that a reader can see: every head's versions and their seeds.
 fn seen(registry: &Registry) -> BTreeMap<String, Vec<(u64, f32)>> {
     let table = registry.table();
-    let versions = |name: &HeadName| {
-        let numbers = table.versions(name).into_iter();
-        numbers
-            .map(|version| {
-                let pinned = acquire(registry, &table.resolve(name, version).unwrap()).unwrap();
-                (version, pinned.resident.seed)
-            })
-            .collect()
-    };
-    let heads = table.list();
-    heads
-        .iter()
-        .map(|head| (head.info.name.to_string(), versions(&head.info.name)))
-        .collect()
+    let mut seen = BTreeMap::<String, Vec<(u64, f32)>>::new();
+    for head in table.list() {
+        let name = &head.info.name;
+        for version in table.versions(name) {
+            let pinned = acquire(registry, &table.resolve(name, version).unwrap()).unwrap();
+            let versions = seen.entry(name.to_string()).or_default();
+            versions.push((version, pinned.resident.seed));
+        }
+    }
+    seen
 }
 
 #[derive(Clone, Debug)]
@@ -251,40 +257,42 @@ enum Step {
     Replace {
         head: usize,
         expected: Option<u64>,
-        trouble: Trouble,
+        variant: Variant,
     },
     Restart,
 }
 
+/// How a replacement is requested, and what fails during it.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Trouble {
-    None,
+enum Variant {
+    Plain,
     DryRun,
-    Place,
-    Save,
-    Commit,
-    Prune,
+    PlaceFails,
+    SaveFails,
+    CommitFails,
+    PruneFails,
     Cancelled,
 }
 
 const HEADS: [&str; 3] = ["default", "cats", "dogs"];
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let trouble = prop_oneof![
-        5 => Just(Trouble::None), 1 => Just(Trouble::DryRun), 1 => Just(Trouble::Place),
-        1 => Just(Trouble::Save), 1 => Just(Trouble::Commit), 1 => Just(Trouble::Prune), 1 => Just(Trouble::Cancelled),
+    let variant = prop_oneof![
+        5 => Just(Variant::Plain), 1 => Just(Variant::DryRun), 1 => Just(Variant::PlaceFails),
+        1 => Just(Variant::SaveFails), 1 => Just(Variant::CommitFails), 1 => Just(Variant::PruneFails),
+        1 => Just(Variant::Cancelled),
     ];
     let expected = prop_oneof![3 => Just(None), 2 => (0..5u64).prop_map(Some)];
-    let replace = (0..HEADS.len(), expected, trouble);
-    let replace = replace.prop_map(|(head, expected, trouble)| Step::Replace {
+    let replace = (0..HEADS.len(), expected, variant);
+    let replace = replace.prop_map(|(head, expected, variant)| Step::Replace {
         head,
         expected,
-        trouble,
+        variant,
     });
     proptest::collection::vec(prop_oneof![9 => replace, 1 => Just(Step::Restart)], 1..40)
 }
 
-/// What the registry must show: the versions of each head, oldest first.
+/// The model of the registry: the versions of each head, oldest first, with their seeds.
 struct Model(BTreeMap<String, Vec<(u64, f32)>>);
 
 impl Model {
@@ -300,36 +308,41 @@ impl Model {
     }
 }
 
-/// One replacement, and whether the registry must accept it and why not.
+/// Replaces a head and checks the result against the model.
 fn check_replace(registry: &Registry, store: &MemoryStore, model: &mut Model, seed: f32, step: &Step) {
     let device_fails = &store.0.device_fails;
     let Step::Replace {
         head,
         expected,
-        trouble,
+        variant,
     } = *step
     else {
         return;
     };
     let head = HEADS[head];
     let live = model.live(head);
-    store.0.save_fails.store(trouble == Trouble::Save, Ordering::SeqCst);
-    store.0.commit_fails.store(trouble == Trouble::Commit, Ordering::SeqCst);
-    store.0.remove_fails.store(trouble == Trouble::Prune, Ordering::SeqCst);
+    let state = &store.0;
+    state.save_fails.store(variant == Variant::SaveFails, Ordering::SeqCst);
+    state
+        .commit_fails
+        .store(variant == Variant::CommitFails, Ordering::SeqCst);
+    state
+        .remove_fails
+        .store(variant == Variant::PruneFails, Ordering::SeqCst);
     let request = Replacement {
         expected_version: expected,
-        dry_run: trouble == Trouble::DryRun,
+        dry_run: variant == Variant::DryRun,
         ..replacement(head, seed)
     };
-    device_fails.store(trouble == Trouble::Place, Ordering::SeqCst);
+    device_fails.store(variant == Variant::PlaceFails, Ordering::SeqCst);
     let commit = Commit::default();
-    if trouble == Trouble::Cancelled {
+    if variant == Variant::Cancelled {
         assert!(commit.abandon());
     }
     let result = registry.replace(request, &commit, &Throttle::off());
     assert_eq!(store.0.staged.load(Ordering::SeqCst), 0);
     device_fails.store(false, Ordering::SeqCst);
-    if trouble == Trouble::Cancelled {
+    if variant == Variant::Cancelled {
         assert!(matches!(result.unwrap_err(), HeadError::Cancelled));
         return;
     }
@@ -338,26 +351,27 @@ fn check_replace(registry: &Registry, store: &MemoryStore, model: &mut Model, se
         assert!(matches!(error, HeadError::VersionMismatch { live: l, expected: e } if (l, e) == (live, stale)));
         return;
     }
-    match (trouble, result) {
-        (Trouble::Place, Err(HeadError::Place(_))) | (Trouble::Save | Trouble::Commit, Err(HeadError::Store(_))) => {}
-        (Trouble::None | Trouble::Prune | Trouble::DryRun, Ok(replaced)) => {
+    match (variant, result) {
+        (Variant::PlaceFails, Err(HeadError::Place(_)))
+        | (Variant::SaveFails | Variant::CommitFails, Err(HeadError::Store(_))) => {}
+        (Variant::Plain | Variant::PruneFails | Variant::DryRun, Ok(replaced)) => {
             assert_eq!((replaced.info.version, replaced.previous_version), (live + 1, live));
             assert_eq!(replaced.info.digest, weights(seed).digest);
-            if trouble != Trouble::DryRun {
+            if variant != Variant::DryRun {
                 model.publish(head, seed);
             }
         }
-        (_, Ok(_)) => panic!("{trouble:?} was accepted"),
-        (_, Err(error)) => panic!("{trouble:?}: {error}"),
+        (_, Ok(_)) => panic!("{variant:?} was accepted"),
+        (_, Err(error)) => panic!("{variant:?}: {error}"),
     }
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(300) })]
 
-    /// Invariants 5 and 6: what was acknowledged is there, also after restarts; what failed changed nothing.
+    /// Invariants 5 and 6: acknowledged versions stay, also after restarts; failed swaps change nothing.
     #[test]
-    fn the_registry_does_as_its_model(steps in steps()) {
+    fn the_registry_behaves_as_its_model(steps in steps()) {
         let store = MemoryStore::default();
         let mut registry = open(&store);
         let mut model = Model(BTreeMap::from([("default".into(), vec![(1, -1.0)])]));
@@ -383,7 +397,7 @@ proptest! {
     }
 }
 
-/// Invariant 4, and that a reader sees a version whole: its number, digest and what is on the device agree.
+/// Invariant 4, and that a reader sees a consistent version: its number, digest and seed on the device agree.
 #[test]
 fn readers_see_the_acknowledged_version_or_a_newer_one() {
     const SWAPS: u64 = 2000;
@@ -427,7 +441,7 @@ fn readers_see_the_acknowledged_version_or_a_newer_one() {
 }
 
 #[test]
-fn writers_at_once_lose_nothing() {
+fn concurrent_writers_lose_no_version() {
     let registry = open(&MemoryStore::default());
     let numbers = Mutex::new(BTreeSet::new());
     std::thread::scope(|scope| {
@@ -446,7 +460,7 @@ fn writers_at_once_lose_nothing() {
 }
 
 #[test]
-fn an_old_version_lives_as_long_as_its_last_user() {
+fn a_retired_version_stays_on_the_device_until_it_is_unpinned() {
     let registry = open(&MemoryStore::default());
     replace(&registry, "cats", 1.0).unwrap();
     let held = registry.table().resolve(&name("cats"), 1).unwrap();
@@ -462,61 +476,63 @@ fn an_old_version_lives_as_long_as_its_last_user() {
     let error = registry.table().resolve(&name("cats"), 1).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "head `cats` has no version 1; it has [2, 3], and 0 is the live one"
+        "head `cats` has no version 1; it has [2, 3], and 0 stands for the live version"
     );
 }
 
-#[test]
-fn an_unknown_head_gets_the_nearest_names() {
-    let check = |heads: &[&str], asked: &str, nearest: &[&str]| {
-        let limits = RegistryLimits {
-            heads_max: 100,
-            ..LIMITS
-        };
-        let registry = open_with(&MemoryStore::default(), limits);
-        heads
-            .iter()
-            .for_each(|head| drop(replace(&registry, head, 1.0).unwrap()));
-        match registry.table().resolve(&name(asked), 0) {
-            Err(HeadError::UnknownHead { known, .. }) => assert_eq!(known, nearest),
-            other => panic!("{other:?}"),
-        }
+fn check_nearest(heads: &[&str], requested: &str, nearest: &[&str]) {
+    let limits = RegistryLimits {
+        heads_max: 100,
+        ..LIMITS
     };
-    check(&[], "cats", &["default"]);
-    check(&["cats"], "cat", &["cats", "default"]);
-    let many = ["a0", "a1", "a2", "a3", "a4", "a5", "x0", "x1", "x2", "x3", "x4", "x5"];
-    check(&many, "x", &["a3", "a4", "a5", "default", "x0", "x1", "x2", "x3"]);
-    check(&many, "zebra", &["a5", "default", "x0", "x1", "x2", "x3", "x4", "x5"]);
-    check(&many, "0", &["a0", "a1", "a2", "a3", "a4", "a5", "default", "x0"]);
+    let registry = open_with(&MemoryStore::default(), limits);
+    for head in heads {
+        replace(&registry, head, 1.0).unwrap();
+    }
+    match registry.table().resolve(&name(requested), 0) {
+        Err(HeadError::UnknownHead { known, .. }) => assert_eq!(known, nearest),
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]
-fn limits_name_their_setting_and_change_nothing() {
-    let check = |limits: RegistryLimits, head: &str, part: &str| {
+fn the_error_for_an_unknown_head_lists_the_nearest_names() {
+    check_nearest(&[], "cats", &["default"]);
+    check_nearest(&["cats"], "cat", &["cats", "default"]);
+    let many = ["a0", "a1", "a2", "a3", "a4", "a5", "x0", "x1", "x2", "x3", "x4", "x5"];
+    check_nearest(&many, "x", &["a3", "a4", "a5", "default", "x0", "x1", "x2", "x3"]);
+    check_nearest(&many, "zebra", &["a5", "default", "x0", "x1", "x2", "x3", "x4", "x5"]);
+    check_nearest(&many, "0", &["a0", "a1", "a2", "a3", "a4", "a5", "default", "x0"]);
+}
+
+#[test]
+fn a_swap_beyond_a_limit_names_the_setting_and_changes_nothing() {
+    let heads = RegistryLimits { heads_max: 2, ..LIMITS };
+    let bytes = RegistryLimits {
+        bytes_max: 3 * HEAD_BYTES - 1,
+        ..LIMITS
+    };
+    for (limits, head, part) in [
+        (
+            heads,
+            "dogs",
+            "there are 2 heads already, which is the limit; raise --heads-max",
+        ),
+        (
+            bytes,
+            "cats",
+            "have 24 bytes and this one 12; the limit is 35; raise --heads-bytes-max",
+        ),
+    ] {
         let registry = open_with(&MemoryStore::default(), limits);
         replace(&registry, "cats", 1.0).unwrap();
         let before = seen(&registry);
         let message = replace(&registry, head, 2.0).unwrap_err().to_string();
         assert!(message.contains(part), "{message:?} lacks {part:?}");
         assert_eq!(seen(&registry), before);
-    };
-    let heads = RegistryLimits { heads_max: 2, ..LIMITS };
-    check(
-        heads,
-        "dogs",
-        "there are 2 heads already, which is the limit; raise --heads-max",
-    );
-    let bytes = RegistryLimits {
-        bytes_max: 3 * HEAD_BYTES - 1,
-        ..LIMITS
-    };
-    check(
-        bytes,
-        "cats",
-        "have 24 bytes and this one 12; the limit is 35; raise --heads-bytes-max",
-    );
+    }
 
-    // At the limit, a head that exists can be replaced.
+    // At the limit, an existing head can be replaced.
     let registry = open_with(
         &MemoryStore::default(),
         RegistryLimits {
@@ -529,7 +545,7 @@ fn limits_name_their_setting_and_change_nothing() {
 }
 
 #[test]
-fn acknowledged_heads_outlive_lower_limits() {
+fn acknowledged_heads_stay_when_the_limits_are_lowered() {
     let store = MemoryStore::default();
     let registry = open(&store);
     for (head, seed) in [("cats", 1.0), ("cats", 2.0), ("dogs", 3.0)] {
@@ -555,43 +571,55 @@ fn acknowledged_heads_outlive_lower_limits() {
 #[test]
 fn annotations_are_kept_and_bounded() {
     let registry = open(&MemoryStore::default());
-    let check = |annotations: BTreeMap<String, String>, refused: Option<&str>| {
-        let request = Replacement {
-            annotations: annotations.clone(),
-            ..replacement("cats", 1.0)
-        };
-        match (registry.replace(request, &Commit::default(), &Throttle::off()), refused) {
-            (Ok(replaced), None) => assert_eq!(replaced.info.annotations, annotations),
-            (Err(error @ HeadError::Annotations { .. }), Some(part)) => {
-                let message = error.to_string();
-                assert!(
-                    message.contains(part) && message.len() < 500,
-                    "{message:?} lacks {part:?}"
-                );
-            }
-            (result, _) => panic!("{refused:?}: {result:?}"),
-        }
-    };
-    let some = |count: usize| (0..count).map(|i| (i.to_string(), String::new())).collect();
-    let one = |key: usize, value: usize| BTreeMap::from([("k".repeat(key), "v".repeat(value))]);
-    check(some(64), None);
-    check(some(65), Some("there are 65; the limit is 64"));
-    check(one(128, 1024), None);
-    check(one(129, 0), Some("has 129 bytes; the limit is 128"));
-    check(one(1, 1025), Some("the value of `k` has 1025 bytes; the limit is 1024"));
+    for accepted in [many_annotations(64), one_annotation(128, 1024)] {
+        let replaced = annotate(&registry, &accepted).unwrap();
+        assert_eq!(replaced.info.annotations, accepted);
+    }
+    for (refused, part) in [
+        (many_annotations(65), "there are 65; the limit is 64"),
+        (one_annotation(129, 0), "has 129 bytes; the limit is 128"),
+        (
+            one_annotation(1, 1025),
+            "the value of `k` has 1025 bytes; the limit is 1024",
+        ),
+    ] {
+        let error = annotate(&registry, &refused).unwrap_err();
+        let message = error.to_string();
+        assert!(matches!(error, HeadError::Annotations { .. }), "{message}");
+        assert!(
+            message.contains(part) && message.len() < 500,
+            "{message:?} lacks {part:?}"
+        );
+    }
     let default = registry.table().resolve(&name("default"), 1).unwrap();
     assert_eq!(default.info.annotations["source"], "backbone");
 }
 
+fn annotate(registry: &Registry, annotations: &BTreeMap<String, String>) -> Result<Replaced, HeadError> {
+    let request = Replacement {
+        annotations: annotations.clone(),
+        ..replacement("cats", 1.0)
+    };
+    registry.replace(request, &Commit::default(), &Throttle::off())
+}
+
+fn many_annotations(count: usize) -> BTreeMap<String, String> {
+    (0..count).map(|i| (i.to_string(), String::new())).collect()
+}
+
+fn one_annotation(key_bytes: usize, value_bytes: usize) -> BTreeMap<String, String> {
+    BTreeMap::from([("k".repeat(key_bytes), "v".repeat(value_bytes))])
+}
+
 #[test]
-fn a_dry_run_tells_the_version_that_it_would_be() {
+fn a_dry_run_returns_the_next_version_and_changes_nothing() {
     let (store, placed) = (MemoryStore::default(), Arc::new(AtomicU64::new(0)));
     let counter = Arc::clone(&placed);
-    let counted = move |_: &HeadWeights| {
+    let device: Device = Box::new(move |_| {
         counter.fetch_add(1, Ordering::SeqCst);
         Ok(())
-    };
-    let registry = open_on(Arc::new(store.clone()), LIMITS, Box::new(counted)).unwrap();
+    });
+    let registry = open_on(Arc::new(store.clone()), LIMITS, device).unwrap();
     let request = Replacement {
         dry_run: true,
         ..replacement("default", 5.0)
@@ -604,7 +632,7 @@ fn a_dry_run_tells_the_version_that_it_would_be() {
 }
 
 #[test]
-fn a_store_that_cannot_count_refuses_rather_than_reuse_a_number() {
+fn a_swap_fails_if_the_store_cannot_report_the_highest_version() {
     let store = MemoryStore::default();
     let registry = open(&store);
     store.0.count_fails.store(true, Ordering::SeqCst);
@@ -614,71 +642,76 @@ fn a_store_that_cannot_count_refuses_rather_than_reuse_a_number() {
 }
 
 #[test]
-fn a_panic_while_placing_leaves_the_registry_at_work() {
-    let panics = |weights: &HeadWeights| match seed_of(weights) {
+fn the_registry_works_on_after_a_panic_while_placing() {
+    let device: Device = Box::new(|weights| match seed_of(weights) {
         2.0 => panic!("a test's panic"),
         _ => Ok(()),
-    };
-    let registry = open_on(Arc::new(MemoryStore::default()), LIMITS, Box::new(panics)).unwrap();
-    let swap = || replace(&registry, "default", 2.0);
-    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(swap)).is_err());
+    });
+    let registry = open_on(Arc::new(MemoryStore::default()), LIMITS, device).unwrap();
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| replace(&registry, "default", 2.0)));
+    assert!(result.is_err());
     assert_eq!(registry.table().versions(&name("default")), [1]);
     assert_eq!(replace(&registry, "default", 3.0).unwrap().info.version, 2);
 }
 
 #[test]
-fn a_stored_version_that_cannot_be_placed_gives_way_to_an_older_one() {
+fn an_older_version_replaces_a_stored_one_that_cannot_be_placed() {
     let store = MemoryStore::default();
     let registry = open(&store);
     for (head, seed) in [("cats", 1.0), ("cats", 2.0), ("dogs", 2.0)] {
         replace(&registry, head, seed).unwrap();
     }
-    let no_twos = |weights: &HeadWeights| match seed_of(weights) {
+    let device: Device = Box::new(|weights| match seed_of(weights) {
         2.0 => Err(PlaceError::Refused("out of memory".into())),
         _ => Ok(()),
-    };
-    let registry = open_on(Arc::new(store.clone()), LIMITS, Box::new(no_twos)).unwrap();
+    });
+    let registry = open_on(Arc::new(store.clone()), LIMITS, device).unwrap();
     assert_eq!(
         seen(&registry),
         [("cats", (1, 1.0)), ("default", (1, -1.0))]
             .map(|(h, v)| (h.into(), vec![v]))
             .into()
     );
-    // Not lost: the numbers go on above it, and it is there when there is room again.
+    // It is not lost: later numbers are higher, and it is live again once the device can place it.
     assert_eq!(store.numbers("cats"), [1, 2]);
     assert_eq!(replace(&registry, "dogs", 3.0).unwrap().info.version, 2);
     assert_eq!(seen(&open(&store))["cats"], [(1, 1.0), (2, 2.0)]);
 
-    let fails = |_: &HeadWeights| Err(PlaceError::Refused("no device".into()));
-    let error = open_on(Arc::new(store), LIMITS, Box::new(fails)).err().unwrap();
+    let device: Device = Box::new(|_| Err(PlaceError::Refused("no device".into())));
+    let error = open_on(Arc::new(store), LIMITS, device).err().unwrap();
     assert!(error.to_string().contains("no device"), "{error}");
 }
 
-/// The whole room on a real folder: acknowledged heads come back, damaged ones fall back, numbers are never reused.
-#[test]
-fn heads_on_disk_survive_restarts_and_damage() {
-    let dir = tempfile::tempdir().unwrap();
-    let backbone = Digest::of_parameters(&Parameters::new(), &[]);
-    let limits = HeadLimits {
+fn backbone() -> Digest {
+    Digest::of_parameters(&Parameters::new(), &[])
+}
+
+/// Opens a registry on a real directory.
+fn open_dir(dir: &Path, limits: RegistryLimits) -> Registry {
+    let head_limits = HeadLimits {
         classes_max: 4,
         features: 2,
         deeper: BTreeMap::new(),
     };
-    let open = || {
-        let store = DirStore::open(dir.path(), backbone, backbone, limits.clone()).unwrap();
-        open_on(Arc::new(store), LIMITS, Box::new(|_| Ok(()))).unwrap()
-    };
-    let registry = open();
+    let store = DirStore::open(dir, backbone(), backbone(), head_limits).unwrap();
+    open_on(Arc::new(store), limits, Box::new(|_| Ok(()))).unwrap()
+}
+
+/// On a real directory, acknowledged heads survive, an older version replaces a damaged one, and numbers are not reused.
+#[test]
+fn heads_on_disk_survive_restarts_and_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let registry = open_dir(dir.path(), LIMITS);
     for (head, seed) in [("cats", 1.0), ("cats", 2.0), ("cats", 3.0), ("default", 4.0)] {
         replace(&registry, head, seed).unwrap();
     }
     let before = seen(&registry);
-    let registry = open();
+    let registry = open_dir(dir.path(), LIMITS);
     assert_eq!(seen(&registry), before);
     assert_eq!(before["cats"], [(2, 2.0), (3, 3.0)]);
     assert_eq!(before["default"], [(1, -1.0), (2, 4.0)]);
 
-    let head = dir.path().join(backbone.short()).join("cats");
+    let head = dir.path().join(backbone().short()).join("cats");
     let mut files: Vec<_> = std::fs::read_dir(&head)
         .unwrap()
         .map(|file| file.unwrap().file_name())
@@ -689,20 +722,20 @@ fn heads_on_disk_survive_restarts_and_damage() {
     let newest = head.join("3.safetensors");
     let bytes = std::fs::read(&newest).unwrap();
     std::fs::write(&newest, &bytes[..bytes.len() - 1]).unwrap();
-    let registry = open();
+    let registry = open_dir(dir.path(), LIMITS);
     assert_eq!(seen(&registry)["cats"], [(2, 2.0)]);
     let replaced = replace(&registry, "cats", 5.0).unwrap();
     assert_eq!((replaced.info.version, replaced.previous_version), (4, 2));
     assert!(newest.exists(), "a damaged file is never deleted");
-    assert_eq!(seen(&open())["cats"], [(2, 2.0), (4, 5.0)]);
+    assert_eq!(seen(&open_dir(dir.path(), LIMITS))["cats"], [(2, 2.0), (4, 5.0)]);
 
-    // The highest number there is: nothing can follow it, and nothing changes.
+    // No number can follow the highest one, so the swap fails.
     std::fs::write(head.join(format!("{}.safetensors", u64::MAX)), b"?").unwrap();
     let error = replace(&registry, "cats", 6.0).unwrap_err();
     assert!(error.to_string().contains("highest number"), "{error}");
 }
 
-/// What the metrics say now, without those that only grow.
+/// Returns the current values of all gauges.
 fn gauges(metrics: &prometheus_client::registry::Registry) -> BTreeMap<String, i64> {
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, metrics).unwrap();
@@ -714,25 +747,20 @@ fn gauges(metrics: &prometheus_client::registry::Registry) -> BTreeMap<String, i
         .collect()
 }
 
-/// A registry with all metrics, whose device asks `device` first.
-fn open_counted(store: &MemoryStore, device: Device) -> (Registry, prometheus_client::registry::Registry) {
+/// Opens a registry and returns its metrics, too.
+fn open_with_metrics(store: &MemoryStore, device: Device) -> (Registry, prometheus_client::registry::Registry) {
     let mut metrics = prometheus_client::registry::Registry::default();
-    let place = move |weights: &HeadWeights, room: Reservation| {
-        device(weights)?;
-        let seed = seed_of(weights);
-        Ok(Resident { seed, _room: room })
-    };
     let parts = RegistryParts {
         store: Arc::new(store.clone()),
-        placer: Box::new(place),
+        placer: Box::new(Placer(device)),
         metrics: HeadMetrics::register(&mut metrics),
     };
     (Registry::open(parts, LIMITS, &weights(-1.0)).unwrap(), metrics)
 }
 
-/// Invariant 5: up to the commit, a caller that gives up leaves everything as it was, wherever the swap is.
+/// Invariant 5: if the caller gives up at any step before the commit, nothing changes.
 #[test]
-fn a_swap_that_its_caller_gave_up_changes_nothing() {
+fn a_swap_abandoned_before_its_commit_changes_nothing() {
     #[derive(Clone, Copy, Debug, PartialEq)]
     enum At {
         Queued,
@@ -741,111 +769,112 @@ fn a_swap_that_its_caller_gave_up_changes_nothing() {
     }
     for at in [At::Queued, At::Placing, At::Staged] {
         let (store, commit) = (MemoryStore::default(), Commit::default());
-        let gives_up = commit.clone();
-        let device = move |weights: &HeadWeights| {
+        let caller = commit.clone();
+        let device: Device = Box::new(move |weights| {
             if at == At::Placing && seed_of(weights) == 2.0 {
-                assert!(gives_up.abandon());
+                assert!(caller.abandon());
             }
             Ok(())
-        };
-        let (registry, metrics) = open_counted(&store, Box::new(device));
+        });
+        let (registry, metrics) = open_with_metrics(&store, device);
         replace(&registry, "cats", 1.0).unwrap();
-        let (before, shown) = (seen(&registry), gauges(&metrics));
+        let before = (seen(&registry), gauges(&metrics));
         match at {
             At::Queued => drop(commit.abandon()),
             At::Placing => {}
             At::Staged => {
-                let gives_up = commit.clone();
-                let stop: Stop = Arc::new(move || assert!(gives_up.abandon()));
-                store.0.stops.lock().unwrap().insert("cats", stop);
+                let caller = commit.clone();
+                let hook: StageHook = Arc::new(move || assert!(caller.abandon()));
+                store.0.stage_hooks.lock().unwrap().insert("cats", hook);
             }
         }
         let error = registry
             .replace(replacement("cats", 2.0), &commit, &Throttle::off())
             .unwrap_err();
         assert!(matches!(error, HeadError::Cancelled), "{at:?}: {error}");
-        assert_eq!((seen(&registry), gauges(&metrics)), (before, shown), "{at:?}");
+        assert_eq!((seen(&registry), gauges(&metrics)), before, "{at:?}");
         assert_eq!(
             (store.numbers("cats"), store.0.staged.load(Ordering::SeqCst)),
             (vec![1], 0)
         );
-        // Its number was never seen, so the next one gets it.
-        store.0.stops.lock().unwrap().clear();
+        // Its number was never published, so the next swap gets it.
+        store.0.stage_hooks.lock().unwrap().clear();
         assert_eq!(replace(&registry, "cats", 3.0).unwrap().info.version, 2);
     }
 }
 
-/// A place where threads stop until they are let on.
+/// Blocks threads until it is opened.
 #[derive(Default)]
-struct Barrier {
-    state: Mutex<(usize, bool)>,
+struct Gate {
+    state: Mutex<GateState>,
     changed: std::sync::Condvar,
 }
 
-impl Barrier {
-    /// Stops here.
+#[derive(Default)]
+struct GateState {
+    arrived: usize,
+    open: bool,
+}
+
+impl Gate {
     fn pass(&self) {
         let mut state = self.state.lock().unwrap();
-        state.0 += 1;
+        state.arrived += 1;
         self.changed.notify_all();
-        drop(self.changed.wait_while(state, |state| !state.1).unwrap());
+        drop(self.changed.wait_while(state, |state| !state.open).unwrap());
     }
 
-    /// Returns once so many threads have come.
+    /// Returns once `threads` threads have arrived.
     fn wait_for(&self, threads: usize) {
         let state = self.state.lock().unwrap();
-        drop(self.changed.wait_while(state, |state| state.0 < threads).unwrap());
+        drop(self.changed.wait_while(state, |state| state.arrived < threads).unwrap());
     }
 
     fn open(&self) {
-        self.state.lock().unwrap().1 = true;
+        self.state.lock().unwrap().open = true;
         self.changed.notify_all();
     }
 }
 
-/// Opens when it is dropped, so that a test that fails does not wait for the threads that it stopped.
-struct Opened<'a>(&'a Barrier);
+/// Opens a gate when dropped, so that a failing test does not wait for blocked threads.
+struct OpenOnDrop<'a>(&'a Gate);
 
-impl Drop for Opened<'_> {
+impl Drop for OpenOnDrop<'_> {
     fn drop(&mut self) {
         self.0.open();
     }
 }
 
-/// Stops the thread that places a head of this number.
-fn placing(barrier: &Arc<Barrier>, number: f32) -> Device {
-    let barrier = Arc::clone(barrier);
+/// Returns a device that blocks the thread that places a head of this seed.
+fn gated_device(gate: &Arc<Gate>, seed: f32) -> Device {
+    let gate = Arc::clone(gate);
     Box::new(move |weights| {
-        if seed_of(weights) == number {
-            barrier.pass();
+        if seed_of(weights) == seed {
+            gate.pass();
         }
         Ok(())
     })
 }
 
 #[test]
-fn swaps_of_other_heads_go_on_beside_one_that_is_blocked() {
-    let (store, in_placing, in_writing) = (MemoryStore::default(), Arc::default(), Arc::<Barrier>::default());
-    let registry = open_on(Arc::new(store.clone()), LIMITS, placing(&in_placing, 1.0)).unwrap();
-    let stop = Arc::clone(&in_writing);
-    store
-        .0
-        .stops
-        .lock()
-        .unwrap()
-        .insert("dogs", Arc::new(move || stop.pass()));
+fn a_blocked_swap_does_not_delay_swaps_of_other_heads() {
+    let (store, placing, writing) = (MemoryStore::default(), Arc::default(), Arc::<Gate>::default());
+    let registry = open_on(Arc::new(store.clone()), LIMITS, gated_device(&placing, 1.0)).unwrap();
+    let gate = Arc::clone(&writing);
+    let hook: StageHook = Arc::new(move || gate.pass());
+    store.0.stage_hooks.lock().unwrap().insert("dogs", hook);
     std::thread::scope(|scope| {
-        let _opened = (Opened(&in_placing), Opened(&in_writing));
+        let _open = (OpenOnDrop(&placing), OpenOnDrop(&writing));
         let cats = scope.spawn(|| replace(&registry, "cats", 1.0).unwrap());
         let dogs = scope.spawn(|| replace(&registry, "dogs", 2.0).unwrap());
-        in_placing.wait_for(1);
-        in_writing.wait_for(1);
+        placing.wait_for(1);
+        writing.wait_for(1);
         for (version, seed) in [(1, 3.0), (2, 4.0)] {
             assert_eq!(replace(&registry, "birds", seed).unwrap().info.version, version);
         }
         assert_eq!(registry.table().count(), 2);
-        in_placing.open();
-        in_writing.open();
+        placing.open();
+        writing.open();
         assert_eq!(
             (cats.join().unwrap().info.version, dogs.join().unwrap().info.version),
             (1, 1)
@@ -854,63 +883,64 @@ fn swaps_of_other_heads_go_on_beside_one_that_is_blocked() {
     assert_eq!(registry.table().count(), 4);
 }
 
-/// What a swap under way will take counts already, and is given back if the swap fails.
+/// A swap in progress counts toward the limits, and stops counting if it fails.
 #[test]
-fn limits_hold_with_swaps_beside_each_other() {
-    let check = |limits: RegistryLimits, setting: &str| {
-        let (store, barrier) = (MemoryStore::default(), Arc::default());
-        let stopped = placing(&barrier, 1.0);
-        let device = move |weights: &HeadWeights| {
-            stopped(weights)?;
-            match seed_of(weights) {
-                1.0 => Err(PlaceError::Refused("the trial gave NaN".into())),
-                _ => Ok(()),
-            }
-        };
-        let registry = open_on(Arc::new(store), limits, Box::new(device)).unwrap();
-        std::thread::scope(|scope| {
-            let _opened = Opened(&barrier);
-            let fails = scope.spawn(|| replace(&registry, "cats", 1.0).unwrap_err());
-            barrier.wait_for(1);
-            let message = replace(&registry, "dogs", 2.0).unwrap_err().to_string();
-            assert!(message.contains(setting), "{message}");
-            let request = Replacement {
-                dry_run: true,
-                ..replacement("dogs", 2.0)
-            };
-            let message = registry
-                .replace(request, &Commit::default(), &Throttle::off())
-                .unwrap_err()
-                .to_string();
-            assert!(message.contains(setting), "{message}");
-            barrier.open();
-            fails.join().unwrap();
-        });
-        replace(&registry, "dogs", 2.0).unwrap();
-    };
-    check(RegistryLimits { heads_max: 2, ..LIMITS }, "--heads-max");
+fn limits_hold_for_concurrent_swaps() {
+    check_concurrent_swaps(RegistryLimits { heads_max: 2, ..LIMITS }, "--heads-max");
     let bytes_max = 2 * HEAD_BYTES;
-    check(RegistryLimits { bytes_max, ..LIMITS }, "--heads-bytes-max");
+    check_concurrent_swaps(RegistryLimits { bytes_max, ..LIMITS }, "--heads-bytes-max");
 }
 
-/// Says that something has ended, also if that fails.
-struct Ends<'a>(&'a AtomicBool);
+fn check_concurrent_swaps(limits: RegistryLimits, setting: &str) {
+    let (store, gate) = (MemoryStore::default(), Arc::default());
+    let gated = gated_device(&gate, 1.0);
+    let device: Device = Box::new(move |weights| {
+        gated(weights)?;
+        match seed_of(weights) {
+            1.0 => Err(PlaceError::Refused("the trial gave NaN".into())),
+            _ => Ok(()),
+        }
+    });
+    let registry = open_on(Arc::new(store), limits, device).unwrap();
+    std::thread::scope(|scope| {
+        let _open = OpenOnDrop(&gate);
+        let fails = scope.spawn(|| replace(&registry, "cats", 1.0).unwrap_err());
+        gate.wait_for(1);
+        let message = replace(&registry, "dogs", 2.0).unwrap_err().to_string();
+        assert!(message.contains(setting), "{message}");
+        let request = Replacement {
+            dry_run: true,
+            ..replacement("dogs", 2.0)
+        };
+        let message = registry
+            .replace(request, &Commit::default(), &Throttle::off())
+            .unwrap_err()
+            .to_string();
+        assert!(message.contains(setting), "{message}");
+        gate.open();
+        fails.join().unwrap();
+    });
+    replace(&registry, "dogs", 2.0).unwrap();
+}
 
-impl Drop for Ends<'_> {
+/// Sets a flag when dropped, also by a panic.
+struct SetOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::SeqCst);
     }
 }
 
 #[test]
-fn the_gauge_of_the_live_version_never_goes_back() {
+fn the_gauge_of_the_live_version_never_decreases() {
     const WRITERS: u64 = 8;
     const SWAPS: u64 = 60;
-    let (registry, metrics) = open_counted(&MemoryStore::default(), Box::new(|_| Ok(())));
+    let (registry, metrics) = open_with_metrics(&MemoryStore::default(), Box::new(|_| Ok(())));
     let ended = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let (registry, metrics, ended) = (&registry, &metrics, &ended);
-        let writing = Ends(ended);
+        let writing = SetOnDrop(ended);
         scope.spawn(move || {
             let mut least = BTreeMap::<String, i64>::new();
             while !ended.load(Ordering::SeqCst) {
@@ -948,31 +978,17 @@ fn the_gauge_of_the_live_version_never_goes_back() {
     }
 }
 
-/// A file that the system does not read now is not damaged: it stays, and is read when it is asked for.
+/// A file that the system fails to read is not treated as damaged: it stays, and the next request reads it again.
 #[test]
-fn a_file_that_cannot_be_read_now_is_not_damaged() {
+fn an_unreadable_file_is_read_again_by_the_next_request() {
     let dir = tempfile::tempdir().unwrap();
-    let backbone = Digest::of_parameters(&Parameters::new(), &[]);
-    let limits = HeadLimits {
-        classes_max: 4,
-        features: 2,
-        deeper: BTreeMap::new(),
-    };
-    let open = |eager: bool| {
-        let store = DirStore::open(dir.path(), backbone, backbone, limits.clone()).unwrap();
-        open_on(
-            Arc::new(store),
-            RegistryLimits { eager, ..LIMITS },
-            Box::new(|_| Ok(())),
-        )
-        .unwrap()
-    };
-    replace(&open(false), "cats", 1.0).unwrap();
-    let registry = open(false);
-    let file = dir.path().join(backbone.short()).join("cats/1.safetensors");
+    let lazy = RegistryLimits { eager: false, ..LIMITS };
+    replace(&open_dir(dir.path(), lazy), "cats", 1.0).unwrap();
+    let registry = open_dir(dir.path(), lazy);
+    let file = dir.path().join(backbone().short()).join("cats/1.safetensors");
     let aside = file.with_extension("aside");
     std::fs::rename(&file, &aside).unwrap();
-    // ELOOP stands for all that is neither in the file nor its absence: EIO, EMFILE, ENOMEM.
+    // ELOOP stands for the errors that are not the file's fault: EIO, EMFILE, ENOMEM.
     std::os::unix::fs::symlink(&file, &file).unwrap();
     let live = registry.table().resolve(&name("cats"), 0).unwrap();
     for _ in 0..2 {
@@ -984,5 +1000,5 @@ fn a_file_that_cannot_be_read_now_is_not_damaged() {
     std::fs::rename(&aside, &file).unwrap();
     assert_eq!(acquire(&registry, &live).unwrap().resident.seed, 1.0);
     drop(registry);
-    assert_eq!(seen(&open(true))["cats"], [(1, 1.0)]);
+    assert_eq!(seen(&open_dir(dir.path(), LIMITS))["cats"], [(1, 1.0)]);
 }

@@ -1,9 +1,9 @@
-//! Bytes of a device, taken before they are used and given back when their owner is dropped.
+//! A budget of device memory: bytes are reserved before they are used and released when their last owner is dropped.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// A bound on bytes; clones share it.
+/// A limit on bytes; clones share it.
 #[derive(Clone, Debug)]
 pub(crate) struct ByteBudget(Arc<Counter>);
 
@@ -13,12 +13,12 @@ struct Counter {
     used: AtomicU64,
 }
 
-/// Bytes that are taken for as long as this lives; the default reserves nothing.
+/// Bytes that are reserved until this is dropped; the default reserves nothing.
 #[derive(Debug, Default)]
-pub struct Reservation(Option<Arc<Taken>>);
+pub struct Reservation(Option<Arc<Reserved>>);
 
 #[derive(Debug)]
-struct Taken {
+struct Reserved {
     bytes: u64,
     budget: Mutex<ByteBudget>,
 }
@@ -35,16 +35,19 @@ impl ByteBudget {
         self.0.bytes_max
     }
 
-    /// Takes `bytes` if so many are left.
-    pub fn take(&self, bytes: u64) -> Option<Reservation> {
-        let fits = |used: u64| used.checked_add(bytes).filter(|used| *used <= self.0.bytes_max);
-        let taken = self.0.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits);
-        taken.ok()?;
+    /// Reserves `bytes` if so many are left.
+    pub fn reserve(&self, bytes: u64) -> Option<Reservation> {
+        self.0
+            .used
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |used| {
+                used.checked_add(bytes).filter(|used| *used <= self.0.bytes_max)
+            })
+            .ok()?;
         let budget = Mutex::new(self.clone());
-        Some(Reservation(Some(Arc::new(Taken { bytes, budget }))))
+        Some(Reservation(Some(Arc::new(Reserved { bytes, budget }))))
     }
 
-    /// How many bytes must be given back before `bytes` can be taken.
+    /// Returns how many bytes must be released before `bytes` can be reserved.
     pub fn lacking(&self, bytes: u64) -> u64 {
         let used = self.0.used.load(Ordering::Acquire);
         used.saturating_add(bytes).saturating_sub(self.0.bytes_max)
@@ -52,12 +55,12 @@ impl ByteBudget {
 }
 
 impl Reservation {
-    /// Another owner of the same bytes, which are taken until both are gone.
+    /// Returns another owner of the same bytes, which stay reserved until both are dropped.
     pub(crate) fn share(&self) -> Self {
         Self(self.0.clone())
     }
 
-    /// Moves these bytes to the budget from which `other` took as many; those it had before are given back.
+    /// Moves these bytes to the budget of `other`, which reserved as many, and releases them in their own.
     pub(crate) fn move_into(&self, other: Self) {
         if let (Some(own), Some(other)) = (&self.0, &other.0) {
             debug_assert_eq!(own.bytes, other.bytes);
@@ -66,13 +69,13 @@ impl Reservation {
     }
 }
 
-impl Taken {
+impl Reserved {
     fn budget(&self) -> MutexGuard<'_, ByteBudget> {
         self.budget.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Taken {
+impl Drop for Reserved {
     fn drop(&mut self) {
         self.budget().0.used.fetch_sub(self.bytes, Ordering::AcqRel);
     }
@@ -85,15 +88,18 @@ mod tests {
     #[test]
     fn bytes_move_from_one_budget_to_another() {
         let (trial, main) = (ByteBudget::new(10), ByteBudget::new(10));
-        let used = |budget: &ByteBudget| budget.lacking(10);
-        let (on_trial, kept) = (trial.take(6).unwrap(), main.take(6).unwrap());
+        let (on_trial, kept) = (trial.reserve(6).unwrap(), main.reserve(6).unwrap());
         let held = on_trial.share();
-        assert!(trial.take(5).is_none());
+        assert!(trial.reserve(5).is_none());
         on_trial.move_into(kept);
         assert_eq!((used(&trial), used(&main)), (0, 6));
         drop(on_trial);
         assert_eq!((used(&trial), used(&main)), (0, 6));
         drop(held);
         assert_eq!((used(&trial), used(&main)), (0, 0));
+    }
+
+    fn used(budget: &ByteBudget) -> u64 {
+        budget.lacking(budget.bytes_max())
     }
 }

@@ -1,13 +1,13 @@
-//! Loads that wait for a thread, the urgent ones first. Pure.
+//! The queue of loads that wait for a thread, interactive ones first. Pure.
 
 use std::collections::VecDeque;
 
 /// How urgent a load is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Urgency {
-    /// One of many requests of a stream, which may wait.
+    /// A request of a stream, which may wait.
     Bulk,
-    /// A caller waits for this one answer.
+    /// A unary call, whose caller waits for this one answer.
     Interactive,
 }
 
@@ -39,9 +39,9 @@ impl<T> LoadQueue<T> {
         self.interactive.pop_front().or_else(|| self.bulk.pop_front())
     }
 
-    /// Makes a bulk item interactive, if it is here.
-    pub fn promote(&mut self, wanted: impl Fn(&T) -> bool) {
-        let at = self.bulk.iter().position(wanted);
+    /// Makes the first matching bulk item, if any, interactive.
+    pub fn promote(&mut self, matches: impl Fn(&T) -> bool) {
+        let at = self.bulk.iter().position(matches);
         self.interactive.extend(at.and_then(|at| self.bulk.remove(at)));
     }
 }
@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn interactive_before_bulk_and_each_in_order() {
+    fn interactive_loads_precede_bulk_ones_each_in_order_of_arrival() {
         let mut queue = LoadQueue::default();
         for (item, urgency) in [
             (1, Urgency::Bulk),

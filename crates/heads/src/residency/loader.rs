@@ -1,4 +1,4 @@
-//! Waiting for a version, and the work that is waited for.
+//! The future of a version that is being loaded, and the task that loads it.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,26 +10,25 @@ use super::Residency;
 use super::slot::{Loaded, PinnedHead};
 use crate::error::HeadError;
 
-/// A version that is being loaded. Dropping this gives up waiting; a load that has begun goes on for the others.
+/// A version that is being loaded. Dropping this gives up waiting; a load that has begun continues for other requests.
 pub struct Pending<R>(pub(crate) oneshot::Receiver<Loaded<R>>);
 
 impl<R> Future for Pending<R> {
     type Output = Result<PinnedHead<R>, Arc<HeadError>>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let stopped = |_| Err(Arc::new(HeadError::LoadsStopped));
         Pin::new(&mut self.0)
             .poll(context)
-            .map(|loaded| loaded.unwrap_or_else(stopped))
+            .map(|loaded| loaded.unwrap_or_else(|_| Err(Arc::new(HeadError::LoadsStopped))))
     }
 }
 
-/// Loads what is waited for until nothing is, and blocks meanwhile: for a thread of its own.
+/// Loads queued versions until the queue is empty. It blocks, so it needs a thread of its own.
 #[must_use = "requests wait for what this loads"]
 pub struct LoadTask<R>(pub(crate) Option<Arc<Residency<R>>>);
 
 impl<R> LoadTask<R> {
-    /// Does the work.
+    /// Loads until the queue is empty.
     pub fn run(mut self) {
         let Some(residency) = &self.0 else { return };
         while let Some(version) = residency.next_load() {
@@ -40,7 +39,7 @@ impl<R> LoadTask<R> {
 }
 
 impl<R> Drop for LoadTask<R> {
-    /// A task that did not get to its end leaves its place to another, and no one waiting for work that it had taken.
+    /// Frees the place of a task that did not finish; if no other task runs, the queued requests fail.
     fn drop(&mut self) {
         if let Some(residency) = &self.0 {
             residency.abandon_loads();

@@ -1,22 +1,23 @@
-//! Which to let go for room: the least recently used that nobody uses. Pure: no clock, no locks.
+//! Chooses what to evict: the least recently used items that are not in use. Pure: no clock, no locks.
 
 use std::collections::{BTreeMap, HashMap};
 
-/// How an item is used, as its owner tells when asked.
+/// How an item is used, as reported by its owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Usage {
-    /// A number that grows with every use of any item, and is given to one use alone.
+    /// The number of its last use; numbers are unique among all items and increase with each use.
     pub last_use: u64,
-    /// Whether somebody uses it now.
+    /// True while it must not be evicted.
     pub in_use: bool,
 }
 
-/// Items by their last use. A use need not be told: whoever looks for victims asks the items, and moves those that were
-/// used since they were put in their place. So a use costs nothing here, and the order is exact when it matters.
+/// Items in order of their last use. The order is updated lazily: [`Lru::victims`] asks each item that it visits for its
+/// usage and moves those used since they were last sorted. So a use costs nothing here.
 #[derive(Debug)]
 pub struct Lru<T> {
     by_use: BTreeMap<u64, Entry<T>>,
-    places: HashMap<u64, u64>,
+    /// The key in `by_use` of each id.
+    keys: HashMap<u64, u64>,
     bytes: u64,
 }
 
@@ -31,7 +32,7 @@ impl<T> Default for Lru<T> {
     fn default() -> Self {
         Self {
             by_use: BTreeMap::new(),
-            places: HashMap::new(),
+            keys: HashMap::new(),
             bytes: 0,
         }
     }
@@ -43,31 +44,31 @@ impl<T: Clone> Lru<T> {
         self.bytes
     }
 
-    /// Adds an item under an identity of its own, in place of one that has it already.
+    /// Inserts an item; it replaces one with the same id.
     pub fn insert(&mut self, id: u64, last_use: u64, bytes: u64, item: T) {
         self.remove(id);
         self.bytes += bytes;
-        self.place(last_use, Entry { id, bytes, item });
+        self.insert_entry(last_use, Entry { id, bytes, item });
     }
 
-    /// Forgets an item, if it is there.
+    /// Removes an item, if it is there.
     pub fn remove(&mut self, id: u64) {
-        let entry = self.places.remove(&id).and_then(|place| self.by_use.remove(&place));
+        let entry = self.keys.remove(&id).and_then(|key| self.by_use.remove(&key));
         self.bytes -= entry.map_or(0, |entry| entry.bytes);
     }
 
-    /// The fewest items, least recently used first, that free `need` bytes; none if what nobody uses has not as many.
-    pub fn victims(&mut self, need: u64, usage: impl Fn(&T) -> Usage) -> Option<Vec<(u64, T)>> {
-        let (mut victims, mut freed, mut at) = (Vec::new(), 0, 0);
-        while freed < need {
-            let (&place, entry) = self.by_use.range(at..).next()?;
-            at = place + 1;
+    /// Returns the fewest items, least recently used first, that free `bytes_needed`; none if the items that are not in
+    /// use hold fewer bytes.
+    pub fn victims(&mut self, bytes_needed: u64, usage: impl Fn(&T) -> Usage) -> Option<Vec<(u64, T)>> {
+        let (mut victims, mut freed, mut start) = (Vec::new(), 0, 0);
+        while freed < bytes_needed {
+            let (&key, entry) = self.by_use.range(start..).next()?;
+            start = key + 1;
             let Usage { last_use, in_use } = usage(&entry.item);
-            if last_use > place {
-                self.by_use
-                    .remove(&place)
-                    .into_iter()
-                    .for_each(|entry| self.place(last_use, entry));
+            if last_use > key {
+                if let Some(entry) = self.by_use.remove(&key) {
+                    self.insert_entry(last_use, entry);
+                }
             } else if !in_use {
                 freed += entry.bytes;
                 victims.push((entry.id, entry.item.clone()));
@@ -76,8 +77,8 @@ impl<T: Clone> Lru<T> {
         Some(victims)
     }
 
-    fn place(&mut self, last_use: u64, entry: Entry<T>) {
-        self.places.insert(entry.id, last_use);
+    fn insert_entry(&mut self, last_use: u64, entry: Entry<T>) {
+        self.keys.insert(entry.id, last_use);
         self.by_use.insert(last_use, entry);
     }
 }
@@ -94,7 +95,7 @@ mod tests {
         Remove { id: usize },
         Use { id: usize },
         Hold { id: usize, held: bool },
-        MakeRoom { need: u64 },
+        Evict { bytes_needed: u64 },
     }
 
     fn step() -> impl Strategy<Value = Step> {
@@ -104,66 +105,66 @@ mod tests {
             1 => id.clone().prop_map(|id| Step::Remove { id }),
             4 => id.clone().prop_map(|id| Step::Use { id }),
             2 => (id, any::<bool>()).prop_map(|(id, held)| Step::Hold { id, held }),
-            2 => (0..30u64).prop_map(|need| Step::MakeRoom { need }),
+            2 => (0..30u64).prop_map(|bytes_needed| Step::Evict { bytes_needed }),
         ]
     }
 
-    /// An item as the test knows it; `bytes` is none once it has gone.
+    /// The model of an item; `bytes` is none once it is removed.
     #[derive(Clone, Copy)]
-    struct Known {
+    struct Model {
         bytes: Option<u64>,
         usage: Usage,
     }
 
-    /// What must go, by looking at every item there is.
-    fn expected(known: &[Known], need: u64) -> Option<Vec<usize>> {
-        let mut free: Vec<usize> = (0..known.len())
-            .filter(|&id| known[id].bytes.is_some() && !known[id].usage.in_use)
+    /// Returns the victims, found by looking at every item.
+    fn expected(models: &[Model], bytes_needed: u64) -> Option<Vec<usize>> {
+        let mut free: Vec<usize> = (0..models.len())
+            .filter(|&id| models[id].bytes.is_some() && !models[id].usage.in_use)
             .collect();
-        free.sort_by_key(|&id| known[id].usage.last_use);
+        free.sort_by_key(|&id| models[id].usage.last_use);
         let (mut freed, mut victims) = (0, Vec::new());
         for id in free {
-            if freed >= need {
+            if freed >= bytes_needed {
                 break;
             }
-            freed += known[id].bytes.unwrap();
+            freed += models[id].bytes.unwrap();
             victims.push(id);
         }
-        (freed >= need).then_some(victims)
+        (freed >= bytes_needed).then_some(victims)
     }
 
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(1000) })]
 
         #[test]
-        fn victims_are_the_least_recently_used_that_nobody_uses(steps in proptest::collection::vec(step(), 1..60)) {
-            let (mut lru, mut known) = (Lru::default(), Vec::<Known>::new());
+        fn victims_are_the_least_recently_used_items_not_in_use(steps in proptest::collection::vec(step(), 1..60)) {
+            let (mut lru, mut models) = (Lru::default(), Vec::<Model>::new());
             for (now, step) in (1..).zip(steps) {
                 match step {
                     Step::Insert { bytes } => {
-                        let id = known.len();
+                        let id = models.len();
                         lru.insert(id as u64, now, bytes, id);
-                        known.push(Known { bytes: Some(bytes), usage: Usage { last_use: now, in_use: false } });
+                        models.push(Model { bytes: Some(bytes), usage: Usage { last_use: now, in_use: false } });
                     }
                     Step::Remove { id } => {
                         lru.remove(id as u64);
-                        known.get_mut(id).into_iter().for_each(|known| known.bytes = None);
+                        models.get_mut(id).into_iter().for_each(|model| model.bytes = None);
                     }
-                    Step::Use { id } => known.get_mut(id).into_iter().for_each(|known| known.usage.last_use = now),
+                    Step::Use { id } => models.get_mut(id).into_iter().for_each(|model| model.usage.last_use = now),
                     Step::Hold { id, held } => {
-                        known.get_mut(id).into_iter().for_each(|known| known.usage.in_use = held);
+                        models.get_mut(id).into_iter().for_each(|model| model.usage.in_use = held);
                     }
-                    Step::MakeRoom { need } => {
-                        let victims = lru.victims(need, |&id| known[id].usage);
+                    Step::Evict { bytes_needed } => {
+                        let victims = lru.victims(bytes_needed, |&id| models[id].usage);
                         let ids = victims.map(|victims| victims.iter().map(|victim| victim.1).collect::<Vec<_>>());
-                        prop_assert_eq!(&ids, &expected(&known, need));
+                        prop_assert_eq!(&ids, &expected(&models, bytes_needed));
                         for id in ids.unwrap_or_default() {
                             lru.remove(id as u64);
-                            known[id].bytes = None;
+                            models[id].bytes = None;
                         }
                     }
                 }
-                prop_assert_eq!(lru.bytes(), known.iter().filter_map(|known| known.bytes).sum::<u64>());
+                prop_assert_eq!(lru.bytes(), models.iter().filter_map(|model| model.bytes).sum::<u64>());
             }
         }
     }

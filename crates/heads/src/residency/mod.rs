@@ -1,6 +1,6 @@
-//! How requests get at versions: what is on the device is had at once, what is not is loaded once for all who wait.
+//! Pins versions on the device for requests. A version that is not there is loaded once for all requests that wait.
 //!
-//! To make room, the least recently used leaves first, and what somebody has a [`PinnedHead`] of never.
+//! To make space, the least recently used versions are evicted; one that has a [`PinnedHead`] never is.
 
 mod byte_budget;
 mod load_queue;
@@ -32,8 +32,7 @@ use crate::weights::HeadWeights;
 
 /// Puts heads on the device.
 pub trait HeadPlacer<R>: Send + Sync {
-    /// Places `weights` and proves with a trial forward pass that they compute. What is returned keeps the reservation until
-    /// it leaves the device.
+    /// Places `weights` and runs a trial forward pass. The result must keep `reservation` until it leaves the device.
     ///
     /// # Errors
     /// [`PlaceError`].
@@ -49,34 +48,34 @@ where
     }
 }
 
-/// What bounds the memory of heads, and the work of bringing them there.
+/// Limits of the memory of heads and of concurrent loads.
 #[derive(Clone, Copy, Debug)]
 pub struct ResidencyLimits {
-    /// Bytes on the device at most (`--heads-resident-bytes-max`).
+    /// Maximum bytes on the device (`--heads-resident-bytes-max`).
     pub resident_bytes_max: u64,
-    /// Bytes kept in host memory at most, copies of what is on the device included (`--heads-warm-bytes-max`).
+    /// Maximum bytes in host memory, copies of what is on the device included (`--heads-warm-bytes-max`).
     pub warm_bytes_max: u64,
-    /// Loads at the same time at most (`--head-loads-max`).
+    /// Maximum number of concurrent loads (`--head-loads-max`).
     pub loads_max: usize,
 }
 
-/// A version, now or soon.
+/// A version, now or once it is loaded.
 pub enum Acquired<R> {
     /// It is on the device.
     Hot(PinnedHead<R>),
-    /// Somebody brings it there.
+    /// A task loads it, or will.
     Wait(Pending<R>),
-    /// Whoever gets this runs the task, which blocks: it brings this version there, and others that wait.
+    /// The caller must run the task, which blocks: it loads this version and others in the queue.
     Load(Pending<R>, LoadTask<R>),
 }
 
-/// Weights on the device that are not a version's yet. Dropping this takes them off.
+/// Weights on the device that are not published yet. Dropping this removes them.
 pub(crate) struct Trial<R> {
     pinned: PinnedHead<R>,
     bytes: Reservation,
 }
 
-/// See the module's text.
+/// The versions in memory, and the loads that bring them there.
 pub(crate) struct Residency<R> {
     pub tiers: Tiers<R>,
     store: Arc<dyn HeadStore>,
@@ -86,8 +85,9 @@ pub(crate) struct Residency<R> {
     loads: Mutex<Loads<R>>,
 }
 
-/// Versions that requests wait for. Each is here once, so there are no more than versions.
+/// Loads in progress and queued. A version is queued at most once, which bounds the queue.
 struct Loads<R> {
+    /// The number of [`LoadTask`]s.
     running: usize,
     queue: LoadQueue<Arc<HeadVersion<R>>>,
 }
@@ -112,50 +112,52 @@ impl<R> Residency<R> {
         }
     }
 
-    /// Puts weights on the device.
-    pub fn put(&self, weights: &HeadWeights, reservation: Reservation) -> Result<PinnedHead<R>, HeadError> {
+    /// Places weights on the device.
+    fn place(&self, weights: &HeadWeights, reservation: Reservation) -> Result<PinnedHead<R>, HeadError> {
         Ok(PinnedHead {
             resident: Arc::new(self.placer.place(weights, reservation)?),
             labels: Arc::clone(&weights.labels),
         })
     }
 
-    /// A version that was just put on the device and written to the store.
-    pub fn admit(&self, info: HeadInfo, pinned: PinnedHead<R>, weights: &HeadWeights) -> Arc<HeadVersion<R>> {
+    /// Creates the version of weights that are on the device and in the store.
+    pub fn insert(&self, info: HeadInfo, pinned: PinnedHead<R>, weights: &HeadWeights) -> Arc<HeadVersion<R>> {
         let version = self.tiers.version(info, None);
         self.tiers.keep_hot(&version, Some(pinned), |_| ());
         self.tiers.keep_warm(&version, weights);
         version
     }
 
-    /// The backbone's own: in no store, so always on the device, and no part of what heads may take there.
+    /// Creates the backbone's own version. It is not in the store, so it stays on the device; it does not count toward the
+    /// limit of heads.
     pub fn pin(&self, info: HeadInfo, weights: &HeadWeights) -> Result<Arc<HeadVersion<R>>, HeadError> {
-        let pinned = self.put(weights, Reservation::default())?;
+        let pinned = self.place(weights, Reservation::default())?;
         Ok(self.tiers.version(info, Some(pinned)))
     }
 
-    /// Puts weights on the device for a trial, beside what is there: nothing leaves for them.
+    /// Places weights on the device for a trial, in the budget of trials: nothing is evicted for them.
     pub fn try_out(&self, info: &HeadInfo, weights: &HeadWeights) -> Result<Trial<R>, HeadError> {
         let reservation = self.tiers.reserve_trial(info)?;
         let bytes = reservation.share();
-        let pinned = self.put(weights, reservation)?;
+        let pinned = self.place(weights, reservation)?;
         Ok(Trial { pinned, bytes })
     }
 
-    /// Moves what passed its trial to where versions stay; the least recently used leave for it.
-    pub fn settle(&self, info: &HeadInfo, trial: Trial<R>) -> Result<PinnedHead<R>, HeadError> {
+    /// Moves a trial to the budget of versions, for which the least recently used are evicted.
+    pub fn keep_trial(&self, info: &HeadInfo, trial: Trial<R>) -> Result<PinnedHead<R>, HeadError> {
         trial.bytes.move_into(self.tiers.reserve(info)?);
         Ok(trial.pinned)
     }
 
-    /// The version, at once or as soon as it is loaded. What fails to load is tried again for the next who asks.
+    /// Pins a version: at once if it is on the device, otherwise once it is loaded. After a failed load, the next request
+    /// starts another.
     pub fn acquire(self: &Arc<Self>, version: &Arc<HeadVersion<R>>, urgency: Urgency) -> Acquired<R> {
         version.slot.used(self.tiers.tick());
         if let Some(pinned) = &version.slot.lock().hot {
             return Acquired::Hot(pinned.clone());
         }
         let (sender, receiver) = oneshot::channel();
-        let (pending, mut first) = (Pending(receiver), false);
+        let (pending, mut is_first) = (Pending(receiver), false);
         match &mut *version.slot.lock() {
             State { hot: Some(pinned), .. } => return Acquired::Hot(pinned.clone()),
             State { retired: true, .. } => {
@@ -171,15 +173,15 @@ impl<R> Residency<R> {
             }
             State { waiters, .. } => {
                 *waiters = Some(Waiters::new(sender, urgency));
-                first = true;
+                is_first = true;
             }
         }
         let mut loads = self.loads();
-        if !first {
+        if !is_first {
             loads.queue.promote(|queued| queued.slot.id == version.slot.id);
             return Acquired::Wait(pending);
         }
-        // A more urgent request may have come to wait before the version was in the queue.
+        // A more urgent request may have started to wait before the version enters the queue.
         let urgency = version
             .slot
             .lock()
@@ -194,7 +196,7 @@ impl<R> Residency<R> {
         Acquired::Load(pending, LoadTask(Some(Arc::clone(self))))
     }
 
-    /// The next version that somebody still waits for. None ends one of the running loads.
+    /// Returns the next queued version for which a request still waits. If there is none, the calling task has ended.
     pub fn next_load(&self) -> Option<Arc<HeadVersion<R>>> {
         let mut loads = self.loads();
         while let Some(version) = loads.queue.pop() {
@@ -209,8 +211,8 @@ impl<R> Residency<R> {
         None
     }
 
-    /// Ends one of the running loads before it has found the queue empty. If no other is left to take what is queued,
-    /// those who wait for it get an error, and the next request tries again.
+    /// Ends a task that has not emptied the queue. If no other task is left to do so, the queued requests get
+    /// [`HeadError::LoadsStopped`], and the next request starts a task.
     pub fn abandon_loads(&self) {
         let mut loads = self.loads();
         loads.running -= 1;
@@ -228,15 +230,15 @@ impl<R> Residency<R> {
         }
     }
 
-    /// Brings a version to the device and tells those who wait for it. However it ends, the next try is a new one.
+    /// Loads a version onto the device and sends the result to the requests that wait for it.
     pub fn load(&self, version: &Arc<HeadVersion<R>>) {
         let info = &version.info;
-        let bring = || self.bring(version, self.tiers.reserve(info)?);
-        let panicked = |_| {
-            let (name, version) = (info.name.clone(), info.version);
-            Err(HeadError::LoadPanicked { name, version })
-        };
-        let mut loaded = self.timed(|| catch_unwind(AssertUnwindSafe(bring)).unwrap_or_else(panicked));
+        let mut loaded = self.timed(|| {
+            catch_unwind(AssertUnwindSafe(|| self.load_into(version, self.tiers.reserve(info)?))).unwrap_or_else(|_| {
+                let (name, version) = (info.name.clone(), info.version);
+                Err(HeadError::LoadPanicked { name, version })
+            })
+        });
         if loaded.is_err() && version.tier().is_none() {
             loaded = Err(retired(info));
         }
@@ -251,20 +253,21 @@ impl<R> Residency<R> {
         }
     }
 
-    /// Brings a version to the device before anybody asks, if there is room for it; false if not.
+    /// Loads a version before any request names it, if the device has space. Returns true if it was loaded.
     pub fn load_early(&self, version: &Arc<HeadVersion<R>>) -> Result<bool, HeadError> {
-        let Some(reservation) = self.tiers.take(version.info.resident_bytes) else {
+        let Some(reservation) = self.tiers.try_reserve(version.info.resident_bytes) else {
             return Ok(false);
         };
-        let pinned = self.timed(|| self.bring(version, reservation))?;
+        let pinned = self.timed(|| self.load_into(version, reservation))?;
         self.tiers.keep_hot(version, Some(pinned), |_| ());
         Ok(true)
     }
 
-    fn bring(&self, version: &Arc<HeadVersion<R>>, reservation: Reservation) -> Result<PinnedHead<R>, HeadError> {
+    /// Loads a version, from host memory or the store, into reserved bytes of the device.
+    fn load_into(&self, version: &Arc<HeadVersion<R>>, reservation: Reservation) -> Result<PinnedHead<R>, HeadError> {
         let warm = version.slot.lock().warm.clone();
         let weights = warm.map_or_else(|| self.store.load(&version.info), Ok)?;
-        let pinned = self.put(&weights, reservation)?;
+        let pinned = self.place(&weights, reservation)?;
         self.tiers.keep_warm(version, &weights);
         Ok(pinned)
     }
@@ -281,7 +284,7 @@ impl<R> Residency<R> {
     }
 }
 
-/// No request may name the version any more.
+/// Returns the error for a version that no request may name any more.
 pub(crate) fn retired(info: &HeadInfo) -> HeadError {
     let (name, version) = (info.name.clone(), info.version);
     HeadError::Retired { name, version }

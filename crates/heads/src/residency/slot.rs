@@ -1,4 +1,4 @@
-//! Where one version is, and who waits for it.
+//! What one version keeps in memory, and the requests that wait for its load.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,18 +10,18 @@ use super::lru::Usage;
 use crate::error::HeadError;
 use crate::weights::HeadWeights;
 
-/// How far a version is from answering.
+/// Where a version's weights are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Tier {
     /// On the device.
     Hot,
     /// In host memory.
     Warm,
-    /// In the store alone.
+    /// In the store only.
     Cold,
 }
 
-/// A version on the device. It stays there for as long as somebody has this or a clone of it.
+/// A version on the device. It stays there until this and all clones are dropped.
 #[derive(Debug)]
 pub struct PinnedHead<R> {
     /// What is on the device.
@@ -39,27 +39,27 @@ impl<R> Clone for PinnedHead<R> {
     }
 }
 
-/// What a load ends with; whoever waited for it shares the error.
+/// The result of a load; all requests that waited for it share the error.
 pub type Loaded<R> = Result<PinnedHead<R>, Arc<HeadError>>;
 
-/// One version's place.
+/// The memory of one version.
 #[derive(Debug)]
 pub(crate) struct ResidencySlot<R> {
-    /// Of the version among all, for the time of this process.
+    /// Unique among all versions in this process.
     pub id: u64,
     last_use: AtomicU64,
     answers: AtomicU64,
     state: Mutex<State<R>>,
 }
 
-/// Guarded by the slot's lock, which nobody holds while doing more than looking and moving pointers.
+/// Guarded by the slot's lock, which is held only to read and move pointers.
 #[derive(Debug)]
 pub(crate) struct State<R> {
     pub hot: Option<PinnedHead<R>>,
     pub warm: Option<HeadWeights>,
-    /// Those who wait for the load that is queued or under way, if one is.
+    /// The requests that wait for the load that is queued or running, if one is.
     pub waiters: Option<Waiters<R>>,
-    /// No request may name the version any more.
+    /// True once no request may name the version.
     pub retired: bool,
 }
 
@@ -67,7 +67,7 @@ pub(crate) struct State<R> {
 #[derive(Debug)]
 pub(crate) struct Waiters<R> {
     senders: Vec<oneshot::Sender<Loaded<R>>>,
-    /// The most urgent of those that came.
+    /// The highest urgency of any request added.
     pub urgency: Urgency,
 }
 
@@ -79,8 +79,7 @@ impl<R> Waiters<R> {
         }
     }
 
-    /// Adds one; those that gave up leave, so that there are never more than requests. Returns whether the load is more
-    /// urgent now.
+    /// Adds a request and removes those that gave up, which bounds the list. Returns true if the load became more urgent.
     pub fn add(&mut self, sender: oneshot::Sender<Loaded<R>>, urgency: Urgency) -> bool {
         self.senders.retain(|waiter| !waiter.is_canceled());
         self.senders.push(sender);
@@ -127,7 +126,7 @@ impl<R> ResidencySlot<R> {
         self.last_use.load(Ordering::Relaxed)
     }
 
-    /// As one that is on the device: in use is what has another owner than the slot.
+    /// The usage of its device memory: in use if the pinned head has another owner than the slot.
     pub fn usage(&self) -> Usage {
         let state = self.lock();
         let in_use = state.hot.as_ref().is_some_and(PinnedHead::is_shared);
@@ -137,7 +136,7 @@ impl<R> ResidencySlot<R> {
         }
     }
 
-    /// Its labels, if they are in memory.
+    /// Returns its labels, if they are in memory.
     pub fn labels(&self) -> Option<Arc<[String]>> {
         let state = self.lock();
         let hot = state.hot.as_ref().map(|pinned| &pinned.labels);
@@ -154,15 +153,15 @@ impl<R> ResidencySlot<R> {
 }
 
 impl<R> PinnedHead<R> {
-    /// Whether it has other owners. All of them were cloned from the slot's under its lock, so that nobody can become
-    /// one while the slot's owner looks.
+    /// Returns true if it has other owners. All are cloned under the slot's lock, so that the result cannot change while
+    /// the caller holds that lock.
     pub(crate) fn is_shared(&self) -> bool {
         Arc::strong_count(&self.resident) > 1
     }
 }
 
 impl<R> State<R> {
-    /// None once it is let go.
+    /// Returns none once the version is retired.
     pub fn tier(&self) -> Option<Tier> {
         match self {
             Self { retired: true, .. } => None,

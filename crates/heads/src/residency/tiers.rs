@@ -1,4 +1,4 @@
-//! Which versions are on the device, which in host memory, and which leave for others.
+//! Which versions are on the device and which in host memory, and which are evicted to make space.
 //!
 //! Locks are taken in this order: `hot`, `warm`, a version's slot.
 
@@ -13,16 +13,16 @@ use crate::metrics::HeadMetrics;
 use crate::version::{HeadInfo, HeadVersion};
 use crate::weights::HeadWeights;
 
-/// Bytes of trials beside as many as heads may take on the device: small swaps find room beside a large one.
+/// The budget of trials is that of heads plus these bytes, so that small swaps fit beside a large one.
 pub(crate) const TRIAL_BYTES_BESIDE: u64 = 64 << 20;
 
-/// The versions of one device, by where they are.
+/// The versions of one device, by tier.
 pub(crate) struct Tiers<R> {
     metrics: HeadMetrics,
-    /// Numbers uses and versions.
+    /// A logical clock that numbers uses and versions.
     clock: AtomicU64,
     budget: ByteBudget,
-    /// For what is tried before it may take the place of others.
+    /// For new versions that are tried before any other is evicted for them.
     trial_budget: ByteBudget,
     hot: Mutex<Lru<Arc<HeadVersion<R>>>>,
     warm_bytes_max: u64,
@@ -42,55 +42,54 @@ impl<R> Tiers<R> {
         }
     }
 
-    /// A new version, on the device or in the store alone. One that is on the device without being
-    /// [kept](Tiers::keep_hot) there as others are never leaves.
+    /// Creates a version. One with `hot` is never evicted, unlike those of [`Tiers::keep_hot`].
     pub fn version(&self, info: HeadInfo, hot: Option<PinnedHead<R>>) -> Arc<HeadVersion<R>> {
         let slot = ResidencySlot::new(self.tick(), hot);
         self.metrics.moved(None, slot.lock().tier(), info.resident_bytes);
         Arc::new(HeadVersion { info, slot })
     }
 
-    /// The number of a use.
+    /// Returns the number of a new use.
     pub fn tick(&self) -> u64 {
         self.clock.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Takes room on the device if it is there.
-    pub fn take(&self, bytes: u64) -> Option<Reservation> {
-        self.budget.take(bytes)
+    /// Reserves bytes on the device without evicting anything.
+    pub fn try_reserve(&self, bytes: u64) -> Option<Reservation> {
+        self.budget.reserve(bytes)
     }
 
-    /// Takes room for a trial, for which nothing leaves.
+    /// Reserves bytes for a trial; nothing is evicted.
     pub fn reserve_trial(&self, info: &HeadInfo) -> Result<Reservation, HeadError> {
         self.check_size(info)?;
         self.trial_budget
-            .take(info.resident_bytes)
+            .reserve(info.resident_bytes)
             .ok_or_else(|| self.no_room(info))
     }
 
-    /// Whether [`Tiers::reserve`] would succeed; nothing leaves.
-    pub fn check_room(&self, info: &HeadInfo) -> Result<(), HeadError> {
+    /// Fails if [`Tiers::reserve`] would fail; nothing is evicted.
+    pub fn check_space(&self, info: &HeadInfo) -> Result<(), HeadError> {
         self.check_size(info)?;
         let mut hot = lock(&self.hot);
         let victims = hot.victims(self.budget.lacking(info.resident_bytes), usage);
         victims.map(drop).ok_or_else(|| self.no_room(info))
     }
 
-    /// Makes room on the device for a version, and takes it.
+    /// Reserves bytes on the device for a version, for which others are evicted.
     pub fn reserve(&self, info: &HeadInfo) -> Result<Reservation, HeadError> {
         self.check_size(info)?;
         let bytes = info.resident_bytes;
         let mut hot = lock(&self.hot);
         loop {
-            if let Some(reservation) = self.budget.take(bytes) {
+            if let Some(reservation) = self.budget.reserve(bytes) {
                 return Ok(reservation);
             }
             let victims = hot.victims(self.budget.lacking(bytes), usage);
             let victims = victims.ok_or_else(|| self.no_room(info))?;
             for (id, victim) in victims {
-                // Somebody may have come to use it meanwhile; then others are looked for.
-                let unused = |state: &mut State<R>| state.hot.take_if(|pinned| !pinned.is_shared());
-                if self.change(&victim, unused).is_some() {
+                // A request may have pinned it since; then the loop looks for other victims.
+                let evicted = self.change(&victim, |state| state.hot.take_if(|pinned| !pinned.is_shared()));
+                if evicted.is_some() {
                     hot.remove(id);
                     self.metrics.evicted();
                 }
@@ -119,8 +118,8 @@ impl<R> Tiers<R> {
         }
     }
 
-    /// Keeps a version on the device for as long as there is room, unless it was let go meanwhile. Returns what `change`
-    /// made of its slot at the same moment.
+    /// Keeps a version on the device until it is evicted, unless it is retired. Calls `change` under the same lock of its
+    /// slot and returns the result.
     pub fn keep_hot<T>(
         &self,
         version: &Arc<HeadVersion<R>>,
@@ -143,7 +142,7 @@ impl<R> Tiers<R> {
         })
     }
 
-    /// Keeps a version's weights in host memory for as long as there is room, unless it was let go meanwhile.
+    /// Keeps a version's weights in host memory until they are evicted, unless it is retired.
     pub fn keep_warm(&self, version: &Arc<HeadVersion<R>>, weights: &HeadWeights) {
         let bytes = version.info.resident_bytes;
         if bytes > self.warm_bytes_max {
@@ -152,11 +151,11 @@ impl<R> Tiers<R> {
         let mut warm = lock(&self.warm);
         warm.remove(version.slot.id);
         let lacking = (warm.bytes() + bytes).saturating_sub(self.warm_bytes_max);
-        let usage = |version: &Arc<HeadVersion<R>>| Usage {
+        let victims = warm.victims(lacking, |version| Usage {
             last_use: version.slot.last_use(),
             in_use: false,
-        };
-        for (id, victim) in warm.victims(lacking, usage).unwrap_or_default() {
+        });
+        for (id, victim) in victims.unwrap_or_default() {
             warm.remove(id);
             self.change(&victim, |state| state.warm = None);
         }
@@ -169,7 +168,7 @@ impl<R> Tiers<R> {
         });
     }
 
-    /// Forgets a version that no request may name any more. Those who have it keep it.
+    /// Retires a version: no request may name it any more. Pinned heads stay valid.
     pub fn retire(&self, version: &HeadVersion<R>) {
         let (mut hot, mut warm) = (lock(&self.hot), lock(&self.warm));
         hot.remove(version.slot.id);
@@ -181,7 +180,7 @@ impl<R> Tiers<R> {
         });
     }
 
-    /// Every change of a slot that moves its version from one tier to another.
+    /// Changes a slot and counts the change of its tier; all changes of tiers go through here.
     fn change<T>(&self, version: &HeadVersion<R>, change: impl FnOnce(&mut State<R>) -> T) -> T {
         let mut state = version.slot.lock();
         let before = state.tier();
