@@ -144,7 +144,7 @@ async fn wrong_uploads_are_refused_and_leave_nothing() {
         ),
         ([whole(), whole()].concat(), invalid, "there is a second one"),
         (vec![part(Part::Header(header("cats")))], invalid, "it is empty"),
-        (parts(header("No Name"), &file, 1000), invalid, "no name for a head"),
+        (parts(header("No Name"), &file, 1000), invalid, "not a valid head name"),
         (parts(size(length + 1), &file, 1000), invalid, "of the announced"),
         (parts(size(length - 1), &file, 1000), invalid, "more than the announced"),
         (
