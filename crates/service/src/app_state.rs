@@ -1,4 +1,4 @@
-//! What the use cases need once the model is ready.
+//! The state that the use cases share once the model is ready.
 
 use std::sync::Arc;
 
@@ -10,16 +10,16 @@ use super::feature_cache::FeatureCache;
 use super::heads::HeadAdmin;
 use super::model_info::ModelInfo;
 
-/// Everything a ready server serves with.
+/// The parts of a ready server.
 pub struct AppState {
-    /// What computes.
+    /// The engine.
     pub engine: Engine,
-    /// Features of pictures seen before; none if they are not kept.
+    /// The feature cache; none if it is off.
     pub cache: Option<FeatureCache>,
     /// The heads.
     pub registry: Arc<HeadRegistry<PlacedHead>>,
-    /// Their administration.
+    /// The administration of heads.
     pub heads: Arc<HeadAdmin>,
-    /// What DescribeModel tells.
+    /// The metadata of the backbone, for DescribeModel.
     pub model: ModelInfo,
 }

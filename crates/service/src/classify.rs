@@ -1,4 +1,4 @@
-//! What is on a picture: the use cases Classify and Embed.
+//! The use cases Classify and Embed.
 
 use std::sync::Arc;
 
@@ -10,10 +10,10 @@ use headswap_model::top_k;
 use tokio::time::timeout_at;
 
 use super::app_state::AppState;
-use super::asked_heads::{AskedHeads, Held};
 use super::context::CallContext;
 use super::error::ServiceError;
-use super::feature_cache::Found;
+use super::feature_cache::Lookup;
+use super::requested_heads::{PinnedVersion, RequestedHeads};
 
 const HEADS_MAX: usize = 64;
 const REQUEST_ID_BYTES_MAX: usize = 128;
@@ -28,40 +28,40 @@ pub enum Picture {
     Pixels(Bytes),
 }
 
-/// What a caller asks of a picture.
+/// A classification request.
 #[derive(Clone, Debug, Default)]
 pub struct ClassifyQuery {
     /// The picture.
     pub picture: Option<Picture>,
-    /// Names of heads; none means the default one.
+    /// Names of heads; empty means the default one.
     pub heads: Vec<String>,
     /// The version of every head; 0 is the live one.
     pub version: u64,
-    /// How many classes to return; 0 means 5.
+    /// The number of classes to return; 0 means 5.
     pub top_k: u32,
-    /// Whether every class's logit is wanted.
+    /// True to return every class's logit.
     pub include_logits: bool,
 }
 
-/// What each head says of a picture.
+/// The answers of all heads to one picture.
 #[derive(Debug)]
 pub struct Classified {
     /// One for each head, in the order of the query.
     pub results: Vec<HeadAnswer>,
-    /// Where the time went.
+    /// How long each stage took.
     pub timing: Timing,
 }
 
-/// What one head says of a picture.
+/// The answer of one head.
 #[derive(Debug)]
 pub struct HeadAnswer {
-    /// The head's name, as it was asked for.
+    /// The head's name, as in the query.
     pub head: String,
-    /// What it says, or why it cannot.
+    /// Its scores, or its error.
     pub outcome: Result<Scores, ServiceError>,
 }
 
-/// A head's numbers.
+/// A head's result for a picture.
 #[derive(Debug)]
 pub struct Scores {
     /// The version that computed them.
@@ -70,7 +70,7 @@ pub struct Scores {
     pub digest: String,
     /// The most probable classes, the most probable first.
     pub predictions: Vec<Prediction>,
-    /// One logit per class, if they were asked for.
+    /// One logit per class, if requested.
     pub logits: Vec<f32>,
 }
 
@@ -88,40 +88,62 @@ pub struct Prediction {
 /// A picture's features.
 #[derive(Debug)]
 pub struct Embedded {
-    /// What enters the last Linear.
+    /// The input of the last Linear.
     pub features: Vec<f32>,
-    /// Where the time went.
+    /// How long each stage took.
     pub timing: Timing,
 }
 
 impl ClassifyQuery {
-    /// The names of the heads; none means the default one.
+    /// Returns the names of the heads, the default one if the query has none.
     fn names(&self) -> Result<Vec<String>, ServiceError> {
         match self.heads.len() {
             0 => Ok(vec![HeadName::DEFAULT.to_owned()]),
             1..=HEADS_MAX => Ok(self.heads.clone()),
             got => Err(invalid(
                 "heads",
-                format!("{got} heads are asked for; the limit is {HEADS_MAX}; split the request"),
+                format!("{got} heads are requested; the limit is {HEADS_MAX}; split the request"),
             )),
         }
     }
 
-    /// The answer to a query that failed as a whole, for callers that are told by each head.
+    /// Returns `error` as the answer of each head, for a stream whose query failed as a whole.
     pub fn refused(heads: &[String], error: &ServiceError) -> Vec<HeadAnswer> {
         let default = [HeadName::DEFAULT.to_owned()];
         let heads = if heads.is_empty() { &default } else { heads };
-        let refused = |head: &String| HeadAnswer {
-            head: head.clone(),
-            outcome: Err(error.clone()),
-        };
-        heads.iter().take(HEADS_MAX).map(refused).collect()
+        let mut answers = Vec::new();
+        for head in heads.iter().take(HEADS_MAX) {
+            answers.push(HeadAnswer {
+                head: head.clone(),
+                outcome: Err(error.clone()),
+            });
+        }
+        answers
+    }
+}
+
+/// What a request computes.
+#[derive(Clone, Copy)]
+struct Outputs<'a> {
+    heads: Option<&'a Arc<RequestedHeads>>,
+    features: bool,
+}
+
+impl Outputs<'_> {
+    fn request(self, call: &CallContext, input: Input) -> Request {
+        Request {
+            input,
+            heads: self.heads.map(|heads| Arc::clone(heads) as Arc<dyn HeadSource>),
+            features: self.features,
+            deadline: call.deadline,
+            flow: call.flow,
+        }
     }
 }
 
 impl AppState {
-    /// A place for a request of this call: at once or not at all for an interactive one, within its deadline for a bulk
-    /// one. A caller that reads requests from a stream takes a request's place before it reads the next.
+    /// Admits a request of this call: an interactive one at once or not at all, a bulk one before its deadline. A caller
+    /// that reads requests from a stream calls this before it reads the next one.
     ///
     /// # Errors
     /// [`ServiceError::Engine`].
@@ -129,10 +151,10 @@ impl AppState {
         Ok(self.engine.admit(call.class, call.deadline).await?)
     }
 
-    /// Runs one picture through the backbone and every head asked for.
+    /// Runs one picture through the backbone and every requested head.
     ///
     /// # Errors
-    /// [`ServiceError`]; a head that fails beside others is that head's outcome.
+    /// [`ServiceError`] if the request or every head fails; if only some heads fail, their outcomes say so.
     pub async fn classify(
         &self,
         call: &CallContext,
@@ -142,30 +164,34 @@ impl AppState {
         check_request_id(&call.request_id)?;
         let names = query.names()?;
         let picture = present(query.picture)?;
-        let asked = AskedHeads::resolve(&self.registry, &names, query.version, call.class);
-        if let Some(error) = asked.error_of_all() {
+        let heads = RequestedHeads::resolve(&self.registry, &names, query.version, call.class);
+        if let Some(error) = heads.error_of_all() {
             return Err(ServiceError::Head(error));
         }
-        let answer = self.compute(call, admitted, picture, Some(&asked), false).await;
-        let answer = answer.map_err(|error| match (&error, asked.error_of_all()) {
+        let outputs = Outputs {
+            heads: Some(&heads),
+            features: false,
+        };
+        let answer = self.compute(call, admitted, picture, outputs).await;
+        let answer = answer.map_err(|error| match (&error, heads.error_of_all()) {
             (ServiceError::Engine(EngineError::NoHeads), Some(error)) => ServiceError::Head(error),
             _ => error,
         })?;
 
-        let wanted = Wanted {
+        let options = ScoreOptions {
             top_k: query.top_k,
             logits: query.include_logits,
         };
         let mut logits = answer.logits.into_iter();
         let mut results = Vec::with_capacity(names.len());
-        for (head, held) in names.into_iter().zip(asked.take()) {
-            let outcome = match held {
-                Ok(held) => wanted.scores(&held, logits.next().unwrap_or(Err(EngineError::Stopped))),
+        for (head, pinned) in names.into_iter().zip(heads.take()) {
+            let outcome = match pinned {
+                Ok(pinned) => options.scores(&pinned, logits.next().unwrap_or(Err(EngineError::Stopped))),
                 Err(error) => Err(ServiceError::Head(error)),
             };
             results.push(HeadAnswer { head, outcome });
         }
-        // Every head failed; the first one's error speaks for the call.
+        // If every head failed, the call fails with the first one's error.
         if let Some(Err(error)) = results.first().map(|result| &result.outcome)
             && results.iter().all(|result| result.outcome.is_err())
         {
@@ -185,56 +211,61 @@ impl AppState {
         check_request_id(&call.request_id)?;
         let picture = present(picture)?;
         let admitted = self.admit(call).await?;
-        let answer = self.compute(call, admitted, picture, None, true).await?;
+        let outputs = Outputs {
+            heads: None,
+            features: true,
+        };
+        let answer = self.compute(call, admitted, picture, outputs).await?;
         Ok(Embedded {
             features: answer.features.unwrap_or_default(),
             timing: answer.timing,
         })
     }
 
-    /// The numbers of one picture, from known features if there are any.
+    /// Computes the outputs of one picture, from cached features if possible.
     async fn compute(
         &self,
         call: &CallContext,
         admitted: Admitted,
         picture: Picture,
-        heads: Option<&Arc<AskedHeads>>,
-        features: bool,
+        outputs: Outputs<'_>,
     ) -> Result<Answer, ServiceError> {
-        let request = |input, features| Request {
-            input,
-            heads: heads.map(|heads| Arc::clone(heads) as Arc<dyn HeadSource>),
-            features,
-            deadline: call.deadline,
-            flow: call.flow,
-        };
+        let Outputs { heads, features } = outputs;
         let cache = self.cache.as_ref();
         let cache = cache.filter(|_| heads.is_none_or(|heads| heads.share_features()));
         let Some(cache) = cache else {
-            let request = request(input(picture)?, features);
+            let request = outputs.request(call, input(picture)?);
             return Ok(self.engine.run(admitted, request).await?);
         };
-        let find = cache.find(&picture, call.class);
-        let found = match call.deadline {
-            None => find.await,
-            Some(deadline) => {
-                let expired = |_| EngineError::Expired(Stage::Waiting);
-                timeout_at(deadline, find).await.map_err(expired)?
-            }
+        let lookup = cache.look_up(&picture, call.class);
+        let lookup = match call.deadline {
+            None => lookup.await,
+            Some(deadline) => timeout_at(deadline, lookup)
+                .await
+                .map_err(|_| EngineError::Expired(Stage::Waiting))?,
         };
-        match found {
-            Found::Known(known) if heads.is_none() => Ok(Answer {
-                features: Some(known.to_vec()),
+        match lookup {
+            Lookup::Hit(cached) if heads.is_none() => Ok(Answer {
+                features: Some(cached.to_vec()),
                 ..Answer::default()
             }),
-            Found::Known(known) => Ok(self
-                .engine
-                .run(admitted, request(Input::Features(known), false))
-                .await?),
-            Found::Unknown(place) => {
-                let mut answer = self.engine.run(admitted, request(input(picture)?, true)).await?;
-                if let Some(known) = &answer.features {
-                    place.fill(known.as_slice().into());
+            Lookup::Hit(cached) => {
+                let outputs = Outputs {
+                    features: false,
+                    ..outputs
+                };
+                let request = outputs.request(call, Input::Features(cached));
+                Ok(self.engine.run(admitted, request).await?)
+            }
+            Lookup::Miss(pending) => {
+                let outputs = Outputs {
+                    features: true,
+                    ..outputs
+                };
+                let request = outputs.request(call, input(picture)?);
+                let mut answer = self.engine.run(admitted, request).await?;
+                if let Some(computed) = &answer.features {
+                    pending.insert(computed.as_slice().into());
                 }
                 answer.features = answer.features.filter(|_| features);
                 Ok(answer)
@@ -243,16 +274,16 @@ impl AppState {
     }
 }
 
-/// What a caller wants to see of a head's logits.
-struct Wanted {
+/// What to return of a head's logits.
+struct ScoreOptions {
     top_k: u32,
     logits: bool,
 }
 
-impl Wanted {
-    fn scores(&self, held: &Held, logits: Result<Vec<f32>, EngineError>) -> Result<Scores, ServiceError> {
-        let (info, logits) = (&held.version.info, logits?);
-        held.version.answered();
+impl ScoreOptions {
+    fn scores(&self, head: &PinnedVersion, logits: Result<Vec<f32>, EngineError>) -> Result<Scores, ServiceError> {
+        let (info, logits) = (&head.version.info, logits?);
+        head.version.answered();
         let k = match self.top_k {
             0 => TOP_K_DEFAULT,
             k => k as usize,
@@ -261,7 +292,7 @@ impl Wanted {
         for prediction in top_k(&logits, k) {
             predictions.push(Prediction {
                 index: prediction.index,
-                label: held.pinned.labels.get(prediction.index).cloned().unwrap_or_default(),
+                label: head.pinned.labels.get(prediction.index).cloned().unwrap_or_default(),
                 probability: prediction.probability,
             });
         }

@@ -1,4 +1,4 @@
-//! Why a use case failed.
+//! The errors of use cases.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use headswap_engine::EngineError;
 use headswap_heads::HeadError;
 use headswap_image::ImageError;
 
-/// Every way a use case fails; the text is the message that callers read.
+/// A use case failed; the text is the message that callers read.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ServiceError {
     /// One field of the request is wrong.
@@ -17,33 +17,33 @@ pub enum ServiceError {
         /// What is wrong and what to do.
         message: String,
     },
-    /// The head is refused or not there.
+    /// The head is refused, missing or cannot be loaded.
     #[error(transparent)]
     Head(Arc<HeadError>),
     /// The picture is refused.
     #[error(transparent)]
     Image(#[from] ImageError),
-    /// The engine gave no numbers.
+    /// The engine could not compute the request.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// A bound is reached; another try later may succeed.
+    /// A limit is reached; a later attempt may succeed.
     #[error("{message}")]
     Exhausted {
-        /// The flag that sets the bound.
+        /// The flag that sets the limit.
         setting: &'static str,
-        /// What is full and what to do.
+        /// Which limit is reached and what to do.
         message: String,
     },
     /// The deadline passed.
     #[error("the deadline passed while {doing}")]
     Expired {
-        /// What the request was doing, as "waiting for its turn".
+        /// What was happening, such as "the head was being replaced".
         doing: &'static str,
     },
     /// The caller gave up before the change was made, so nothing was changed.
     #[error("the call was cancelled before the change was made; nothing was changed")]
     Cancelled,
-    /// Not now; another replica can answer, or this one later.
+    /// The server cannot answer now; another replica can, or this one later.
     #[error("{0}")]
     Unavailable(String),
     /// A defect of the server.

@@ -1,7 +1,7 @@
-//! Features of pictures seen before, which spare them decoding and the backbone.
+//! A cache of pictures' features, which saves decoding and the backbone.
 //!
-//! One picture asked of many heads, or again after a swap, costs the last Linear alone. Pictures that are under way at
-//! the same time are computed once in each class: an interactive request does not wait for the turn of a bulk one.
+//! A picture that was seen before, perhaps for other heads, costs only the last Linear. Concurrent requests of one class
+//! with the same picture compute it once; an interactive request does not wait for a bulk one.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,19 +18,19 @@ use tokio::sync::watch;
 
 use super::classify::Picture;
 
-/// Beside the features, an entry keeps its key and its place in the cache.
+/// Bytes of an entry beside its features: the key and the cache's own data.
 const ENTRY_BYTES: usize = 128;
 
 /// Larger pictures are hashed on the blocking pool: SHA-256 takes about half a millisecond for this many bytes.
 const HASHED_INLINE_BYTES_MAX: usize = 1 << 20;
 
-/// Which backbone's features of which bytes.
+/// SHA-256 of the backbone's digest, the kind of input and its bytes.
 type Key = [u8; 32];
 type Features = Arc<[f32]>;
-/// Pictures that a request computes, and what tells the others of its class the result.
-type UnderWay = HashMap<(Key, Class), watch::Receiver<Option<Features>>>;
+/// Pictures that are being computed, and the channels that receive their features.
+type PendingMap = HashMap<(Key, Class), watch::Receiver<Option<Features>>>;
 
-/// What the cache counts.
+/// The cache's metrics.
 #[derive(Clone, Debug, Default)]
 pub struct CacheMetrics {
     hits: Counter,
@@ -39,14 +39,14 @@ pub struct CacheMetrics {
 }
 
 impl CacheMetrics {
-    /// Registers everything under its name.
+    /// Registers every metric under its name.
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
-        let help = "Pictures whose features were known";
+        let help = "Pictures whose features were in the cache";
         registry.register("feature_cache_hits", help, metrics.hits.clone());
         let help = "Pictures whose features were computed for the cache";
         registry.register("feature_cache_misses", help, metrics.misses.clone());
-        let help = "Features that are kept";
+        let help = "Features in the cache";
         registry.register_with_unit("feature_cache", help, Unit::Bytes, metrics.bytes.clone());
         metrics
     }
@@ -58,24 +58,24 @@ pub struct FeatureCache(Arc<State>);
 
 struct State {
     backbone: Digest,
-    known: Cache<Key, Features, ByBytes>,
-    under_way: Mutex<UnderWay>,
+    features: Cache<Key, Features, ByBytes>,
+    pending: Mutex<PendingMap>,
     metrics: CacheMetrics,
 }
 
-/// What is known of a picture.
-pub(super) enum Found {
-    /// Its features.
-    Known(Features),
-    /// Nothing: the caller computes it. Others wait until the place is filled or dropped.
-    Unknown(Place),
+/// The result of a lookup.
+pub(super) enum Lookup {
+    /// The picture's features.
+    Hit(Features),
+    /// The caller must compute the features. Other requests wait until they are inserted or this is dropped.
+    Miss(PendingFeatures),
 }
 
-/// The place of features that are being computed.
-pub(super) struct Place {
+/// Features that a request is computing.
+pub(super) struct PendingFeatures {
     cache: Arc<State>,
     key: (Key, Class),
-    filled: watch::Sender<Option<Features>>,
+    sender: watch::Sender<Option<Features>>,
 }
 
 #[derive(Clone)]
@@ -88,58 +88,58 @@ impl Weighter<Key, Features> for ByBytes {
 }
 
 impl FeatureCache {
-    /// Keeps rows of `width` features of `backbone` in `bytes_max` bytes; none if that is too little for one.
+    /// Creates a cache of `bytes_max` bytes for rows of `width` features of `backbone`; none if not one row fits.
     pub fn new(backbone: Digest, bytes_max: u64, width: usize, metrics: CacheMetrics) -> Option<Self> {
         let entries = bytes_max / (width * size_of::<f32>() + ENTRY_BYTES) as u64;
         (entries > 0).then(|| {
             Self(Arc::new(State {
                 backbone,
-                known: Cache::with_weighter(entries as usize, bytes_max, ByBytes),
-                under_way: Mutex::default(),
+                features: Cache::with_weighter(entries as usize, bytes_max, ByBytes),
+                pending: Mutex::default(),
                 metrics,
             }))
         })
     }
 
-    /// The picture's features, once a request of this class that computes them already has done so.
-    pub(super) async fn find(&self, picture: &Picture, class: Class) -> Found {
+    /// Looks up a picture's features. If another request of this class is computing them, waits for its result.
+    pub(super) async fn look_up(&self, picture: &Picture, class: Class) -> Lookup {
         let (key, metrics) = (self.key(picture).await, &self.0.metrics);
         loop {
-            let mut under_way = match self.look_up(key, class) {
-                Ok(found) => {
-                    match found {
-                        Found::Known(_) => metrics.hits.inc(),
-                        Found::Unknown(_) => metrics.misses.inc(),
+            let mut pending = match self.look_up_now(key, class) {
+                Ok(lookup) => {
+                    match lookup {
+                        Lookup::Hit(_) => metrics.hits.inc(),
+                        Lookup::Miss(_) => metrics.misses.inc(),
                     };
-                    return found;
+                    return lookup;
                 }
-                Err(under_way) => under_way,
+                Err(pending) => pending,
             };
-            // Dropped without features, the other's place is free again.
-            if let Ok(features) = under_way.wait_for(Option::is_some).await
+            // If the other request fails, the picture is looked up again.
+            if let Ok(features) = pending.wait_for(Option::is_some).await
                 && let Some(features) = features.clone()
             {
                 metrics.hits.inc();
-                return Found::Known(features);
+                return Lookup::Hit(features);
             }
         }
     }
 
-    /// What is known now, or what to wait for.
-    fn look_up(&self, key: Key, class: Class) -> Result<Found, watch::Receiver<Option<Features>>> {
-        let mut under_way = self.0.under_way();
-        if let Some(features) = self.0.known.get(&key) {
-            return Ok(Found::Known(features));
+    /// Looks up a key without waiting. The error is the channel of the request that is computing the features.
+    fn look_up_now(&self, key: Key, class: Class) -> Result<Lookup, watch::Receiver<Option<Features>>> {
+        let mut pending = self.0.pending();
+        if let Some(features) = self.0.features.get(&key) {
+            return Ok(Lookup::Hit(features));
         }
-        if let Some(other) = under_way.get(&(key, class)) {
+        if let Some(other) = pending.get(&(key, class)) {
             return Err(other.clone());
         }
-        let (filled, filling) = watch::channel(None);
-        under_way.insert((key, class), filling);
-        Ok(Found::Unknown(Place {
+        let (sender, receiver) = watch::channel(None);
+        pending.insert((key, class), receiver);
+        Ok(Lookup::Miss(PendingFeatures {
             cache: Arc::clone(&self.0),
             key: (key, class),
-            filled,
+            sender,
         }))
     }
 
@@ -148,40 +148,39 @@ impl FeatureCache {
             Picture::Encoded(bytes) => (b'i', bytes),
             Picture::Pixels(bytes) => (b'p', bytes),
         };
-        let (backbone, bytes) = (self.0.backbone, bytes.clone());
-        let large = bytes.len() > HASHED_INLINE_BYTES_MAX;
-        let hash = move || {
-            let hash = Sha256::new().chain_update(backbone.as_bytes()).chain_update([kind]);
-            hash.chain_update(&bytes).finalize().into()
-        };
-        if large {
-            let hashed = tokio::task::spawn_blocking(hash.clone()).await;
-            hashed.unwrap_or_else(|_| hash())
-        } else {
-            hash()
+        let backbone = self.0.backbone;
+        if bytes.len() <= HASHED_INLINE_BYTES_MAX {
+            return hash(backbone, kind, bytes);
         }
+        let large = bytes.clone();
+        let hashed = tokio::task::spawn_blocking(move || hash(backbone, kind, &large)).await;
+        hashed.unwrap_or_else(|_| hash(backbone, kind, bytes))
     }
+}
+
+fn hash(backbone: Digest, kind: u8, bytes: &[u8]) -> Key {
+    let hash = Sha256::new().chain_update(backbone.as_bytes()).chain_update([kind]);
+    hash.chain_update(bytes).finalize().into()
 }
 
 impl State {
-    fn under_way(&self) -> MutexGuard<'_, UnderWay> {
-        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    fn pending(&self) -> MutexGuard<'_, PendingMap> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Place {
-    /// Keeps the features and hands them to those that wait.
-    pub fn fill(self, features: Features) {
+impl PendingFeatures {
+    /// Inserts the features into the cache and sends them to the requests that wait.
+    pub fn insert(self, features: Features) {
         let cache = &self.cache;
-        cache.known.insert(self.key.0, Arc::clone(&features));
-        cache.metrics.bytes.set(cache.known.weight() as i64);
-        self.filled.send_replace(Some(features));
+        cache.features.insert(self.key.0, Arc::clone(&features));
+        cache.metrics.bytes.set(cache.features.weight() as i64);
+        self.sender.send_replace(Some(features));
     }
 }
 
-impl Drop for Place {
-    /// Filled or not, the next request looks the picture up anew.
+impl Drop for PendingFeatures {
     fn drop(&mut self) {
-        self.cache.under_way().remove(&self.key);
+        self.cache.pending().remove(&self.key);
     }
 }

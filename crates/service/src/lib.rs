@@ -1,9 +1,8 @@
-//! Use cases in the server's own types: what a caller asks, what it gets, and why not.
+//! The use cases of the server, in its own types: requests, results and errors.
 //!
-//! The room knows nothing of gRPC. An adapter (`rpc/`) turns messages into calls and errors into statuses.
+//! This crate does not depend on gRPC. The server's adapters (`rpc/`) turn messages into calls and errors into statuses.
 
 mod app_state;
-mod asked_heads;
 mod classify;
 mod context;
 mod error;
@@ -11,6 +10,7 @@ mod feature_cache;
 pub mod heads;
 mod lifecycle;
 mod model_info;
+mod requested_heads;
 
 pub use app_state::AppState;
 pub use classify::{Classified, ClassifyQuery, Embedded, HeadAnswer, Picture, Prediction, Scores};

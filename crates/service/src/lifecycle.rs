@@ -1,4 +1,4 @@
-//! The lifecycle between listeners and use cases: closed until the model is ready, and again when a drain has ended.
+//! The lifecycle of the service: loading, serving, draining, closed.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -8,7 +8,8 @@ use tokio::sync::{Notify, watch};
 use super::app_state::AppState;
 use super::error::ServiceError;
 
-/// Opened once, when the warm-up has passed. A drain ends what has no end of its own: streams take no more requests.
+/// The service's state; clones share it. It opens once, after the warm-up. A drain ends the streams, which have no end of
+/// their own; closing refuses every further request.
 #[derive(Clone, Default)]
 pub struct Lifecycle(Arc<State>);
 
@@ -17,14 +18,14 @@ struct State {
     serving: OnceLock<Arc<AppState>>,
     draining: watch::Sender<bool>,
     closed: AtomicBool,
-    /// Requests whose message has arrived and that are not answered yet.
+    /// The number of requests whose message has arrived and that are not answered yet.
     accepted: AtomicUsize,
-    /// Told when there are none.
+    /// Notified when `accepted` becomes 0.
     idle: Notify,
 }
 
-/// One accepted request, until its answer is on its way. A drain waits for it.
-#[must_use = "a drain waits for as long as this lives"]
+/// An accepted request, held until its answer is sent. A drain waits for it.
+#[must_use = "a drain waits until this is dropped"]
 pub struct Accepted(Arc<State>);
 
 impl Drop for Accepted {
@@ -36,18 +37,21 @@ impl Drop for Accepted {
 }
 
 impl Lifecycle {
-    /// Lets requests in.
+    /// Starts to serve.
     pub fn open(&self, serving: Arc<AppState>) {
         let _ = self.0.serving.set(serving);
     }
 
-    /// What to serve with.
+    /// Returns the state to serve with.
     ///
     /// # Errors
     /// [`ServiceError::Unavailable`] while the model is loading.
     pub fn pass(&self) -> Result<Arc<AppState>, ServiceError> {
-        let loading = || ServiceError::Unavailable("the model is still loading; retry in a second".into());
-        self.0.serving.get().cloned().ok_or_else(loading)
+        self.0
+            .serving
+            .get()
+            .cloned()
+            .ok_or_else(|| ServiceError::Unavailable("the model is still loading; retry in a second".into()))
     }
 
     /// Counts a request whose whole message has arrived.
@@ -57,7 +61,7 @@ impl Lifecycle {
     pub fn accept(&self) -> Result<Accepted, ServiceError> {
         self.0.accepted.fetch_add(1, Ordering::SeqCst);
         let accepted = Accepted(Arc::clone(&self.0));
-        // Counted before asked, so that a drain that has closed the lifecycle and sees no request has seen the last one.
+        // Counted before the check, so that no request can be accepted after a drain has closed this and counted none.
         if self.0.closed.load(Ordering::SeqCst) {
             let reason = "the server is shutting down; send the request to another replica";
             return Err(ServiceError::Unavailable(reason.into()));
@@ -70,34 +74,34 @@ impl Lifecycle {
         self.0.closed.store(true, Ordering::SeqCst);
     }
 
-    /// How many accepted requests are not answered yet.
+    /// The number of accepted requests that are not answered yet.
     pub fn accepted(&self) -> usize {
         self.0.accepted.load(Ordering::SeqCst)
     }
 
-    /// Returns once no accepted request is unanswered.
+    /// Waits until every accepted request is answered.
     pub async fn idle(&self) {
         loop {
-            let mut told = std::pin::pin!(self.0.idle.notified());
-            // Registered before asked, so that the last answer is not missed.
-            told.as_mut().enable();
+            let mut notified = std::pin::pin!(self.0.idle.notified());
+            // Enabled before the check, so that the last answer is not missed.
+            notified.as_mut().enable();
             if self.accepted() == 0 {
                 return;
             }
-            told.await;
+            notified.await;
         }
     }
 
-    /// Ends the streams, once what they accepted is answered.
+    /// Begins the drain: each stream ends once its accepted requests are answered.
     pub fn drain(&self) {
         self.0.draining.send_replace(true);
     }
 
-    /// Returns once the drain has begun.
+    /// Waits until the drain has begun.
     pub fn draining(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut draining = self.0.draining.subscribe();
         async move {
-            // The sender lives as long as the lifecycle; without one, nothing is served.
+            // It fails only if the lifecycle was dropped, which ends the streams, too.
             let _ = draining.wait_for(|draining| *draining).await;
         }
     }
@@ -110,7 +114,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_closed_gate_waits_for_what_it_has_accepted() {
+    async fn idle_waits_for_accepted_requests_and_close_refuses_more() {
         let lifecycle = Lifecycle::default();
         let (one, two) = (lifecycle.accept().unwrap(), lifecycle.accept().unwrap());
         let mut idle = Box::pin(lifecycle.idle());

@@ -1,20 +1,20 @@
-//! What is known of the backbone once it is loaded.
+//! The metadata of the loaded backbone.
 
 use headswap_spec::Architecture;
 
-/// What DescribeModel tells of it.
+/// The metadata that DescribeModel returns.
 #[derive(Clone, Debug)]
 pub struct ModelInfo {
-    /// The table of layers.
+    /// The architecture.
     pub architecture: Architecture,
-    /// SHA-256, in hexadecimal.
+    /// SHA-256 of the backbone, in hexadecimal.
     pub backbone_digest: String,
-    /// Where the weights came from.
+    /// The source of the weights.
     pub weights: String,
-    /// As `cpu`, `cuda:0` or `cuda:0,cuda:1`.
+    /// Such as `cpu`, `cuda:0` or `cuda:0,cuda:1`.
     pub device: String,
-    /// As `f32`.
+    /// Such as `f32`.
     pub precision: String,
-    /// Pictures in a batch at most.
+    /// Maximum number of pictures in a batch.
     pub max_batch: usize,
 }

@@ -1,6 +1,6 @@
-//! Administration beside others: order, bounds, callers that give up, and reads beside swaps.
+//! Concurrent administration: order, limits, callers that give up, and reads during swaps.
 //!
-//! Stores and devices stop where a test says, so that every order here is forced, none is timed.
+//! The store and the device stop at breakpoints of the tests, so that every order is forced and none is timed.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
@@ -14,8 +14,8 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use headswap_checkpoint::{Digest, HostTensor, Parameters, Throttle};
 use headswap_heads::{
-    HeadError, HeadInfo, HeadLimits, HeadMetrics, HeadName, HeadRegistry, HeadStore, HeadWeights, RegistryLimits,
-    RegistryParts, Reservation, ResidencyLimits, StagedHead, StoreError,
+    HeadError, HeadInfo, HeadLimits, HeadMetrics, HeadName, HeadPlacer, HeadRegistry, HeadStore, HeadWeights,
+    PlaceError, RegistryLimits, RegistryParts, Reservation, ResidencyLimits, StagedHead, StoreError,
 };
 use headswap_model::PlacedHead;
 use headswap_service::heads::{HeadQuery, HeadUpload, Source, SourceSettings, Swap, Swapped, UploadHeader};
@@ -24,7 +24,7 @@ use headswap_spec::{Architecture, LAST_BIAS, LAST_WEIGHT};
 use headswap_store::DirStore;
 use tokio::task::JoinHandle;
 
-/// Where a swap stops.
+/// A step of a swap or a read at which a thread can stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum At {
     Placing,
@@ -33,69 +33,85 @@ enum At {
     ReadingLabels,
 }
 
-/// Places where threads stop until they are let on, by the label that their head has.
+/// Breakpoints, by step and by the label or name of the head.
 #[derive(Default)]
-struct Stops {
-    /// How many have come, and how many may go on.
-    counts: Mutex<BTreeMap<(At, String), (usize, usize)>>,
+struct Breakpoints {
+    states: Mutex<BTreeMap<(At, String), Breakpoint>>,
     changed: Condvar,
 }
 
-impl Stops {
+#[derive(Default)]
+struct Breakpoint {
+    hits: usize,
+    released: bool,
+}
+
+impl Breakpoints {
     fn set(&self, at: At, label: &str) {
-        self.counts.lock().unwrap().insert((at, label.into()), (0, 0));
+        self.states
+            .lock()
+            .unwrap()
+            .insert((at, label.into()), Breakpoint::default());
     }
 
+    /// Blocks until the breakpoint, if one is set, is released.
     fn pass(&self, at: At, label: &str) {
-        let mut counts = self.counts.lock().unwrap();
+        let mut states = self.states.lock().unwrap();
         let key = (at, label.to_owned());
-        let Some(count) = counts.get_mut(&key) else { return };
-        count.0 += 1;
-        let number = count.0;
+        let Some(breakpoint) = states.get_mut(&key) else { return };
+        breakpoint.hits += 1;
         self.changed.notify_all();
-        let closed = |counts: &mut BTreeMap<_, (usize, usize)>| counts[&key].1 < number;
-        drop(self.changed.wait_while(counts, closed).unwrap());
+        drop(
+            self.changed
+                .wait_while(states, |states| !states[&key].released)
+                .unwrap(),
+        );
     }
 
-    /// Returns once so many have come.
-    fn wait_for(&self, at: At, label: &str, came: usize) {
+    /// Returns once the breakpoint has been hit `hits` times.
+    fn wait_for(&self, at: At, label: &str, hits: usize) {
         let key = (at, label.to_owned());
-        let counts = self.counts.lock().unwrap();
-        drop(self.changed.wait_while(counts, |counts| counts[&key].0 < came).unwrap());
+        let states = self.states.lock().unwrap();
+        drop(
+            self.changed
+                .wait_while(states, |states| states[&key].hits < hits)
+                .unwrap(),
+        );
     }
 
-    fn came(&self, at: At, label: &str) -> usize {
-        self.counts.lock().unwrap()[&(at, label.to_owned())].0
+    fn hits(&self, at: At, label: &str) -> usize {
+        self.states.lock().unwrap()[&(at, label.to_owned())].hits
     }
 
-    fn let_all_on(&self) {
-        for count in self.counts.lock().unwrap().values_mut() {
-            count.1 = usize::MAX;
+    fn release_all(&self) {
+        for breakpoint in self.states.lock().unwrap().values_mut() {
+            breakpoint.released = true;
         }
         self.changed.notify_all();
     }
 
-    fn let_on(&self, at: At, label: &str) {
-        self.counts.lock().unwrap().get_mut(&(at, label.to_owned())).unwrap().1 = usize::MAX;
+    fn release(&self, at: At, label: &str) {
+        let key = (at, label.to_owned());
+        self.states.lock().unwrap().get_mut(&key).unwrap().released = true;
         self.changed.notify_all();
     }
 }
 
-/// A store on the disk that stops.
+/// A store on the disk with breakpoints.
 struct Store {
     store: DirStore,
-    stops: Arc<Stops>,
+    breakpoints: Arc<Breakpoints>,
 }
 
 struct Staged {
     staged: Box<dyn StagedHead>,
     label: String,
-    stops: Arc<Stops>,
+    breakpoints: Arc<Breakpoints>,
 }
 
 impl StagedHead for Staged {
     fn commit(self: Box<Self>) -> Result<Duration, StoreError> {
-        self.stops.pass(At::Committing, &self.label);
+        self.breakpoints.pass(At::Committing, &self.label);
         self.staged.commit()
     }
 }
@@ -108,9 +124,13 @@ impl HeadStore for Store {
         throttle: &Throttle,
     ) -> Result<Box<dyn StagedHead>, StoreError> {
         let (staged, label) = (self.store.stage(info, weights, throttle)?, weights.labels[0].clone());
-        let stops = Arc::clone(&self.stops);
-        stops.pass(At::Staging, &label);
-        Ok(Box::new(Staged { staged, label, stops }))
+        let breakpoints = Arc::clone(&self.breakpoints);
+        breakpoints.pass(At::Staging, &label);
+        Ok(Box::new(Staged {
+            staged,
+            label,
+            breakpoints,
+        }))
     }
 
     fn remove(&self, name: &HeadName, version: u64) -> Result<(), StoreError> {
@@ -126,7 +146,7 @@ impl HeadStore for Store {
     }
 
     fn labels(&self, info: &HeadInfo) -> Result<Vec<String>, HeadError> {
-        self.stops.pass(At::ReadingLabels, info.name.as_str());
+        self.breakpoints.pass(At::ReadingLabels, info.name.as_str());
         self.store.labels(info)
     }
 
@@ -137,27 +157,47 @@ impl HeadStore for Store {
 
 const UPLOADS_MAX: usize = 4;
 
-/// An administration on a folder, with all its metrics.
+const REGISTRY_LIMITS: RegistryLimits = RegistryLimits {
+    heads_max: 100,
+    versions_kept: 1,
+    bytes_max: 1 << 20,
+    eager: false,
+    residency: ResidencyLimits {
+        resident_bytes_max: 1 << 20,
+        warm_bytes_max: 0,
+        loads_max: 1,
+    },
+};
+
+/// Places heads on a device with breakpoints.
+struct Placer(Arc<Breakpoints>);
+
+impl HeadPlacer<PlacedHead> for Placer {
+    fn place(&self, weights: &HeadWeights, reservation: Reservation) -> Result<PlacedHead, PlaceError> {
+        self.0.pass(At::Placing, &weights.labels[0]);
+        Ok(PlacedHead::new(weights.classes, 12, Box::new(())).keeping(reservation))
+    }
+}
+
+/// Administration on a directory, with its metrics.
 struct Bench {
     dir: PathBuf,
-    stops: Arc<Stops>,
+    breakpoints: Arc<Breakpoints>,
     metrics: prometheus_client::registry::Registry,
     admin: Arc<HeadAdmin>,
 }
 
 impl Drop for Bench {
-    /// A test that fails does not wait for the threads that it stopped.
+    /// Releases all threads, so that a failing test does not wait for them.
     fn drop(&mut self) {
-        self.stops.let_all_on();
+        self.breakpoints.release_all();
     }
 }
 
 impl Bench {
     fn new(dir: &Path) -> Self {
-        let (stops, mut metrics) = (
-            Arc::<Stops>::default(),
-            prometheus_client::registry::Registry::default(),
-        );
+        let breakpoints = Arc::<Breakpoints>::default();
+        let mut metrics = prometheus_client::registry::Registry::default();
         let limits = HeadLimits {
             classes_max: 4,
             features: 2,
@@ -166,32 +206,17 @@ impl Bench {
         let backbone = Digest::of_parameters(&Parameters::new(), &[]);
         let store = DirStore::open(dir, backbone, backbone, limits.clone()).unwrap();
         let uploads = store.uploads(1 << 20).unwrap();
-        let placing = Arc::clone(&stops);
-        let place = move |weights: &HeadWeights, room: Reservation| {
-            placing.pass(At::Placing, &weights.labels[0]);
-            Ok(PlacedHead::new(weights.classes, 12, Box::new(())).keeping(room))
-        };
         let head_metrics = HeadMetrics::register(&mut metrics);
         let parts = RegistryParts {
             store: Arc::new(Store {
                 store,
-                stops: Arc::clone(&stops),
+                breakpoints: Arc::clone(&breakpoints),
             }),
-            placer: Box::new(place),
+            placer: Box::new(Placer(Arc::clone(&breakpoints))),
             metrics: head_metrics.clone(),
         };
-        let registry_limits = RegistryLimits {
-            heads_max: 100,
-            versions_kept: 1,
-            bytes_max: 1 << 20,
-            eager: false,
-            residency: ResidencyLimits {
-                resident_bytes_max: 1 << 20,
-                warm_bytes_max: 0,
-                loads_max: 1,
-            },
-        };
-        let registry = HeadRegistry::open(parts, registry_limits, &HeadWeights::new(weights(), vec!["own".into()]));
+        let own = HeadWeights::new(weights(), vec!["own".into()]);
+        let registry = HeadRegistry::open(parts, REGISTRY_LIMITS, &own);
         let admin = HeadAdmin::new(HeadAdminParts {
             registry: Arc::new(registry.unwrap()),
             limits,
@@ -215,13 +240,13 @@ impl Bench {
         });
         Self {
             dir: dir.to_owned(),
-            stops,
+            breakpoints,
             metrics,
             admin: Arc::new(admin),
         }
     }
 
-    /// A swap that has begun: where it stops is told by its label.
+    /// Starts a swap. Its label selects the breakpoints at which it stops.
     fn start(&self, head: &str, label: &str) -> JoinHandle<Result<Swapped, ServiceError>> {
         self.start_until(head, label, None)
     }
@@ -241,14 +266,14 @@ impl Bench {
         swapped.head.info.version
     }
 
-    /// Returns once a thread has come there; meanwhile a paused clock stands.
+    /// Waits until a thread has hit the breakpoint. A paused clock does not advance while this waits.
     async fn stopped(&self, at: At, label: &'static str) {
-        let stops = Arc::clone(&self.stops);
-        let stopped = tokio::task::spawn_blocking(move || stops.wait_for(at, label, 1));
+        let breakpoints = Arc::clone(&self.breakpoints);
+        let stopped = tokio::task::spawn_blocking(move || breakpoints.wait_for(at, label, 1));
         stopped.await.unwrap();
     }
 
-    /// An upload whose file has come.
+    /// Starts an upload and sends its whole file.
     async fn upload(&self, head: &str, label: &str) -> HeadUpload {
         self.upload_until(head, label, None).await
     }
@@ -263,20 +288,20 @@ impl Bench {
         upload
     }
 
-    /// Every file below the folder of heads, without the folders.
+    /// Returns every file below the directory of heads.
     fn files(&self) -> Vec<PathBuf> {
-        let (mut files, mut folders) = (Vec::new(), vec![self.dir.clone()]);
-        while let Some(folder) = folders.pop() {
-            for entry in std::fs::read_dir(folder).unwrap() {
+        let (mut files, mut dirs) = (Vec::new(), vec![self.dir.clone()]);
+        while let Some(dir) = dirs.pop() {
+            for entry in std::fs::read_dir(dir).unwrap() {
                 let path = entry.unwrap().path();
-                if path.is_dir() { &mut folders } else { &mut files }.push(path);
+                if path.is_dir() { &mut dirs } else { &mut files }.push(path);
             }
         }
         files.sort();
         files
     }
 
-    /// Files and gauges: what a swap that failed must leave as it was.
+    /// Returns all files and metrics, which a failed swap must not change.
     fn state(&self) -> (Vec<PathBuf>, BTreeMap<String, i64>) {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.metrics).unwrap();
@@ -288,7 +313,7 @@ impl Bench {
         (self.files(), gauges.collect())
     }
 
-    /// Returns once everything is as it was.
+    /// Waits until the state equals `before`.
     async fn settles_to(&self, before: &(Vec<PathBuf>, BTreeMap<String, i64>)) {
         while self.state() != *before {
             tokio::task::yield_now().await;
@@ -297,10 +322,13 @@ impl Bench {
 }
 
 fn weights() -> Parameters {
-    let tensor = |shape: &[usize]| Arc::new(HostTensor::new(shape.to_vec(), vec![1.0; shape.iter().product()]));
+    let (weight, bias) = (
+        HostTensor::new(vec![1, 2], vec![1.0; 2]),
+        HostTensor::new(vec![1], vec![1.0]),
+    );
     Parameters::from([
-        (LAST_WEIGHT.to_owned(), tensor(&[1, 2])),
-        (LAST_BIAS.to_owned(), tensor(&[1])),
+        (LAST_WEIGHT.to_owned(), Arc::new(weight)),
+        (LAST_BIAS.to_owned(), Arc::new(bias)),
     ])
 }
 
@@ -322,20 +350,20 @@ fn swap(head: &str, label: &str) -> Swap {
     }
 }
 
-/// Lets all that can go on do so.
-async fn settle() {
+/// Lets every task that can run do so.
+async fn run_tasks() {
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn swaps_of_one_head_keep_their_order() {
+async fn swaps_of_one_head_run_in_order_of_arrival() {
     let dir = tempfile::tempdir().unwrap();
     let bench = Bench::new(dir.path());
-    bench.stops.set(At::Placing, "first");
+    bench.breakpoints.set(At::Placing, "first");
     let first = bench.start("cats", "first");
-    bench.stops.wait_for(At::Placing, "first", 1);
+    bench.breakpoints.wait_for(At::Placing, "first", 1);
     // Each is polled once, in this order, so that they wait in this order.
     let waiting: Vec<_> = (2..20)
         .map(|number| {
@@ -345,9 +373,9 @@ async fn swaps_of_one_head_keep_their_order() {
             (number, call)
         })
         .collect();
-    // Another head's swaps pass all of them.
+    // A swap of another head does not wait for them.
     assert_eq!(bench.replace("dogs", "a dog").await, 1);
-    bench.stops.let_on(At::Placing, "first");
+    bench.breakpoints.release(At::Placing, "first");
     assert_eq!(first.await.unwrap().unwrap().head.info.version, 1);
     let calls: Vec<_> = waiting
         .into_iter()
@@ -363,54 +391,54 @@ async fn swaps_of_one_head_keep_their_order() {
     assert_eq!(bench.admin.get("cats", 0).await.unwrap().head.labels[..], ["19"]);
 }
 
-/// Blocked uploads, as many as there may be, blocked swaps of other heads in placing and writing: none is in the way of a
-/// small swap. When all threads of small swaps are blocked, more wait, and give up with their caller.
+/// A small swap waits neither for the maximum number of blocked uploads nor for blocked swaps of other heads. When all
+/// threads of small swaps are blocked, further ones wait and can be cancelled.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn small_swaps_wait_for_no_other() {
     const SMALL_SWAPS_MAX: usize = 4;
     let dir = tempfile::tempdir().unwrap();
     let bench = Bench::new(dir.path());
-    bench.stops.set(At::Placing, "large");
+    bench.breakpoints.set(At::Placing, "large");
     let mut uploads = Vec::new();
     for number in 0..UPLOADS_MAX {
         let upload = bench.upload(&format!("large-{number}"), "large").await;
         uploads.push(tokio::spawn(upload.finish()));
     }
-    bench.stops.wait_for(At::Placing, "large", UPLOADS_MAX);
+    bench.breakpoints.wait_for(At::Placing, "large", UPLOADS_MAX);
     assert_eq!(bench.replace("cats", "small").await, 1);
 
     for at in [At::Placing, At::Staging, At::Committing] {
-        bench.stops.set(at, "blocked");
+        bench.breakpoints.set(at, "blocked");
         let blocked = bench.start("dogs", "blocked");
-        bench.stops.wait_for(at, "blocked", 1);
+        bench.breakpoints.wait_for(at, "blocked", 1);
         bench.replace("cats", "small").await;
-        bench.stops.let_on(at, "blocked");
+        bench.breakpoints.release(at, "blocked");
         blocked.await.unwrap().unwrap();
     }
 
-    bench.stops.set(At::Placing, "many");
+    bench.breakpoints.set(At::Placing, "many");
     let blocked: Vec<_> = (0..2 * SMALL_SWAPS_MAX)
         .map(|number| bench.start(&format!("head-{number}"), "many"))
         .collect();
-    bench.stops.wait_for(At::Placing, "many", SMALL_SWAPS_MAX);
+    bench.breakpoints.wait_for(At::Placing, "many", SMALL_SWAPS_MAX);
     let gives_up = bench.start("head-0", "gives up");
-    settle().await;
-    assert_eq!(bench.stops.came(At::Placing, "many"), SMALL_SWAPS_MAX);
+    run_tasks().await;
+    assert_eq!(bench.breakpoints.hits(At::Placing, "many"), SMALL_SWAPS_MAX);
     gives_up.abort();
     assert!(gives_up.await.unwrap_err().is_cancelled());
-    bench.stops.let_on(At::Placing, "many");
+    bench.breakpoints.release(At::Placing, "many");
     for swap in blocked {
         assert_eq!(swap.await.unwrap().unwrap().head.info.version, 1);
     }
     assert_eq!(bench.replace("head-0", "next").await, 2);
-    bench.stops.let_on(At::Placing, "large");
+    bench.breakpoints.release(At::Placing, "large");
     for upload in uploads {
         assert_eq!(upload.await.unwrap().unwrap().head.info.version, 1);
     }
 }
 
-/// Invariant 5, of a call that is cancelled or whose deadline passes: before the commit nothing is changed and nothing
-/// stays behind. The paused clock goes on, to the deadline, when nothing else can.
+/// Invariant 5: a call that is cancelled or expires before the commit changes nothing and leaves no file. The paused clock
+/// advances to the deadline when no task can run.
 #[tokio::test(start_paused = true)]
 async fn a_caller_that_gives_up_before_the_commit_changes_nothing() {
     for at in [At::Placing, At::Staging] {
@@ -419,7 +447,7 @@ async fn a_caller_that_gives_up_before_the_commit_changes_nothing() {
             let bench = Bench::new(dir.path());
             bench.replace("cats", "before").await;
             let before = bench.state();
-            bench.stops.set(at, "given up");
+            bench.breakpoints.set(at, "given up");
             let until = deadline.then(|| tokio::time::Instant::now() + Duration::from_secs(3600));
             let call = if upload {
                 let upload = bench.upload_until("cats", "given up", until).await;
@@ -436,7 +464,7 @@ async fn a_caller_that_gives_up_before_the_commit_changes_nothing() {
                 call.abort();
                 assert!(call.await.unwrap_err().is_cancelled());
             }
-            bench.stops.let_on(at, "given up");
+            bench.breakpoints.release(at, "given up");
             bench.settles_to(&before).await;
             let got = bench.admin.get("cats", 0).await.unwrap();
             assert_eq!((got.head.info.version, &got.head.labels[0][..]), (1, "before"));
@@ -445,16 +473,16 @@ async fn a_caller_that_gives_up_before_the_commit_changes_nothing() {
     }
 }
 
-/// The same while the file is read: here from a pipe that nothing comes through until the caller is gone.
+/// The same while the file is read, here from a pipe that stays empty until the caller has given up.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_caller_that_gives_up_while_its_file_is_read_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let bench = Bench::new(dir.path());
     let before = bench.state();
     let upload = bench.upload("cats", "given up").await;
-    let arrived = |path: &PathBuf| path.metadata().is_ok_and(|part| part.len() == file().len() as u64);
     let part = loop {
-        match bench.files().into_iter().find(arrived) {
+        let mut files = bench.files().into_iter();
+        match files.find(|path| path.metadata().is_ok_and(|part| part.len() == file().len() as u64)) {
             Some(part) => break part,
             None => tokio::task::yield_now().await,
         }
@@ -464,10 +492,10 @@ async fn a_caller_that_gives_up_while_its_file_is_read_changes_nothing() {
     // SAFETY: mkfifo reads a string that ends with a zero.
     assert_eq!(unsafe { libc::mkfifo(path.as_ptr(), 0o600) }, 0);
     let call = tokio::spawn(upload.finish());
-    settle().await;
+    run_tasks().await;
     call.abort();
     assert!(call.await.unwrap_err().is_cancelled());
-    // Refused until the pipe's other end is open for reading.
+    // Opening fails until the pipe's other end is open for reading.
     let mut other_end = std::fs::OpenOptions::new();
     other_end.write(true).custom_flags(libc::O_NONBLOCK);
     while part.exists() && other_end.open(&part).is_err() {
@@ -478,42 +506,37 @@ async fn a_caller_that_gives_up_while_its_file_is_read_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_commit_that_has_begun_is_finished() {
+async fn a_commit_that_has_begun_finishes_after_cancellation() {
     let dir = tempfile::tempdir().unwrap();
     let bench = Bench::new(dir.path());
-    bench.stops.set(At::Committing, "begun");
+    bench.breakpoints.set(At::Committing, "begun");
     let call = bench.start("cats", "begun");
-    bench.stops.wait_for(At::Committing, "begun", 1);
+    bench.breakpoints.wait_for(At::Committing, "begun", 1);
     call.abort();
     assert!(call.await.unwrap_err().is_cancelled());
     let next = bench.start("cats", "next");
-    bench.stops.let_on(At::Committing, "begun");
+    bench.breakpoints.release(At::Committing, "begun");
     let next = next.await.unwrap().unwrap();
     assert_eq!((next.head.info.version, next.previous_version), (2, 1));
 }
 
-/// A caller whose deadline passes while its swap is being committed is told what became of it.
 #[tokio::test(start_paused = true)]
-async fn a_deadline_that_passes_in_the_commit_is_too_late() {
+async fn a_caller_whose_deadline_passes_during_the_commit_gets_its_result() {
     let dir = tempfile::tempdir().unwrap();
     let bench = Bench::new(dir.path());
-    bench.stops.set(At::Committing, "begun");
+    bench.breakpoints.set(At::Committing, "begun");
     let deadline = tokio::time::Instant::now() + Duration::from_secs(3600);
     let mut call = bench.start_until("cats", "begun", Some(deadline));
-    // The clock stands while this thread waits.
-    let stops = Arc::clone(&bench.stops);
-    tokio::task::spawn_blocking(move || stops.wait_for(At::Committing, "begun", 1))
-        .await
-        .unwrap();
+    bench.stopped(At::Committing, "begun").await;
     tokio::time::advance(Duration::from_secs(7200)).await;
-    settle().await;
+    run_tasks().await;
     assert!((&mut call).now_or_never().is_none());
-    bench.stops.let_on(At::Committing, "begun");
+    bench.breakpoints.release(At::Committing, "begun");
     assert_eq!(call.await.unwrap().unwrap().head.info.version, 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_upload_that_is_dropped_leaves_nothing() {
+async fn a_dropped_upload_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let bench = Bench::new(dir.path());
     let before = bench.state();
@@ -538,16 +561,16 @@ async fn an_upload_that_is_dropped_leaves_nothing() {
     assert!(bench.admin.get("cats", 0).await.is_err());
 }
 
-/// A swap makes the version that is read another's, and removes its file: that is not damage.
+/// A swap retires the version that is being read and removes its file, which must not be reported as damage.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn reads_beside_a_swap_tell_what_is_live() {
+async fn reads_during_a_swap_return_the_live_version() {
     let dir = tempfile::tempdir().unwrap();
     let bench = Bench::new(dir.path());
     bench.replace("cats", "old").await;
-    // Labels of heads that are in the store alone are read from there.
+    // After a restart the head is only in the store, so its labels are read from there.
     drop(bench);
     let bench = Bench::new(dir.path());
-    bench.stops.set(At::ReadingLabels, "cats");
+    bench.breakpoints.set(At::ReadingLabels, "cats");
     let live = tokio::spawn({
         let admin = Arc::clone(&bench.admin);
         async move { admin.get("cats", 0).await }
@@ -565,9 +588,9 @@ async fn reads_beside_a_swap_tell_what_is_live() {
         let admin = Arc::clone(&bench.admin);
         async move { admin.list(query).await }
     });
-    bench.stops.wait_for(At::ReadingLabels, "cats", 3);
+    bench.breakpoints.wait_for(At::ReadingLabels, "cats", 3);
     assert_eq!(bench.replace("cats", "new").await, 2);
-    bench.stops.let_on(At::ReadingLabels, "cats");
+    bench.breakpoints.release(At::ReadingLabels, "cats");
 
     let live = live.await.unwrap().unwrap();
     assert_eq!(
@@ -576,11 +599,13 @@ async fn reads_beside_a_swap_tell_what_is_live() {
     );
     assert_eq!(live.available_versions, [2]);
     let error = by_number.await.unwrap().unwrap_err();
-    let unknown = |error: &ServiceError| match error {
-        ServiceError::Head(error) => matches!(**error, HeadError::UnknownVersion { version: 1, .. }),
-        _ => false,
+    let ServiceError::Head(error) = error else {
+        panic!("{error}")
     };
-    assert!(unknown(&error), "{error}");
+    assert!(
+        matches!(*error, HeadError::UnknownVersion { version: 1, .. }),
+        "{error}"
+    );
     let listed = listed.await.unwrap().unwrap();
     let heads: Vec<_> = listed
         .heads

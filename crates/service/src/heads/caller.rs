@@ -1,4 +1,4 @@
-//! Who waits for a swap, and until when.
+//! The caller of a swap, who can give up until its commit begins.
 
 use std::pin::pin;
 
@@ -7,8 +7,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::ServiceError;
 
-/// The caller's side of a swap. Dropping this, as a call that is cancelled does, abandons the swap unless its commit has
-/// begun.
+/// The caller's side of a swap. Dropping this, as a cancelled call does, abandons the swap unless its commit has begun.
 pub(super) struct Caller {
     pub commit: Commit,
     pub deadline: Option<Instant>,
@@ -22,10 +21,11 @@ impl Caller {
         }
     }
 
-    /// Waits for the swap, up to the deadline; but once the commit has begun, to its end: what is changed is told.
+    /// Waits for the swap until the deadline. Once the commit has begun, it waits to the end, so that the caller learns the
+    /// result.
     ///
     /// # Errors
-    /// [`ServiceError::Expired`], or the work's own.
+    /// [`ServiceError::Expired`], or the error of `work`.
     pub async fn wait_for<T>(&self, work: impl Future<Output = Result<T, ServiceError>>) -> Result<T, ServiceError> {
         let Some(deadline) = self.deadline else {
             return work.await;
@@ -35,7 +35,7 @@ impl Caller {
             doing: "the head was being replaced; nothing was changed",
         };
         match timeout_at(deadline, &mut work).await {
-            // The caller is still here, so it was its deadline that the swap stopped at.
+            // The caller still waits, so the swap was cancelled by its deadline.
             Ok(Err(ServiceError::Cancelled)) => Err(expired),
             Ok(result) => result,
             Err(_) if self.commit.abandon() => Err(expired),

@@ -1,8 +1,8 @@
-//! What callers are told of heads and of the model.
+//! Descriptions of heads and of the model.
 
 use std::sync::Arc;
 
-use headswap_heads::{HeadError, HeadInfo, HeadName, HeadVersion, Tier};
+use headswap_heads::{HeadError, HeadInfo, HeadName, HeadRegistry, HeadVersion, Tier};
 use headswap_model::PlacedHead;
 use headswap_spec::{Architecture, Layer, describe_layers};
 
@@ -12,30 +12,30 @@ use crate::{ModelInfo, ServiceError};
 /// One version of a head.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HeadDescription {
-    /// What never changes.
+    /// Its metadata.
     pub info: HeadInfo,
-    /// K labels, or none; none, too, where they are not asked for.
+    /// K labels; empty if it has none or they were not requested.
     pub labels: Arc<[String]>,
-    /// Whether requests that name no version get it.
+    /// True if requests that name no version get it.
     pub live: bool,
-    /// Where it is; none if no request may name it.
+    /// Its tier; none if it is retired or, after a dry run, not published.
     pub tier: Option<Tier>,
-    /// How many requests it answered since the server started.
+    /// The number of requests that it answered since the server started.
     pub requests: u64,
     /// The first layer, in the network's order, that it overrides.
     pub split_layer: String,
 }
 
-/// A version of a head and its others.
+/// A version of a head, and the numbers of all its versions.
 #[derive(Clone, Debug)]
 pub struct GotHead {
-    /// The version that was asked for.
+    /// The requested version.
     pub head: HeadDescription,
-    /// Those that can be asked for, oldest first.
+    /// The versions that requests may name, oldest first.
     pub available_versions: Vec<u64>,
 }
 
-/// The model as it is served.
+/// The served model.
 #[derive(Clone, Debug)]
 pub struct ModelDescription {
     /// The backbone.
@@ -51,13 +51,13 @@ pub struct ModelDescription {
 /// One tensor of the model.
 #[derive(Clone, Debug)]
 pub struct ParameterDescription {
-    /// As torchvision calls it.
+    /// Its name in torchvision.
     pub name: String,
     /// Outermost dimension first.
     pub shape: Vec<usize>,
-    /// Whether the head overrides it.
+    /// True if the head overrides it.
     pub overridden: bool,
-    /// Of the backbone's own; empty for the last Linear, which is a head's.
+    /// The digest of the backbone's tensor; empty for the last Linear, which every head has.
     pub digest: String,
 }
 
@@ -70,15 +70,11 @@ impl SplitLayers {
     }
 
     pub fn of_head(&self, info: &HeadInfo) -> String {
-        let overrides = |layer: &&Layer| {
-            let mut parameters = info.parameters.iter();
-            parameters.any(|parameter| parameter.rsplit_once('.').is_some_and(|(own, _)| own == layer.name))
-        };
-        let split = self.0.iter().find(overrides);
+        let split = self.0.iter().find(|layer| overrides(info, layer));
         split.map(|layer| layer.name.clone()).unwrap_or_default()
     }
 
-    /// What is told of a version but for its labels.
+    /// Describes a version, without its labels.
     pub fn describe(&self, version: &HeadVersion<PlacedHead>, live: bool) -> HeadDescription {
         HeadDescription {
             split_layer: self.of_head(&version.info),
@@ -95,30 +91,15 @@ impl HeadAdmin {
     /// Describes one version of a head; 0 is the live one.
     ///
     /// # Errors
-    /// [`ServiceError::Head`] if it is not there or its labels cannot be read.
+    /// [`ServiceError::Head`] if it does not exist or its labels cannot be read.
     pub async fn get(&self, head: &str, version: u64) -> Result<GotHead, ServiceError> {
         let name = HeadName::parse(head)?;
         let (registry, split_layers) = (Arc::clone(&self.registry), Arc::clone(&self.split_layers));
-        // Again if a swap let the version go meanwhile: the live one is another then, and one asked for by its number is not
-        // there.
-        let get = move || loop {
-            let history = registry.table().history(&name, version)?;
-            let labels = match registry.labels(&history.version) {
-                Err(HeadError::Retired { .. }) => continue,
-                labels => labels?,
-            };
-            let head = split_layers.describe(&history.version, history.live);
-            if head.tier.is_some() {
-                return Ok::<_, ServiceError>(GotHead {
-                    head: HeadDescription { labels, ..head },
-                    available_versions: history.available,
-                });
-            }
-        };
-        self.readers.run(get).await?
+        let got = self.readers.run(move || get(&registry, &split_layers, &name, version));
+        Ok(got.await??)
     }
 
-    /// Describes the model with a live head over it.
+    /// Describes the model with a live head.
     ///
     /// # Errors
     /// [`ServiceError::Head`] if there is no such head.
@@ -142,4 +123,33 @@ impl HeadAdmin {
             head: self.split_layers.describe(&version, true),
         })
     }
+}
+
+/// Reads one version; blocking. If a swap retires it during the read, it is resolved again: 0 is another version then, and
+/// a number is unknown.
+fn get(
+    registry: &HeadRegistry<PlacedHead>,
+    split_layers: &SplitLayers,
+    name: &HeadName,
+    version: u64,
+) -> Result<GotHead, HeadError> {
+    loop {
+        let history = registry.table().history(name, version)?;
+        let labels = match registry.labels(&history.version) {
+            Err(HeadError::Retired { .. }) => continue,
+            labels => labels?,
+        };
+        let head = split_layers.describe(&history.version, history.live);
+        if head.tier.is_some() {
+            return Ok(GotHead {
+                head: HeadDescription { labels, ..head },
+                available_versions: history.available,
+            });
+        }
+    }
+}
+
+fn overrides(info: &HeadInfo, layer: &Layer) -> bool {
+    let mut parameters = info.parameters.iter();
+    parameters.any(|parameter| parameter.rsplit_once('.').is_some_and(|(own, _)| own == layer.name))
 }

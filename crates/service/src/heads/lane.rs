@@ -1,4 +1,4 @@
-//! Where a swap runs: large ones apart from small ones, so that none of those waits for hundreds of megabytes.
+//! Lanes of swaps: large ones run apart from small ones, so that a small swap never waits for hundreds of megabytes.
 
 use std::sync::Arc;
 
@@ -7,13 +7,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::threads::Threads;
 use crate::ServiceError;
 
-/// Threads, and what their swaps may have on the device for a trial.
+/// The threads of a lane, and the limit of its trials on the device.
 pub(super) struct Lane {
     pub threads: Threads,
     trials: Option<Trials>,
 }
 
-/// Bytes on trial, in units that a semaphore can count; taken in order of arrival.
+/// A FIFO limit on bytes on trial, in units that a semaphore can count.
 struct Trials {
     unit_bytes: u64,
     units: u32,
@@ -21,7 +21,7 @@ struct Trials {
 }
 
 impl Lane {
-    /// For swaps that are so small that the threads bound them.
+    /// Creates a lane for swaps so small that the number of threads limits their bytes.
     pub fn small(threads: usize) -> Self {
         Self {
             threads: Threads::new("small-swap", threads),
@@ -29,7 +29,7 @@ impl Lane {
         }
     }
 
-    /// For swaps of any size, on trial with so many bytes together.
+    /// Creates a lane for swaps of any size, whose trials may have `trial_bytes_max` bytes together.
     pub fn large(threads: usize, trial_bytes_max: u64) -> Self {
         Self {
             threads: Threads::new("large-swap", threads),
@@ -37,19 +37,20 @@ impl Lane {
         }
     }
 
-    /// Waits until a head of so many bytes may be on trial.
+    /// Waits until a head of `bytes` bytes may be on trial.
     pub async fn trial(&self, bytes: u64) -> Result<Option<OwnedSemaphorePermit>, ServiceError> {
         let Some(trials) = &self.trials else { return Ok(None) };
-        let free = Arc::clone(&trials.free)
+        let permit = Arc::clone(&trials.free)
             .acquire_many_owned(trials.units_of(bytes))
             .await;
-        free.map(Some)
+        permit
+            .map(Some)
             .map_err(|_| ServiceError::Internal("the trials of heads ended".into()))
     }
 }
 
 impl Trials {
-    /// About a million units, each at least a byte.
+    /// Uses up to about a million units of at least one byte.
     fn new(bytes_max: u64) -> Self {
         const UNITS: u64 = 1 << 20;
         let unit_bytes = bytes_max.div_ceil(UNITS).max(1);
@@ -61,7 +62,7 @@ impl Trials {
         }
     }
 
-    /// No more than there are: what is too large for the device is refused before it is tried.
+    /// Returns the units of a head, at most all: a head that is too large for the device is refused before its trial.
     fn units_of(&self, bytes: u64) -> u32 {
         bytes.div_ceil(self.unit_bytes).min(u64::from(self.units)) as u32
     }
@@ -74,7 +75,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// However heads take their units, their bytes together are no more than allowed; each that may be alone can be.
+        /// For any heads, their bytes together stay within the limit, and each that is within it can run alone.
         #[test]
         fn units_bound_bytes(bytes_max in 1..u64::MAX >> 1, heads in proptest::collection::vec(0.0..=1.0f64, 1..20)) {
             let trials = Trials::new(bytes_max);

@@ -1,4 +1,4 @@
-//! Heads, a page at a time.
+//! Lists heads in pages.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -12,61 +12,62 @@ use crate::ServiceError;
 
 const PAGE_SIZE_DEFAULT: usize = 100;
 const PAGE_SIZE_MAX: usize = 1000;
-/// A page with more labels than this ends early.
+/// A page whose labels have more bytes than this ends early.
 const PAGE_LABELS_BYTES_MAX: usize = 16 << 20;
 
-/// Which heads, and what of them.
+/// A query for a page of heads.
 #[derive(Clone, Debug, Default)]
 pub struct HeadQuery {
-    /// Labels may have to be read from the store.
+    /// True to include labels, which may have to be read from the store.
     pub include_labels: bool,
-    /// How many heads at most; 0 is the default.
+    /// Maximum number of heads; 0 is the default.
     pub page_size: usize,
-    /// [`HeadPage::next_page_token`] of the page before; empty begins.
+    /// [`HeadPage::next_page_token`] of the page before; empty for the first page.
     pub page_token: String,
-    /// Only heads whose names begin like this.
+    /// Only heads whose names begin with this.
     pub name_prefix: String,
-    /// Only heads whose live version is here.
+    /// Only heads whose live version is in this tier.
     pub tier: Option<Tier>,
 }
 
-/// Some of the heads, by name.
+/// A page of heads, by name.
 #[derive(Clone, Debug)]
 pub struct HeadPage {
     /// Their live versions.
     pub heads: Vec<HeadDescription>,
-    /// For the next page; empty if this is the last.
+    /// The token of the next page; empty if this is the last.
     pub next_page_token: String,
-    /// How many heads there are on all pages.
+    /// The number of matching heads on all pages.
     pub total: usize,
 }
 
 impl HeadAdmin {
-    /// A page of the live versions.
+    /// Lists a page of the live versions.
     ///
     /// # Errors
-    /// [`ServiceError::Invalid`] if no page has this token.
+    /// [`ServiceError::Invalid`] if the token is invalid.
     pub async fn list(&self, query: HeadQuery) -> Result<HeadPage, ServiceError> {
         let after = after(&query.page_token)?;
         let (registry, split_layers) = (Arc::clone(&self.registry), Arc::clone(&self.split_layers));
-        let list = move || list(&registry, &split_layers, after.as_ref(), &query);
-        self.readers.run(list).await
+        self.readers
+            .run(move || list(&registry, &split_layers, after.as_ref(), &query))
+            .await
     }
 }
 
-/// A page's token is the name of the last head before it.
+/// Parses a page's token, which is the name of the last head before it.
 fn after(token: &str) -> Result<Option<HeadName>, ServiceError> {
     if token.is_empty() {
         return Ok(None);
     }
     let name = HeadName::parse(token).map_err(|_| ServiceError::Invalid {
         field: "page_token",
-        message: "no page has this token; begin without one".into(),
+        message: "the token is invalid; start without one".into(),
     })?;
     Ok(Some(name))
 }
 
-/// Blocking, if labels are asked for.
+/// Reads a page; blocking if labels are included.
 fn list(
     registry: &HeadRegistry<PlacedHead>,
     split_layers: &SplitLayers,
@@ -77,11 +78,10 @@ fn list(
         0 => PAGE_SIZE_DEFAULT,
         size => size.min(PAGE_SIZE_MAX),
     };
-    let matches = |version: &Arc<HeadVersion<PlacedHead>>| {
+    let page = registry.table().page(after, size, |version| {
         version.info.name.as_str().starts_with(&query.name_prefix)
             && (query.tier.is_none() || version.tier() == query.tier)
-    };
-    let page = registry.table().page(after, size, matches);
+    });
     let mut filled = Page {
         registry,
         split_layers,
@@ -118,7 +118,7 @@ impl Page<'_> {
         ControlFlow::Continue(())
     }
 
-    /// The live version: another than was listed if a swap let that go meanwhile.
+    /// Describes the live version, which is another than the listed one if a swap has retired that since.
     fn describe(&self, listed: &Arc<HeadVersion<PlacedHead>>) -> HeadDescription {
         let mut version = Arc::clone(listed);
         loop {
@@ -135,8 +135,8 @@ impl Page<'_> {
         }
     }
 
-    /// Labels, if they are asked for; none of a version that was let go. A file that cannot be read now is no reason to
-    /// tell nothing of the others.
+    /// Returns the labels, empty if they are not requested or cannot be read, so that one unreadable file does not fail the
+    /// page; none if the version is retired.
     fn labels(&self, version: &HeadVersion<PlacedHead>) -> Option<Arc<[String]>> {
         if !self.include_labels {
             return Some(Arc::default());
@@ -145,7 +145,7 @@ impl Page<'_> {
             Ok(labels) => Some(labels),
             Err(HeadError::Retired { .. }) => None,
             Err(error) => {
-                tracing::warn!(head = %version.info.name, %error, "labels left out");
+                tracing::warn!(head = %version.info.name, %error, "labels could not be read and were left out");
                 Some(Arc::default())
             }
         }

@@ -1,8 +1,8 @@
 //! Administration of heads: replace, upload, list, get, describe.
 //!
-//! None of it costs others their turn. Swaps of one head take turns in order of arrival, as futures; what blocks runs on
-//! threads of this folder's own (`threads.rs`), apart from those that decode pictures, and large swaps apart from small
-//! ones (`lane.rs`). A caller that gives up before the commit leaves nothing behind (`caller.rs`).
+//! Swaps of one head run one after another, in order of arrival; those that wait are futures and block no thread. Blocking
+//! work runs on threads of its own (`threads.rs`), not on those that decode pictures, and large swaps run apart from small
+//! ones (`lane.rs`). If a caller gives up before the commit, nothing is changed (`caller.rs`).
 
 mod caller;
 mod description;
@@ -32,33 +32,33 @@ use headswap_store::UploadDir;
 use lane::Lane;
 use threads::{Priority, Threads};
 
-/// Small swaps at the same time.
+/// Maximum number of concurrent small swaps.
 const SMALL_SWAPS_MAX: usize = 4;
-/// A file up to this many bytes is small: its head has twice as many at most, if it is in 16 bits, and a swap takes
-/// milliseconds. As many such heads as small swaps fit into the 64 MiB that trials have beside the large ones.
+/// A file up to this many bytes is small, and its swap takes milliseconds. Its head has at most twice as many bytes, if the
+/// file is in 16 bits, so the heads of all small swaps fit the 64 MiB by which the trial budget exceeds that of heads.
 const SMALL_FILE_BYTES_MAX: u64 = 8 << 20;
-/// Reads of stored heads at the same time.
+/// Maximum number of concurrent reads of stored heads.
 const READS_MAX: usize = 8;
 
-/// What administration works with.
+/// What [`HeadAdmin`] is built from.
 pub struct HeadAdminParts {
     /// The heads.
     pub registry: Arc<HeadRegistry<PlacedHead>>,
-    /// What is asked of new heads.
+    /// What new heads are checked against.
     pub limits: HeadLimits,
-    /// Where uploads go.
+    /// The directory of uploads.
     pub uploads: UploadDir,
-    /// How many there may be at once (`--uploads-max`).
+    /// Maximum number of concurrent uploads (`--uploads-max`).
     pub uploads_max: usize,
-    /// Bytes of large heads on trial at the same time at most (`--heads-resident-bytes-max`).
+    /// Maximum bytes of all large heads on trial (`--heads-resident-bytes-max`).
     pub trial_bytes_max: u64,
-    /// Which files of this machine may be read.
+    /// Which local files ReplaceHead may read.
     pub sources: SourceSettings,
-    /// What is told of the backbone.
+    /// The metadata of the backbone.
     pub model: ModelInfo,
-    /// Requests that are under way: while there are any, uploads give way.
+    /// The number of requests in flight; uploads are throttled while it is above 0.
     pub in_flight: Gauge,
-    /// Counts heads and uploads.
+    /// Metrics of heads and uploads.
     pub metrics: HeadMetrics,
 }
 
@@ -72,17 +72,17 @@ pub struct HeadAdmin {
     split_layers: Arc<SplitLayers>,
     in_flight: Gauge,
     metrics: HeadMetrics,
-    /// Swaps of one head take turns in order of arrival: tokio's locks are fair.
-    turns: PerHead<Mutex<()>>,
+    /// One swap of each head at a time; tokio's locks are FIFO.
+    swap_locks: PerHead<Mutex<()>>,
     small: Lane,
     large: Lane,
-    /// Uploads' files are written by these; a thread's place is that of the upload, to the end of its swap.
+    /// Write the files of uploads. An upload holds its thread's permit until its swap has ended.
     writers: Threads,
     readers: Threads,
 }
 
 impl HeadAdmin {
-    /// Begins nothing: threads come with work.
+    /// Creates the administration; threads start with the work.
     pub fn new(parts: HeadAdminParts) -> Self {
         let uploads_max = parts.uploads_max.max(1);
         Self {
@@ -94,7 +94,7 @@ impl HeadAdmin {
             model: Arc::new(parts.model),
             in_flight: parts.in_flight,
             metrics: parts.metrics,
-            turns: PerHead::default(),
+            swap_locks: PerHead::default(),
             small: Lane::small(SMALL_SWAPS_MAX),
             large: Lane::large(uploads_max, parts.trial_bytes_max),
             writers: Threads::new("upload-write", uploads_max),
@@ -102,7 +102,7 @@ impl HeadAdmin {
         }
     }
 
-    /// How uploads work: so that requests under way hardly notice.
+    /// The priority of uploads, below that of requests.
     fn background(&self) -> Priority {
         Priority::Background(self.in_flight.clone())
     }

@@ -1,4 +1,4 @@
-//! Where a new head's weights lie.
+//! The sources of a new head's weights: bytes, a local file, or an upload.
 
 use std::path::{Path, PathBuf};
 
@@ -9,21 +9,21 @@ use headswap_store::{UPLOAD_BYTES_MAX, Upload};
 
 use crate::ServiceError;
 
-/// What a caller gives.
+/// The source of weights in a ReplaceHead call.
 #[derive(Clone, Debug)]
 pub enum Source {
     /// A file in memory.
     Bytes(Bytes),
-    /// A file of this machine, as `file:///srv/heads/cats.safetensors`.
+    /// A file of this machine, such as `file:///srv/heads/cats.safetensors`.
     Uri(String),
 }
 
-/// Where ReplaceHead may read files, and how large they may be.
+/// Which local files ReplaceHead may read.
 #[derive(Clone, Debug)]
 pub struct SourceSettings {
-    /// `--head-source-dir`; none refuses every URI.
+    /// The directory (`--head-source-dir`); none refuses every URI.
     pub dir: Option<PathBuf>,
-    /// A file at a URI may have this many bytes.
+    /// Maximum bytes of a file.
     pub bytes_max: u64,
 }
 
@@ -34,7 +34,7 @@ pub(super) enum WeightsFile {
         path: PathBuf,
         bytes: u64,
     },
-    /// One that came for this swap, and is removed once it is read.
+    /// A file that is removed once it is read.
     Upload(Upload),
 }
 
@@ -58,9 +58,8 @@ impl WeightsFile {
 }
 
 impl SourceSettings {
-    /// The file that a `file://` URI names, if it lies below the source directory, links followed; blocking.
+    /// Returns the file that a `file://` URI names, if it is below the source directory after links are resolved; blocking.
     pub(super) fn find(&self, uri: &str) -> Result<WeightsFile, ServiceError> {
-        let refused = |message: String| Err(ServiceError::Invalid { field: "uri", message });
         let Some(dir) = &self.dir else {
             return refused("this server reads no files; start it with --head-source-dir or send `safetensors`".into());
         };
@@ -69,7 +68,7 @@ impl SourceSettings {
                 "`{uri}` is not a file URI; use file:///absolute/path.safetensors"
             ));
         };
-        // What lies outside and what does not exist get the same answer, so that the disk cannot be probed.
+        // A file outside and a missing file get the same answer, so that clients cannot probe the disk.
         let Some((real, bytes)) = below(dir, path) else {
             return refused(format!("there is no file {path} below the server's --head-source-dir"));
         };
@@ -83,7 +82,11 @@ impl SourceSettings {
     }
 }
 
-/// The real path of a file below a directory, and its length.
+fn refused(message: String) -> Result<WeightsFile, ServiceError> {
+    Err(ServiceError::Invalid { field: "uri", message })
+}
+
+/// Returns the canonical path and the length of a file below a directory.
 fn below(dir: &Path, path: &str) -> Option<(PathBuf, u64)> {
     let real = Path::new(path).canonicalize().ok()?;
     let metadata = real.metadata().ok()?;

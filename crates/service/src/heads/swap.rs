@@ -1,4 +1,4 @@
-//! From a file of weights to a live version.
+//! Swaps: from a file of weights to a live version.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,54 +15,54 @@ use super::source::{Source, WeightsFile};
 use super::threads::Priority;
 use crate::ServiceError;
 
-/// What a caller asks for, but for the weights.
+/// A request to replace a head, without the weights.
 #[derive(Clone, Debug, Default)]
 pub struct Swap {
     /// The head; empty is the default one.
     pub head: String,
-    /// K labels; none means those in the file.
+    /// K labels; empty means those in the file.
     pub labels: Vec<String>,
-    /// Only if this version is live; 0 means only if the head is new.
+    /// Replace only if this version is live; 0 means only if the head is new.
     pub expected_version: Option<u64>,
     /// Check everything, change nothing.
     pub dry_run: bool,
-    /// The caller's notes.
+    /// The caller's annotations.
     pub annotations: BTreeMap<String, String>,
 }
 
-/// A swap that took place, or would have.
+/// The result of a swap, or of a dry run.
 #[derive(Debug)]
 pub struct Swapped {
-    /// What is live now, or would be.
+    /// The version that is live now, or would be.
     pub head: HeadDescription,
-    /// The version before; 0 if the head is new.
+    /// The version that was live before; 0 if the head is new.
     pub previous_version: u64,
-    /// Reading and checking the weights.
+    /// Time to read and check the weights.
     pub validate: Duration,
-    /// Placing them on the device, trial included.
+    /// Time to place and try them on the device.
     pub place: Duration,
-    /// Making them durable.
+    /// Time to make them durable.
     pub store: Duration,
-    /// The part of that spent in fsync.
+    /// The part of `store` spent in fsync.
     pub sync: Duration,
 }
 
-/// One swap on its way through a lane.
-pub(super) struct Job<K> {
+/// One swap and its context.
+pub(super) struct Job<G> {
     pub name: HeadName,
     pub swap: Swap,
     pub commit: Commit,
     pub priority: Priority,
-    /// Kept until the swap's thread has ended.
-    pub keep: K,
+    /// Held until the swap's thread has ended.
+    pub guards: G,
 }
 
 impl HeadAdmin {
-    /// Makes a new version of a head live. If the caller gives up, by dropping this future or at its deadline, before the
-    /// commit begins, nothing is changed; after that the swap is finished whether or not the caller waits.
+    /// Makes a new version of a head live. If the caller gives up before the commit begins, by dropping this future or at
+    /// its deadline, nothing is changed; after that the swap finishes even if the caller does not wait.
     ///
     /// # Errors
-    /// [`ServiceError`]; whatever was live stays live.
+    /// [`ServiceError`]; the live version stays live.
     pub async fn replace(
         &self,
         swap: Swap,
@@ -75,12 +75,12 @@ impl HeadAdmin {
             swap,
             commit: caller.commit.clone(),
             priority: Priority::Normal,
-            keep: (),
+            guards: (),
         };
         caller.wait_for(self.swap(job, self.file(source))).await
     }
 
-    /// A file whose length decides where its swap runs.
+    /// Finds the source's file, whose length decides the swap's lane.
     async fn file(&self, source: Source) -> Result<WeightsFile, ServiceError> {
         match source {
             Source::Bytes(bytes) => Ok(WeightsFile::Memory(bytes)),
@@ -91,25 +91,26 @@ impl HeadAdmin {
         }
     }
 
-    /// The swap in its head's turn. What has begun on a thread goes on if this is dropped, and stops before the commit.
-    pub(super) async fn swap<K: Send + 'static>(
+    /// Swaps a head once no other swap of it runs. If the future is dropped, work that has begun on a thread goes on and
+    /// stops before the commit.
+    pub(super) async fn swap<G: Send + 'static>(
         &self,
-        job: Job<K>,
+        job: Job<G>,
         file: impl Future<Output = Result<WeightsFile, ServiceError>>,
     ) -> Result<Swapped, ServiceError> {
-        let turn = self.turns.of(&job.name).lock_owned().await;
+        let swap_lock = self.swap_locks.of(&job.name).lock_owned().await;
         let file = file.await?;
         let lane = self.lane(&file);
-        let place = lane.threads.place().await?;
+        let permit = lane.threads.permit().await?;
         let (limits, labels) = (Arc::clone(&self.limits), job.swap.labels);
-        let reading = lane.threads.start(place, job.priority.clone(), move |throttle| {
+        let reading = lane.threads.start(permit, job.priority.clone(), move |throttle| {
             read(file, labels, &limits, throttle)
         })?;
-        let (place, weights) = reading.await?;
+        let (permit, weights) = reading.await?;
         let (weights, validate) = weights?;
 
         let trial = lane.trial(weights.bytes()).await?;
-        // A call whose cancellation has come is dropped here, however fast its file was read: before what it asks for begins.
+        // Even if every await was ready at once, this lets a call that was cancelled be dropped before the swap begins.
         tokio::task::yield_now().await;
         let dry_run = job.swap.dry_run;
         let replacement = Replacement {
@@ -119,14 +120,14 @@ impl HeadAdmin {
             dry_run,
             annotations: job.swap.annotations,
         };
-        let (registry, commit, keep) = (Arc::clone(&self.registry), job.commit, job.keep);
-        let replacing = lane.threads.start(place, job.priority, move |throttle| {
-            let _until_the_end = (turn, trial, keep);
+        let (registry, commit, guards) = (Arc::clone(&self.registry), job.commit, job.guards);
+        let replacing = lane.threads.start(permit, job.priority, move |throttle| {
+            let _held_to_the_end = (swap_lock, trial, guards);
             registry
                 .replace(replacement, &commit, throttle)
                 .inspect(|replaced| log(replaced, dry_run))
         })?;
-        let (_place, replaced) = replacing.await?;
+        let (_permit, replaced) = replacing.await?;
         Ok(self.swapped(replaced?, validate, dry_run))
     }
 
@@ -158,7 +159,7 @@ impl HeadAdmin {
     }
 }
 
-/// Reads and checks the weights, and tells how long that took.
+/// Reads and checks the weights. Also returns the time that this took.
 fn read(
     file: WeightsFile,
     labels: Vec<String>,
@@ -170,7 +171,7 @@ fn read(
     Ok((weights, started.elapsed()))
 }
 
-/// On the swap's own thread: its caller may be gone.
+/// Logs a swap; called on the swap's thread, as its caller may have given up.
 fn log(replaced: &Replaced, dry_run: bool) {
     let info = &replaced.info;
     if !dry_run {

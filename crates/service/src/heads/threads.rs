@@ -1,4 +1,4 @@
-//! Threads of administration's own, a bounded number of each kind.
+//! The threads of administration, a bounded number of each kind.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,22 +11,22 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::ServiceError;
 
-/// Threads that begin with some work and end with it. Dropping this waits for those that run.
+/// Starts a thread for each piece of work. Dropping this waits for the running threads.
 pub(super) struct Threads {
     name: &'static str,
-    places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     running: Mutex<Vec<JoinHandle<()>>>,
 }
 
-/// A place for one thread.
-pub(super) type Place = OwnedSemaphorePermit;
+/// A permit to run one thread.
+pub(super) type ThreadPermit = OwnedSemaphorePermit;
 
-/// How much of the CPU some work gets beside requests.
+/// The priority of work against requests.
 #[derive(Clone, Debug)]
 pub(super) enum Priority {
-    /// As much as other threads.
+    /// The same as other threads.
     Normal,
-    /// What is left: a low priority, and a throttle that sleeps while this gauge of requests in flight is above 0.
+    /// A low thread priority, and a throttle that sleeps while this gauge of requests in flight is above 0.
     Background(Gauge),
 }
 
@@ -43,63 +43,63 @@ impl Priority {
     }
 }
 
-/// Work on a thread, which goes on if this is dropped. Returns the thread's place with the result.
-pub(super) struct Running<T>(oneshot::Receiver<(Place, T)>);
+/// Work on a thread, which goes on if this is dropped. Resolves to the thread's permit and the result.
+pub(super) struct Running<T>(oneshot::Receiver<(ThreadPermit, T)>);
 
 impl Threads {
-    /// At most `max` at once.
+    /// Allows `max` threads at a time.
     pub fn new(name: &'static str, max: usize) -> Self {
         Self {
             name,
-            places: Arc::new(Semaphore::new(max)),
+            permits: Arc::new(Semaphore::new(max)),
             running: Mutex::default(),
         }
     }
 
-    /// A place, in order of arrival.
-    pub async fn place(&self) -> Result<Place, ServiceError> {
-        let place = Arc::clone(&self.places).acquire_owned().await;
-        place.map_err(|_| ServiceError::Internal("the threads of administration ended".into()))
+    /// Waits for a permit, in order of arrival.
+    pub async fn permit(&self) -> Result<ThreadPermit, ServiceError> {
+        let permit = Arc::clone(&self.permits).acquire_owned().await;
+        permit.map_err(|_| ServiceError::Internal("the threads of administration ended".into()))
     }
 
-    /// A place, if there is one now.
-    pub fn try_place(&self) -> Option<Place> {
-        Arc::clone(&self.places).try_acquire_owned().ok()
+    /// Returns a permit if one is free.
+    pub fn try_permit(&self) -> Option<ThreadPermit> {
+        Arc::clone(&self.permits).try_acquire_owned().ok()
     }
 
-    /// Begins `work`. It has its place until it ends, whether or not its caller waits.
+    /// Starts `work` on a thread, which holds the permit until it ends, even if the caller does not wait.
     ///
     /// # Errors
-    /// [`ServiceError::Internal`] if the system gives no thread.
+    /// [`ServiceError::Internal`] if the thread cannot be started.
     pub fn start<T: Send + 'static>(
         &self,
-        place: Place,
+        permit: ThreadPermit,
         priority: Priority,
         work: impl FnOnce(&Throttle) -> T + Send + 'static,
     ) -> Result<Running<T>, ServiceError> {
-        let (done, result) = oneshot::channel();
-        let body = move || {
-            let answer = work(&priority.apply());
-            let _ = done.send((place, answer));
-        };
-        let thread = std::thread::Builder::new().name(self.name.into()).spawn(body);
+        let (sender, receiver) = oneshot::channel();
+        let thread = std::thread::Builder::new().name(self.name.into());
+        let thread = thread.spawn(move || {
+            let result = work(&priority.apply());
+            let _ = sender.send((permit, result));
+        });
         let thread = thread.map_err(|error| failed(&error.to_string()))?;
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         running.retain(|thread| !thread.is_finished());
         running.push(thread);
-        Ok(Running(result))
+        Ok(Running(receiver))
     }
 
-    /// Waits for a place, then for the work.
+    /// Waits for a permit, runs `work` on a thread and returns its result.
     pub async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, ServiceError> {
-        let place = self.place().await?;
-        let (_place, answer) = self.start(place, Priority::Normal, |_| work())?.await?;
-        Ok(answer)
+        let permit = self.permit().await?;
+        let (_permit, result) = self.start(permit, Priority::Normal, |_| work())?.await?;
+        Ok(result)
     }
 }
 
 impl<T> Future for Running<T> {
-    type Output = Result<(Place, T), ServiceError>;
+    type Output = Result<(ThreadPermit, T), ServiceError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let ended = Pin::new(&mut self.0).poll(context);
@@ -111,14 +111,14 @@ impl Drop for Threads {
     fn drop(&mut self) {
         let running = self.running.get_mut().unwrap_or_else(PoisonError::into_inner);
         for thread in running.drain(..) {
-            // One that panicked has told its caller.
+            // A panic has been reported to the caller.
             let _ = thread.join();
         }
     }
 }
 
 fn failed(reason: &str) -> ServiceError {
-    ServiceError::Internal(format!("work on heads failed ({reason}); what was live stays live"))
+    ServiceError::Internal(format!("work on heads failed ({reason}); the live versions stay live"))
 }
 
 #[cfg(test)]
@@ -129,23 +129,23 @@ mod tests {
     use headswap_checkpoint::NICENESS;
 
     #[tokio::test]
-    async fn threads_are_bounded_and_waited_for() {
+    async fn threads_are_bounded_and_joined_on_drop() {
         let threads = Threads::new("test", 1);
         let (go, wait) = mpsc::channel::<()>();
-        let place = threads.place().await.unwrap();
-        let blocked = threads.start(place, Priority::Normal, move |_| wait.recv());
-        assert!(threads.try_place().is_none());
-        // The thread keeps its place if its caller is gone.
+        let permit = threads.permit().await.unwrap();
+        let blocked = threads.start(permit, Priority::Normal, move |_| wait.recv());
+        assert!(threads.try_permit().is_none());
+        // The thread keeps its permit after its caller gave up.
         drop(blocked);
-        assert!(threads.try_place().is_none());
+        assert!(threads.try_permit().is_none());
         go.send(()).unwrap();
         assert_eq!(threads.run(|| 7).await.unwrap(), 7);
 
         let ended = Arc::new(Mutex::new(false));
         let end = Arc::clone(&ended);
         let (go, wait) = mpsc::channel::<()>();
-        let place = threads.place().await.unwrap();
-        let last = threads.start(place, Priority::Normal, move |_| {
+        let permit = threads.permit().await.unwrap();
+        let last = threads.start(permit, Priority::Normal, move |_| {
             wait.recv().unwrap();
             *end.lock().unwrap() = true;
         });
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_panic_is_an_error_and_gives_the_place_back() {
+    async fn a_panic_is_an_error_and_releases_the_permit() {
         let threads = Threads::new("test", 1);
         let error = threads.run(|| panic!("a test's panic")).await.unwrap_err();
         assert!(error.to_string().contains("it panicked"), "{error}");
@@ -164,28 +164,30 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn gentle_work_asks_whether_requests_are_under_way() {
+    async fn background_work_is_throttled_while_requests_are_in_flight() {
         let threads = Threads::new("test", 1);
         let in_flight = Gauge::<i64, std::sync::atomic::AtomicI64>::default();
         in_flight.set(1);
-        let place = threads.place().await.unwrap();
-        let work = |throttle: &Throttle| {
-            // Sleeps after each millisecond of work, nine times as long.
-            let started = std::time::Instant::now();
-            let mut rested = false;
-            while !rested {
-                let before = started.elapsed();
-                throttle.pause();
-                rested = (started.elapsed() - before).as_millis() > 5;
-            }
-            // SAFETY: getpriority takes plain numbers; 0 is the calling thread.
-            unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) }
-        };
-        let (_place, niceness) = threads
-            .start(place, Priority::Background(in_flight), work)
+        let permit = threads.permit().await.unwrap();
+        let (_permit, niceness) = threads
+            .start(permit, Priority::Background(in_flight), work_until_throttled)
             .unwrap()
             .await
             .unwrap();
         assert!(niceness >= NICENESS);
+    }
+
+    /// Works until the throttle has slept, which it does for nine times as long after each millisecond of work. Returns the
+    /// thread's niceness.
+    fn work_until_throttled(throttle: &Throttle) -> i32 {
+        let started = std::time::Instant::now();
+        let mut slept = false;
+        while !slept {
+            let before = started.elapsed();
+            throttle.pause();
+            slept = (started.elapsed() - before).as_millis() > 5;
+        }
+        // SAFETY: getpriority takes plain numbers; 0 is the calling thread.
+        unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) }
     }
 }

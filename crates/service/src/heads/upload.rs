@@ -1,4 +1,4 @@
-//! A head's file in pieces, to the disk and never whole in memory.
+//! Uploads: a head's file arrives in chunks and is written to the disk, never held in memory as a whole.
 
 use std::sync::Arc;
 
@@ -17,53 +17,54 @@ use super::swap::{Job, Swap, Swapped};
 use super::threads::Running;
 use crate::ServiceError;
 
-/// Chunks that wait for the disk.
+/// Maximum number of chunks that wait for the disk.
 const CHUNKS_WAITING_MAX: usize = 2;
 
-/// What a file is to become, and how to tell that it arrived whole.
+/// The header of an upload.
 #[derive(Clone, Debug, Default)]
 pub struct UploadHeader {
-    /// What it is to become.
+    /// The requested swap.
     pub swap: Swap,
-    /// The file.
+    /// The length and digest of the file.
     pub announced: Announced,
 }
 
-/// An upload that has begun. Dropping this removes its file and changes nothing.
+/// An upload in progress. Dropping this removes its file and changes nothing.
 pub struct HeadUpload {
     admin: Arc<HeadAdmin>,
     name: HeadName,
     swap: Swap,
     caller: Caller,
     chunks: mpsc::Sender<Bytes>,
-    /// A thread writes what comes.
-    written: Running<Result<(Upload, Counted), HeadError>>,
+    /// The thread that writes the chunks.
+    writing: Running<Result<(Upload, Counted), HeadError>>,
 }
 
 impl HeadAdmin {
-    /// Begins an upload, unless it is known already that it would be refused.
+    /// Begins an upload, unless its header is refused.
     ///
     /// # Errors
-    /// [`ServiceError::Exhausted`] if there are as many as allowed; as [`HeadAdmin::replace`].
+    /// [`ServiceError::Exhausted`] if the limit of concurrent uploads is reached; otherwise as [`HeadAdmin::replace`].
     pub fn begin_upload(
         self: &Arc<Self>,
         header: UploadHeader,
         deadline: Option<Instant>,
     ) -> Result<HeadUpload, ServiceError> {
         let UploadHeader { swap, announced } = header;
-        let place = self.writers.try_place().ok_or_else(|| ServiceError::Exhausted {
+        let permit = self.writers.try_permit().ok_or_else(|| ServiceError::Exhausted {
             setting: UPLOADS_MAX,
-            message: "as many uploads as allowed are under way; retry later".into(),
+            message: "the limit of concurrent uploads is reached; retry later".into(),
         })?;
         let counted = Counted::new(self.metrics.uploads_in_flight());
         let name = HeadName::parse(&swap.head)?;
         self.registry.check_expected(&name, swap.expected_version)?;
         self.uploads.check(&announced)?;
-        let (chunks, waiting) = mpsc::channel(CHUNKS_WAITING_MAX);
+        let (chunks, receiver) = mpsc::channel(CHUNKS_WAITING_MAX);
         let uploads = Arc::clone(&self.uploads);
-        let writing = move |throttle: &Throttle| Ok((write(&uploads, announced, waiting, throttle)?, counted));
         Ok(HeadUpload {
-            written: self.writers.start(place, self.background(), writing)?,
+            writing: self.writers.start(permit, self.background(), move |throttle| {
+                Ok((write(&uploads, announced, receiver, throttle)?, counted))
+            })?,
             admin: Arc::clone(self),
             name,
             swap,
@@ -73,7 +74,7 @@ impl HeadAdmin {
     }
 }
 
-/// Writes what comes until it ends; blocking.
+/// Writes chunks to a file until the channel is closed; blocking.
 fn write(
     uploads: &UploadDir,
     announced: Announced,
@@ -88,12 +89,12 @@ fn write(
 }
 
 impl HeadUpload {
-    /// Takes the next piece of the file. Returns false if the file is refused already; [`HeadUpload::finish`] says why.
+    /// Takes the next chunk of the file. Returns false once the file is refused; [`HeadUpload::finish`] returns the error.
     pub async fn write(&mut self, chunk: Bytes) -> bool {
         self.chunks.send(chunk).await.is_ok()
     }
 
-    /// Makes the file, which has come to its end, a live version: as [`HeadAdmin::replace`].
+    /// Makes the uploaded file a live version, as [`HeadAdmin::replace`] does.
     ///
     /// # Errors
     /// As there.
@@ -104,23 +105,23 @@ impl HeadUpload {
             swap,
             caller,
             chunks,
-            written,
+            writing,
         } = self;
         drop(chunks);
-        let whole = async {
-            let (place, upload) = written.await?;
+        let swapped = async {
+            let (permit, upload) = writing.await?;
             let (upload, counted) = upload?;
             let job = Job {
                 name,
                 swap,
                 commit: caller.commit.clone(),
                 priority: admin.background(),
-                keep: (place, counted),
+                guards: (permit, counted),
             };
             admin
                 .swap(job, std::future::ready(Ok(WeightsFile::Upload(upload))))
                 .await
         };
-        caller.wait_for(whole).await
+        caller.wait_for(swapped).await
     }
 }
