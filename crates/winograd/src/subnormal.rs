@@ -12,7 +12,6 @@ pub(crate) fn scale_of(largest: f32, to: f32) -> f32 {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::bias::Bias;
     use crate::buffer::Buffer;
     use crate::conv::Precision;
