@@ -60,7 +60,7 @@ async fn invalid_requests_are_refused() {
     refused(&mut client, pixels, invalid, "150527 bytes").await;
     refused(&mut client, ClassifyRequest::default(), invalid, "image").await;
     refused(&mut client, classify(&["no-such"]), Code::NotFound, "no-such").await;
-    refused(&mut client, classify(&["../etc"]), invalid, "no name").await;
+    refused(&mut client, classify(&["../etc"]), invalid, "not a valid head name").await;
     let missing = ClassifyRequest {
         head_version: 7,
         ..classify(&[])
@@ -233,7 +233,7 @@ fn invalid_replacements() -> Vec<InvalidReplacement> {
         ("labels", labels, invalid, "1 for 3 classes"),
         ("stale", stale, Code::Aborted, "9"),
         ("not new", not_new, Code::Aborted, "0"),
-        ("name", name, invalid, "no name"),
+        ("name", name, invalid, "not a valid head name"),
     ]
 }
 

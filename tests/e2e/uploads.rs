@@ -159,7 +159,7 @@ fn invalid_uploads(file: &[u8]) -> Vec<(Vec<UploadHeadRequest>, Code, &'static s
         ),
         ([whole.clone(), whole].concat(), invalid, "a second header"),
         (vec![part(Part::Header(header("cats")))], invalid, "it is empty"),
-        (parts(header("No Name"), file, 1000), invalid, "no name for a head"),
+        (parts(header("No Name"), file, 1000), invalid, "not a valid head name"),
         (parts(sized(length + 1), file, 1000), invalid, "of the announced"),
         (parts(sized(length - 1), file, 1000), invalid, "more than the announced"),
         (

@@ -28,17 +28,22 @@
 //! # What holds
 //! 1. An image's maps and a row's results are the same to the bit whatever is computed beside them, by any number of
 //!    threads: each number is one sum in a fixed order, and integers' scales belong to one tile
-//!    (`an_image_is_the_same_in_every_batch`, `a_row_is_the_same_in_every_batch`).
+//!    (`an_image_is_the_same_in_every_batch`, `a_row_is_the_same_in_every_batch`,
+//!    `logits_have_the_same_bits_by_any_number_of_threads`).
 //! 2. Integer sums cannot overflow (`integer_sums_do_not_overflow`; arithmetic at `input::LENGTH`).
 //! 3. What is not finite in the input reaches the result (`what_is_not_finite_reaches_the_result`).
-//! 4. Every instruction set, AVX-512, AVX2 and plain Rust, passes every test; the CPU's best is chosen at run time.
+//! 4. Every instruction set, AVX-512 with VNNI and without, AVX2 and plain Rust, passes every test; the CPU's best is chosen
+//!    at run time.
 //! 5. After a first pass with the largest batch nothing is allocated but by [`Maps::select_rows`]
 //!    (`a_second_pass_allocates_nothing`).
+//! 6. No packed weight is subnormal (`no_packed_weight_is_subnormal`).
+//! 7. A panic of one thread or several reaches the caller once, and the next layer is computed
+//!    (`a_panic_reaches_the_caller_once_and_the_next_piece_works`).
 //!
 //! # How it is cut
 //! `simd` knows instruction sets, and every kernel is written once against it; `tile` knows Winograd's matrices; `input`,
 //! `product` and `output` are the three steps; `plan` decides in which order `winograd` runs them. `buffer`, `pool`,
-//! `affinity` and `maps` know none of these.
+//! `affinity`, `subnormal` and `maps` know none of these.
 
 mod affinity;
 mod bias;

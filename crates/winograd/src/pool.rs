@@ -379,15 +379,19 @@ mod tests {
     fn a_divided_pool_keeps_its_threads_and_their_cpus() {
         let cpus: Vec<usize> = (0..64).collect();
         for (threads, threads_max, expected) in [
-            (1, 16, vec![0..1]),
-            (16, 16, vec![0..16]),
-            (17, 16, vec![0..8, 8..17]),
-            (33, 16, vec![0..11, 11..22, 22..33]),
-            (3, 0, vec![0..1, 1..2, 2..3]),
+            (1, 16, vec![(0, 1)]),
+            (16, 16, vec![(0, 16)]),
+            (17, 16, vec![(0, 8), (8, 9)]),
+            (33, 16, vec![(0, 11), (11, 11), (22, 11)]),
+            (3, 0, vec![(0, 1), (1, 1), (2, 1)]),
         ] {
             let pools = Pool::start(threads, &cpus).divide(threads_max);
-            let own = pools.iter().map(|pool| pool.cpus[0]..pool.cpus[0] + pool.threads());
-            assert_eq!(own.collect::<Vec<_>>(), expected, "{threads} threads");
+            let own = pools.iter().map(|pool| (pool.cpus[0], pool.threads()));
+            assert_eq!(
+                own.collect::<Vec<_>>(),
+                expected,
+                "first CPUs of {threads} threads, and how many"
+            );
             let pools = Pool::new(threads).divide(threads_max);
             assert!(pools.iter().all(|pool| pool.cpus.is_empty()));
             assert_eq!(pools.iter().map(Pool::threads).sum::<usize>(), threads);
