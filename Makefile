@@ -52,6 +52,7 @@ check: ## Formatting, lints, rustdoc, dependencies and licences, protos, spellin
 	target/tools/buf lint
 	target/tools/buf breaking --against proto/baseline.binpb
 	target/tools/typos
+	scripts/classify-path >/dev/null
 
 bench: build ## Forward pass, served rate, the server alone, isolation; then beside other engines and servers (30 minutes; QUICK=1: 7)
 	$(HEADSWAP) bench forward $(if $(QUICK),--seconds 1) $(ARGS)

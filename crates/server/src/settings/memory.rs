@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 /// Returns the bytes of memory that the process may use: the least of the machine's memory, the limits of the process's control
 /// groups, and its limit on address space (`ulimit -v`).
-pub(crate) fn available() -> u64 {
+pub(super) fn available() -> u64 {
     let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let limits = limit_files(&groups).into_iter().filter_map(|file| {
         // Version 2 has the text `max` if there is no limit, which does not parse.

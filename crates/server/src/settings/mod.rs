@@ -7,7 +7,7 @@ mod heads;
 mod labels_source;
 mod limits;
 mod listen_address;
-pub(crate) mod memory;
+mod memory;
 mod model;
 mod null_backend;
 mod operations;
@@ -104,6 +104,7 @@ impl ServeArgs {
             "starting"
         );
         self.check()?;
+        self.model.check_memory()?;
         self.check_threads()
     }
 

@@ -8,7 +8,9 @@ use headswap_model::{BackendChoice, BackendSettings, DeviceChoice, Precision, We
 use headswap_spec::Architecture;
 
 use super::labels_source::LabelsSource;
+use super::memory;
 use super::threads::THREADS_MAX;
+use crate::ServerError;
 
 /// The backbone and what computes it.
 #[derive(Args, Clone, Debug)]
@@ -70,5 +72,25 @@ impl ModelArgs {
             threads: NonZeroUsize::new(self.threads),
             pin_threads: self.pin_threads,
         }
+    }
+
+    /// Refuses to load a backbone that would not fit, instead of being killed half-way.
+    pub(super) fn check_memory(&self) -> Result<(), ServerError> {
+        let settings = self.backend();
+        let (needed, available) = (settings.host_bytes(self.arch), memory::available());
+        if settings.backend == BackendChoice::Null || needed <= available {
+            return Ok(());
+        }
+        let int16 = BackendSettings {
+            precision: Precision::Int16,
+            ..settings
+        };
+        Err(ServerError::Settings(format!(
+            "the backbone takes about {} MB of memory while it is loaded, and the process may use {} MB; raise the memory limit, or \
+             choose --precision int16, which takes {} MB",
+            needed / 1_000_000,
+            available / 1_000_000,
+            int16.host_bytes(self.arch) / 1_000_000,
+        )))
     }
 }

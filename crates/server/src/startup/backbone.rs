@@ -6,11 +6,11 @@ use std::time::Instant;
 
 use headswap_checkpoint::{Digest, Parameters};
 use headswap_heads::{HeadLimits, HeadWeights, Overridable};
-use headswap_model::{Backbone, BackendChoice, BackendSettings, Precision, WeightsSource};
+use headswap_model::{Backbone, WeightsSource};
 use headswap_spec::{Architecture, imagenet_labels};
 
 use crate::ServerError;
-use crate::settings::{LabelsSource, ModelArgs, memory};
+use crate::settings::{LabelsSource, ModelArgs};
 
 /// The most classes a head may have.
 const CLASSES_MAX: usize = 65_536;
@@ -37,7 +37,6 @@ impl LoadedBackbone {
         if *source == WeightsSource::Demo {
             tracing::warn!("--weights demo: the backbone is UNTRAINED; its answers mean nothing");
         }
-        check_memory(args)?;
         let started = Instant::now();
         let mut backbone = Backbone::load(source, args.arch)?;
         let last = backbone.take_last_linear();
@@ -62,26 +61,6 @@ impl LoadedBackbone {
         );
         Ok((loaded, backbone))
     }
-}
-
-/// Refuses to load what would not fit, instead of being killed by the system half-way.
-fn check_memory(args: &ModelArgs) -> Result<(), ServerError> {
-    let settings = args.backend();
-    let (needed, available) = (settings.host_bytes(args.arch), memory::available());
-    if settings.backend == BackendChoice::Null || needed <= available {
-        return Ok(());
-    }
-    let int16 = BackendSettings {
-        precision: Precision::Int16,
-        ..settings
-    };
-    Err(ServerError::Settings(format!(
-        "the backbone takes about {} MB of memory while it is loaded, and the process may use {} MB; raise the memory limit, or \
-         choose --precision int16, which takes {} MB",
-        needed / 1_000_000,
-        available / 1_000_000,
-        int16.host_bytes(args.arch) / 1_000_000,
-    )))
 }
 
 /// What of the backbone heads may override, besides its last Linear.
