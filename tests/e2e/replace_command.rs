@@ -142,7 +142,7 @@ fn wrong_labels_are_refused_before_there_is_a_connection() {
         (folder, "it is a directory; give a text file of labels"),
         (files.path("none").display().to_string(), "cannot read "),
         (files.write("empty.txt", b""), "it is empty; give a label on each line"),
-        (files.write("latin1.txt", b"caf\xe9\ncat\n"), "it is not UTF-8 text"),
+        (files.write("latin1.txt", b"\xe9t\xe9\ncat\n"), "it is not UTF-8 text"),
         (files.write("blank.txt", b"cat\n\ndog\n"), "line 2 is blank"),
         (
             files.write("three.txt", b"cat\ndog\nbird\n"),
