@@ -68,6 +68,7 @@ readme-check: build ## Run the README's lines as printed
 	scripts/parity/setup
 	.venv/bin/python scripts/readme-check
 
+gpu-check: TORCH := 1
 gpu-check: build ## On a machine with a GPU: logits, speed beside PyTorch, the served rate, swaps
 	$(PYTHON) benches/gpu.py $(HEADSWAP) $(ARGS)
 

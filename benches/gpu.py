@@ -237,14 +237,15 @@ PARTS = ["logits", "speed", "served", "swaps"]
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("headswap", help="the release binary")
+    parser.add_argument("headswap", help="the release binary, with headswap-torch beside it: make build TORCH=1")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--quick", action="store_true", help="small batches and one round: whether it runs, not how fast")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     args = parser.parse_args()
     if args.device == "cuda" and not torch.cuda.is_available():
         sys.exit("gpu: PyTorch finds no GPU; --device cpu --quick only tries this script")
-    # The binary opens the libtorch that it is told of: this PyTorch's.
-    libraries = [str(Path(torch.__file__).parent / "lib"), os.environ.get("LD_LIBRARY_PATH", "")]
+    # The binary opens the libtorch on LD_LIBRARY_PATH: this PyTorch's, and CUDA's libraries beside it.
+    packages = Path(torch.__file__).parent.parent
+    libraries = [str(packages / "torch/lib"), str(packages / "nvidia/cu13/lib"), os.environ.get("LD_LIBRARY_PATH", "")]
     os.environ["LD_LIBRARY_PATH"] = ":".join(filter(None, libraries))
     sys.exit(0 if Check(args).run() else 1)
