@@ -27,12 +27,16 @@ pub(crate) fn ensure(settings: &BackendSettings, torch: Option<&dyn TorchRuntime
         }
         return Ok(());
     }
-    match program() {
-        Some(program) if needs_libtorch(settings) => {
-            Err(Command::new(program).args(std::env::args_os().skip(1)).exec())
-        }
-        _ => Ok(()),
+    if !needs_libtorch(settings) {
+        return Ok(());
     }
+    if let Some(program) = program() {
+        return Err(Command::new(program).args(std::env::args_os().skip(1)).exec());
+    }
+    if settings.device == DeviceChoice::Auto && !settings.torch_on_cpu() {
+        tracing::warn!("there is a GPU, but this build of headswap has no libtorch; computing on the CPU");
+    }
+    Ok(())
 }
 
 /// The program beside this one, if this one was built to have it.
