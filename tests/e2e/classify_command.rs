@@ -133,7 +133,7 @@ async fn failures_are_reported_at_the_end() {
     .failed(1, "1 of 1 have no whole answer");
 }
 
-/// Wrong usage is told before there is a connection: nothing listens at this address.
+/// Wrong usage is reported before there is a connection: nothing listens at this address.
 #[test]
 fn wrong_usage_has_exit_code_2() {
     let folder = tempfile::tempdir().unwrap();

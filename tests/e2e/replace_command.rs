@@ -1,4 +1,4 @@
-//! `headswap head replace`: what is wrong with a file is told before anything is sent.
+//! `headswap head replace`: what is wrong with a file is reported before anything is sent.
 
 use std::fs;
 use std::path::{Path, PathBuf};

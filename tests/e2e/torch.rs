@@ -65,7 +65,7 @@ fn what_needs_libtorch_is_refused_without_it() {
     }
 }
 
-/// `ldd` would load it for as long as it runs, and so would every call of the command line.
+/// A linked libtorch would be loaded by every call of the command line; `ldd` lists what is linked.
 #[test]
 fn the_command_line_is_not_linked_to_libtorch() {
     let output = Command::new("ldd")

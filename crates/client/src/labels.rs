@@ -12,7 +12,7 @@ const FILE_BYTES_MAX: u64 = 3 << 20;
 /// Reads a text file that has a label on each line, in the order of the classes.
 ///
 /// # Errors
-/// [`ClientError::Read`], or [`ClientError::Head`] if it is no such text.
+/// [`ClientError::Read`], or [`ClientError::Head`] if it is not such a text.
 pub fn read_labels(path: &Path) -> Result<Vec<String>, ClientError> {
     let metadata = std::fs::metadata(path).map_err(|error| ClientError::unreadable(path, error))?;
     if metadata.is_dir() {

@@ -4,11 +4,8 @@
 
 mod conformance;
 
-use conformance::Case;
-use headswap_model::{
-    Backbone, BackendChoice, BackendSettings, DeviceChoice, Precision, TorchRuntime, WeightsSource, open_backend,
-};
-use headswap_spec::Architecture;
+use conformance::{Case, precision};
+use headswap_model::{BackendChoice, BackendSettings, DeviceChoice, Precision, TorchRuntime};
 
 const TORCH: Option<&dyn TorchRuntime> = None;
 
@@ -36,15 +33,6 @@ const SETTINGS: BackendSettings = BackendSettings {
     threads: None,
     pin_threads: false,
 };
-
-fn precision(settings: BackendSettings) -> Result<&'static str, String> {
-    let mut backbone = Backbone::load(&WeightsSource::Demo, Architecture::Vgg16Narrow).unwrap();
-    backbone.take_last_linear();
-    match open_backend(backbone, &settings, TORCH) {
-        Ok(backend) => Ok(backend.precision()),
-        Err(error) => Err(error.to_string()),
-    }
-}
 
 #[test]
 fn settings_that_contradict_each_other_are_refused() {

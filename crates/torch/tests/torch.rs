@@ -5,11 +5,8 @@
 #[path = "../../model/tests/conformance/mod.rs"]
 mod conformance;
 
-use conformance::Case;
-use headswap_model::{
-    Backbone, BackendChoice, BackendSettings, DeviceChoice, Precision, TorchRuntime, WeightsSource, open_backend,
-};
-use headswap_spec::Architecture;
+use conformance::{Case, precision};
+use headswap_model::{BackendChoice, BackendSettings, DeviceChoice, Precision, TorchRuntime};
 use headswap_torch::LIBTORCH;
 
 const TORCH: Option<&dyn TorchRuntime> = Some(LIBTORCH);
@@ -29,15 +26,6 @@ const SETTINGS: BackendSettings = BackendSettings {
     threads: None,
     pin_threads: false,
 };
-
-fn precision(settings: BackendSettings) -> Result<&'static str, String> {
-    let mut backbone = Backbone::load(&WeightsSource::Demo, Architecture::Vgg16Narrow).unwrap();
-    backbone.take_last_linear();
-    match open_backend(backbone, &settings, TORCH) {
-        Ok(backend) => Ok(backend.precision()),
-        Err(error) => Err(error.to_string()),
-    }
-}
 
 #[test]
 fn settings_that_contradict_each_other_are_refused() {

@@ -161,7 +161,7 @@ impl<'a, T> Shared<'a, T> {
     /// The `len` elements from `at`, to read.
     ///
     /// # Safety
-    /// While the part is in use, nobody writes to it.
+    /// While the part is in use, no other thread writes to it.
     ///
     /// # Panics
     /// If there are not as many.

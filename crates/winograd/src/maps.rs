@@ -272,7 +272,7 @@ impl Images<'_> {
         let clear = |row: usize, columns: Range<usize>| {
             let at = image * shape.image() + block * shape.block() + row * shape.row() + columns.start * lanes;
             let len = columns.len() * lanes;
-            // SAFETY: `pointer` checked that it lies within the images; the caller vouches that it is nobody else's.
+            // SAFETY: `pointer` checked that it lies within the images; the caller vouches that no other thread uses it.
             unsafe { std::ptr::write_bytes(data.pointer(at, len), 0, len) };
         };
         if rows.start == 0 {

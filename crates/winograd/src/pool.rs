@@ -27,7 +27,7 @@ pub struct Pool {
 struct Shared {
     /// Counts the pieces of work; a worker takes part at most once in each.
     epoch: AtomicUsize,
-    /// The next item that nobody took.
+    /// The next item that no thread has taken.
     next: AtomicUsize,
     /// Workers that take part in the present piece and have not finished. One that comes too late, since the system gave its
     /// CPU to others, is not waited for.
@@ -147,7 +147,7 @@ impl Pool {
         let work = unsafe { std::mem::transmute::<&Work<'_>, &'static Work<'static>>(work) };
         self.shared.post(work, items);
         let own = catch_unwind(AssertUnwindSafe(|| self.shared.take_items(work, items, 0)));
-        // From here on nobody else takes part.
+        // From here on no other thread takes part.
         self.shared.board().work = None;
         self.shared.wait_for_workers();
         // Taken in any case, so that it does not end the next piece.

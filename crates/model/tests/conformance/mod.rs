@@ -37,3 +37,13 @@ pub fn open(architecture: Architecture, case: Case, threads: usize) -> (Box<dyn 
     let backend = headswap_model::open_backend(backbone, &settings, crate::TORCH);
     (backend.unwrap(), last)
 }
+
+/// The precision that the server would report with these settings, or why they are refused.
+pub fn precision(settings: BackendSettings) -> Result<&'static str, String> {
+    let mut backbone = Backbone::load(&WeightsSource::Demo, Architecture::Vgg16Narrow).unwrap();
+    backbone.take_last_linear();
+    match headswap_model::open_backend(backbone, &settings, crate::TORCH) {
+        Ok(backend) => Ok(backend.precision()),
+        Err(error) => Err(error.to_string()),
+    }
+}

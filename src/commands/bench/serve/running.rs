@@ -36,7 +36,7 @@ pub(super) async fn run(args: &BenchServeArgs, address: &str, asked: Asked) -> R
         Some(admin) => Some(describe(admin).await?),
         None => None,
     };
-    // What is wrong with the head or a picture is told before a load of failures.
+    // What is wrong with the head or a picture is reported before a load of failures.
     let client = connect_classifier(address).await;
     let mut client = client.map_err(|error| CliError::unreachable(error, "--address"))?;
     client.classify(asked.request(0)).await?;

@@ -1,26 +1,24 @@
 //! `headswap demo`: the whole main job in one minute, every answer checked.
 
-use std::collections::{BTreeSet, HashMap};
+mod checker;
+
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use headswap_client::{Admin, ClientError, describe_status};
-use headswap_loadtest::{
-    KnownHead, LoadSummary, PHOTOGRAPHS, ServerProcess, Workload, difference, run_load, tolerance,
-};
+use headswap_client::{Admin, ClientError};
+use headswap_loadtest::{KnownHead, LoadSummary, PHOTOGRAPHS, ServerProcess, run_load, tolerance};
 use headswap_proto::classify_request::Input;
 use headswap_proto::replace_head_request::Source;
-use headswap_proto::{ClassifyRequest, ClassifyResponse, EmbedRequest, ReplaceHeadRequest, embed_request};
+use headswap_proto::{ClassifyRequest, EmbedRequest, ReplaceHeadRequest, embed_request};
 use headswap_spec::Architecture;
 use serde_json::{Value, json};
-use tonic::Status;
 
+use self::checker::{Checker, Photograph};
 use super::classify::class;
 use crate::commands::error::CliError;
-use crate::commands::output::{ms, note, print_json, print_line, print_table, progress, spinner, table};
+use crate::commands::output::{ms, print_json, print_line, print_table, progress, spinner, table};
 
 /// The head that is swapped.
 const HEAD: &str = "demo";
@@ -82,12 +80,11 @@ pub(super) async fn run(args: DemoArgs) -> Result<(), CliError> {
     let resident = server.resident_bytes();
     let stopped = server.stop().await?;
 
-    let checker = &demo.checker;
-    checker.report(&args, &quiet, &swapping, &demo.swaps, resident)?;
+    demo.report(&args, &quiet, &swapping, resident)?;
     if !stopped.success() {
         return Err(CliError::Failed(format!("the server ended with {stopped}")));
     }
-    match checker.failed.load(Ordering::Relaxed) + checker.wrong.load(Ordering::Relaxed) {
+    match demo.checker.failed() + demo.checker.wrong() {
         0 => Ok(()),
         bad => Err(CliError::Failed(format!(
             "{bad} answers failed or were wrong; this should never happen"
@@ -102,29 +99,11 @@ enum Phase {
 }
 
 struct Demo {
+    architecture: Architecture,
     checker: Arc<Checker>,
     admin: Admin,
+    heads_sent: usize,
     swaps: Vec<Duration>,
-}
-
-/// Logits by digest and photograph.
-type Expected = HashMap<(String, usize), Arc<Vec<f64>>>;
-
-/// Knows what every version must answer to every photograph.
-struct Checker {
-    architecture: Architecture,
-    /// How far logits may be off, of the largest.
-    tolerance: f64,
-    photographs: Vec<(String, bytes::Bytes, Vec<f32>)>,
-    heads: Mutex<HashMap<String, Arc<KnownHead>>>,
-    expected: Mutex<Expected>,
-    /// When ReplaceHead returned, and with which version.
-    acknowledged: Mutex<Vec<(Instant, u64)>>,
-    versions_seen: Mutex<BTreeSet<u64>>,
-    stop: AtomicBool,
-    answered: AtomicU64,
-    failed: AtomicU64,
-    wrong: AtomicU64,
 }
 
 impl Demo {
@@ -137,24 +116,13 @@ impl Demo {
                 request_id: name.clone(),
             };
             let features = client.embed(request).await?.into_inner().features;
-            photographs.push((name, image, features));
+            photographs.push(Photograph { name, image, features });
         }
-        let checker = Arc::new(Checker {
-            architecture: args.arch,
-            tolerance: tolerance(server).await?,
-            photographs,
-            heads: Mutex::default(),
-            expected: Mutex::default(),
-            acknowledged: Mutex::default(),
-            versions_seen: Mutex::default(),
-            stop: AtomicBool::new(false),
-            answered: AtomicU64::new(0),
-            failed: AtomicU64::new(0),
-            wrong: AtomicU64::new(0),
-        });
         let mut demo = Self {
-            checker,
+            architecture: args.arch,
+            checker: Arc::new(Checker::new(photographs, tolerance(server).await?)),
             admin: server.admin().await?,
+            heads_sent: 0,
             swaps: Vec::new(),
         };
         demo.swap().await?;
@@ -165,7 +133,7 @@ impl Demo {
     async fn show_photographs(&self, server: &ServerProcess) -> Result<(), CliError> {
         let mut client = server.classifier().await?;
         let mut rows = table(&["image", "class", "probability", "compute"]);
-        for (name, image, _) in &self.checker.photographs {
+        for Photograph { name, image, .. } in self.checker.photographs() {
             let request = ClassifyRequest {
                 input: Some(Input::Image(image.clone())),
                 ..ClassifyRequest::default()
@@ -191,36 +159,33 @@ impl Demo {
 
     /// Makes the next head live.
     async fn swap(&mut self) -> Result<(), CliError> {
-        let number = lock(&self.checker.acknowledged).len();
-        let head = KnownHead::new(
-            self.checker.architecture,
-            CLASSES[number % CLASSES.len()],
-            number as u64,
-        );
+        let number = self.heads_sent;
+        self.heads_sent += 1;
+        let head = KnownHead::new(self.architecture, CLASSES[number % CLASSES.len()], number as u64);
         let request = ReplaceHeadRequest {
             head: HEAD.into(),
             source: Some(Source::Safetensors(head.safetensors()?.into())),
             ..ReplaceHeadRequest::default()
         };
-        lock(&self.checker.heads).insert(head.digest.clone(), Arc::new(head));
+        self.checker.sending(head);
         let started = Instant::now();
         let response = self.admin.replace_head(request).await?.into_inner();
         self.swaps.push(started.elapsed());
         let version = response.head.map_or(0, |head| head.version);
-        lock(&self.checker.acknowledged).push((Instant::now(), version));
+        self.checker.acknowledged(version);
         Ok(())
     }
 
     /// Keeps all clients busy for a phase; in the second, swaps meanwhile.
     async fn load(&mut self, server: &ServerProcess, args: &DemoArgs, phase: Phase) -> Result<LoadSummary, CliError> {
-        self.checker.stop.store(false, Ordering::Relaxed);
+        self.checker.set_stopped(false);
         let clients = server.classifiers(args.clients).await?;
         let running = tokio::spawn(run_load(clients, Arc::clone(&self.checker)));
         let driven = match phase {
             Phase::Quiet => self.answers(4 * args.clients as u64).await,
             Phase::Swapping => self.swap_many(args).await,
         };
-        self.checker.stop.store(true, Ordering::Relaxed);
+        self.checker.set_stopped(true);
         let summary = running.await.map_err(|error| CliError::Failed(error.to_string()))??;
         driven.map(|()| summary)
     }
@@ -253,83 +218,11 @@ impl Demo {
 
     /// Waits for this many more answers.
     async fn answers(&self, count: u64) -> Result<(), CliError> {
-        let goal = self.checker.answered.load(Ordering::Relaxed) + count;
-        while self.checker.answered.load(Ordering::Relaxed) < goal {
+        let goal = self.checker.answered() + count;
+        while self.checker.answered() < goal {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         Ok(())
-    }
-}
-
-impl Workload for Checker {
-    fn next(&self, index: u64) -> Option<ClassifyRequest> {
-        if self.stop.load(Ordering::Relaxed) {
-            return None;
-        }
-        let photograph = index as usize % self.photographs.len();
-        Some(ClassifyRequest {
-            input: Some(Input::Image(self.photographs[photograph].1.clone())),
-            heads: vec![HEAD.into()],
-            include_logits: true,
-            request_id: index.to_string(),
-            ..ClassifyRequest::default()
-        })
-    }
-
-    fn check(&self, index: u64, sent: Instant, answer: Result<ClassifyResponse, Status>) {
-        self.answered.fetch_add(1, Ordering::Relaxed);
-        match answer {
-            Err(status) => {
-                if self.failed.fetch_add(1, Ordering::Relaxed) < 5 {
-                    note(format_args!("request {index} failed: {}", describe_status(&status)));
-                }
-            }
-            Ok(response) => {
-                if let Some(fault) = self.fault(index, sent, &response) {
-                    self.wrong.fetch_add(1, Ordering::Relaxed);
-                    note(format_args!("request {index} was answered wrongly: {fault}"));
-                }
-            }
-        }
-    }
-}
-
-impl Checker {
-    /// What is wrong with an answer, if anything.
-    fn fault(&self, index: u64, sent: Instant, response: &ClassifyResponse) -> Option<String> {
-        let [result] = &response.results[..] else {
-            return Some(format!("{} results", response.results.len()));
-        };
-        if response.request_id != index.to_string() {
-            return Some(format!("it is the answer to request {}", response.request_id));
-        }
-        lock(&self.versions_seen).insert(result.version);
-        let acknowledged = lock(&self.acknowledged);
-        let floor = acknowledged
-            .iter()
-            .rev()
-            .find(|(at, _)| *at <= sent)
-            .map_or(0, |(_, version)| *version);
-        drop(acknowledged);
-        if result.version < floor {
-            return Some(format!(
-                "version {}, though {floor} had been acknowledged before it was sent",
-                result.version
-            ));
-        }
-        let Some(head) = lock(&self.heads).get(&result.digest).cloned() else {
-            return Some(format!("an unknown digest {}", result.digest));
-        };
-        let photograph = index as usize % self.photographs.len();
-        let key = (result.digest.clone(), photograph);
-        let cached = lock(&self.expected).get(&key).cloned();
-        let expected = cached.unwrap_or_else(|| {
-            let expected = Arc::new(head.logits(&self.photographs[photograph].2));
-            lock(&self.expected).insert(key, Arc::clone(&expected));
-            expected
-        });
-        debug_assert_eq!(expected.len(), head.classes);
-        difference(result, &expected, self.tolerance)
     }
 
     fn report(
@@ -337,15 +230,14 @@ impl Checker {
         args: &DemoArgs,
         quiet: &LoadSummary,
         swapping: &LoadSummary,
-        swaps: &[Duration],
         resident: u64,
     ) -> Result<(), CliError> {
-        let (failed, wrong) = (self.failed.load(Ordering::Relaxed), self.wrong.load(Ordering::Relaxed));
-        let mut swaps = swaps.to_vec();
+        let (failed, wrong) = (self.checker.failed(), self.checker.wrong());
+        let mut swaps = self.swaps.clone();
         swaps.sort_unstable();
         let median = swaps.get(swaps.len() / 2).copied().unwrap_or_default();
         let longest = swaps.last().copied().unwrap_or_default();
-        let versions = lock(&self.versions_seen).len();
+        let versions = self.checker.versions_seen();
         if args.json {
             return print_json(&json!({
                 "failed": failed, "wrong": wrong, "swaps": swaps.len(), "versions_seen": versions,
@@ -400,8 +292,4 @@ fn images(args: &DemoArgs) -> Result<Vec<(String, bytes::Bytes)>, CliError> {
         images.push((path.display().to_string(), image.into()));
     }
     Ok(images)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
