@@ -243,6 +243,12 @@ impl Images<'_> {
         self.data.pointer(self.shape.at(image, block, row, column), len)
     }
 
+    /// The same address, which need not lie within the images: to prefetch, never to read or write.
+    pub fn address(self, (image, block): (usize, usize), row: usize, column: usize) -> *const f32 {
+        let first = self.data.pointer(0, 0);
+        first.wrapping_add(self.shape.at(image, block, row, column))
+    }
+
     /// Zeros the border beside these rows and columns of an image's block: if they are the first or the last ones, there is
     /// some.
     ///

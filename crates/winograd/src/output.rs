@@ -41,7 +41,13 @@ impl Kernel for TransformOutput<'_> {
         assert!(self.range.end <= self.rows, "rows of the products");
         for row in self.range.clone() {
             let place = self.grid.place(self.first + row);
+            let next_place = self.grid.place(self.first + row + 1);
             for panel in self.panels.clone() {
+                if panel + 1 < self.panels.end {
+                    self.prefetch(s, place, panel + 1);
+                } else {
+                    self.prefetch(s, next_place, self.panels.start);
+                }
                 let tile = self.tile(s, row, panel);
                 if self.pool {
                     self.write(s, place, panel, pooled(s, tile));
@@ -54,6 +60,20 @@ impl Kernel for TransformOutput<'_> {
 }
 
 impl TransformOutput<'_> {
+    /// Asks for the lines that a tile's results will go to, a tile ahead: a store to memory waits as long as a load.
+    #[inline(always)]
+    fn prefetch<S: Simd>(&self, s: S, place: Place, panel: usize) {
+        let side = if self.pool { TILE / 2 } else { TILE };
+        let to = self
+            .images
+            .address((place.image, panel), place.row * side, place.column * side);
+        for y in 0..side {
+            for x in 0..side {
+                s.prefetch(to.wrapping_add(y * self.images.shape.row() + x * LANES));
+            }
+        }
+    }
+
     /// max(At m A + bias, 0) for sixteen channels.
     #[inline(always)]
     fn tile<S: Simd>(&self, s: S, row: usize, panel: usize) -> [[S::Floats; TILE]; TILE] {
