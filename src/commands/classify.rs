@@ -18,7 +18,7 @@ use crate::commands::pictures::{Failures, Picture, Pictures};
 const EXAMPLES: &str = "\
 Examples:
   headswap classify cat.jpg dog.png
-  headswap classify --head cats --head dogs --top-k 1 photos     every picture below a folder
+  headswap classify --head cats --head dogs --top-k 1 photos     every picture below a directory
   curl -s https://example.com/cat.jpg | headswap classify -
   headswap classify --timing cat.jpg                             where the time went
   headswap classify --json --logits cat.jpg | jq .results[0].logits
@@ -26,11 +26,11 @@ Examples:
 Answers come in the order of the pictures. A picture that cannot be read or answered is reported at the end, \
 and the exit code is then 1.";
 
-/// Asks a running server what is on pictures.
+/// Classifies pictures with a running server.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct ClassifyArgs {
-    /// JPEG, PNG, WebP, GIF or BMP files; folders, of which every picture below is taken; `-`: standard input
+    /// JPEG, PNG, WebP, GIF or BMP files; directories, for every picture below them; `-` for standard input
     #[arg(required = true, value_name = "FILE|DIR|-")]
     pictures: Vec<PathBuf>,
     /// A head to ask; may be given several times
@@ -92,7 +92,9 @@ pub(super) async fn run(args: ClassifyArgs) -> Result<(), CliError> {
     }
     match failed {
         0 => Ok(()),
-        _ => Err(CliError::Failed(format!("{failed} of {count} have no whole answer"))),
+        _ => Err(CliError::Failed(format!(
+            "{failed} of {count} pictures have no complete answer"
+        ))),
     }
 }
 

@@ -25,11 +25,11 @@ Without --output, each picture is a line of JSON. With --output, standard output
 one on a line. Both keep the order of the pictures. A picture that cannot be read or computed has neither line nor row; \
 it is reported at the end, and the exit code is then 1.";
 
-/// Asks a running server for pictures' features: the numbers that enter the last Linear layer, 4096 for VGG16.
+/// Computes pictures' features with a running server: the numbers that enter the last Linear layer, 4096 for VGG16.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct EmbedArgs {
-    /// JPEG, PNG, WebP, GIF or BMP files; folders, of which every picture below is taken; `-`: standard input
+    /// JPEG, PNG, WebP, GIF or BMP files; directories, for every picture below them; `-` for standard input
     #[arg(required = true, value_name = "FILE|DIR|-")]
     pictures: Vec<PathBuf>,
     /// Write a float32 matrix in NumPy's .npy format, a row for each picture; the file appears whole or not at all
@@ -68,10 +68,12 @@ pub(super) async fn run(args: EmbedArgs) -> Result<(), CliError> {
     failures.report();
     match failures.count() {
         0 => output.finish(),
-        failed if failed == count => Err(CliError::Failed(format!("none of {count} has features"))),
+        failed if failed == count => Err(CliError::Failed(format!("none of {count} pictures has features"))),
         failed => {
             output.finish()?;
-            Err(CliError::Failed(format!("{failed} of {count} have no features")))
+            Err(CliError::Failed(format!(
+                "{failed} of {count} pictures have no features"
+            )))
         }
     }
 }

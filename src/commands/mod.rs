@@ -33,7 +33,7 @@ Examples:
   headswap classify cat.jpg                      ask it
   headswap head replace cats cats.safetensors    make a fine-tuned head live
   headswap classify --head cats cat.jpg
-  headswap embed --output features.npy photos    the features of every picture below a folder
+  headswap embed --output features.npy photos    the features of every picture below a directory
 
 Results go to standard output, progress and notes to standard error.
 Exit codes: 0 success, 1 something failed, 2 wrong usage, 3 the server cannot be reached.";
@@ -50,16 +50,16 @@ struct Cli {
 enum Command {
     /// Run the server
     Serve(Box<headswap_server::ServeArgs>),
-    /// Ask a running server what is on pictures
+    /// Classify pictures with a running server
     Classify(classify::ClassifyArgs),
-    /// Ask a running server for pictures' features
+    /// Compute pictures' features with a running server
     Embed(embed::EmbedArgs),
     /// Replace, list and show heads
     #[command(subcommand)]
     Head(head::HeadCommand),
     /// Show the layers, the parameters and what a head overrides
     Describe(describe::DescribeArgs),
-    /// Look into files of weights, convert and fetch them
+    /// Inspect, convert and fetch files of weights
     #[command(subcommand)]
     Weights(weights::WeightsCommand),
     /// Measure the forward pass or the server

@@ -109,7 +109,7 @@ async fn failures_are_reported_at_the_end() {
         "missing.jpg",
         folder,
     ];
-    let ran = Ran::of(&args).failed(1, "3 of 6 have no whole answer");
+    let ran = Ran::of(&args).failed(1, "3 of 6 pictures have no complete answer");
     let expected = paths(photos.path(), &["a.png", "b/z.jpeg", "broken.png", "c.JPG"]);
     assert_eq!(images(&ran), expected);
     assert!(ran.json_lines()[2]["results"][0]["error"]["code"] == 3);
@@ -130,7 +130,7 @@ async fn failures_are_reported_at_the_end() {
         "dogs",
         "images/rocket.jpg",
     ])
-    .failed(1, "1 of 1 have no whole answer");
+    .failed(1, "1 of 1 pictures have no complete answer");
 }
 
 /// Wrong usage is reported before there is a connection: nothing listens at this address.

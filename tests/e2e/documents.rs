@@ -55,6 +55,7 @@ fn documented_flags_exist() {
     }
     let mut documents = vec![("README.md".into(), fs::read_to_string("README.md").unwrap())];
     documents.extend(files("deploy", &["md", "yaml"]));
+    documents.extend(files("docs", &["md"]));
     if Path::new("Dockerfile").exists() {
         documents.push(("Dockerfile".into(), fs::read_to_string("Dockerfile").unwrap()));
     }
@@ -116,7 +117,7 @@ fn the_configuration_reference_is_up_to_date() {
     let written = fs::read_to_string(CONFIGURATION).unwrap();
     assert!(
         written == generated,
-        "{CONFIGURATION} is out of date; run: WRITE_DOCS=1 cargo test --test e2e configuration_reference"
+        "{CONFIGURATION} is out of date; run: WRITE_DOCS=1 cargo test --no-default-features --test e2e configuration_reference"
     );
 }
 
@@ -164,6 +165,20 @@ fn configuration_reference() -> String {
         ));
     }
     text
+}
+
+/// The manifests take the images of this version.
+#[test]
+fn the_manifests_name_this_version() {
+    let mut tags = 0;
+    for (path, text) in files("deploy", &["yaml"]) {
+        for (_, tag) in text.lines().filter_map(|line| line.split_once("newTag: ")) {
+            let version = tag.split([' ', '-']).next().unwrap();
+            assert_eq!(version, env!("CARGO_PKG_VERSION"), "{}", path.display());
+            tags += 1;
+        }
+    }
+    assert!(tags >= 2, "{tags}");
 }
 
 /// The tests that the invariants of ARCHITECTURE.md name are there.

@@ -93,7 +93,7 @@ async fn what_fails_has_no_row_and_a_failed_file_leaves_the_old_one() {
     let output = photos.path().join("features.npy");
     let (folder, out) = (photos.path().to_str().unwrap(), output.to_str().unwrap());
     let embed = ["embed", "--address", &server.grpc, "--output", out];
-    let ran = Ran::of(&[&embed[..], &[folder, "missing.jpg"]].concat()).failed(1, "2 of 4 have no features");
+    let ran = Ran::of(&[&embed[..], &[folder, "missing.jpg"]].concat()).failed(1, "2 of 4 pictures have no features");
     let lines: Vec<&str> = ran.stderr.lines().collect();
     assert_eq!(lines.len(), 3, "{}", ran.stderr);
     assert!(lines[0].contains("b.jpg: InvalidArgument: "), "{}", ran.stderr);
@@ -104,7 +104,7 @@ async fn what_fails_has_no_row_and_a_failed_file_leaves_the_old_one() {
 
     // Nothing to write, no folder to write to, no server: what was there stays, and nothing else.
     let before = fs::read(&output).unwrap();
-    Ran::of(&[&embed[..], &["missing.jpg"]].concat()).failed(1, "none of 1 has features");
+    Ran::of(&[&embed[..], &["missing.jpg"]].concat()).failed(1, "none of 1 pictures has features");
     let nowhere = format!("{folder}/none/features.npy");
     Ran::of(&["embed", "--address", &server.grpc, "--output", &nowhere, folder]).failed(1, "cannot write ");
     let gone = server.grpc.clone();

@@ -395,7 +395,7 @@ fn a_later_run_resumes_the_partial_file() {
     });
     let error = stderr(&download.fetch(&server, &["--retries", "0"]));
     assert!(
-        error.contains("run the same command again to go on, 100000 bytes are kept in "),
+        error.contains("run the same command again to resume, 100000 bytes are kept in "),
         "{error}"
     );
     let partial = format!("{}.partial", download.name);
@@ -483,7 +483,7 @@ fn a_file_with_another_checksum_is_refused_and_deleted() {
     assert!(stdout(&fetched).contains("headswap serve"));
     // An existing file is not changed.
     let error = stderr(&download.fetch(&server, &[]));
-    assert!(error.contains("is there already and has the SHA-256"), "{error}");
+    assert!(error.contains("exists already and has the SHA-256"), "{error}");
     assert_eq!(sha256(&fs::read(download.output()).unwrap()), actual);
 }
 

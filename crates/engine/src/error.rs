@@ -44,7 +44,7 @@ pub enum EngineError {
     #[error("the device no longer computes; send the request to another replica")]
     DeviceLost,
     /// The engine has been shut down.
-    #[error("the server is shutting down")]
+    #[error("the server is shutting down; send the request to another replica")]
     Stopped,
 }
 

@@ -64,7 +64,7 @@ pub enum HeadError {
     Cancelled,
     #[error("version {version} of head `{name}` was retired while the request waited; retry")]
     Retired { name: HeadName, version: u64 },
-    #[error("loading version {version} of head `{name}` failed: it panicked; retry, and report this")]
+    #[error("loading version {version} of head `{name}` panicked; retry, and report this")]
     LoadPanicked { name: HeadName, version: u64 },
     #[error("the server has stopped loading heads; retry later or on another server")]
     LoadsStopped,

@@ -137,7 +137,7 @@ impl HeadWeights {
 /// [`HeadError::Weights`] or [`HeadError::Unreadable`].
 pub fn open_checkpoint(path: &Path) -> Result<Checkpoint, HeadError> {
     if path.is_dir() {
-        return Err(refused("it is a directory".into()));
+        return Err(refused("it is a directory; give a file of weights".into()));
     }
     Checkpoint::open(path).map_err(|error| failed(path, error))
 }
@@ -146,7 +146,7 @@ pub fn open_checkpoint(path: &Path) -> Result<Checkpoint, HeadError> {
 fn failed(path: &Path, error: CheckpointError) -> HeadError {
     match error {
         CheckpointError::Read(source) if source.kind() == io::ErrorKind::UnexpectedEof => {
-            refused("the file ends before its tensors do".into())
+            refused("the file ends before its tensors do; save it again".into())
         }
         CheckpointError::Read(source) => unreadable(path, source),
         error => refused(error.to_string()),
@@ -185,7 +185,7 @@ fn entries<'a>(
         }
         if entries.insert(name, entry).is_some() {
             return Err(refused(format!(
-                "it holds {name} twice, under its full and its short name"
+                "it holds {name} twice, under its full and its short name; leave one of them out"
             )));
         }
     }
@@ -196,7 +196,9 @@ fn entries<'a>(
 fn check_shapes(entries: &BTreeMap<&str, &TensorEntry>, limits: &HeadLimits) -> Result<usize, HeadError> {
     for name in [LAST_WEIGHT, LAST_BIAS] {
         if !entries.contains_key(name) {
-            return Err(refused(format!("it lacks {name}")));
+            return Err(refused(format!(
+                "it lacks {name}; a head needs the last Linear, {LAST_WEIGHT} and {LAST_BIAS} (or weight and bias)"
+            )));
         }
     }
     let weight = &entries[LAST_WEIGHT].shape;

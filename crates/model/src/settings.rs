@@ -113,7 +113,7 @@ impl BackendSettings {
             parameters += shape.iter().product::<usize>() as u64 * 4;
         }
         let percent = match (self.torch_on_cpu(), self.precision) {
-            (false, Precision::Int16) => 120,
+            (false, Precision::Int16) => 126,
             (false, _) => 165,
             (true, Precision::Auto | Precision::F32) => 135,
             (true, _) => 255,

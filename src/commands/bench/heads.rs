@@ -50,13 +50,13 @@ const HOT: usize = 100;
 pub(crate) struct BenchHeadsArgs {
     #[command(flatten)]
     model: ModelArgs,
-    /// Heads
+    /// Number of heads
     #[arg(long, default_value_t = 1000)]
     heads: usize,
-    /// Classes of each
+    /// Classes of each head
     #[arg(long, default_value_t = 10)]
     classes: usize,
-    /// How many of them the server may keep on the device; 0 means all. If few, heads are asked for by Zipf's law
+    /// How many heads the server may keep on the device; 0 means all. With a limit, requests choose heads by Zipf's law
     #[arg(long, default_value_t = 0)]
     resident_heads: usize,
     /// Clients at the same time
@@ -68,7 +68,7 @@ pub(crate) struct BenchHeadsArgs {
     /// Measurements of each kind, in turn; the medians are shown
     #[arg(long, default_value_t = 3)]
     repetitions: usize,
-    /// While a head is swapped, milliseconds from one swap to the next
+    /// Milliseconds from one swap to the next, in the measurement with swaps
     #[arg(long, default_value_t = 100)]
     swap_ms: u64,
     /// JSON instead of a table

@@ -52,22 +52,22 @@ pub(super) enum BenchCommand {
 /// What computes.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ModelArgs {
-    /// A safetensors file, or `demo`
+    /// A file of weights, safetensors or PyTorch's .pth, or `demo`
     #[arg(long, default_value = "demo")]
     pub weights: WeightsSource,
-    /// What computes; `null` computes nothing: the server alone
+    /// What computes the forward pass; `null` computes nothing, to measure the server alone
     #[arg(long, alias = "engine", value_enum, default_value = "auto")]
     pub backend: BackendChoice,
     /// auto, cpu, cuda (every GPU) or cuda:N
     #[arg(long, default_value = "auto")]
     pub device: DeviceChoice,
-    /// Element type
+    /// Numbers that the forward pass multiplies
     #[arg(long, value_enum, default_value = "auto")]
     pub precision: Precision,
     /// Threads on the CPU; 0 takes one for each core
     #[arg(long, default_value_t = 0)]
     pub threads: usize,
-    /// Keep the threads of our own forward pass on one CPU each
+    /// Pin each thread of our own forward pass to one CPU
     #[arg(long)]
     pub pin_threads: bool,
     /// How long the null engine takes for a row, in microseconds

@@ -52,10 +52,10 @@ pub(super) struct DemoArgs {
     /// Swap for this long instead of a number of times
     #[arg(long)]
     seconds: Option<u64>,
-    /// Time from one swap to the next, in milliseconds; by default eight answers
+    /// Time from one swap to the next, in milliseconds; by default, as long as eight answers take
     #[arg(long)]
     swap_ms: Option<u64>,
-    /// Which table of layers
+    /// Architecture of the backbone
     #[arg(long, value_enum, default_value = "vgg16")]
     arch: Architecture,
     /// JSON instead of tables

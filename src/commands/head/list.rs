@@ -13,7 +13,7 @@ use crate::commands::output::{bytes, print_json, print_line, print_table, table}
 pub(super) const EXAMPLES: &str = "\
 Examples:
   headswap head list                          every head
-  headswap head list --prefix shop- --json    those whose names begin like this
+  headswap head list --prefix shop- --json    those whose names begin with shop-
   headswap head list --tier hot --limit 20    the first 20 of those on the device
   headswap head list --labels                 with how many labels each has, and the first few
 
@@ -24,13 +24,13 @@ const PAGE_SIZE: u32 = 1000;
 
 #[derive(Args, Debug)]
 pub(crate) struct ListArgs {
-    /// Only heads whose names begin like this
+    /// Only heads whose names begin with this text
     #[arg(long, default_value = "", value_name = "TEXT")]
     prefix: String,
-    /// Only heads whose live version is there: hot on the device, warm in host memory, cold in the store
+    /// Only heads whose live version is in this tier: hot (device), warm (host memory) or cold (store)
     #[arg(long, value_enum)]
     tier: Option<TierArg>,
-    /// Stop after so many
+    /// List at most this many heads
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
     /// A column of labels: how many, and the first few; --json has them all

@@ -34,9 +34,9 @@ pub(super) struct Retries {
 pub(super) enum DownloadError {
     #[error("{url} answers {status}; check the URL, or give another with --url or --mirror")]
     Status { url: String, status: StatusCode },
-    #[error("{url} cannot be fetched: {reason}; run the same command again to go on{kept}")]
+    #[error("{url} cannot be fetched: {reason}; run the same command again to resume{kept}")]
     Broken { url: String, reason: String, kept: String },
-    #[error("{url} is no URL that can be fetched: {reason}; give one that starts with https:// or http://")]
+    #[error("{url} is not a URL that can be fetched: {reason}; give one that starts with https:// or http://")]
     Url { url: String, reason: String },
     #[error("{url} is larger than {BYTES_MAX} bytes; give the URL of a file of weights")]
     TooLarge { url: String },
@@ -165,7 +165,7 @@ fn accept(response: &Response<Body>, url: &str, partial: &mut Partial) -> Result
             Some((None, Some(total))) if total == kept => Ok(Answer::NothingMissing),
             _ => {
                 restart(None)?;
-                Err(Failure::Passing("what was kept is no part of the file".into()))
+                Err(Failure::Passing("the part that was kept is not of this file".into()))
             }
         },
         status if status.is_server_error() || PASSING.contains(&status) => {

@@ -28,13 +28,13 @@ const FILE: &str = "vgg16-397923af.pth";
 const LABELS: &str = include_str!("../../../assets/imagenet1k_labels.txt");
 const LABELS_COUNT: usize = 1000;
 
-/// Fetches a file of weights, goes on with a download that broke off, and checks the SHA-256 of the whole.
+/// Fetches a file of weights, resumes an interrupted download, and checks the SHA-256 of the whole.
 #[derive(Args, Debug)]
 pub(crate) struct FetchArgs {
     /// Where the file is, instead of torchvision's VGG16
     #[arg(long)]
     url: Option<String>,
-    /// The folder on a server to take torchvision's VGG16 from
+    /// URL of the directory that has torchvision's VGG16
     #[arg(
         long,
         env = "HEADSWAP_WEIGHTS_MIRROR",
@@ -42,13 +42,13 @@ pub(crate) struct FetchArgs {
         value_name = "URL"
     )]
     mirror: String,
-    /// The file's SHA-256; by default its first digits, from a name such as vgg16-397923af.pth
+    /// The file's SHA-256; by default, its first digits are taken from a name such as vgg16-397923af.pth
     #[arg(long, value_name = "HEX", value_parser = hex)]
     sha256: Option<String>,
-    /// Where to put it [default: headswap/weights in the user's cache folder]
+    /// Where to put it [default: headswap/weights in the user's cache directory]
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Attempts in a row that bring nothing new, after the first
+    /// Consecutive retries without new data before giving up
     #[arg(long, default_value_t = 5, value_name = "N")]
     retries: u32,
     /// Wait before trying again, in milliseconds; doubles each time
@@ -97,13 +97,13 @@ fn fetch(args: &FetchArgs, url: &str, output: &Path, expected: Option<&str>) -> 
     if expected.is_some_and(|expected| !actual.starts_with(expected)) {
         partial.remove().map_err(|error| cannot_write(output, &error))?;
         return Err(CliError::Failed(format!(
-            "what {url} sent has the SHA-256 {actual}, {} is expected; it was thrown away: try again, or another --mirror",
+            "the file from {url} has the SHA-256 {actual}, {} is expected; it was removed: try again, or give another --mirror",
             expected.unwrap_or_default()
         )));
     }
     if expected.is_none() {
         note(format_args!(
-            "its SHA-256 is {actual}; nothing said what it must be (--sha256)"
+            "its SHA-256 is {actual}; it was not checked: neither --sha256 nor the file's name gives one"
         ));
     }
     partial.finish(output).map_err(|error| cannot_write(output, &error))
@@ -114,7 +114,7 @@ fn check_existing(output: &Path, expected: Option<&str>) -> Result<(), CliError>
     let path = output.display();
     let Some(expected) = expected else {
         return Err(CliError::Failed(format!(
-            "{path} is there already; give its --sha256, another --output, or remove it"
+            "{path} exists already; give its --sha256, another --output, or remove it"
         )));
     };
     let actual = File::open(output).and_then(|mut file| sha256(&mut file));
@@ -123,7 +123,7 @@ fn check_existing(output: &Path, expected: Option<&str>) -> Result<(), CliError>
         return Ok(());
     }
     Err(CliError::Failed(format!(
-        "{path} is there already and has the SHA-256 {actual}, {expected} is expected; remove it or give another --output"
+        "{path} exists already and has the SHA-256 {actual}, {expected} is expected; remove it or give another --output"
     )))
 }
 

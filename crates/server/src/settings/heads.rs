@@ -40,13 +40,13 @@ pub struct HeadArgs {
     #[arg(long, env = "HEADSWAP_HEADS_LOAD", value_enum, default_value = "eager")]
     pub heads_load: HeadsLoad,
     /// Limit on heads on the device, in bytes, counted in f32. Above it, the least recently used heads are evicted, and loaded
-    /// again on their next request. It should fit all heads that are requested at the same time. New heads are tried in a
-    /// separate budget of as many bytes plus 64 MiB
+    /// again on their next request. The limit should fit all heads that are requested at the same time. New heads are tried
+    /// in a separate budget of as many bytes plus 64 MiB
     #[arg(long, env = "HEADSWAP_HEADS_RESIDENT_BYTES_MAX", default_value_t = 2 << 30)]
     pub heads_resident_bytes_max: u64,
     /// Limit on heads cached in host memory, in bytes. Loading them from there is faster than from the disk. Heads on the device
-    /// count, too, so only a value above --heads-resident-bytes-max has an effect [default: twice that on a GPU; 0 on the CPU,
-    /// which uses host memory anyway]
+    /// count, too, so only a value above --heads-resident-bytes-max has an effect [default: twice that setting on a GPU; 0 on
+    /// the CPU, which uses host memory anyway]
     #[arg(long, env = "HEADSWAP_HEADS_WARM_BYTES_MAX", value_name = "BYTES")]
     pub heads_warm_bytes_max: Option<u64>,
     /// Limit on concurrent loads of heads; further loads wait

@@ -23,7 +23,7 @@ pub struct ModelArgs {
     /// of 1000 classes]
     #[arg(long, env = "HEADSWAP_LABELS", value_name = "FILE|imagenet|none")]
     pub labels: Option<LabelsSource>,
-    /// Which table of layers
+    /// Architecture of the backbone
     #[arg(long, env = "HEADSWAP_ARCH", value_enum, default_value = "vgg16")]
     pub arch: Architecture,
     /// auto, cpu, cuda (every GPU) or cuda:N
@@ -35,15 +35,15 @@ pub struct ModelArgs {
     /// Threads of the forward pass on the CPU; 0 takes one for each core
     #[arg(long, env = "HEADSWAP_THREADS", default_value_t = 0)]
     pub threads: usize,
-    /// Keep each thread of our own forward pass on one CPU, the first of those that the process may use; for a machine that
-    /// does nothing else. Two CPUs may be threads of one core: set those to use by taskset or a cpuset
+    /// Pin each thread of our own forward pass to one CPU, taking the first CPUs that the process may use; for a machine that
+    /// does nothing else. Two of these CPUs may be threads of one core: choose the CPUs with taskset or a cpuset
     #[arg(
         long,
         env = "HEADSWAP_PIN_THREADS",
         value_parser = BoolishValueParser::new()
     )]
     pub pin_threads: bool,
-    /// What computes
+    /// What computes the forward pass
     #[arg(long, alias = "engine", env = "HEADSWAP_BACKEND", value_enum, default_value = "auto")]
     pub backend: BackendChoice,
 }
@@ -86,8 +86,8 @@ impl ModelArgs {
             ..settings
         };
         Err(ServerError::Settings(format!(
-            "the backbone takes about {} MB of memory while it is loaded, and the process may use {} MB; raise the memory limit, or \
-             choose --precision int16, which takes {} MB",
+            "the backbone takes about {} MB of memory while it is being loaded, and the process may use {} MB; raise the \
+             memory limit, or choose --precision int16, which takes {} MB",
             needed / 1_000_000,
             available / 1_000_000,
             int16.host_bytes(self.arch) / 1_000_000,

@@ -32,25 +32,25 @@ pub(crate) struct BenchIsolationArgs {
     /// Streams that send requests and read nothing, then as many that read one byte a second; 0 leaves both out
     #[arg(long, default_value_t = 1)]
     stalled: usize,
-    /// Requests that each of them sends
+    /// Requests that each stalled stream sends
     #[arg(long, default_value_t = 600)]
     requests: usize,
-    /// Their deadline, in seconds: longer than the unary calls beside them take
+    /// Deadline of the stalled streams, in seconds: longer than the unary calls beside them take
     #[arg(long, default_value_t = 60)]
     stall_seconds: u64,
-    /// Unary calls beside them, one after the other
+    /// Unary calls beside the stalled streams, one after the other
     #[arg(long, default_value_t = 100)]
     unary: u64,
     /// Streams that are read as fast as their answers come
     #[arg(long, default_value_t = 5)]
     streams: usize,
-    /// Requests that each of them keeps unanswered
+    /// Requests that each stream that is read keeps unanswered
     #[arg(long, default_value_t = 64)]
     in_flight: usize,
-    /// Unary clients beside them
+    /// Unary clients beside the streams that are read
     #[arg(long, default_value_t = 1)]
     unary_clients: usize,
-    /// Unary clients beside them that keep the device busy by themselves
+    /// Unary clients beside the streams that are read, enough to keep the device busy by themselves
     #[arg(long, default_value_t = 64)]
     interactive_clients: usize,
     /// Unary calls that are cancelled at random moments, beside three clients that wait for their answers; 0 leaves them out
@@ -65,7 +65,7 @@ pub(crate) struct BenchIsolationArgs {
     /// The server's --bulk-share
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(0..=100))]
     bulk_share: u32,
-    /// Pictures in a batch at most; 0 lets the server measure
+    /// Limit on pictures in a batch; 0 selects it by a measurement at start
     #[arg(long, default_value_t = 0)]
     max_batch: usize,
     /// Send raw pixels instead of JPEG files
@@ -109,7 +109,7 @@ pub(super) async fn run(args: BenchIsolationArgs) -> Result<(), CliError> {
         machine.print()?;
     }
     if !server.stop().await?.success() {
-        wrong.push("the server did not end well".into());
+        wrong.push("the server's exit code is not 0".into());
     }
     match wrong.is_empty() {
         true => Ok(()),

@@ -34,7 +34,7 @@ impl Asked {
         let found = Pictures::find(images)?;
         found.failures.report();
         if found.failures.count() > 0 {
-            return Err(CliError::Failed("not every folder can be read".into()));
+            return Err(CliError::Failed("some directories cannot be read".into()));
         }
         let mut total = 0;
         for picture in found.found {

@@ -49,13 +49,13 @@ pub(crate) struct BenchServeArgs {
     /// Measure the server that runs at HOST:PORT or unix:/PATH instead of one of its own
     #[arg(long, value_name = "ADDRESS", conflicts_with_all = OF_OWN_SERVER)]
     address: Option<String>,
-    /// Its admin address, HOST:PORT, to name its device and precision in the output
+    /// The admin address of that server, HOST:PORT, to name its device and precision in the output
     #[arg(long, value_name = "ADDRESS", requires = "address")]
     admin_address: Option<String>,
-    /// The head to ask of that server
+    /// The head to request from the server at --address
     #[arg(long, value_name = "NAME", requires = "address")]
     head: Option<String>,
-    /// Pictures to send in turn, or folders, of which every picture below is taken; without, two photographs
+    /// Pictures to send in turn, or directories, for every picture below them; without this flag, two photographs
     #[arg(long, value_name = "FILE|DIR", num_args = 1..)]
     images: Vec<PathBuf>,
     /// Clients at the same time
@@ -67,7 +67,7 @@ pub(crate) struct BenchServeArgs {
     /// How the open loop's requests are spread over time
     #[arg(long, value_enum, default_value = "poisson", requires = "rate")]
     arrivals: ArrivalsArg,
-    /// Of the generator of arrival times; the same gives the same times
+    /// Seed of the arrival times; the same seed gives the same times
     #[arg(long, default_value_t = 1, requires = "rate")]
     seed: u64,
     /// Connections that the open loop's requests take in turn
@@ -82,10 +82,10 @@ pub(crate) struct BenchServeArgs {
     /// Send raw pixels instead of files
     #[arg(long)]
     pixels: bool,
-    /// Pictures in a batch at most; 0 lets the server measure
+    /// Limit on pictures in a batch; 0 selects it by a measurement at start
     #[arg(long, default_value_t = 0)]
     max_batch: usize,
-    /// Over a Unix socket instead of TCP
+    /// Connect over a Unix socket instead of TCP
     #[arg(long)]
     unix: bool,
     /// JSON instead of a table
@@ -95,7 +95,7 @@ pub(crate) struct BenchServeArgs {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum ArrivalsArg {
-    /// At equal distances
+    /// At equal intervals
     Uniform,
     /// As those of many independent callers
     Poisson,

@@ -68,7 +68,7 @@ pub(super) async fn run(
     }
     match server.stop().await?.success() {
         true => Ok(()),
-        false => Err(CliError::Failed("the server did not end well".into())),
+        false => Err(CliError::Failed("the server's exit code is not 0".into())),
     }
 }
 
