@@ -2,8 +2,8 @@
 """Times VGG16's forward pass here and in other engines, side by side: `benches/engines.py PATH-TO-HEADSWAP`.
 
 The same seeded weights everywhere, a round through all engines again and again, medians of ms per image. Ours takes u8
-pixels to logits, the others normalised f32. `benches/setup` installs what it needs; engines whose package is missing are
-left out.
+pixels to logits, the others normalised f32. INT8 peers are calibrated on the photographs of `images/`, and what that does
+to the logits is printed last. `benches/setup` installs what it needs; engines whose package is missing are left out.
 """
 
 import argparse
@@ -14,11 +14,15 @@ import statistics
 import subprocess
 import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from safetensors.torch import save_file
-from torchvision.models import vgg16
+from torchvision.models import VGG16_Weights, vgg16
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def seeded():
@@ -44,6 +48,13 @@ def models(folder):
     return net
 
 
+def photographs():
+    """The repository's photographs as torchvision's transforms make them: 1 x 3 x 224 x 224 each."""
+    transform = VGG16_Weights.DEFAULT.transforms()
+    paths = sorted(path for path in (ROOT / "images").iterdir() if path.suffix in (".jpg", ".png"))
+    return [transform(Image.open(path).convert("RGB"))[None].numpy() for path in paths]
+
+
 def timed(call, runs):
     """A round: once to warm up, since the engine before has emptied the caches, then the times of some runs in ms."""
 
@@ -61,7 +72,7 @@ def timed(call, runs):
 
 class Bench:
     def __init__(self, args):
-        self.args, self.net, self.cases = args, models(args.dir), {}
+        self.args, self.net, self.cases, self.int8 = args, models(args.dir), {}, {}
         torch.set_num_threads(args.threads)
 
     def pictures(self, batch):
@@ -72,7 +83,12 @@ class Bench:
         self.cases[name, batch] = lambda: [t / batch for t in run()]
 
     def ours(self):
-        for engine, precision in (("native", "f32"), ("native", "int16"), ("torch", "f32")):
+        kinds = [("native", "f32"), ("native", "int16")]
+        if Path(self.args.headswap).with_name("headswap-torch").exists():
+            kinds.append(("torch", "f32"))
+        else:
+            print("left out: headswap with libtorch; TORCH=1 make build builds it", flush=True)
+        for engine, precision in kinds:
             for batch in self.args.batch:
 
                 def run(engine=engine, precision=precision, batch=batch):
@@ -93,6 +109,32 @@ class Bench:
             x = self.pictures(batch)
             self.add("ONNX Runtime f32", batch, lambda x=x: session.run(None, {"x": x}))
 
+    def onnxruntime_int8(self):
+        import onnxruntime
+        from onnxruntime.quantization import CalibrationDataReader, quantize_static
+        from onnxruntime.quantization.shape_inference import quant_pre_process
+
+        class Photographs(CalibrationDataReader):
+            def __init__(self):
+                self.left = photographs()
+
+            def get_next(self):
+                return {"x": self.left.pop()} if self.left else None
+
+        path = f"{self.args.dir}/vgg16-int8.onnx"
+        if not os.path.exists(path):
+            print("quantising for ONNX Runtime", flush=True)
+            quant_pre_process(f"{self.args.dir}/vgg16.onnx", f"{path}.prepared")
+            quantize_static(f"{path}.prepared", f"{path}.partial", Photographs(), per_channel=True)
+            os.replace(f"{path}.partial", path)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self.args.threads
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        self.int8["ONNX Runtime INT8"] = lambda x: session.run(None, {"x": x})[0]
+        for batch in self.args.batch:
+            x = self.pictures(batch)
+            self.add("ONNX Runtime INT8", batch, lambda x=x: session.run(None, {"x": x}))
+
     def openvino(self):
         import openvino
 
@@ -109,6 +151,24 @@ class Bench:
                 }
                 request = core.compile_model(model, "CPU", options).create_infer_request()
                 self.add(f"OpenVINO {precision}", batch, lambda r=request, x=x: r.infer({0: x}))
+
+    def openvino_int8(self):
+        import nncf
+        import openvino
+
+        core = openvino.Core()
+        model = core.read_model(f"{self.args.dir}/vgg16.onnx")
+        model.reshape([-1, 3, 224, 224])
+        pictures = photographs()
+        quantised = nncf.quantize(model, nncf.Dataset(pictures), subset_size=len(pictures))
+        options = {"INFERENCE_NUM_THREADS": self.args.threads, "NUM_STREAMS": 1}
+        for batch in self.args.batch:
+            x = self.pictures(batch)
+            quantised.reshape([batch, 3, 224, 224])
+            request = core.compile_model(quantised, "CPU", options).create_infer_request()
+            self.add("OpenVINO INT8", batch, lambda r=request, x=x: r.infer({0: x}))
+            if batch == 1:
+                self.int8["OpenVINO INT8"] = lambda x, r=request: r.infer({0: x})[0].copy()
 
     def ncnn(self):
         import ncnn
@@ -150,7 +210,8 @@ class Bench:
                 self.add(name, batch, lambda net=net, x=x: infer(net, x))
 
     def run(self):
-        for engine in (self.ours, self.onnxruntime, self.openvino, self.ncnn, self.torch):
+        engines = (self.ours, self.onnxruntime, self.onnxruntime_int8, self.openvino, self.openvino_int8, self.ncnn, self.torch)
+        for engine in engines:
             try:
                 engine()
             except ImportError as missing:
@@ -172,6 +233,20 @@ class Bench:
             for name, ms in sorted(medians.items(), key=lambda item: item[1]):
                 f32 = f"{ms / best_f32:.2f}" if name.endswith("f32") else ""
                 print(f"| {name} | {ms:.1f} | {ms / best:.2f} | {f32} |")
+        self.report_int8()
+
+    def report_int8(self):
+        """How far INT8 changes the logits of the photographs it was calibrated on."""
+        pictures = photographs()
+        with torch.inference_mode():
+            right = [self.net(torch.from_numpy(x)).numpy() for x in pictures]
+        print()
+        for name, logits in self.int8.items():
+            found = [logits(x) for x in pictures]
+            error = max(np.abs(a - b).max() / np.abs(b).max() for a, b in zip(found, right))
+            same = sum(a.argmax() == b.argmax() for a, b in zip(found, right))
+            print(f"{name}: logits off by up to {error:.4f} of the largest, {same} of {len(right)} top classes as in f32")
+
 
 
 if __name__ == "__main__":

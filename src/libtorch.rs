@@ -13,15 +13,19 @@ use libloading::os::unix::{Library, Symbol};
 
 /// The program with libtorch, which is installed beside this one.
 const PROGRAM: &str = "headswap-torch";
+/// Tells the program with libtorch which version of `headswap` started it.
+const STARTED_BY: &str = "_HEADSWAP_STARTED_BY";
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Sees to it that libtorch is there if `settings` ask for it: in the program that links it, prepares the process for it; in
 /// the other one, becomes the former, with the same arguments. To be called before any thread is started. Returns if there is
 /// no such program, and then [`headswap_model::open_backend`] says what is missing.
 ///
 /// # Errors
-/// If the system does not start the program.
+/// If the system does not start the program, or the two are of different versions.
 pub(crate) fn ensure(settings: &BackendSettings, torch: Option<&dyn TorchRuntime>) -> io::Result<()> {
     if let Some(torch) = torch {
+        same_version(std::env::var(STARTED_BY).ok().as_deref())?;
         if settings.torch_on_cpu() {
             torch.prepare_process();
         }
@@ -31,12 +35,24 @@ pub(crate) fn ensure(settings: &BackendSettings, torch: Option<&dyn TorchRuntime
         return Ok(());
     }
     if let Some(program) = program() {
-        return Err(Command::new(program).args(std::env::args_os().skip(1)).exec());
+        let mut command = Command::new(program);
+        command.args(std::env::args_os().skip(1)).env(STARTED_BY, VERSION);
+        return Err(command.exec());
     }
     if settings.device == DeviceChoice::Auto && !settings.torch_on_cpu() {
         tracing::warn!("there is a GPU, but this build of headswap has no libtorch; computing on the CPU");
     }
     Ok(())
+}
+
+/// Refuses to compute for a `headswap` of another version, if one started this program.
+fn same_version(started_by: Option<&str>) -> io::Result<()> {
+    match started_by {
+        Some(version) if version != VERSION => Err(io::Error::other(format!(
+            "headswap is version {version} and {PROGRAM} beside it {VERSION}; install both from one build"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// The program beside this one, if this one was built to have it.

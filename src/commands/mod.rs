@@ -21,7 +21,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use error::CliError;
-use headswap_model::TorchRuntime;
+use headswap_model::{THREADS_MAX, TorchRuntime, check_threads};
 
 use crate::libtorch;
 
@@ -86,11 +86,23 @@ pub fn run(torch: Option<&'static dyn TorchRuntime>) -> ExitCode {
         }
         command => command,
     };
-    if let Command::Bench(command) = &command
-        && let Some(settings) = command.backend()
-        && let Err(error) = libtorch::ensure(&settings, torch)
+    let settings = match &command {
+        Command::Bench(command) => command.backend(),
+        _ => None,
+    };
+    if let Some(settings) = &settings
+        && let Err(error) = libtorch::ensure(settings, torch)
     {
         return CliError::from(error).report();
+    }
+    let threads = settings.map_or(0, |settings| settings.threads());
+    if threads > THREADS_MAX {
+        return CliError::Usage(format!("--threads {threads}: the limit is {THREADS_MAX}")).report();
+    }
+    // The runtime's threads, which panics where they are refused, and those of a backend in this process.
+    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+    if let Err(error) = check_threads(cores + threads) {
+        return CliError::Failed(error.to_string()).report();
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,

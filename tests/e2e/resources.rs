@@ -47,7 +47,23 @@ fn a_limit_on_threads_is_named_before_anything_panics() {
     let mut command = serve(&["--threads", "64", "--heads-dir", "/nonexistent"]);
     limit(&mut command, libc::RLIMIT_NPROC, 20, Some(54_321));
     match command.output() {
-        Ok(output) => check_refused(&output, &["threads at the same time", "the system allows"]),
+        Ok(output) => check_refused(&output, &["threads are needed at the same time", "lower --threads"]),
+        // The build folder is closed to other users.
+        Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied, "{error}"),
+    }
+}
+
+#[test]
+fn a_benchmark_beyond_the_limit_on_threads_names_it() {
+    // SAFETY: the call has no preconditions.
+    if unsafe { libc::geteuid() } != 0 {
+        return;
+    }
+    let mut command = Command::new(env!("CARGO_BIN_EXE_headswap"));
+    command.args(["bench", "forward", "--seconds", "1", "--threads", "64"]);
+    limit(&mut command, libc::RLIMIT_NPROC, 20, Some(54_321));
+    match command.output() {
+        Ok(output) => check_refused(&output, &["threads are needed at the same time", "the system allows"]),
         // The build folder is closed to other users.
         Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied, "{error}"),
     }

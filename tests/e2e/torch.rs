@@ -42,6 +42,28 @@ async fn a_torch_server_answers_as_a_native_one() {
     }
 }
 
+#[cfg(feature = "torch")]
+#[test]
+fn a_program_with_libtorch_of_another_version_is_refused() {
+    let output = Command::new(env!("CARGO_BIN_EXE_headswap-torch"))
+        .args([
+            "serve",
+            "--weights",
+            "demo",
+            "--arch",
+            "vgg16-narrow",
+            "--backend",
+            "torch",
+        ])
+        .env("_HEADSWAP_STARTED_BY", "0.0.1")
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("headswap is version 0.0.1"), "{said}");
+    assert!(said.contains("install both from one build"), "{said}");
+}
+
 #[cfg(not(feature = "torch"))]
 #[test]
 fn what_needs_libtorch_is_refused_without_it() {

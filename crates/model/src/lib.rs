@@ -15,6 +15,7 @@ mod plan;
 mod prediction;
 mod settings;
 mod stack;
+mod threads;
 mod walk;
 mod weights;
 
@@ -29,5 +30,6 @@ pub use plan::StepKey;
 pub use prediction::{Prediction, top_k};
 pub use settings::{BackendChoice, BackendSettings, Device, DeviceChoice, Precision};
 pub use stack::{Overrides, ParamInterner, Stack, StepParameters};
+pub use threads::{THREADS_MAX, ThreadsError, check_threads};
 pub use walk::{ExecScratch, Leaves, Stepper, walk};
 pub use weights::{Backbone, WeightsError, WeightsSource};

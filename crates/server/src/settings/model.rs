@@ -4,12 +4,11 @@ use std::num::NonZeroUsize;
 
 use clap::Args;
 use clap::builder::BoolishValueParser;
-use headswap_model::{BackendChoice, BackendSettings, DeviceChoice, Precision, WeightsSource};
+use headswap_model::{BackendChoice, BackendSettings, DeviceChoice, Precision, THREADS_MAX, WeightsSource};
 use headswap_spec::Architecture;
 
 use super::labels_source::LabelsSource;
 use super::memory;
-use super::threads::THREADS_MAX;
 use crate::ServerError;
 
 /// The backbone and what computes it.
