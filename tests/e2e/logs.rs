@@ -107,6 +107,15 @@ async fn json_logs_name_the_request_its_head_and_its_client() {
             .unwrap()
             .contains("--log-format json")
     );
+    let opened = find(&events, "backend opened");
+    assert_eq!(
+        (&opened["backend"], &opened["precision"]),
+        (&"native".into(), &"f32".into())
+    );
+    assert!(
+        opened["threads"].is_u64() && opened["instruction_set"].is_string(),
+        "{opened}"
+    );
     assert!(find(&events, "ready")["max_batch"].is_u64());
 }
 

@@ -57,7 +57,16 @@ pub fn open_backend(
     }
     if devices == [Device::Cpu] && !settings.torch_on_cpu() {
         let engine = engine(settings)?;
-        return native_backend(backbone, settings.precision, engine);
+        let instruction_set = engine.isa();
+        let native = native_backend(backbone, settings.precision, engine)?;
+        tracing::info!(
+            backend = "native",
+            ?instruction_set,
+            threads = settings.threads(),
+            precision = native.precision(),
+            "backend opened"
+        );
+        return Ok(native);
     }
     let torch = torch.ok_or_else(|| lacks_libtorch("these settings"))?;
     if settings.pin_threads {
@@ -69,6 +78,13 @@ pub fn open_backend(
         backends.push(torch.backend(&backbone, device, settings.precision, settings.threads())?);
     }
     let first = backends.remove(0);
+    tracing::info!(
+        backend = "torch",
+        devices = 1 + backends.len(),
+        threads = settings.threads(),
+        precision = first.precision(),
+        "backend opened"
+    );
     Ok(if backends.is_empty() {
         first
     } else {
