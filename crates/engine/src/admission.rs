@@ -1,4 +1,4 @@
-//! Admission: unary calls beyond the limit of requests in flight are refused, those of streams wait for a permit.
+//! Admission: beyond the limit of requests in flight, unary calls are refused and streams' requests wait for a permit.
 
 use std::sync::Arc;
 

@@ -371,7 +371,7 @@ mod tests {
             Self::with_decoders(max_batch, wait_max, 1)
         }
 
-        /// Starts one with 800 bytes for `slots` decoders.
+        /// Starts one whose `slots` decoders share 800 bytes.
         fn with_decoders(max_batch: usize, wait_max: Duration, slots: usize) -> Self {
             let entries = Entries::new();
             let (sender, receiver) = mpsc::unbounded_channel();

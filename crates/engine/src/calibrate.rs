@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use headswap_model::{Backend, BackendError};
 use headswap_spec::PICTURE_BYTES;
 
-/// A larger batch must be this much faster per picture to be worth its latency and memory.
+/// A larger batch is worth its latency and memory if it takes less than this fraction of the time per picture.
 const WORTHWHILE: f64 = 0.95;
 
 /// The result of the warm-up.
@@ -17,8 +17,8 @@ pub struct Calibration {
     pub per_picture: Vec<(usize, Duration)>,
 }
 
-/// Runs batches of 1, 2, 4, … pictures, each twice, up to `ceiling` and while the faster runs, doubled, fit `budget`. The
-/// batch of one always runs.
+/// Runs batches of 1, 2, 4, … pictures, each size twice, up to `ceiling` and while the total fits `budget`, estimated
+/// as twice the faster run of each size. The batch of one always runs.
 ///
 /// # Errors
 /// [`BackendError`] if a batch of one fails. A failure at a larger size only ends the search.

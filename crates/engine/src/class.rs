@@ -9,5 +9,5 @@ pub enum Class {
     Bulk,
 }
 
-/// Identifies a flow, with which other flows take turns: a stream, or the unary calls of one connection.
+/// Identifies a flow: a stream, or the unary calls of one connection. Flows take turns.
 pub type FlowId = u64;

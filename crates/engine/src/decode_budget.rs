@@ -1,12 +1,13 @@
 //! The memory budget of all decoders, in bytes. Pure: no clock, no tokio.
 
-/// One part in this of the budget is reserved for small pictures.
+/// The budget divided by this is reserved for small pictures.
 const SMALL_DIVISOR: u64 = 8;
 
 /// The bytes that all pictures being decoded may take.
 ///
-/// A picture is small if one in each decode slot takes at most an eighth of the budget; small pictures start at any time.
-/// Large ones share the rest in order of arrival: one that waits delays the large ones behind it, but no small one.
+/// A picture is small if one of its size per decode slot takes at most an eighth of the budget in total; small pictures
+/// start at any time. Large ones share the rest in order of arrival: one that waits delays the large ones behind it,
+/// but no small one.
 #[derive(Debug)]
 pub(super) struct DecodeBudget {
     /// Pictures of up to this many bytes are small.

@@ -51,7 +51,7 @@ pub struct EngineSettings {
 /// serves connections busy for milliseconds.
 const HEADER_BYTES_INLINE_MAX: usize = 256 << 10;
 
-/// A handle of the engine, cheap to clone. The engine ends once all handles are dropped and all requests answered.
+/// A handle to the engine, cheap to clone. The engine ends once all handles are dropped and all requests answered.
 #[derive(Clone)]
 pub struct Engine {
     entries: mpsc::UnboundedSender<Entry>,
@@ -289,7 +289,7 @@ impl Engine {
         answer.inspect_err(|error| self.metrics.observe_error(error))
     }
 
-    /// Returns the memory that decoding takes. A picture that its header refuses fails here, before it is queued.
+    /// Returns the memory that decoding takes. A picture whose header is refused fails here, before it is queued.
     async fn memory(&self, input: &Input) -> Result<u64, EngineError> {
         let Input::Image(bytes) = input else { return Ok(0) };
         let needed = if bytes.len() <= HEADER_BYTES_INLINE_MAX {

@@ -124,7 +124,8 @@ impl HeadSource for ColdHeads {
     }
 }
 
-/// The forward pass of a test: from the groups, the number of pictures and the launch check to the value of every number.
+/// The forward pass of a test: maps the groups, the number of pictures and the launch check to the value of all
+/// results.
 pub(super) trait Forward:
     FnMut(&[HeadRows<'_>], usize, &mut dyn StillWanted) -> Result<f32, BackendError> + Send + 'static
 {

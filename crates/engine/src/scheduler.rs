@@ -79,8 +79,8 @@ impl<T> Default for ClassQueues<T> {
     }
 }
 
-/// Bulk requests may join an interactive batch while the extra time is at most one part in this of the batch's own time
-/// plus that of a full batch, for which the interactive requests may have had to wait anyway.
+/// Bulk requests may join an interactive batch while the extra time is at most (own time + time of a full batch)
+/// divided by this. The interactive requests may have had to wait for a full batch anyway.
 const RIDE_DIVISOR: u32 = 8;
 
 impl<T: Scheduled> Scheduler<T> {
@@ -348,7 +348,7 @@ mod tests {
         let urgent: Vec<Job> = std::iter::from_fn(|| scheduler.next_to_decode(take)).collect();
         assert_eq!(urgent.len(), 4);
         assert!(urgent.iter().all(|job| job.class == Class::Interactive));
-        // After a batch is dispatched, as many pictures may be decoded.
+        // After a batch is dispatched, as many more pictures may be decoded.
         for job in granted.into_iter().chain(urgent) {
             scheduler.decoded(job.class, Some(job));
         }

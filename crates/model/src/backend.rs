@@ -22,17 +22,17 @@ pub trait Backend: Send {
         Ok(())
     }
 
-    /// Splits the backend into lanes, by device, that share its parameters and heads. Each is driven by its own thread at
-    /// the same time as the others. A GPU has two lanes, so that one batch is copied there while another is computed; a CPU
-    /// of many cores counts as several devices with one each.
+    /// Splits the backend into lanes, by device, that share its parameters and heads. Each is driven by its own thread
+    /// at the same time as the others. A GPU has two lanes, so that one batch is copied there while another is
+    /// computed; a CPU of many cores counts as several devices with one lane each.
     fn into_lanes(self: Box<Self>) -> Vec<Vec<Box<dyn Backend>>>;
 
     /// Runs pictures through the backbone and the heads' own layers, each step once for all rows whose heads have the same
     /// parameters up to it, then each group of rows through its head's last Linear.
     ///
-    /// `pictures` has `[224, 224, 3]` u8 (RGB interleaved) for each row of the batch. `features` are the rows, ascending,
-    /// whose features by the backbone alone are returned. `wanted` is called right before the device gets work that cannot
-    /// be cancelled.
+    /// `pictures` has `[224, 224, 3]` u8 (RGB interleaved) for each row of the batch. `features` lists the rows,
+    /// ascending, whose backbone features are returned. `wanted` is called right before the device gets work that
+    /// cannot be cancelled.
     ///
     /// # Errors
     /// [`BackendError::NotWanted`] if `wanted` returns false; [`BackendError::Lost`] if the device will not compute again;

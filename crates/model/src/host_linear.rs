@@ -1,27 +1,26 @@
-//! Linears of heads on the CPU, with weights as they were read: one pass over a head's weights, whatever rows it is asked
-//! for.
+//! Linears of heads on the CPU, with unpacked weights: one pass over a head's weights for any number of rows.
 //!
-//! A result is a sum of products in one fixed order, so it has the same bits whichever rows and heads it is computed
-//! beside, by any number of threads. That is what lets features be kept and asked again.
+//! A result is a sum of products in one fixed order, so it has the same bits in every batch and for any number of
+//! threads. That is why features can be cached.
 
 use headswap_checkpoint::HostTensor;
 use winograd::Pool;
 
-/// Products that a thread takes at a time: about 20 µs of work, beside which taking it is nothing.
+/// Products that a thread takes at a time: about 20 µs of work, so that the overhead is negligible.
 const PRODUCTS_AT_A_TIME: usize = 1 << 18;
 
 /// Sums that run side by side: four registers of 16, so that additions need not wait for one another.
 const LANES: usize = 64;
 
-/// One head's Linear and the rows it is asked for.
+/// One head's Linear and its rows.
 pub struct HeadProduct<'a, R> {
     /// `[K, width]`.
     pub weight: &'a HostTensor,
     /// `[K]`.
     pub bias: &'a [f32],
-    /// How many rows.
+    /// The number of rows.
     pub rows: usize,
-    /// The features of each of them, `width` numbers.
+    /// Returns the features of a row, `width` numbers.
     pub row: R,
 }
 
@@ -30,7 +29,7 @@ impl<'a, R: Fn(usize) -> &'a [f32] + Sync> HeadProduct<'_, R> {
         self.weight.values.len() / self.bias.len()
     }
 
-    /// The logits of some classes, from `first` on: for each class, every row's.
+    /// Computes the logits of the classes from `first` on that fit `logits`: for each class, every row's.
     fn compute(&self, first: usize, logits: &mut [f32], dot: Dot) {
         let weights = self.weight.values.chunks_exact(self.width());
         let weights = weights.zip(self.bias).skip(first);
@@ -42,7 +41,7 @@ impl<'a, R: Fn(usize) -> &'a [f32] + Sync> HeadProduct<'_, R> {
     }
 }
 
-/// Computes Linears, in memory that it keeps.
+/// Computes Linears in a reused buffer.
 #[derive(Default)]
 pub struct HostLinear {
     by_class: Vec<f32>,
@@ -142,7 +141,7 @@ mod tests {
     }
 
     proptest! {
-        /// The sums are right, and bit for bit the same alone and in any company, by one thread and by three.
+        /// The sums are right, and have the same bits alone and in any batch, with one thread and with three.
         #[test]
         fn a_logit_does_not_depend_on_its_company(
             width in prop::sample::select(vec![1usize, 63, 64, 128, 4096]),

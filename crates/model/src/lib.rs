@@ -1,8 +1,8 @@
 //! VGG16's forward pass: the backbone's weights, batches as tries, and the backends that compute them.
 //!
-//! A [`Backend`] gets the backbone's parameters at start and places those of heads at any time. [`native_backend`] is our
-//! own for CPUs; [`null_backend`] computes nothing; that on libtorch, of the crate `headswap-torch`, is passed in as a
-//! [`TorchRuntime`]. [`open_backend`] chooses among them.
+//! A [`Backend`] gets the backbone's parameters at start and places those of heads at any time. [`native_backend`] is
+//! our own for CPUs; [`null_backend`] computes nothing; the libtorch backend, in the crate `headswap-torch`, is passed
+//! in as a [`TorchRuntime`]. [`open_backend`] chooses among them.
 
 mod backend;
 mod demo;

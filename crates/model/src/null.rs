@@ -20,7 +20,7 @@ pub struct NullSettings {
     pub fault: Option<NullFault>,
 }
 
-/// A fault that a head of a certain number of classes triggers, so that a test controls when.
+/// A fault that a head of a certain number of classes triggers, so that a test controls when it occurs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NullFault {
     kind: FaultKind,

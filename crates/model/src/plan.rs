@@ -1,6 +1,6 @@
 //! Plans a batch as a trie: rows whose heads use the same parameters up to a step pass that step together, once.
 //!
-//! It is pure: of a head it has only a key of the parameters that each step uses.
+//! It is pure: it knows a head only by the keys of the parameters that its steps use.
 
 use std::ops::Range;
 
@@ -40,7 +40,7 @@ pub struct Plan {
     entries: Vec<usize>,
     /// The rows of all passes, one pass after the other.
     rows: Vec<usize>,
-    /// Each before its branches.
+    /// The passes, each before its branches.
     passes: Vec<Pass>,
 }
 

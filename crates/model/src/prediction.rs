@@ -38,7 +38,7 @@ fn exponential(logit: f32, largest: f32) -> f64 {
     f64::from(logit - largest).exp()
 }
 
-/// Compares two classes: the more probable one, or of equal ones that of the smaller index, is less.
+/// Orders two classes by descending probability, ties by ascending index.
 fn compare(logits: &[f32], a: usize, b: usize) -> Ordering {
     logits[b].total_cmp(&logits[a]).then(a.cmp(&b))
 }

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use headswap_spec::Architecture;
 use winograd::Isa;
 
-/// What the program takes beside the backbone.
+/// The bytes that the program takes besides the backbone.
 const PROGRAM_BYTES: u64 = 64 << 20;
 
 /// The values of `--backend`.
@@ -16,7 +16,7 @@ const PROGRAM_BYTES: u64 = 64 << 20;
 pub enum BackendChoice {
     /// libtorch on GPUs and for bf16 and f16, native on CPUs.
     Auto,
-    /// The forward pass of our own, for CPUs, in f32 and int16.
+    /// Our own forward pass, for CPUs, in f32 and int16.
     Native,
     /// libtorch: the reference, for CPUs and GPUs.
     Torch,
@@ -32,7 +32,7 @@ pub enum DeviceChoice {
     Auto,
     /// The CPU.
     Cpu,
-    /// Every GPU, or that of this index.
+    /// Every GPU, or the one with this index.
     Cuda(Option<usize>),
 }
 
@@ -83,7 +83,7 @@ pub enum Precision {
     Int16,
 }
 
-/// The settings of computing.
+/// The settings of a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BackendSettings {
     /// The backend.

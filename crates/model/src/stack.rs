@@ -121,7 +121,7 @@ impl<W, B> Default for ParamInterner<W, B> {
 }
 
 impl<W, B> ParamInterner<W, B> {
-    /// Places those of `parameters` that belong to steps. `weight` and `bias` place one of them.
+    /// Places those of `parameters` that belong to steps. `weight` and `bias` each place one parameter.
     pub fn place<E>(
         &self,
         stack: &Stack<W, B>,

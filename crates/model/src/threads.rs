@@ -1,5 +1,5 @@
-//! Whether the system gives as many threads as are needed: found out beforehand, since neither a pool nor a runtime can go on
-//! without them.
+//! Checks beforehand that the system allows as many threads as are needed, since neither a pool nor a runtime can
+//! continue without them.
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -8,7 +8,7 @@ use std::thread;
 /// Threads of the forward pass at most.
 pub const THREADS_MAX: usize = 1024;
 
-/// The system gives fewer threads than are needed.
+/// The system allows fewer threads than are needed.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "{needed} threads are needed at the same time, and the system allows {allowed} ({source}); raise the limit on processes \

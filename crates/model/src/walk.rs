@@ -36,7 +36,8 @@ pub trait Stepper {
 pub struct Leaves<R> {
     /// The features of each leaf.
     pub features: Vec<R>,
-    /// The positions of each group's rows among those of all leaves. Lists after the last group are of an earlier batch.
+    /// The positions of each group's rows among those of all leaves. Lists after the last group are left from an
+    /// earlier batch.
     pub groups: Vec<Vec<usize>>,
     /// The positions of the rows whose backbone features are wanted.
     pub wanted: Vec<usize>,
@@ -44,7 +45,7 @@ pub struct Leaves<R> {
     pub steps: Vec<StepCount>,
 }
 
-/// Scratch buffers of a walk, reused so that a steady-state batch allocates only its rows, by the stepper.
+/// Scratch buffers of a walk, reused so that in a steady state only the stepper allocates, for rows.
 pub struct ExecScratch<R> {
     plan: Plan,
     positions: Vec<usize>,
@@ -66,7 +67,7 @@ impl<R> Default for ExecScratch<R> {
     }
 }
 
-/// Executes one batch with new scratch buffers. `heads` are the groups'.
+/// Executes one batch with new scratch buffers. `heads` are those of the groups.
 pub fn walk<S: Stepper>(
     stepper: &mut S,
     pictures: &S::Rows,
@@ -80,8 +81,8 @@ pub fn walk<S: Stepper>(
 }
 
 impl<R> ExecScratch<R> {
-    /// Executes a batch: the groups, whose heads are `heads`, and the rows `wanted` whose backbone features are wanted. The
-    /// latter are one more entry of the trie.
+    /// Executes a batch of groups, whose heads `heads` returns. The rows `wanted`, whose backbone features are wanted,
+    /// are one more entry of the trie.
     pub fn walk<'a, S: Stepper<Rows = R>>(
         &mut self,
         stepper: &mut S,

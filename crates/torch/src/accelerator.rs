@@ -6,9 +6,9 @@ use crate::error::Result;
 
 /// The stream that computes.
 pub(super) const COMPUTE: usize = 0;
-/// The number of lanes: one computes while another copies. The streams `1..=LANES` are those of their copies.
+/// The number of lanes: one computes while another copies. Streams `1..=LANES` run their copies.
 pub(super) const LANES: usize = 2;
-/// All streams.
+/// The number of streams.
 pub(super) const STREAMS: usize = 1 + LANES;
 
 /// Streams and recordings of one device.

@@ -1,7 +1,7 @@
 //! Configures the C allocator for activations, which libtorch allocates and frees in every layer.
 
-/// Makes glibc keep freed memory between batches, instead of returning it to the system and faulting it in again, and use
-/// one arena: those of other threads hold no block above 64 MiB. Must be called before any thread is started.
+/// Makes glibc keep freed memory between batches, instead of returning it to the system and faulting it in again, and
+/// use one arena: other threads' arenas hold no block above 64 MiB. Must be called before any thread is started.
 pub(super) fn keep_freed_memory() {
     // SAFETY: mallopt only changes the allocator's settings.
     unsafe {

@@ -126,8 +126,8 @@ fn launch(
     let products: Vec<_> = last.zip(leaves.groups.iter().map(Vec::as_slice)).collect();
     let features = match wanted {
         [] => None,
-        // A copy, since the next batch may overwrite the rows; of all rows, since to select some would need a
-        // synchronisation with the device.
+        // A copy, since the next batch may overwrite the rows; of all rows, since selecting some would need host–device
+        // synchronisation.
         _ => Some((
             rows.f_to_device_(rows.device(), Kind::Float, false, true)?,
             leaves.wanted,

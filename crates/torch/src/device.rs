@@ -6,7 +6,7 @@ use tch::{Cuda, Kind};
 
 use crate::error::Result;
 
-/// Returns the devices of a choice, at least one. Loads libtorch's CUDA half first if the choice may be GPUs.
+/// Returns the devices of a choice, at least one. Loads libtorch's CUDA library first unless the choice is the CPU.
 ///
 /// # Errors
 /// [`BackendError::Settings`] says why a chosen GPU cannot be used.
@@ -14,7 +14,7 @@ pub fn find_devices(choice: DeviceChoice) -> Result<Vec<Device>> {
     if choice == DeviceChoice::Cpu {
         return Ok(vec![Device::Cpu]);
     }
-    // libtorch remembers its first answer about CUDA, so the library is loaded before any question.
+    // libtorch caches its first answer about CUDA, so the library is loaded before the first query.
     let found = load_cuda_library()
         .map_err(|error| format!("libtorch_cuda.so cannot be loaded ({error})"))
         .and_then(|()| match Cuda::device_count().max(0) as usize {

@@ -10,7 +10,7 @@ use tch::{Kind, Tensor};
 use super::accelerator::{Accelerator, Recorded, Search};
 use crate::error::Result;
 
-/// From this size on there is one between each power of two and the next, so that padding costs at most a third.
+/// Powers of two from this one on have another size midway below them, so that at most a third of a batch is padding.
 const FINE_FROM: usize = 32;
 
 /// Limit of the time for measuring algorithms. The largest sizes, which gain most, come first.
@@ -42,7 +42,7 @@ struct Pass {
 /// How passes are recorded.
 pub(super) struct Recording<'a> {
     pub accelerator: &'a dyn Accelerator,
-    /// All sizes up to that which this many rows are padded to are recorded.
+    /// All sizes up to `padded(max_batch)` are recorded.
     pub max_batch: usize,
     /// Ends the recording once it is true.
     pub stop: &'a AtomicBool,

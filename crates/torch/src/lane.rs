@@ -45,7 +45,7 @@ impl Lane {
         }
     }
 
-    /// Copies pictures to the device: `[N, 224, 224, 3]` u8. The copy is complete for work of the lane's turn.
+    /// Copies pictures to the device: `[N, 224, 224, 3]` u8. Work of the lane's turn sees the complete copy.
     pub fn upload(&mut self, pictures: &[&[u8]]) -> Result<Tensor> {
         self.shared.accelerator.enter(self.stream)?;
         let rows = pictures.len();

@@ -11,9 +11,9 @@ use winograd::Pool;
 use super::placement::{PlacedTensor, Placement};
 use crate::error::Result;
 
-/// On a GPU, heads of up to this many classes are gathered into one product over all rows. The unused results cost little:
-/// 256 rows by 256 heads of 64 classes are 17 GFLOP, half of one picture's. To select rows would need a synchronisation with
-/// the device.
+/// On a GPU, heads of up to this many classes are gathered into one product over all rows. The unused results cost
+/// little: 256 rows by 256 heads of 64 classes are 17 GFLOP, half of one picture's. Selecting rows would need
+/// host–device synchronisation.
 const GATHERED_CLASSES_MAX: usize = 64;
 
 /// A head's last Linear.
@@ -105,7 +105,7 @@ impl LastProducts {
             products.push(Product::new(features, weight, bias, vec![part])?);
         }
         if !gathered.is_empty() {
-            // All rows by the weights of all these heads. Each head's part is its own rows and classes.
+            // All rows times the weights of all these heads. Each head's part is its own rows and classes.
             let (mut weights, mut biases, mut parts, mut first) = (Vec::new(), Vec::new(), Vec::new(), 0);
             for head in gathered {
                 let (weight, bias) = &placed[head];

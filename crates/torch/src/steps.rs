@@ -30,7 +30,7 @@ pub(super) struct TorchSteps {
     pub stack: TorchStack,
     input: Input,
     accelerator: Option<Arc<dyn Accelerator>>,
-    /// True if the kernels of products also add the bias and rectify, and the accelerator pools.
+    /// True if the kernels of products also add the bias and apply the ReLU, and the accelerator pools.
     fused: AtomicBool,
 }
 
@@ -65,7 +65,7 @@ impl TorchSteps {
         Ok(placed)
     }
 
-    /// Turns fused operations on, if this GPU and its libraries support them and compute the same.
+    /// Turns fused operations on, if this GPU and its libraries support them and the results agree.
     fn fuse(&self) -> Result<()> {
         let picture = self.ones(0)?;
         let end = self.stack.steps.len();
@@ -117,7 +117,7 @@ impl TorchSteps {
         Ok(false)
     }
 
-    /// Returns one row of ones as the input of a step. That of the first is a picture, of level 1.
+    /// Returns one row of ones as the input of a step. The first step's is a picture whose bytes are 1.
     pub fn ones(&self, step: usize) -> Result<Tensor> {
         let mut shape: Vec<i64> = self
             .stack

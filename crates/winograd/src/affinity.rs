@@ -2,7 +2,7 @@
 
 use std::io;
 
-/// Those that the calling thread may run on, ascending: what the system, a container or `taskset` leaves to the process.
+/// The CPUs that the calling thread may run on, ascending, as limited by the system, a container or `taskset`.
 #[cfg(target_os = "linux")]
 pub fn allowed_cpus() -> io::Result<Vec<usize>> {
     use rustix::thread::{CpuSet, sched_getaffinity};
@@ -11,7 +11,7 @@ pub fn allowed_cpus() -> io::Result<Vec<usize>> {
     Ok((0..CpuSet::MAX_CPU).filter(|&cpu| allowed.is_set(cpu)).collect())
 }
 
-/// Keeps the calling thread on one CPU.
+/// Pins the calling thread to one CPU.
 #[cfg(target_os = "linux")]
 pub fn pin_to(cpu: usize) -> io::Result<()> {
     use rustix::thread::{CpuSet, sched_setaffinity};

@@ -1,4 +1,4 @@
-//! What a layer adds to its sums.
+//! A layer's bias.
 
 use std::ops::Deref;
 
@@ -9,7 +9,7 @@ use crate::subnormal::flush_subnormal;
 /// A bias of O numbers, one for each output.
 #[derive(Debug)]
 pub struct Bias {
-    /// Filled up to whole blocks with zeros.
+    /// Padded to whole blocks with zeros.
     numbers: Buffer<f32>,
     outputs: usize,
 }
@@ -33,7 +33,7 @@ impl Bias {
     }
 }
 
-/// The numbers, filled up to whole blocks.
+/// The numbers, padded to whole blocks.
 impl Deref for Bias {
     type Target = [f32];
 

@@ -1,11 +1,11 @@
-//! Memory that starts at a cache line, in huge pages where it is large.
+//! Memory aligned to cache lines, in huge pages if it is large.
 
 use std::alloc::{self, Layout};
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
-/// The cache line of every CPU in question, and the width of an AVX-512 register, in bytes.
+/// Bytes of a cache line on every supported CPU, and of an AVX-512 register.
 const LINE: usize = 64;
 /// x86-64's huge page in bytes.
 const HUGE_PAGE: usize = 2 << 20;
@@ -47,15 +47,15 @@ impl<T: Number> Buffer<T> {
         let Some(start) = NonNull::new(start.cast::<T>()) else {
             alloc::handle_alloc_error(layout);
         };
-        // Before the zeros are written: a page is huge or small from its first write on. (`alloc_zeroed` with an alignment
-        // of its own would write them itself.)
+        // Before the zeros are written, because a page's first write decides whether it is huge. (With a large
+        // alignment, `alloc_zeroed` would write the zeros itself.)
         advise_huge_pages(start.as_ptr().cast(), layout);
         // SAFETY: the allocation has room for `len` numbers, and all bits zero are a number.
         unsafe { start.as_ptr().write_bytes(0, len) };
         Self { start, len }
     }
 
-    /// Makes room for `len` numbers. What was in the buffer is lost if it has to grow.
+    /// Makes room for `len` numbers. The contents are lost if it has to grow.
     pub fn reserve(&mut self, len: usize) {
         if len > self.len {
             *self = Self::zeroed(len);
@@ -142,8 +142,8 @@ pub struct Shared<'a, T> {
     life: PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: every access goes through an unsafe block whose author vouches that what one thread writes no other touches; so it
-// is as if each thread had been sent its own `&mut [T]`.
+// SAFETY: every access is in an unsafe block whose author vouches that no thread touches what another writes, as if
+// each thread had been sent its own `&mut [T]`.
 unsafe impl<T: Send> Send for Shared<'_, T> {}
 // SAFETY: as above.
 unsafe impl<T: Send> Sync for Shared<'_, T> {}
@@ -164,7 +164,7 @@ impl<'a, T> Shared<'a, T> {
     /// While the part is in use, no other thread writes to it.
     ///
     /// # Panics
-    /// If there are not as many.
+    /// If there are fewer.
     pub unsafe fn part(self, at: usize, len: usize) -> &'a [T] {
         let start = self.pointer(at, len);
         // SAFETY: `pointer` checked that the part lies within the slice, which is borrowed for 'a; the caller excludes
@@ -172,7 +172,7 @@ impl<'a, T> Shared<'a, T> {
         unsafe { std::slice::from_raw_parts(start, len) }
     }
 
-    /// Where element `at` lies, for a kernel that writes scattered pieces.
+    /// A pointer to element `at`, for a kernel that writes scattered pieces.
     ///
     /// # Panics
     /// If there are not `len` elements from `at`.
@@ -190,7 +190,7 @@ mod tests {
     #[test]
     fn buffers_of_every_size_are_zero_and_aligned() {
         for bytes in [4, 64, HUGE_PAGE - 4, HUGE_PAGE, 3 * HUGE_PAGE + 4] {
-            // Freed memory with other contents may come back.
+            // The allocator may return freed memory with other contents.
             let mut dirty = Buffer::<f32>::zeroed(bytes / 4);
             dirty.fill(1.0);
             drop(dirty);
@@ -201,7 +201,7 @@ mod tests {
         }
     }
 
-    /// The system may have none, so a mapping that is advised and written here shows what is to be had.
+    /// The system may have no huge pages; a mapping that is advised and written here shows whether it has.
     #[cfg(target_os = "linux")]
     #[test]
     fn large_buffers_lie_in_huge_pages_where_there_are_any() {

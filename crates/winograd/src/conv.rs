@@ -8,17 +8,17 @@ use crate::maps::{COLOURS, Images, Maps};
 use crate::simd::LANES;
 use crate::winograd::Winograd;
 
-/// In which numbers a layer multiplies. Sums, activations and biases are f32 in both.
+/// The number type in which a layer multiplies. Its input, bias and output are f32 in both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Precision {
     /// f32.
     Float,
-    /// Weights of 16-bit integers with a scale a row; convolutions' inputs, too: half the bytes and twice the products a
-    /// second. More exact than bf16, whose numbers have 8 bits.
+    /// Weights, and the inputs of convolutions, are 16-bit integers with a scale per row: half the bytes and twice the
+    /// products per second. More exact than bf16, which has 8 significant bits.
     Integer,
 }
 
-/// The weight of a 3x3 convolution with stride 1 and padding 1, whose result a ReLU follows.
+/// The packed weight of a 3x3 convolution with stride 1 and padding 1, followed by a ReLU.
 #[derive(Debug)]
 pub struct PackedConv {
     inputs: usize,
@@ -34,8 +34,8 @@ enum Kind {
 
 impl PackedConv {
     /// Packs a `weight` of `outputs` x I x 3 x 3 for speed: four times its size as floats, twice as integers. A
-    /// convolution of three channels, thus of pictures, is [direct](PackedConv::direct) in either precision. Subnormal
-    /// numbers become 0.
+    /// convolution with three input channels reads pictures, and is [direct](PackedConv::direct) in either precision.
+    /// Subnormal numbers become 0.
     ///
     /// # Panics
     /// If the length does not fit, `outputs` is 3, or an integer convolution has more than 576 input channels.
@@ -55,8 +55,8 @@ impl PackedConv {
         }
     }
 
-    /// Packs a `weight` of `outputs` x I x 3 x 3 for memory: f32, and no larger than it is where both channels are
-    /// multiples of 16. It multiplies four times as often. Subnormal numbers become 0.
+    /// Packs a `weight` of `outputs` x I x 3 x 3 to save memory: f32, and no larger than the weight if both channel
+    /// counts are multiples of 16. It takes four times the multiplications. Subnormal numbers become 0.
     ///
     /// # Panics
     /// If the length does not fit, or `outputs` is 3.
@@ -69,18 +69,18 @@ impl PackedConv {
         }
     }
 
-    /// `output` = max(conv(`input`) + `bias`, 0), and of that the largest of each 2 x 2 if `pool_after` (an odd last row
-    /// or column is dropped).
+    /// Computes `output` = max(conv(`input`) + `bias`, 0), with 2x2 max pooling if `pool_after` (an odd last row or
+    /// column is dropped).
     ///
     /// # Panics
-    /// If `input` or `bias` have other channels.
+    /// If the channels of `input` or `bias` differ.
     pub fn forward(&self, input: &Maps, bias: &Bias, pool_after: bool, output: &mut Maps, engine: &mut Engine) {
         self.shape_output(input.count(), input, pool_after, output);
         self.write(input, bias, pool_after, output.images(0..input.count()), engine);
     }
 
-    /// Gives `output` the shape of what [`PackedConv::forward`] makes of `count` images of the size of these. Its contents
-    /// are any until [`PackedConv::forward_at`] has written all images.
+    /// Gives `output` the shape of [`PackedConv::forward`]'s result for `count` images of `input`'s size. Its contents
+    /// are unspecified until [`PackedConv::forward_at`] has written all images.
     pub fn shape_output(&self, count: usize, input: &Maps, pool_after: bool, output: &mut Maps) {
         let (height, width) = output_sides(input, pool_after);
         output.reset(count, self.outputs, height, width);
@@ -89,7 +89,7 @@ impl PackedConv {
     /// As [`PackedConv::forward`], into the images of `output` from `first` on.
     ///
     /// # Panics
-    /// If `input` or `bias` have other channels, or `output` another shape.
+    /// If the channels of `input` or `bias` differ, or `output` has another shape.
     pub fn forward_at(
         &self,
         input: &Maps,
@@ -140,7 +140,7 @@ impl PackedConv {
     }
 }
 
-/// Height and width of what a convolution of `input` gives.
+/// Height and width of a convolution's output.
 fn output_sides(input: &Maps, pool_after: bool) -> (usize, usize) {
     let scale = if pool_after { 2 } else { 1 };
     (input.height() / scale, input.width() / scale)

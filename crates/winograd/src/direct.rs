@@ -1,5 +1,5 @@
-//! Convolutions without transforms: three channels are too few for Winograd's to pay, and its filters take four times the
-//! memory of the weight.
+//! Convolutions without transforms: with three channels, Winograd's transforms cost more than they save, and its
+//! filters take four times the weight's memory.
 
 use std::ops::Range;
 
@@ -11,7 +11,7 @@ use crate::maps::{COLOURS, Images, Maps};
 use crate::simd::{Isa, Kernel, LANES, Simd};
 use crate::subnormal::flush_subnormal;
 
-/// Rows of an output that are one thread's at a time.
+/// Rows of an output that a thread computes at a time.
 const BAND: usize = 8;
 
 /// A packed 3x3 convolution, as large as its weight where channels come in whole blocks.
@@ -53,11 +53,11 @@ impl Direct {
         self.filters.bytes()
     }
 
-    /// max(conv(input) + bias, 0); `output` has its shape.
+    /// Computes max(conv(input) + bias, 0); `output` must have the result's shape.
     pub fn forward(&self, input: &Maps, bias: &Bias, output: Images<'_>, engine: &mut Engine) {
         let shape = output.shape;
         let isa = engine.isa;
-        // Images and bands innermost, so that some panels' filters stay in L2 while all of them need these.
+        // Images and bands innermost, so that a share's filters stay in L2 while all of them use these.
         let bands = shape.height.div_ceil(BAND);
         let share = isa.panels();
         let shares = shape.blocks().div_ceil(share);
@@ -93,7 +93,7 @@ struct Band<'a> {
     output: Images<'a>,
 }
 
-/// A band of maps of whose channels `COLUMN` lie side by side.
+/// A band of maps with `COLUMN` channels side by side.
 struct Lanes<'a, const COLUMN: usize>(Band<'a>);
 
 impl<const COLUMN: usize> Kernel for Lanes<'_, COLUMN> {
@@ -102,7 +102,7 @@ impl<const COLUMN: usize> Kernel for Lanes<'_, COLUMN> {
         let Band { output, image, .. } = self.0;
         let width = output.shape.width;
         for panel in self.0.panels.clone() {
-            // SAFETY: the border beside a band is its thread's.
+            // SAFETY: the border beside a band belongs to the band's thread.
             unsafe { output.clear_border((image, panel), self.0.rows.clone(), 0..width) };
         }
         let groups = Groups::new(width, S::ROWS);
@@ -122,7 +122,7 @@ impl<const COLUMN: usize> Kernel for Lanes<'_, COLUMN> {
 }
 
 impl<const COLUMN: usize> Lanes<'_, COLUMN> {
-    /// `PIXELS` pixels from column `x` of row `y`, `PANELS` blocks of channels from `panel`.
+    /// Computes `PIXELS` pixels from column `x` of row `y`, `PANELS` blocks of channels from `panel`.
     #[inline(always)]
     fn tile<S: Simd, const PIXELS: usize, const PANELS: usize>(&self, s: S, y: usize, x: usize, panel: usize) {
         let band = &self.0;
@@ -161,7 +161,7 @@ impl<const COLUMN: usize> Lanes<'_, COLUMN> {
             for p in 0..PANELS {
                 let bias = s.load(bias.as_ptr().add(p * LANES));
                 for (pixel, sums) in sums.iter().enumerate() {
-                    // NaN passes `max` in this order.
+                    // In this order, `max` passes NaN on.
                     let value = s.max(zero, s.add(sums[p], bias));
                     s.store(to.add(p * block + pixel * LANES), value);
                 }
@@ -170,7 +170,7 @@ impl<const COLUMN: usize> Lanes<'_, COLUMN> {
     }
 }
 
-/// `output` = of `input` the largest of each 2 x 2; `output` has its shape.
+/// 2x2 max pooling of `input`; `output` must have the result's shape.
 pub fn pool(input: &Maps, output: Images<'_>, engine: &mut Engine) {
     let shape = output.shape;
     let isa: Isa = engine.isa;
@@ -185,7 +185,7 @@ pub fn pool(input: &Maps, output: Images<'_>, engine: &mut Engine) {
             to: output.pointer(plane, y, 0, shape.width * LANES),
             width: shape.width,
         });
-        // SAFETY: the border beside a row is its thread's.
+        // SAFETY: the border beside a row belongs to the row's thread.
         unsafe { output.clear_border(plane, y..y + 1, 0..shape.width) };
     });
 }

@@ -1,4 +1,4 @@
-//! What a forward pass needs beside weights and maps.
+//! The resources of a forward pass besides weights and maps.
 
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -27,7 +27,7 @@ impl Engine {
         Self::on(Pool::new(threads), isa)
     }
 
-    /// An engine whose threads stay where they are, as [`Pool::pinned`] says.
+    /// An engine with pinned threads (see [`Pool::pinned`]).
     ///
     /// # Errors
     /// As [`Pool::pinned`].
@@ -54,8 +54,8 @@ impl Engine {
         self.isa
     }
 
-    /// Itself, or if it has more than `threads_max` threads, as few engines as have no more than that, about equal in size.
-    /// [Pinned](Self::pinned) threads have distinct CPUs as before.
+    /// Divides the engine into as few engines as possible of at most `threads_max` threads, about equal in size.
+    /// [Pinned](Self::pinned) threads keep distinct CPUs.
     pub fn divide(self, threads_max: usize) -> Vec<Self> {
         if self.pool.threads() <= threads_max {
             return vec![self];
@@ -65,7 +65,7 @@ impl Engine {
         pools.map(|pool| Self::on(pool, isa)).collect()
     }
 
-    /// Its threads, for what belongs to the pass and is no layer of this crate.
+    /// Its threads, for parts of the pass that are not layers of this crate.
     pub fn pool(&mut self) -> &mut Pool {
         &mut self.pool
     }
@@ -82,11 +82,11 @@ impl Engine {
 pub(crate) struct Scratch {
     /// One for each thread.
     pub workers: Vec<Mutex<Tables>>,
-    /// One for all.
+    /// Shared by all threads.
     pub common: Tables,
     /// A Linear's packed input.
     pub rows: Buffer<f32>,
-    /// What is yet to be pooled.
+    /// A direct convolution's output before pooling.
     pub whole: Maps,
 }
 
@@ -127,7 +127,7 @@ impl Tables {
     }
 }
 
-/// A thread's own tables; the lock is free but for a thread that panicked before.
+/// Locks a thread's own tables: without contention, even if the thread panicked before.
 pub(crate) fn lock(tables: &Mutex<Tables>) -> MutexGuard<'_, Tables> {
     tables.lock().unwrap_or_else(PoisonError::into_inner)
 }

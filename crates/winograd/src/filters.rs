@@ -7,12 +7,12 @@ use crate::simd::LANES;
 use crate::subnormal::flush_subnormal;
 use crate::tile::{PRODUCTS, transform_filter};
 
-/// G g Gt of all filters: product, block of output channels, input channel (by pairs if integers), output channel.
+/// G g Gt of all filters, by product, block of output channels, input channel (in pairs if integers), output channel.
 #[derive(Debug)]
 pub enum Filters {
     /// As f32.
     Float(Buffer<f32>),
-    /// As i16, each product's row of an output channel with a scale of its own.
+    /// As i16, with a scale for each product and output channel.
     Integer {
         /// The integers.
         values: Buffer<i16>,
@@ -64,7 +64,7 @@ impl Filters {
                 if largest == 0.0 {
                     return;
                 }
-                // The inverse is a normal f32: numbers below half of the smallest become 0.
+                // The last limit keeps the inverse a normal f32; values below half of the smallest normal one become 0.
                 let scale = (FILTER_LENGTH / length)
                     .min(f64::from(i16::MAX) / largest)
                     .min(1.0 / f64::from(f32::MIN_POSITIVE));
@@ -77,7 +77,7 @@ impl Filters {
         }
     }
 
-    /// The part of `numbers` (this value's) that belongs to a product.
+    /// The part of `numbers`, a buffer of this value, that belongs to a product.
     pub fn of<'a, T: Number>(&self, numbers: &'a Buffer<T>, product: usize) -> &'a [T] {
         let len = numbers.len() / PRODUCTS;
         &numbers[product * len..][..len]
@@ -106,6 +106,6 @@ struct Place {
     panel: usize,
     /// The channel in the panel.
     lane: usize,
-    /// Input channels, filled up to whole blocks.
+    /// Input channels, padded to whole blocks.
     depth: usize,
 }

@@ -1,9 +1,9 @@
-//! The tiles of maps.
+//! The division of maps into tiles.
 
 use crate::maps::Shape;
 use crate::tile::TILE;
 
-/// The division of some images' maps into tiles of 4 x 4, the last of a row or column perhaps in part outside.
+/// The division of images' maps into tiles of 4 x 4; the last tile of a row or column may extend past the maps.
 #[derive(Clone, Copy, Debug)]
 pub struct Grid {
     count: usize,
@@ -33,7 +33,7 @@ impl Grid {
         self.count * self.rows * self.columns
     }
 
-    /// Where tile `tile` is, counted by image, row and column.
+    /// The place of tile number `tile`, counted by image, row and column.
     pub fn place(self, tile: usize) -> Place {
         let (row, column) = (tile / self.columns, tile % self.columns);
         Place {

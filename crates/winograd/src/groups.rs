@@ -1,17 +1,17 @@
-//! The rows of a product of matrices, in groups.
+//! The rows of a matrix product, in groups.
 
 use std::ops::Range;
 
 use crate::simd::LANES;
 
-/// Evaluates an expression with a constant for the number of rows, which is at most `S::ROWS`.
+/// Evaluates an expression with the number of rows, at most `S::ROWS`, as a constant.
 macro_rules! by_rows {
     ($simd:ident, $rows:expr, $constant:ident => $then:expr) => {
         by_rows!(@ $simd, $rows, $constant, $then, 14 13 12 11 10 9 8 7 6 5 4 3 2 1)
     };
     (@ $simd:ident, $rows:expr, $constant:ident, $then:expr, $($n:literal)*) => {
         match $rows {
-            // Numbers beyond the registers are no branch of this instruction set.
+            // Numbers of rows that exceed the registers get no branch.
             $($n if const { $n <= $simd::ROWS } => { const $constant: usize = $n; $then })*
             rows => unreachable!("{rows} rows in one tile"),
         }
@@ -19,8 +19,8 @@ macro_rules! by_rows {
 }
 pub(crate) use by_rows;
 
-/// Evaluates an expression for each row below a constant, without a loop: an array that a loop indexes would leave the
-/// registers, and LLVM does not unroll the longest.
+/// Evaluates an expression for each row below a constant, without a loop: an array indexed in a loop would leave the
+/// registers, and LLVM does not unroll the longest loops.
 macro_rules! each_row {
     ($rows:ident, $row:ident => $then:expr) => {
         each_row!(@ $rows, $row, $then, 0 1 2 3 4 5 6 7 8 9 10 11 12 13)
@@ -34,8 +34,8 @@ pub(crate) use each_row;
 
 /// The rows of a product, divided into groups that fit in the registers.
 ///
-/// Rows are stored as group, block of 16 columns ("depth"), row in the group, column in the block. So a step of the
-/// innermost loop finds its rows at constant distances.
+/// Rows are stored by group, block of 16 columns ("depth"), row in the group, column in the block, so that a step of
+/// the innermost loop finds its rows at constant distances.
 #[derive(Clone, Copy, Debug)]
 pub struct Groups {
     rows: usize,
@@ -57,7 +57,7 @@ impl Groups {
         self.rows
     }
 
-    /// How many groups.
+    /// The number of groups.
     pub fn count(self) -> usize {
         self.rows.div_ceil(self.size)
     }
@@ -67,7 +67,7 @@ impl Groups {
         group * self.size..self.rows.min((group + 1) * self.size)
     }
 
-    /// Where block `block` of `row` lies among rows of `blocks` blocks; counts numbers.
+    /// The index, in numbers, of block `block` of `row`, where each row has `blocks` blocks.
     pub fn at(self, row: usize, block: usize, blocks: usize) -> usize {
         let group = self.range(row / self.size);
         (group.start * blocks + block * group.len() + row - group.start) * LANES

@@ -1,4 +1,4 @@
-//! Winograd's first step: tiles of input to rows of 36 products.
+//! Winograd's first step: transforms tiles of input to the rows of the 36 products.
 
 use std::ops::Range;
 
@@ -9,24 +9,24 @@ use crate::maps::Maps;
 use crate::simd::{Kernel, LANES, Simd};
 use crate::tile::{PRODUCTS, TILE, WINDOW, across, load_six, transform_input};
 
-/// The length to which a row of 16-bit integers is scaled.
+/// The Euclidean norm to which a row of 16-bit integers is scaled.
 ///
-/// By Cauchy and Schwarz a sum of products is at most the product of both rows' lengths, here 32,712 x 65,412 < 2^31 if
-/// rounding adds 12 (half a unit in each of 576 channels) to each: sums in i32 cannot overflow. And no number of the row
-/// exceeds its length, so that each fits in 16 bits.
+/// By the Cauchy–Schwarz inequality, a sum of products is at most the product of both rows' norms. Rounding adds at
+/// most 12 to each (√576 times half a unit), and 32,712 x 65,412 < 2^31: sums in i32 cannot overflow. No number exceeds
+/// its row's norm, so each fits in 16 bits.
 pub const LENGTH: f32 = 32_700.0;
-/// The length to which a filter's row is scaled, if its largest number then fits in 16 bits.
+/// The norm to which a filter's row is scaled, if its largest number then fits in 16 bits.
 pub const FILTER_LENGTH: f64 = 65_400.0;
-/// Channels for which the arithmetic above holds.
+/// The most channels for which the bound above holds.
 pub const CHANNELS_MAX: usize = 576;
 
 /// Keeps the scale of a row of zeros finite.
 const SQUARE_MIN: f32 = 1e-30;
-/// What a strip may keep of L2.
+/// The part of L2 for a strip: the transforms of some tiles in f32, until they are rounded.
 const STRIP_BYTES_MAX: usize = 168 << 10;
-/// Tiles of a strip at most.
+/// Maximum number of tiles in a strip.
 const STRIP_MAX: usize = 14;
-/// How many tiles ahead the maps are brought to L1: about as long as memory takes.
+/// How many tiles ahead the maps are prefetched to L1: about memory's latency.
 const AHEAD: usize = 2;
 
 /// Transforms some tiles.
@@ -41,14 +41,14 @@ pub struct TransformInput<'a> {
     pub range: Range<usize>,
     /// Where the rows go.
     pub rows: Rows<'a>,
-    /// From a product's rows to the next product's; counts numbers.
+    /// The distance between successive products' rows, in numbers.
     pub stride: usize,
 }
 
-/// The rows of the 36 products: product, then as [`Groups`] says.
+/// The rows of the 36 products: by product, then in the order of [`Groups`].
 #[derive(Clone, Copy)]
 pub enum Rows<'a> {
-    /// As they are.
+    /// As f32.
     Float(Shared<'a, f32>),
     /// As integers and scales.
     Integer {
@@ -83,18 +83,18 @@ impl Kernel for TransformInput<'_> {
     }
 }
 
-/// Tiles whose f32 are kept in L2 until they are rounded.
+/// The number of tiles in a strip.
 fn strip_tiles(blocks: usize) -> usize {
     (STRIP_BYTES_MAX / (tile_len(blocks) * size_of::<f32>())).clamp(1, STRIP_MAX)
 }
 
-/// Numbers of a tile in a strip: product, block, channel in the block. A block more than that, lest the 36 numbers that
-/// are written at a time compete for the same few places in L1.
+/// Numbers of a tile in a strip: product, block, channel in the block. Each product has one block of padding, so that
+/// the 36 numbers written at a time do not compete for the same few sets of L1.
 fn tile_len(blocks: usize) -> usize {
     PRODUCTS * (blocks + 1) * LANES
 }
 
-/// Numbers of the strip that [`Rows::Integer`] takes for an input of `blocks` blocks of channels.
+/// The length in numbers of the strip of [`Rows::Integer`], for an input of `blocks` blocks of channels.
 pub fn strip_len(blocks: usize) -> usize {
     strip_tiles(blocks) * tile_len(blocks)
 }
@@ -123,17 +123,17 @@ impl TransformInput<'_> {
         unsafe { self.windows(s, rows, stride, to) };
     }
 
-    /// Transforms the tiles of up to [`STRIP_MAX`] rows, sixteen channels at a time, to 36 places `stride` numbers apart
-    /// that `to(tile, block)` starts, tiles counted from 0. Block by block rather than tile by tile, so that the six rows of
-    /// the maps are read as six streams.
+    /// Transforms the tiles of up to [`STRIP_MAX`] rows, sixteen channels at a time. Writes to 36 places `stride`
+    /// numbers apart, the first of them `to(tile, block)`, with tiles counted from 0. Goes block by block, not tile by
+    /// tile, so that the six rows of the maps are read as six streams.
     ///
     /// # Safety
-    /// All these places are valid for writing sixteen numbers, and this thread's.
+    /// All these places are valid for writing sixteen numbers, and belong to this thread.
     #[inline(always)]
     unsafe fn windows<S: Simd>(&self, s: S, rows: Range<usize>, stride: usize, to: impl Fn(usize, usize) -> *mut f32) {
         let shape = self.maps.shape();
         let grid = Grid::new(shape);
-        // Where the tiles' windows start, of an image's first block; also of those that will be next.
+        // Where the windows of these tiles, and of the tiles that follow, start in their image's first block.
         let mut starts = [0; STRIP_MAX + AHEAD];
         for (start, row) in starts.iter_mut().zip(rows.start..rows.end + AHEAD) {
             let place = grid.place(self.first + row);
@@ -151,13 +151,14 @@ impl TransformInput<'_> {
                     starts[ahead]
                 };
                 let at = start + block * shape.block();
-                // SAFETY: the caller's.
+                // SAFETY: guaranteed by the caller.
                 unsafe { window(s, self.maps, at, next, to(tile, block), stride) };
             }
         }
     }
 
-    /// The scales that bring the 36 rows of a tile of the strip to the same length; writes their inverses.
+    /// Returns the factors that scale the 36 rows of a tile of the strip to [`LENGTH`]; writes their inverses to
+    /// `scales`.
     #[inline(always)]
     fn factors<S: Simd>(
         &self,
@@ -181,7 +182,7 @@ impl TransformInput<'_> {
                     *square = s.mul_add(value, value, *square);
                 }
             }
-            // A row of zeros gets a finite scale, and NaN passes in this order.
+            // A row of zeros gets a finite scale, and in this order `max` passes NaN on.
             let lengths = s.sqrt(s.max(s.splat(SQUARE_MIN), s.sums(&squares)));
             let (mut few, mut inverses) = ([0f32; LANES], [0f32; LANES]);
             // SAFETY: both have room for sixteen numbers.
@@ -198,7 +199,7 @@ impl TransformInput<'_> {
         factors
     }
 
-    /// Rounds the 36 rows of a tile of the strip, each times its factor.
+    /// Multiplies the 36 rows of a tile of the strip by their factors, and rounds them.
     #[inline(always)]
     fn integers<S: Simd>(
         &self,
@@ -226,11 +227,12 @@ impl TransformInput<'_> {
     }
 }
 
-/// Bt d B for sixteen channels of the tile whose window starts at number `at` of the maps: 36 times sixteen numbers to
-/// places `stride` numbers apart. The window at `next` is asked for; its lines lie in too many places for the CPU to foresee.
+/// Writes Bt d B for sixteen channels of the tile whose window starts at number `at` of the maps: 36 times sixteen
+/// numbers, `stride` numbers apart. Prefetches the window at `next`, whose lines are too scattered for the CPU's own
+/// prefetcher.
 ///
 /// # Safety
-/// The 36 places are valid for writing sixteen numbers, and this thread's.
+/// The 36 places are valid for writing sixteen numbers, and belong to this thread.
 #[inline(always)]
 unsafe fn window<S: Simd>(s: S, maps: &Maps, at: usize, next: usize, to: *mut f32, stride: usize) {
     let row = maps.shape().row();
@@ -253,7 +255,7 @@ unsafe fn window<S: Simd>(s: S, maps: &Maps, at: usize, next: usize, to: *mut f3
         ]
     };
     for y in 0..WINDOW {
-        // Each row as soon as it is there: 36 numbers are more than the registers hold.
+        // Each row is stored as soon as it is computed: 36 vectors are more than the registers hold.
         let [a, b, c, d, e, f] = transform_input(s, across(&columns, y));
         // SAFETY: the caller vouches for all 36.
         unsafe {

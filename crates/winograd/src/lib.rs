@@ -1,9 +1,9 @@
 //! VGG16's forward pass on a CPU, layer by layer, without a deep-learning library.
 //!
-//! 3x3 convolutions run by Winograd's minimal filtering F(4x4, 3x3), a quarter of the products, with bias, ReLU and 2x2 max
-//! pooling fused; Linears with bias and ReLU fused. Weights are transformed and packed once and are then the only copy;
-//! what a layer adds is a [`Bias`] of its own, so that layers may share a weight.
-//! Products are f32, or 16-bit integers with scales ([`Precision`]).
+//! 3x3 convolutions use Winograd's minimal filtering F(4x4, 3x3), with a quarter of the multiplications; bias, ReLU and
+//! 2x2 max pooling are fused. Linears fuse bias and ReLU. Weights are transformed and packed once, and only the packed
+//! copy is kept. A layer's [`Bias`] is separate, so that layers may share a weight. Layers multiply in f32, or in
+//! 16-bit integers with scales ([`Precision`]).
 //!
 //! ```
 //! use winograd::{Bias, Engine, Maps, Normalisation, PackedConv, PackedLinear, Precision};
@@ -26,24 +26,24 @@
 //! ```
 //!
 //! # What holds
-//! 1. An image's maps and a row's results are the same to the bit whatever is computed beside them, by any number of
-//!    threads: each number is one sum in a fixed order, and integers' scales belong to one tile
+//! 1. An image's maps and a row's results have the same bits in every batch and for any number of threads: each number
+//!    is one sum in a fixed order, and each scale of integers belongs to one tile
 //!    (`an_image_is_the_same_in_every_batch`, `a_row_is_the_same_in_every_batch`,
 //!    `logits_have_the_same_bits_by_any_number_of_threads`).
 //! 2. Integer sums cannot overflow (`integer_sums_do_not_overflow`; arithmetic at `input::LENGTH`).
-//! 3. What is not finite in the input reaches the result (`what_is_not_finite_reaches_the_result`).
-//! 4. Every instruction set, AVX-512 with VNNI and without, AVX2 and plain Rust, passes every test; the CPU's best is chosen
-//!    at run time.
-//! 5. After a first pass with the largest batch nothing is allocated but by [`Maps::select_rows`]
+//! 3. NaN or infinity in the input makes the result non-finite (`what_is_not_finite_reaches_the_result`).
+//! 4. Every instruction set (AVX-512 with and without VNNI, AVX2, plain Rust) passes every test; the best that the CPU
+//!    has is chosen at run time.
+//! 5. After a first pass with the largest batch, only [`Maps::select_rows`] allocates
 //!    (`a_second_pass_allocates_nothing`).
 //! 6. No packed weight is subnormal (`no_packed_weight_is_subnormal`).
-//! 7. A panic of one thread or several reaches the caller once, and the next layer is computed
+//! 7. A panic in one or more threads reaches the caller once, and the pool stays usable
 //!    (`a_panic_reaches_the_caller_once_and_the_next_piece_works`).
 //!
-//! # How it is cut
-//! `simd` knows instruction sets, and every kernel is written once against it; `tile` knows Winograd's matrices; `input`,
-//! `product` and `output` are the three steps; `plan` decides in which order `winograd` runs them. `buffer`, `pool`,
-//! `affinity`, `subnormal` and `maps` know none of these.
+//! # Modules
+//! `simd` abstracts instruction sets, and every kernel is written once against it; `tile` holds Winograd's matrices;
+//! `input`, `product` and `output` are the three steps; `plan` decides the order in which `winograd` runs them.
+//! `buffer`, `pool`, `affinity` and `subnormal` depend on none of these, `maps` only on their constants.
 
 mod affinity;
 mod bias;

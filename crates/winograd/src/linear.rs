@@ -10,7 +10,7 @@ use crate::product::{Product, Store};
 use crate::simd::{LANES, Simd};
 use crate::subnormal::{flush_subnormal, scale_of};
 
-/// The weight of a Linear.
+/// The packed weight of a Linear.
 #[derive(Debug)]
 pub struct PackedLinear {
     inputs: usize,
@@ -18,7 +18,7 @@ pub struct PackedLinear {
     weights: Weights,
 }
 
-/// Block of output channels, input, output channel in the block; inputs are filled up to whole blocks, too.
+/// Ordered by block of output channels, input, output channel in the block; inputs are also padded to whole blocks.
 #[derive(Debug)]
 pub enum Weights {
     /// As f32.
@@ -70,11 +70,11 @@ impl PackedLinear {
         }
     }
 
-    /// `output` = `rows` (N x I) times the weight, plus `bias`, and of that max(_, 0) if `relu`: N x O. A row's results
-    /// are the same to the bit whatever rows are beside it.
+    /// Computes `output` (N x O) = `rows` (N x I) times the weight plus `bias`, then max(_, 0) if `relu`. A row's
+    /// results have the same bits in every batch.
     ///
     /// # Panics
-    /// If `rows` are not whole rows, or `bias` has not O numbers.
+    /// If `rows` are not whole rows, or `bias` does not have O numbers.
     pub fn forward(&self, rows: &[f32], bias: &Bias, relu: bool, output: &mut Vec<f32>, engine: &mut Engine) {
         let count = rows.len() / self.inputs;
         assert_eq!(rows.len(), count * self.inputs, "whole rows");
@@ -157,7 +157,7 @@ impl PackedLinear {
     }
 }
 
-/// Walks 16 rows side by side, so that `to` writes whole lines.
+/// Calls `to` for 16 rows side by side, so that it writes whole cache lines.
 fn pack(weight: &[f32], inputs: usize, mut to: impl FnMut(usize, usize, f32)) {
     for (panel, weight) in weight.chunks(inputs * LANES).enumerate() {
         for input in 0..inputs {
@@ -168,7 +168,7 @@ fn pack(weight: &[f32], inputs: usize, mut to: impl FnMut(usize, usize, f32)) {
     }
 }
 
-/// Row, output: where results go, after scale, bias and ReLU.
+/// Where results go, by row and output, after scale, bias and ReLU.
 #[derive(Clone, Copy)]
 struct Outputs<'a> {
     to: *mut f32,
@@ -182,7 +182,7 @@ impl Store for Outputs<'_> {
     unsafe fn store<S: Simd>(self, s: S, row: usize, panel: usize, value: S::Floats) {
         let at = panel * LANES;
         let linear = self.linear;
-        // SAFETY: bias and scales are filled up to whole panels, and the caller vouches for the panel.
+        // SAFETY: bias and scales are padded to whole panels, and the caller vouches for the panel.
         let mut value = unsafe {
             let bias = s.load(self.bias.as_ptr().add(at));
             match &linear.weights {
@@ -191,7 +191,7 @@ impl Store for Outputs<'_> {
             }
         };
         if self.relu {
-            // NaN passes `max` in this order.
+            // In this order, `max` passes NaN on.
             value = s.max(s.splat(0.0), value);
         }
         let to = self.to.wrapping_add(row * linear.outputs + at);

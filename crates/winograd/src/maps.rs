@@ -13,17 +13,17 @@ pub(crate) const COLOURS: usize = 3;
 ///
 /// Stored as image, block of 16 channels, row, column, channel in the block (nChw16c), with a border of zeros: one row
 /// and one column before, and enough after for whole Winograd tiles and their one row of overlap. Maps of three
-/// channels are pictures: their "block" is the three colours, so that they lie as their pixels did.
+/// channels are pictures: their "block" is the three colours, as in interleaved pixels.
 ///
-/// Invariant: the border, and the channels that fill up the last block, are zero. Who writes an image's numbers writes the
-/// border around them (`Images::clear_border`), while they are in a cache.
+/// Invariant: the border, and the padding channels of the last block, are zero. Code that writes an image's numbers
+/// also clears the border around them (`Images::clear_border`), while they are in a cache.
 #[derive(Clone, Debug, Default)]
 pub struct Maps {
     data: Buffer<f32>,
     shape: Shape,
 }
 
-/// What `Maps` hold, and from that how they lie in memory. Lengths count f32.
+/// The dimensions of `Maps`, and their layout in memory. Lengths count f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Shape {
     pub count: usize,
@@ -63,7 +63,7 @@ impl Shape {
         self.row() + self.lanes()
     }
 
-    /// Where the number at a row and a column lies, of an image's block; its other lanes follow.
+    /// The index of the number at a row and a column of an image's block; its other lanes follow.
     pub fn at(self, image: usize, block: usize, row: usize, column: usize) -> usize {
         image * self.image() + block * self.block() + self.origin() + row * self.row() + column * self.lanes()
     }
@@ -73,7 +73,7 @@ impl Shape {
     }
 }
 
-/// One before, and one after the last whole tile.
+/// Adds the border: one before, and one after the last whole tile.
 fn with_border(side: usize) -> usize {
     side.next_multiple_of(TILE) + 2
 }
@@ -86,7 +86,8 @@ impl Maps {
         maps
     }
 
-    /// Takes on a shape, for a layer to fill; allocates only if it must grow. The contents are any, the border's, too.
+    /// Sets the shape, for a layer to fill; allocates only to grow. All contents are unspecified, the border's
+    /// included.
     pub fn reset(&mut self, count: usize, channels: usize, height: usize, width: usize) {
         self.shape = Shape {
             count,
@@ -159,7 +160,7 @@ impl Maps {
     /// Maps of count x channels x height x width `values`, as PyTorch lays them out.
     ///
     /// # Panics
-    /// If `values` are not as many.
+    /// If the number of `values` differs.
     pub fn from_planes(values: &[f32], [count, channels, height, width]: [usize; 4]) -> Self {
         assert_eq!(
             values.len(),
@@ -195,7 +196,7 @@ impl Maps {
         }
     }
 
-    /// Where row `index` of all rows, counted by image, channel and row, starts.
+    /// The start of row `index`, counted by image, channel and row.
     fn row_start(&self, index: usize) -> usize {
         let shape = self.shape;
         let (plane, y) = (index / shape.height, index % shape.height);
@@ -212,7 +213,7 @@ impl Maps {
         &self.data
     }
 
-    /// Some of the images, to write.
+    /// Some of the images, for writing.
     pub(crate) fn images(&mut self, range: Range<usize>) -> Images<'_> {
         let shape = Shape {
             count: range.len(),
@@ -230,12 +231,12 @@ impl Maps {
 #[derive(Clone, Copy)]
 pub(crate) struct Images<'a> {
     data: Shared<'a, f32>,
-    /// Of these images alone.
+    /// The shape of these images alone.
     pub shape: Shape,
 }
 
 impl Images<'_> {
-    /// Where the number at a row and a column of an image's block lies.
+    /// A pointer to the number at a row and a column of an image's block.
     ///
     /// # Panics
     /// If there are not `len` numbers from there.
@@ -243,22 +244,21 @@ impl Images<'_> {
         self.data.pointer(self.shape.at(image, block, row, column), len)
     }
 
-    /// The same address, which need not lie within the images: to prefetch, never to read or write.
+    /// The same address, which may lie outside the images: only for prefetching.
     pub fn address(self, (image, block): (usize, usize), row: usize, column: usize) -> *const f32 {
         let first = self.data.pointer(0, 0);
         first.wrapping_add(self.shape.at(image, block, row, column))
     }
 
-    /// Zeros the border beside these rows and columns of an image's block: if they are the first or the last ones, there is
-    /// some.
+    /// Zeros the border beside these rows and columns of an image's block, if they are the first or the last ones.
     ///
     /// # Safety
-    /// Nobody else reads or writes that border meanwhile.
+    /// No other thread reads or writes that border meanwhile.
     #[inline(always)]
     pub unsafe fn clear_border(self, plane: (usize, usize), rows: Range<usize>, columns: Range<usize>) {
         let is_inside = |range: &Range<usize>, side| range.start > 0 && range.end < side;
         if !(is_inside(&rows, self.shape.height) && is_inside(&columns, self.shape.width)) {
-            // SAFETY: the caller's.
+            // SAFETY: guaranteed by the caller.
             unsafe { self.clear_beside(plane, rows, columns) };
         }
     }
@@ -267,7 +267,7 @@ impl Images<'_> {
     unsafe fn clear_beside(self, (image, block): (usize, usize), rows: Range<usize>, columns: Range<usize>) {
         let Self { data, shape } = self;
         let lanes = shape.lanes();
-        // From here on counted from the border's own first row and column.
+        // From here on, rows and columns are counted from the border's first ones.
         let inner = columns.start + 1..columns.end + 1;
         let start = if columns.start == 0 { 0 } else { inner.start };
         let end = if columns.end == shape.width {

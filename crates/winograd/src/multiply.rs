@@ -1,26 +1,26 @@
-//! What the innermost loop of a product of matrices does, for each kind of numbers.
+//! The innermost loop of a matrix product, for each number type.
 
 use crate::buffer::Number;
 use crate::simd::Simd;
 
-/// What a product multiplies, and how.
+/// The number types of a product, and its innermost step.
 pub trait Multiply {
     /// Activations.
     type Row: Number;
     /// Weights.
     type Column: Number;
-    /// Row numbers that a step consumes.
+    /// Numbers of a row that a step consumes.
     const DEPTH: usize;
     /// See [`Kernel::DOTS_PAIRS`](crate::simd::Kernel::DOTS_PAIRS).
     const DOTS_PAIRS: bool = false;
-    /// What a step adds to.
+    /// Sixteen sums, to which a step adds.
     type Sum<S: Simd>: Copy;
     /// One row's share of a step, in all lanes.
     type Left<S: Simd>: Copy;
     /// Sixteen columns' share of a step.
     type Right<S: Simd>: Copy;
 
-    /// Nothing.
+    /// Sums of zero.
     fn zero<S: Simd>(s: S) -> Self::Sum<S>;
     /// Reads a row's share.
     ///

@@ -1,4 +1,4 @@
-//! Pictures to maps.
+//! Converts pictures to maps.
 
 use crate::engine::Engine;
 use crate::maps::Maps;
@@ -13,7 +13,7 @@ pub struct Normalisation {
 }
 
 impl Normalisation {
-    /// Of pictures of `side` x `side` pixels. `mean` and `std` are those of values in 0..=1, red first.
+    /// For pictures of `side` x `side` pixels. `mean` and `std` are those of values in 0..=1, red first.
     pub fn new(side: usize, mean: [f32; 3], std: [f32; 3]) -> Self {
         let mut table = [[0.0; 256]; 3];
         for (channel, table) in table.iter_mut().enumerate() {
@@ -35,7 +35,7 @@ impl Normalisation {
         let images = maps.images(0..maps.count());
         engine.pool.run(images.shape.count * side, |item, _| {
             let (plane, row) = ((item / side, 0), item % side);
-            // SAFETY: the border beside a row is its thread's.
+            // SAFETY: the border beside a row belongs to the row's thread.
             unsafe { images.clear_border(plane, row..row + 1, 0..side) };
             let to = images.pointer(plane, row, 0, row_bytes);
             let pixels = pixels[item * row_bytes..][..row_bytes].as_chunks::<3>().0;

@@ -1,4 +1,4 @@
-//! Winograd's last step: 36 products to a tile of output, with bias, ReLU and pooling.
+//! Winograd's last step: transforms 36 products to a tile of output, with bias, ReLU and pooling.
 
 use std::ops::Range;
 
@@ -9,7 +9,8 @@ use crate::tile::{PRODUCTS, TILE, WINDOW, across, load_six, transform_output};
 
 /// Transforms some tiles' products.
 pub struct TransformOutput<'a> {
-    /// Product, row (a tile), channel: 36 x `rows` x 16 `panels.len()`, `stride` from a product to the next.
+    /// Ordered by product, row (a tile), channel: 36 x `rows` x 16 `panels.len()`. Products start `stride` numbers
+    /// apart.
     pub products: &'a [f32],
     /// See `products`.
     pub stride: usize,
@@ -21,13 +22,13 @@ pub struct TransformOutput<'a> {
     pub first: usize,
     /// The blocks of channels that `products` holds.
     pub panels: Range<usize>,
-    /// The convolution's bias, filled up to whole blocks.
+    /// The convolution's bias, padded to whole blocks.
     pub bias: &'a [f32],
     /// The tiles' maps, before pooling.
     pub grid: Grid,
     /// Where the results go, after pooling.
     pub images: Images<'a>,
-    /// Whether to keep the largest of 2 x 2.
+    /// True for 2x2 max pooling.
     pub pool: bool,
 }
 
@@ -60,7 +61,7 @@ impl Kernel for TransformOutput<'_> {
 }
 
 impl TransformOutput<'_> {
-    /// Asks for the lines that a tile's results will go to, a tile ahead: a store to memory waits as long as a load.
+    /// Prefetches the cache lines of a tile's results, one tile ahead: a store that misses waits as long as a load.
     #[inline(always)]
     fn prefetch<S: Simd>(&self, s: S, place: Place, panel: usize) {
         let side = if self.pool { TILE / 2 } else { TILE };
@@ -123,7 +124,7 @@ impl TransformOutput<'_> {
                 unsafe { s.store(to.add(y * shape.row() + x * LANES), value) };
             }
         }
-        // SAFETY: the border beside a tile is its thread's.
+        // SAFETY: the border beside a tile belongs to the tile's thread.
         unsafe { self.images.clear_border(plane, top..top + height, left..left + width) };
     }
 }
@@ -131,7 +132,7 @@ impl TransformOutput<'_> {
 /// max(row + bias, 0)
 #[inline(always)]
 fn rectified<S: Simd>(s: S, row: [S::Floats; TILE], bias: S::Floats) -> [S::Floats; TILE] {
-    // NaN passes `max` in this order.
+    // In this order, `max` passes NaN on.
     let zero = s.splat(0.0);
     let [a, b, c, d] = row;
     [
@@ -142,7 +143,7 @@ fn rectified<S: Simd>(s: S, row: [S::Floats; TILE], bias: S::Floats) -> [S::Floa
     ]
 }
 
-/// The largest of each 2 x 2.
+/// 2x2 max pooling.
 #[inline(always)]
 fn pooled<S: Simd>(s: S, tile: [[S::Floats; TILE]; TILE]) -> [[S::Floats; TILE / 2]; TILE / 2] {
     let [a, b, c, d] = tile;

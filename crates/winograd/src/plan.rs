@@ -1,15 +1,16 @@
-//! How a convolution's work is cut, so that what is used again is still in a cache.
+//! Divides a convolution's work, so that data is still in a cache when it is used again.
 
 use crate::simd::LANES;
 use crate::tile::PRODUCTS;
 
-/// Filters up to this size come from L3 again for each block of tiles; larger ones would come from memory.
+/// Filters of up to this size are read from L3 for each further block of tiles; larger ones would be read from memory.
 const FILTERS_BYTES_MAX: usize = 5 << 20;
-/// What a thread may keep of L2 (1 MiB on Zen 4 and 5, 2 MiB on Sapphire Rapids) for the rows of a block of tiles.
+/// The part of L2 (1 MiB on Zen 4 and 5, 2 MiB on Sapphire Rapids) that a thread may use for the rows of a block of
+/// tiles.
 const ROWS_BYTES_MAX: usize = 520 << 10;
-/// What it may keep there for the block's products.
+/// The part of L2 that it may use for the block's products.
 const PRODUCTS_BYTES_MAX: usize = 260 << 10;
-/// What all threads may keep of L3 for rows and products of a batch of tiles.
+/// The part of L3 that all threads may use for the rows and products of a stage.
 const STAGE_BYTES_MAX: usize = 16 << 20;
 
 /// The order of a convolution's work.
@@ -23,8 +24,8 @@ pub enum Plan {
         /// Blocks of output channels whose products are kept at a time.
         panels: usize,
     },
-    /// All threads take `tiles` tiles through one step after the other, each thread some of the 36 products: large filters
-    /// are read once from memory, by one thread.
+    /// All threads take `tiles` tiles through one step after the other. Each computes some of the 36 products, so that
+    /// large filters are read from memory once, by one thread.
     Stages {
         /// Tiles of a stage.
         tiles: usize,
@@ -38,14 +39,14 @@ impl Plan {
         let product = PRODUCTS * LANES * size_of::<f32>();
         if row * work.panels * LANES > FILTERS_BYTES_MAX {
             let stage = (STAGE_BYTES_MAX / (row + product * work.panels)).max(group);
-            // Stages of about equal size, so that no small one reads all filters for little.
+            // Stages of about equal size, since a small one would read all filters for few tiles.
             let stages = work.tiles.div_ceil(stage).max(1);
             return Self::Stages {
                 tiles: work.tiles.div_ceil(stages),
             };
         }
         let tiles_max = (ROWS_BYTES_MAX / row / group).clamp(1, 4) * group;
-        // As many blocks for each thread, so that none waits long for another's last.
+        // The same number of blocks per thread, so that none waits long for another's last block.
         let blocks = work.tiles.div_ceil(tiles_max).next_multiple_of(threads);
         let tiles = work.tiles.div_ceil(blocks).max(1);
         let panels = (PRODUCTS_BYTES_MAX / (product * tiles)).clamp(1, work.panels);
@@ -62,6 +63,6 @@ pub struct Work {
     pub blocks: usize,
     /// Blocks of output channels.
     pub panels: usize,
-    /// Bytes of a number of inputs and filters.
+    /// Bytes per number, in inputs and filters.
     pub bytes: usize,
 }

@@ -1,4 +1,4 @@
-//! Threads that stay, and share the items of one piece of work at a time.
+//! Persistent threads that share the items of one piece of work at a time.
 
 use std::any::Any;
 use std::io;
@@ -9,17 +9,17 @@ use std::thread::{JoinHandle, Thread};
 
 use crate::affinity;
 
-/// How often a thread looks for work before it sleeps: about 50 µs, longer than the pause between two layers.
+/// How many times a thread checks for work before it sleeps: about 50 µs, longer than the pause between two layers.
 const SPINS_MAX: usize = 4_000;
 
-/// What all threads do, item by item: called with (item, thread).
+/// A piece of work, called with (item, thread) for each item.
 type Work<'a> = dyn Fn(usize, usize) + Sync + 'a;
 
 /// A fixed number of threads, of which the caller is number 0.
 pub struct Pool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
-    /// Where its threads belong, the caller's first; none if they run anywhere.
+    /// The CPUs of its threads, the caller's first; empty if they are not pinned.
     cpus: Vec<usize>,
 }
 
@@ -29,21 +29,21 @@ struct Shared {
     epoch: AtomicUsize,
     /// The next item that no thread has taken.
     next: AtomicUsize,
-    /// Workers that take part in the present piece and have not finished. One that comes too late, since the system gave its
-    /// CPU to others, is not waited for.
+    /// Workers that take part in the current piece and have not finished. A worker that wakes too late, because its CPU
+    /// was taken, is not waited for.
     busy: AtomicUsize,
-    /// What the first worker that panicked in the present piece said.
+    /// The payload of the first worker's panic in the current piece.
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     board: Mutex<Board>,
     posted: Condvar,
 }
 
-/// The piece of work on offer.
+/// The current piece of work.
 #[derive(Default)]
 struct Board {
     work: Option<&'static Work<'static>>,
     items: usize,
-    /// Who waits for the piece to be finished.
+    /// The thread that waits for the piece to be finished.
     caller: Option<Thread>,
     stop: bool,
 }
@@ -54,17 +54,17 @@ impl Pool {
         Self::start(threads, &[])
     }
 
-    /// The same with threads that stay where they are, each on one CPU of those that this thread may run on. The first is
-    /// left to the caller ([`Pool::pin_caller`]); if there are more threads than CPUs, they share.
+    /// The same with pinned threads, each on one of the CPUs that this thread may run on. The first CPU is left to the
+    /// caller ([`Pool::pin_caller`]); if there are more threads than CPUs, threads share CPUs.
     ///
     /// # Errors
-    /// If the system does not tell the CPUs.
+    /// If the system does not report the CPUs.
     pub fn pinned(threads: usize) -> io::Result<Self> {
         Ok(Self::start(threads, &affinity::allowed_cpus()?))
     }
 
-    /// Itself in several pools, as few as have at most `threads_max` threads each, about equal in size. The threads of
-    /// [pinned](Self::pinned) pools have a CPU each as before.
+    /// Divides the pool into as few pools as possible of at most `threads_max` threads, about equal in size.
+    /// [Pinned](Self::pinned) threads keep a CPU each.
     pub fn divide(self, threads_max: usize) -> Vec<Self> {
         let (threads, cpus) = (self.threads(), self.cpus.clone());
         // Its own threads end first.
@@ -80,7 +80,7 @@ impl Pool {
         pools
     }
 
-    /// Thread `i` on the `i`th of `cpus`, or anywhere if there are none.
+    /// Starts thread `i` on the `i`th of `cpus`, counted cyclically, or anywhere if there are none.
     fn start(threads: usize, cpus: &[usize]) -> Self {
         let shared = Arc::new(Shared::default());
         let mut workers = Vec::new();
@@ -103,9 +103,9 @@ impl Pool {
         }
     }
 
-    /// Keeps this thread, the one that will give the pool its work, on the CPU that a [pinned](Self::pinned) pool left to it.
+    /// Pins this thread, which will give the pool its work, to the CPU that a [pinned](Self::pinned) pool left to it.
     pub fn pin_caller(&self) {
-        // As for the pool's own threads.
+        // As in `start`, a failure leaves the thread unpinned.
         let _ = self.cpus.first().copied().map(affinity::pin_to);
     }
 
@@ -114,7 +114,7 @@ impl Pool {
         self.workers.len() + 1
     }
 
-    /// Calls `work` once for each of `items`, and returns when all calls have.
+    /// Calls `work` once for each of `items`, and returns after the last call.
     ///
     /// # Panics
     /// As [`Pool::run`].
@@ -130,27 +130,27 @@ impl Pool {
         });
     }
 
-    /// Calls `work(item, thread)` once for each item below `items`, and returns when all calls have.
+    /// Calls `work(item, thread)` once for each item below `items`, and returns after the last call.
     ///
     /// # Panics
-    /// If a call panicked, once and with what it said, after the others have returned; if several did, the caller's own goes
-    /// first. The pool stays usable.
+    /// If a call panicked: once, with that call's payload, after the others have returned. If several did, the caller's
+    /// own panic takes precedence. The pool stays usable.
     pub fn run(&mut self, items: usize, work: impl Fn(usize, usize) + Sync) {
         if self.workers.is_empty() || items <= 1 {
             (0..items).for_each(|item| work(item, 0));
             return;
         }
         let work: &Work<'_> = &work;
-        // SAFETY: only the lifetime changes. Workers copy `work` from the board, under the lock under which they increment
-        // `busy`, and touch it until they decrement that; on every path, also when its own share panics, this function takes
-        // `work` off the board and then waits for `busy` to reach 0.
+        // SAFETY: only the lifetime changes. Workers copy `work` from the board under the lock under which they
+        // increment `busy`, and do not use it after they decrement `busy`. On every path, even if its own share panics,
+        // this function takes `work` off the board and then waits for `busy` to reach 0.
         let work = unsafe { std::mem::transmute::<&Work<'_>, &'static Work<'static>>(work) };
         self.shared.post(work, items);
         let own = catch_unwind(AssertUnwindSafe(|| self.shared.take_items(work, items, 0)));
-        // From here on no other thread takes part.
+        // From here on no further worker joins.
         self.shared.board().work = None;
         self.shared.wait_for_workers();
-        // Taken in any case, so that it does not end the next piece.
+        // Taken in any case, so that it does not fail the next piece.
         let of_worker = self.shared.panic().take();
         if let Some(panic) = own.err().or(of_worker) {
             resume_unwind(panic);
@@ -166,7 +166,7 @@ impl Drop for Pool {
         drop(board);
         self.shared.posted.notify_all();
         for worker in self.workers.drain(..) {
-            // A worker catches the panics of its work, so that there is nothing to learn from the result.
+            // A worker catches the panics of its work, so the result carries no information.
             let _ = worker.join();
         }
     }
@@ -227,8 +227,8 @@ impl Shared {
         board
     }
 
-    /// Spins, then sleeps, until the workers have finished. A thread that yielded instead would, on a busy machine, wait for
-    /// its turn long after they have.
+    /// Spins, then sleeps, until the workers have finished. On a busy machine, a thread that yielded instead would be
+    /// scheduled long after they have finished.
     fn wait_for_workers(&self) {
         let mut spins = 0;
         while self.busy.load(Ordering::Acquire) > 0 {
@@ -316,7 +316,7 @@ mod tests {
         let allowed = affinity::allowed_cpus().unwrap();
         for threads in [1, 2, allowed.len() + 1] {
             let own: Vec<_> = (0..threads).map(|_| Mutex::new(Vec::new())).collect();
-            // Nobody takes a second item before all have one.
+            // No thread takes a second item before all have one.
             let all = std::sync::Barrier::new(threads);
             let mut pool = Pool::pinned(threads).unwrap();
             pool.run(threads, |_, thread| {
@@ -339,7 +339,7 @@ mod tests {
         }
     }
 
-    /// Runs one item a thread, of which those in `panicking` panic. Returns what reached the caller.
+    /// Runs one item per thread; the threads in `panicking` panic. Returns the panic that reached the caller.
     fn panic_of(pool: &mut Pool, panicking: &[usize]) -> Option<usize> {
         // No thread takes a second item before all have one.
         let all = std::sync::Barrier::new(pool.threads());

@@ -1,4 +1,4 @@
-//! Products of matrices: rows of activations times packed panels of weights.
+//! Matrix products: rows of activations times packed panels of weights.
 
 use std::ops::Range;
 
@@ -8,9 +8,9 @@ use crate::simd::{Kernel, LANES, Simd};
 
 /// Bytes of a cache line.
 const LINE: usize = 64;
-/// Panels of up to this size are brought to L2 while the panels before them are in use.
+/// Panels of up to this size are prefetched to L2 while the panels before them are in use.
 const NEXT_BYTES_MAX: usize = 128 << 10;
-/// How far ahead longer panels are brought: 8 KiB of f32, which memory delivers at 25 GB/s in 330 ns.
+/// How far ahead longer panels are prefetched: 8 KiB of f32, which memory delivers in 330 ns at 25 GB/s.
 const BLOCKS_AHEAD: usize = 8;
 
 /// Where a product's results go.
@@ -22,10 +22,9 @@ pub trait Store: Copy {
     unsafe fn store<S: Simd>(self, s: S, row: usize, panel: usize, value: S::Floats);
 }
 
-/// rows x depth times depth x columns.
+/// A matrix product: rows x depth times depth x columns.
 ///
-/// Each result is one sum in the order of depth, whatever rows are computed beside it: a row's results are the same to
-/// the bit in every batch.
+/// Each result is one sum in the order of depth, so a row's results have the same bits in every batch.
 pub struct Product<'a, M: Multiply, T: Store> {
     /// The rows, stored as [`Groups`] says.
     pub rows: &'a [M::Row],
@@ -82,8 +81,8 @@ impl<M: Multiply, T: Store> Product<'_, M, T> {
         let panel_len = self.blocks * LANES * LANES;
         let mut sums = [[M::zero(s); PANELS]; ROWS];
         let stream = PANELS * panel_len * size_of::<M::Column>() > NEXT_BYTES_MAX;
-        // While a group is multiplied by these panels, its share of the next panels comes nearer: 16 lines of each for a
-        // block of f32.
+        // While a group is multiplied by these panels, its share of the next ones is prefetched. A block of f32 is 16
+        // lines per panel.
         let ahead = (PANELS * LANES * LANES * size_of::<M::Column>() / LINE).div_ceil(self.groups.count());
         let next = self
             .columns
@@ -121,7 +120,7 @@ impl<M: Multiply, T: Store> Product<'_, M, T> {
         }
     }
 
-    /// Panels too long to wait in L2 for their turn come nearer block by block, with the first group that needs them.
+    /// Prefetches panels that are too long for L2, a few blocks ahead of the first group that uses them.
     #[inline(always)]
     fn prefetch_ahead<S: Simd, const PANELS: usize>(&self, s: S, group: usize, panel: usize, block: usize) {
         if group > 0 {
@@ -138,11 +137,11 @@ impl<M: Multiply, T: Store> Product<'_, M, T> {
     }
 }
 
-/// `sums` and the products of a step: `M::DEPTH` numbers of each of `ROWS` rows, which lie side by side in blocks, by as
-/// many of each of `PANELS` panels, which are `panel_len` numbers apart.
+/// Adds a step's products to `sums`: `M::DEPTH` numbers of each of `ROWS` rows, 16 numbers apart, times as many of each
+/// column of `PANELS` panels, `panel_len` numbers apart.
 ///
 /// # Safety
-/// There are as many.
+/// Both pointers are valid for reading these numbers.
 #[inline(always)]
 unsafe fn step<S: Simd, M: Multiply, const ROWS: usize, const PANELS: usize>(
     s: S,
@@ -151,7 +150,7 @@ unsafe fn step<S: Simd, M: Multiply, const ROWS: usize, const PANELS: usize>(
     columns: *const M::Column,
     panel_len: usize,
 ) -> [[M::Sum<S>; PANELS]; ROWS] {
-    // SAFETY: the caller's.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         let mut right = [M::right(s, columns); PANELS];
         for (p, right) in right.iter_mut().enumerate().skip(1) {

@@ -1,11 +1,11 @@
-//! Weights without subnormal numbers, with which many CPUs multiply a hundred times slower.
+//! Replaces subnormal weights, with which many CPUs multiply a hundred times slower, by 0.
 
-/// `value`, or 0 if it is subnormal, which is less than 1.2e-38.
+/// Returns `value`, or 0 if it is subnormal (its magnitude is less than 1.2e-38).
 pub fn flush_subnormal(value: f32) -> f32 {
     if value.is_subnormal() { 0.0 } else { value }
 }
 
-/// The scale of integers whose largest, `largest`, becomes `to`; itself not subnormal, so that smaller weights become 0.
+/// Returns the scale with which `largest` becomes `to`. It is never subnormal, so that smaller weights become 0.
 pub(crate) fn scale_of(largest: f32, to: f32) -> f32 {
     (largest / to).max(f32::MIN_POSITIVE)
 }
@@ -19,7 +19,7 @@ mod tests {
     use crate::filters::Filters;
     use crate::linear::{PackedLinear, Weights};
 
-    /// Of each kind of small number some, beside one that is not small if `large`.
+    /// Small numbers of each kind; if `large`, every fifth is large.
     fn weights(count: usize, large: bool) -> Vec<f32> {
         let small = [f32::from_bits(1), -1e-39, 1.1e-38, 2e-38, -3e-37, 1e-34, 0.0];
         let mut weights: Vec<f32> = (0..count).map(|at| small[at % small.len()]).collect();

@@ -44,14 +44,14 @@ pub fn transform_filter(filter: &[f32]) -> [f64; PRODUCTS] {
     })
 }
 
-/// Six vectors whose starts lie `step` numbers apart. Written out, like [`across`], because an array that is filled in a
-/// loop must be initialised first, which costs as many stores again.
+/// Loads six vectors whose starts lie `step` numbers apart. Unrolled by hand, like [`across`], because an array filled
+/// in a loop must be initialised first, which doubles the stores.
 ///
 /// # Safety
 /// Each of the six is valid for reading sixteen numbers.
 #[inline(always)]
 pub unsafe fn load_six<S: Simd>(s: S, from: *const f32, step: usize) -> [S::Floats; WINDOW] {
-    // SAFETY: the caller's.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         [
             s.load(from),
@@ -71,7 +71,7 @@ pub fn across<T: Copy, const N: usize>(columns: &[[T; N]; WINDOW], y: usize) -> 
     [a[y], b[y], c[y], d[y], e[y], f[y]]
 }
 
-/// Bt d for one column d (or, as it is its own transpose's twin, d B for a row).
+/// Bt d for one column d (or d B for a row).
 #[inline(always)]
 pub fn transform_input<S: Simd>(s: S, d: [S::Floats; WINDOW]) -> [S::Floats; WINDOW] {
     let (p, q) = (s.splat(P as f32), s.splat(Q as f32));

@@ -43,7 +43,7 @@ impl Winograd {
         self.filters.bytes()
     }
 
-    /// max(conv(input) + bias, 0), pooled if `pool`; `output` has its shape.
+    /// Computes max(conv(input) + bias, 0), pooled if `pool`; `output` must have the result's shape.
     pub fn forward(&self, input: &Maps, bias: &Bias, pool: bool, output: Images<'_>, engine: &mut Engine) {
         let pass = Pass {
             winograd: self,
@@ -83,8 +83,8 @@ impl Winograd {
     }
 }
 
-/// From one product's numbers to the next's, of which each has `len`. A line more than that, lest the 36 numbers that a
-/// transform touches at a time compete for the same few places in L1.
+/// The distance between products of `len` numbers: one cache line more than `len`, so that the 36 numbers that a
+/// transform touches at a time do not compete for the same few sets of L1.
 fn stride<T>(len: usize) -> usize {
     len + 64 / size_of::<T>()
 }
@@ -139,7 +139,7 @@ impl Pass<'_> {
         let panels = self.winograd.panels;
         let Engine { pool, scratch, .. } = engine;
         self.winograd.reserve(&mut scratch.common, tiles, panels);
-        // Of their own tables threads use the strip alone here.
+        // Here threads use only the strip of their own tables.
         scratch
             .workers
             .iter()
@@ -149,7 +149,7 @@ impl Pass<'_> {
             let groups = Groups::new(tiles.min(total - first), self.isa.rows());
             let block = Block { first, groups, tables };
             let rows = groups.rows();
-            // Small shares, so that no thread waits long for another's last.
+            // Small shares, so that no thread waits long for another's last share.
             let share = rows.div_ceil(4 * pool.threads());
             let range = |item| item * share..rows.min((item + 1) * share);
             pool.run(rows.div_ceil(share), |item, thread| {
@@ -191,7 +191,7 @@ impl Pass<'_> {
         });
     }
 
-    /// Computes `panels` of a product; the block's products hold the panels `kept`.
+    /// Computes `panels` of a product, whose table in the block holds the panels `kept`.
     fn multiply(&self, block: Block<'_>, product: usize, panels: Range<usize>, kept: Range<usize>) {
         let Block { groups, tables, .. } = block;
         let rows = groups.rows();
@@ -249,12 +249,12 @@ impl Pass<'_> {
     }
 }
 
-/// Row, channel: a product's results.
+/// A product's results, by row and channel.
 #[derive(Clone, Copy)]
 struct Table {
     to: *mut f32,
     width: usize,
-    /// The panel that is first in a row.
+    /// The first panel of a row.
     first: usize,
 }
 
@@ -266,7 +266,7 @@ impl Store for Table {
     }
 }
 
-/// A table of results that are yet to be multiplied by their row's and their column's scale.
+/// A table of integer results, each multiplied by its row's and its column's scale when stored.
 #[derive(Clone, Copy)]
 struct Scaled {
     table: Table,

@@ -9,7 +9,7 @@ use winograd::{Bias, Engine, Maps, Normalisation, PackedConv, PackedLinear, Prec
 
 #[test]
 fn a_second_pass_allocates_nothing() {
-    // The second convolution goes by blocks, the third by stages.
+    // The second convolution runs in blocks, the third in stages.
     let weight = |inputs: usize, outputs: usize| vec![0.01; inputs * outputs * 9];
     let convs = [
         PackedConv::new(&weight(3, 16), 16, Precision::Integer),

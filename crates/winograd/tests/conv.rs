@@ -1,4 +1,4 @@
-//! Convolutions against a plain reference, in all instruction sets of this CPU.
+//! Convolutions against a reference implementation, in all instruction sets of this CPU.
 #![allow(missing_docs)]
 
 mod common;
@@ -100,7 +100,7 @@ fn forward(conv: &PackedConv, bias: &[f32], maps: &Maps, engine: &mut Engine) ->
 
 #[test]
 fn an_image_is_the_same_in_every_batch() {
-    // By blocks, and by stages of several images.
+    // In blocks, and in stages of several images.
     for (inputs, outputs, side) in [(16, 32, 9), (256, 512, 14)] {
         let (weight, bias) = (numbers(2, outputs * inputs * 9, 0.1), numbers(3, outputs, 0.5));
         let shape = [9, inputs, side, side];
@@ -134,7 +134,7 @@ fn images_written_one_by_one_are_those_of_the_batch() {
         let second_bias = Bias::new(&[0.1; 16]);
         for pool in [false, true] {
             let mut engine = Engine::new(2);
-            // Larger maps before, so that no border is zero by chance.
+            // Filled with larger maps first, so that no border is zero by chance.
             let mut joint = Maps::from_planes(&[1.0; 3 * 32 * 20 * 20], [3, 32, 20, 20]);
             first.shape_output(3, &maps, pool, &mut joint);
             for place in [2, 0, 1] {
@@ -186,7 +186,7 @@ fn what_is_not_finite_reaches_the_result() {
 
 #[test]
 fn integer_sums_do_not_overflow() {
-    // Rows and filters that are parallel reach the bound by Cauchy and Schwarz: 512 equal numbers in each.
+    // Parallel rows and filters reach the Cauchy–Schwarz bound: 512 equal numbers in each.
     let shape = [1, 512, 12, 12];
     let (x, weight) = (vec![3.0; 512 * 144], vec![2.0; 512 * 16 * 9]);
     let expected = common::conv(&x, shape, &weight, &[0.0; 16], false);
@@ -261,7 +261,7 @@ fn subnormal_weights_change_nothing() {
     let x = numbers(1, shape.iter().product(), 1.0);
     let mut weight = numbers(2, 16 * 16 * 9, 1.0);
     weight.iter_mut().step_by(3).for_each(|weight| *weight = 1e-39);
-    // A filter of nothing else.
+    // A filter of subnormal weights only.
     weight[..16 * 9].fill(-1e-40);
     let expected = common::conv(&x, shape, &weight, &[0.1; 16], false);
     for isa in Isa::all() {

@@ -1,4 +1,4 @@
-//! Linears against a plain reference, in all instruction sets of this CPU.
+//! Linears against a reference implementation, in all instruction sets of this CPU.
 #![allow(missing_docs)]
 
 mod common;
@@ -48,7 +48,7 @@ fn a_row_is_the_same_in_every_batch() {
             let (mut alone, mut together) = (Vec::new(), Vec::new());
             linear.forward(&x[..inputs], &bias, true, &mut alone, &mut engine);
             for rows in 1..=40 {
-                // The row comes last, so that it meets every place in a group.
+                // The row comes last, so that it takes every place in a group.
                 let mut batch = x[inputs..][..(rows - 1) * inputs].to_vec();
                 batch.extend(&x[..inputs]);
                 linear.forward(&batch, &bias, true, &mut together, &mut engine);
@@ -67,7 +67,7 @@ fn subnormal_weights_change_nothing() {
     let x = numbers(1, 2 * 100, 1.0);
     let mut weight = numbers(2, 20 * 100, 1.0);
     weight.iter_mut().step_by(3).for_each(|weight| *weight = 1e-39);
-    // A row of nothing else.
+    // A row of subnormal weights only.
     weight[..100].fill(-1e-40);
     let expected = common::linear(&x, &weight, &[0.1; 20], false);
     for (precision, bound) in [(Precision::Float, 2e-6), (Precision::Integer, 1e-4)] {

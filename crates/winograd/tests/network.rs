@@ -1,4 +1,4 @@
-//! The narrow VGG16 (2 to 16 channels, 128 features) from pixels to logits against a plain reference.
+//! The narrow VGG16 (2 to 16 channels, 128 features) from pixels to logits against a reference implementation.
 #![allow(missing_docs)]
 
 mod common;
@@ -126,8 +126,8 @@ fn logits_have_the_same_bits_by_any_number_of_threads() {
     }
 }
 
-/// Filters so large that all threads share each step, which the narrow network has none of; and a direct convolution, which
-/// has its pooling apart.
+/// Filters so large that all threads share each step, unlike the narrow network's, and a direct convolution, whose
+/// pooling is a separate step.
 #[test]
 fn large_layers_have_the_same_bits_by_any_number_of_threads() {
     let shape = [2, 256, 10, 10];

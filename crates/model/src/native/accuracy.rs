@@ -1,4 +1,4 @@
-//! How far 16-bit integers are from f32 with these weights: measured at start on one picture, since weights differ.
+//! The error of 16-bit integers against f32 with these weights, measured at start on one picture, since weights differ.
 
 use std::sync::Arc;
 
@@ -14,8 +14,8 @@ use crate::backend::BackendError;
 use crate::stack::{Stack, StepParameters};
 use crate::walk::Stepper as _;
 
-/// The largest relative difference of the features with which int16 serves. Weights trained on ImageNet differ by 1e-3
-/// (`benches/README.md`); beyond this, answers may change.
+/// The largest relative difference of the features for which int16 is accepted. Weights trained on ImageNet differ by
+/// 1e-3 (`benches/README.md`); beyond this, answers may change.
 const DIFFERENCE_MAX: f32 = 0.02;
 
 /// The features of the test picture in f32.
@@ -25,7 +25,7 @@ pub(super) struct Reference {
 }
 
 impl Reference {
-    /// Computes the features with the parameters as they were read. Takes the memory of the convolutions' weights.
+    /// Computes the features in f32. Needs the memory of another copy of the convolutions' weights.
     pub fn of(steps: &[Step], parameters: &Parameters, workspace: &mut Workspace) -> Result<Self, BackendError> {
         let mut backbone = Vec::with_capacity(steps.len());
         for step in steps {
@@ -40,7 +40,7 @@ impl Reference {
         Ok(Self { picture, features })
     }
 
-    /// Compares with what `stack` computes, and logs the difference.
+    /// Compares the features with those of `stack`, and logs the difference.
     ///
     /// # Errors
     /// [`BackendError::Settings`] if the features differ by more than [`DIFFERENCE_MAX`].

@@ -1,4 +1,4 @@
-//! The forward pass of a batch on a CPU: its trie walked, then its heads' last Linears.
+//! The forward pass of a batch on a CPU: walks its trie, then computes its heads' last Linears.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -16,14 +16,14 @@ use crate::settings::{Device, Precision};
 use crate::walk::ExecScratch;
 use crate::weights::Backbone;
 
-/// Threads of one batch at most. With more of them the layers of small maps have too little work for each, and every layer
-/// ends with a wait for all; batches beside one another need no such wait.
+/// Maximum number of threads for one batch. With more, layers of small maps have too little work for each, and every
+/// layer ends with a wait for all threads; concurrent batches need no such wait.
 const LANE_THREADS_MAX: usize = 16;
 
-/// Packs `backbone`, without its last Linear, for an engine; int16 or else f32.
+/// Packs `backbone`, without its last Linear, for an engine, in int16 or else f32.
 ///
-/// An engine of more than 16 threads is divided into lanes ([`Backend::into_lanes`]). Until then the first of them computes
-/// alone, so that what a batch takes is measured as it will be.
+/// An engine of more than 16 threads is divided into lanes ([`Backend::into_lanes`]). Until then only the first lane
+/// computes, so that a batch's time is measured as it will be.
 ///
 /// # Errors
 /// [`BackendError::Settings`] if int16 computes too different features with these weights.
@@ -70,7 +70,7 @@ impl NativeBackend {
         })
     }
 
-    /// A lane beside this one.
+    /// Returns another lane.
     fn lane(&self, engine: Engine) -> Self {
         Self {
             stack: Arc::clone(&self.stack),
@@ -90,7 +90,7 @@ impl Backend for NativeBackend {
     }
 
     fn into_lanes(mut self: Box<Self>) -> Vec<Vec<Box<dyn Backend>>> {
-        // Each counts as a device. Lanes of one device take turns: the others get whole batches alone while one is busy.
+        // Each counts as a device. Of a device's lanes, the others get only full batches while one is busy.
         let engines = std::mem::take(&mut self.others);
         let mut lanes: Vec<Vec<Box<dyn Backend>>> = Vec::with_capacity(1 + engines.len());
         for engine in engines {
@@ -197,7 +197,7 @@ mod tests {
         }
     }
 
-    /// At the same time, with the parameters and heads of one network.
+    /// All lanes run at the same time, with the parameters and heads of one network.
     #[test]
     fn lanes_compute_what_one_thread_computes() {
         let parameters = demo_head_from(Architecture::Vgg16Narrow, "features.28", 5, 7);

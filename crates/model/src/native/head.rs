@@ -15,7 +15,7 @@ use crate::host_linear::HeadProduct;
 use crate::stack::ParamInterner;
 use crate::walk::Stepper as _;
 
-/// The steps that a head overrides, and its last Linear as it was read, or without what is subnormal.
+/// The steps that a head overrides, and its last Linear as it was read, with subnormal weights set to 0.
 pub(super) struct NativeHead {
     pub overrides: NativeOverrides,
     /// `[K, width]`.
@@ -25,7 +25,7 @@ pub(super) struct NativeHead {
 }
 
 impl NativeHead {
-    /// The logits of some rows of features, one row's after the other.
+    /// Returns the logits of some rows of features, one row's after the other.
     pub fn last<'a, R>(&self, rows: usize, row: R, workspace: &mut Workspace) -> Vec<f32>
     where
         R: Fn(usize) -> &'a [f32] + Sync,
@@ -57,7 +57,7 @@ impl NativePlacer {
         }
     }
 
-    /// One row of ones that may enter a step.
+    /// Returns one row of ones as the input of a step.
     fn ones(&self, step: usize) -> Rows {
         let shape = self.stack.input_shape(step);
         let numbers = vec![1.0; shape.iter().product()];

@@ -1,7 +1,8 @@
 //! The forward pass on a CPU, by the `winograd` crate.
 //!
-//! The backbone is packed for speed: convolutions as Winograd's filters, in f32 or 16-bit integers. What heads override is
-//! kept as small as it is and computed in f32: convolutions directly, Linears in the memory they were read into.
+//! The backbone is packed for speed: convolutions as Winograd's filters, in f32 or 16-bit integers. Heads' own
+//! parameters are packed for memory and computed in f32: convolutions directly, Linears in the memory they were read
+//! into.
 
 mod accuracy;
 mod backend;

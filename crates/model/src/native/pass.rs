@@ -1,4 +1,4 @@
-//! A batch on its way through the steps: convolutions group by group, then Linears.
+//! The execution of a batch's steps: convolutions group by group, then Linears.
 
 use std::ops::Range;
 
@@ -9,14 +9,14 @@ use crate::backend::BackendError;
 use crate::host_linear::HeadProduct;
 use crate::walk::Stepper;
 
-/// Pictures that pass the convolutions together: as many as it takes for filters of up to 38 MB to be read seldom. More
-/// take more memory and are hardly faster.
+/// Pictures that pass the convolutions together: enough that filters of up to 38 MB are read seldom. Larger groups take
+/// more memory and are hardly faster.
 const GROUP: usize = 8;
 /// Maps of this side and above go through the convolutions image by image, so that they stay in a cache; their filters
 /// are small.
 const LARGE_SIDE: usize = 56;
 
-/// A batch on its way through the steps.
+/// The execution of a batch's steps.
 pub(super) struct NativePass<'a> {
     pub stack: &'a NativeStack,
     pub workspace: &'a mut Workspace,
@@ -25,14 +25,14 @@ pub(super) struct NativePass<'a> {
 }
 
 impl NativePass<'_> {
-    /// Drives rows through convolutions, group by group. After the last of all there are vectors.
+    /// Runs rows through convolutions, group by group. The last convolution of the network gives vectors.
     fn convolve(&mut self, steps: Range<usize>, rows: &Rows, head: Option<&NativeOverrides>) -> Rows {
         let count = rows.count();
         let mut done = None;
         for first in (0..count).step_by(GROUP) {
             let group = first..count.min(first + GROUP);
             self.convolve_group(steps.clone(), rows, group.clone(), head);
-            // Taken out for a moment, so that memory can be asked for.
+            // Taken out, so that the workspace can be borrowed.
             let maps = std::mem::take(&mut self.workspace.maps[2]);
             let done = done.get_or_insert_with(|| {
                 if steps.end == self.stack.convolutions() {
@@ -54,7 +54,7 @@ impl NativePass<'_> {
         done.unwrap_or(Rows::Vectors(Vectors::default()))
     }
 
-    /// Drives some of the rows through convolutions, and leaves the result in the workspace's last maps.
+    /// Runs some of the rows through convolutions, and leaves the result in the workspace's last maps.
     fn convolve_group(
         &mut self,
         steps: Range<usize>,
@@ -101,7 +101,7 @@ impl NativePass<'_> {
                 weight.forward(image, bias, pool, result, engine);
                 std::mem::swap(image, result);
             }
-            // The last one writes to where the image's maps are needed.
+            // The last one writes directly to the group's maps.
             let (weight, bias, pool) = convolution(together - 1);
             if place == 0 {
                 weight.shape_output(images, image, pool, joint);
@@ -135,7 +135,7 @@ impl NativePass<'_> {
                 };
                 self.workspace.host_linear(&product, &mut output.numbers);
                 if relu {
-                    // NaN stays.
+                    // NaN is kept.
                     let negative = output.numbers.iter_mut().filter(|number| **number < 0.0);
                     negative.for_each(|number| *number = 0.0);
                 }
@@ -145,7 +145,7 @@ impl NativePass<'_> {
         Rows::Vectors(output)
     }
 
-    /// Those of the rows at these positions.
+    /// Returns the rows at these positions.
     fn pick(&mut self, rows: &Rows, positions: impl ExactSizeIterator<Item = usize>) -> Rows {
         match rows {
             Rows::Pictures(pictures) => self.workspace.pictures(positions.map(|position| pictures[position])),

@@ -2,13 +2,13 @@
 
 use winograd::Maps;
 
-/// Rows on their way.
+/// Rows between two steps.
 pub(super) enum Rows {
     /// Pictures of the batch, by their index.
     Pictures(Vec<usize>),
-    /// What a convolution gave.
+    /// The output of a convolution.
     Maps(Maps),
-    /// What goes into a Linear or comes out of it.
+    /// The input or output of a Linear.
     Vectors(Vectors),
 }
 
@@ -28,7 +28,7 @@ impl Vectors {
         &self.numbers[index * self.width..][..self.width]
     }
 
-    /// Some of the rows, one after the other.
+    /// Returns some of the rows, one after the other.
     pub fn copy(&self, rows: &[usize]) -> Vec<f32> {
         let mut numbers = Vec::with_capacity(rows.len() * self.width);
         rows.iter().for_each(|&row| numbers.extend_from_slice(self.row(row)));
@@ -45,7 +45,7 @@ impl Rows {
         }
     }
 
-    /// What the rows are once they have come to the Linears.
+    /// Returns the vectors; the rows must have passed the convolutions.
     pub fn as_vectors(&self) -> &Vectors {
         match self {
             Self::Vectors(vectors) => vectors,

@@ -1,4 +1,4 @@
-//! The steps' parameters on a CPU: the backbone's packed for speed, heads' as small as they are.
+//! The steps' parameters on a CPU: the backbone's packed for speed, heads' for memory.
 
 use std::sync::Arc;
 
@@ -10,14 +10,14 @@ use crate::stack::{Overrides, Stack, StepParameters};
 
 /// The steps' parameters in memory.
 pub(super) type NativeStack = Stack<Weight, Bias>;
-/// A head's.
+/// The parameters that a head overrides.
 pub(super) type NativeOverrides = Overrides<Weight, Bias>;
 
 /// The weight of a step.
 pub(super) enum Weight {
     Conv(PackedConv),
     Linear(PackedLinear),
-    /// A Linear as it was read, or without what is subnormal.
+    /// A Linear as it was read, with subnormal weights set to 0.
     Host(Arc<HostTensor>),
 }
 
@@ -32,7 +32,7 @@ impl Weight {
         }
     }
 
-    /// Packs a weight of a head's own, to take no more than it has.
+    /// Packs a head's own weight for memory.
     pub fn small(step: &Step, weight: &Arc<HostTensor>) -> Self {
         if step.is_convolution() {
             Self::Conv(PackedConv::direct(&weight.values, weight.shape[0]))
@@ -50,8 +50,8 @@ impl Weight {
     }
 }
 
-/// The tensor itself, or if it has subnormal numbers, with which many CPUs multiply a hundred times slower, a copy in
-/// which they are 0.
+/// Returns the tensor itself or, if it has subnormal numbers (with which many CPUs multiply a hundred times slower), a
+/// copy in which they are 0.
 pub(super) fn without_subnormals(tensor: &Arc<HostTensor>) -> Arc<HostTensor> {
     if !tensor.values.iter().any(|value| value.is_subnormal()) {
         return Arc::clone(tensor);
@@ -60,8 +60,8 @@ pub(super) fn without_subnormals(tensor: &Arc<HostTensor>) -> Arc<HostTensor> {
     Arc::new(HostTensor::new(tensor.shape.clone(), values))
 }
 
-/// Packs the backbone, tensor by tensor, each of which is freed when it is packed. From the last step on, since the
-/// Linears' weights are the largest: so never more than one of them is there twice.
+/// Packs the backbone tensor by tensor, and frees each tensor once packed. Starts at the last step, since the Linears'
+/// weights are the largest, so that at most one of them exists twice.
 pub(super) fn pack(steps: Vec<Step>, mut parameters: Parameters, precision: winograd::Precision) -> NativeStack {
     let mut backbone: Vec<_> = steps
         .iter()

@@ -1,4 +1,4 @@
-//! The engine, and memory that each batch takes over from the one before.
+//! The engine, and memory that batches reuse.
 
 use headswap_spec::{IMAGENET_MEAN, IMAGENET_STD, PICTURE_SIDE};
 use winograd::{Engine, Maps, Normalisation};
@@ -6,7 +6,7 @@ use winograd::{Engine, Maps, Normalisation};
 use super::rows::{Rows, Vectors};
 use crate::host_linear::{HeadProduct, HostLinear};
 
-/// What computes, and the memory that it computes in.
+/// The engine, and its memory.
 pub(super) struct Workspace {
     pub engine: Engine,
     pub normalisation: Normalisation,
@@ -31,7 +31,7 @@ impl Workspace {
         }
     }
 
-    /// Appends the results of a Linear with a weight as it was read.
+    /// Appends the results of a Linear whose weight is not packed.
     pub fn host_linear<'a, R>(&mut self, product: &HeadProduct<'_, R>, results: &mut Vec<f32>)
     where
         R: Fn(usize) -> &'a [f32] + Sync,
@@ -39,12 +39,12 @@ impl Workspace {
         self.linear.compute(product, results, self.engine.pool());
     }
 
-    /// Keeps this thread where the engine's threads leave room for it, if they are pinned.
+    /// Pins this thread to the CPU that the engine's threads leave to it, if they are pinned.
     pub fn pin_caller(&mut self) {
         self.engine.pool().pin_caller();
     }
 
-    /// Some of the batch's pictures.
+    /// Returns some of the batch's pictures.
     pub fn pictures(&mut self, pictures: impl ExactSizeIterator<Item = usize>) -> Rows {
         let mut list = best_fit(&mut self.spare_pictures, pictures.len(), Vec::capacity);
         list.clear();
@@ -52,7 +52,7 @@ impl Workspace {
         Rows::Pictures(list)
     }
 
-    /// No rows yet, with room for `count` of `width` numbers.
+    /// Returns empty vectors with room for `count` rows of `width` numbers.
     pub fn vectors(&mut self, count: usize, width: usize) -> Vectors {
         let mut numbers = best_fit(&mut self.spare_vectors, count * width, Vec::capacity);
         numbers.clear();
@@ -60,7 +60,7 @@ impl Workspace {
         Vectors { numbers, width }
     }
 
-    /// Maps of `count` images of the size of these.
+    /// Returns maps of `count` images of the same size as `maps`.
     pub fn maps_like(&mut self, maps: &Maps, count: usize) -> Maps {
         let need = maps.bytes_of(count);
         let mut new = best_fit(&mut self.spare_maps, need, Maps::bytes);
@@ -68,7 +68,7 @@ impl Workspace {
         new
     }
 
-    /// All of these vectors, one after the other.
+    /// Concatenates these vectors.
     pub fn join(&mut self, parts: &mut Vec<Rows>) -> Vectors {
         let count = parts.iter().map(Rows::count).sum();
         let mut joint = self.vectors(count, parts.first().map_or(0, |part| part.as_vectors().width));
@@ -79,7 +79,7 @@ impl Workspace {
         joint
     }
 
-    /// Takes the memory of rows that are needed no more.
+    /// Takes back the memory of rows that are no longer needed.
     pub fn recycle(&mut self, rows: Rows) {
         match rows {
             Rows::Pictures(pictures) => self.spare_pictures.push(pictures),
@@ -89,7 +89,8 @@ impl Workspace {
     }
 }
 
-/// Takes out the smallest that is large enough, or else the largest, so that few ever grow; if there is none, a new one.
+/// Takes out the smallest spare that is large enough, or else the largest, so that few ever grow; makes a new one if
+/// there is none.
 fn best_fit<T: Default>(spares: &mut Vec<T>, need: usize, size: impl Fn(&T) -> usize) -> T {
     let lack = |spare: &T| (size(spare) < need, size(spare).abs_diff(need));
     let best = (0..spares.len()).min_by_key(|&index| lack(&spares[index]));

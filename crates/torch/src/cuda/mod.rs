@@ -69,7 +69,7 @@ fn new_memory(shim: &Shim) -> Result<[u64; 2]> {
     Ok(memory)
 }
 
-/// Held while libtorch's setting of the algorithms' choice is changed, which is that of the whole process.
+/// Held while libtorch's setting for choosing algorithms is changed, which is process-wide.
 static SEARCHING: Mutex<()> = Mutex::new(());
 
 /// Runs `work` while algorithms are chosen by `search`.

@@ -1,6 +1,6 @@
 //! Time, on a busy machine.
 
-/// A moment of wall time, or with CPU=1 of the process's processor time: that is fair to one thread beside other programs.
+/// A moment of wall time or, with CPU=1, of the process's CPU time, which times one thread well beside other programs.
 #[derive(Clone, Copy)]
 pub struct Clock(f64);
 
@@ -21,7 +21,7 @@ impl Clock {
     }
 }
 
-/// The median, or with MIN=1 the least.
+/// The median or, with MIN=1, the minimum.
 pub fn statistic(times: &mut [f64]) -> f64 {
     times.sort_by(f64::total_cmp);
     match std::env::var_os("MIN") {

@@ -33,7 +33,8 @@ fn parse(precision: &str) -> Precision {
     }
 }
 
-/// THREADS (2) threads and the instruction set ISA (avx512-vnni, avx512, avx2 or portable; the best unless given).
+/// An engine of THREADS threads (2 by default) and instruction set ISA (avx512-vnni, avx512, avx2 or portable; by
+/// default the best).
 fn engine() -> Engine {
     let threads = std::env::var("THREADS").map_or(2, |threads| threads.parse().expect("THREADS is a number"));
     let Ok(name) = std::env::var("ISA") else {

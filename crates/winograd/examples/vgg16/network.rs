@@ -1,4 +1,4 @@
-//! VGG16 of this crate's layers, as a server would run it.
+//! VGG16 built from this crate's layers, as a server would run it.
 
 use winograd::{Bias, Engine, Maps, Normalisation, PackedConv, PackedLinear, Precision};
 
@@ -130,7 +130,7 @@ pub fn numbers(seed: u64, count: usize, bound: f32) -> Vec<f32> {
     (0..count).map(next).collect()
 }
 
-/// He's bounds for all weights, 0.05 for biases.
+/// All parameters: weights within He's bounds, biases within 0.05.
 pub fn generated_weights() -> Vec<f32> {
     let mut weights = Vec::new();
     let mut layer = |fan_in: usize, outputs: usize| {

@@ -15,7 +15,7 @@ impl Avx2 {
     }
 }
 
-/// Calls intrinsics that need no more than a value of [`Avx2`] proves.
+/// Calls intrinsics whose features a value of [`Avx2`] proves.
 macro_rules! proven {
     ($call:expr) => {{
         // SAFETY: `self` exists only where `detect` found AVX2 and FMA; a caller of an unsafe method vouches for its
@@ -25,7 +25,7 @@ macro_rules! proven {
 }
 
 impl Avx2 {
-    /// In each half: that half's sums of the four vectors from `i`, whose two registers count as one.
+    /// In each half: that half's sums of the four vectors from `i`, after their two registers are added.
     #[inline(always)]
     fn fours(self, v: &[[__m256; 2]; LANES], i: usize) -> __m256 {
         proven!({

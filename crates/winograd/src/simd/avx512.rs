@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use super::{LANES, Simd};
 
-/// Proof that the CPU has AVX-512 F and BW, and VNNI if `VNNI`. That makes a difference to products of integers alone.
+/// Proof that the CPU has AVX-512 F and BW, and VNNI if `VNNI`. VNNI affects only products of integers.
 #[derive(Clone, Copy)]
 pub struct Avx512<const VNNI: bool>(());
 
@@ -27,7 +27,7 @@ impl Avx512<true> {
     }
 }
 
-/// Calls an intrinsic that needs no more than a value of [`Avx512`] proves.
+/// Calls an intrinsic whose features a value of [`Avx512`] proves.
 macro_rules! proven {
     ($call:expr) => {{
         // SAFETY: `self` exists only where `detect` found the features that the intrinsic needs; a caller of an unsafe
@@ -36,7 +36,7 @@ macro_rules! proven {
     }};
 }
 
-/// `_mm512_dpwssd_epi32` that stays one instruction: LLVM 21 takes the intrinsic apart into a product and an addition.
+/// `_mm512_dpwssd_epi32` as one instruction: LLVM 21 splits the intrinsic into a product and an addition.
 #[target_feature(enable = "avx512f,avx512vnni")]
 #[inline]
 fn dpwssd(mut sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
@@ -54,7 +54,7 @@ fn dpwssd(mut sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
 }
 
 impl<const VNNI: bool> Avx512<VNNI> {
-    /// In each quarter: sums within the quarter of a, b, a, b.
+    /// In each quarter: partial sums of that quarter of a, b, a, b.
     #[inline(always)]
     fn pairs(self, a: __m512, b: __m512) -> __m512 {
         proven!(_mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)))

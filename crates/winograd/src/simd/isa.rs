@@ -1,4 +1,4 @@
-//! Which instruction set runs a kernel.
+//! Selects the instruction set that runs a kernel.
 
 use super::Simd;
 use super::portable::Portable;
@@ -7,8 +7,8 @@ use super::{avx2::Avx2, avx512::Avx512};
 
 /// A piece of work written against [`Simd`].
 pub trait Kernel {
-    /// Whether it calls [`Simd::dot_pairs`], for which some instruction sets have another instruction. What does not is
-    /// compiled once for them all.
+    /// True if it calls [`Simd::dot_pairs`], for which VNNI has an instruction. Other kernels are compiled once for
+    /// AVX-512 with and without VNNI.
     const DOTS_PAIRS: bool = false;
 
     /// Does the work. Implementations and all they call are `inline(always)`: a function that is not inlined compiles
@@ -22,7 +22,7 @@ pub enum Isa {
     /// AVX-512 F, BW and VNNI.
     #[cfg(target_arch = "x86_64")]
     Avx512Vnni(Avx512<true>),
-    /// AVX-512 F and BW, as the first CPUs with AVX-512 have it. The results are those of VNNI to the bit.
+    /// AVX-512 F and BW, as in the first CPUs with AVX-512. Its results have the same bits as VNNI's.
     #[cfg(target_arch = "x86_64")]
     Avx512(Avx512<false>),
     /// AVX2 and FMA.
@@ -33,7 +33,7 @@ pub enum Isa {
 }
 
 impl Isa {
-    /// The best of this CPU.
+    /// The best that this CPU has.
     pub fn best() -> Self {
         Self::all()[0]
     }

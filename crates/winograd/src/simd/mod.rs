@@ -24,8 +24,8 @@ pub trait Simd: Copy + Send + Sync {
     const ROWS: usize;
     /// Vectors of columns of a product that fit in the registers.
     const PANELS: usize;
-    /// Steps of a product, 1 or 2, between the branches of its innermost loop. One may be so short that the time depends on
-    /// where in a cache line the loop happens to start, by 8 % in AVX2.
+    /// Steps of a product, 1 or 2, per iteration of its innermost loop. A loop of one may be so short that its time
+    /// depends on its alignment to cache lines, by 8 % in AVX2.
     const STEPS: usize = 1;
 
     /// All lanes `value`.
@@ -49,7 +49,7 @@ pub trait Simd: Copy + Send + Sync {
     /// Lane i is the sum of the lanes of `vectors[i]`.
     fn sums(self, vectors: &[Self::Floats; LANES]) -> Self::Floats;
 
-    /// Asks for the cache line at `address`, which need not be valid.
+    /// Prefetches the cache line at `address`, which need not be valid, to L1.
     #[inline(always)]
     fn prefetch(self, address: *const f32) {
         #[cfg(not(target_arch = "x86_64"))]
@@ -61,7 +61,7 @@ pub trait Simd: Copy + Send + Sync {
         }
     }
 
-    /// Asks for the cache line at `address`, which need not be valid, to be brought to L2.
+    /// Prefetches the cache line at `address`, which need not be valid, to L2.
     #[inline(always)]
     fn prefetch_l2(self, address: *const u8) {
         #[cfg(not(target_arch = "x86_64"))]
@@ -88,8 +88,8 @@ pub trait Simd: Copy + Send + Sync {
     /// # Safety
     /// `from` is valid for reading sixteen i16.
     unsafe fn load_i16(self, from: *const i16) -> Self::Floats;
-    /// Rounds to the nearest integer (ties to even) and writes sixteen i16. The values must lie within i16's range;
-    /// others, and NaN, write some number.
+    /// Rounds to the nearest integer (ties to even) and writes sixteen i16. The values must lie within i16's range; for
+    /// others, and NaN, the number is unspecified.
     ///
     /// # Safety
     /// `to` is valid for writing sixteen i16.

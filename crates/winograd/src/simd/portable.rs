@@ -98,7 +98,7 @@ impl Simd for Portable {
     }
     #[inline(always)]
     fn dot_pairs(self, sum: [i32; LANES], a: [i32; LANES], b: [i32; LANES]) -> [i32; LANES] {
-        // Both parts of a pair meet their like, whichever the byte order puts first.
+        // Each part of a pair is multiplied by the same part of the other, in either byte order.
         let (low, high) = (|x: i32| i32::from(x as i16), |x: i32| x >> 16);
         std::array::from_fn(|i| {
             sum[i]

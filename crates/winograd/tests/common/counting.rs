@@ -1,9 +1,9 @@
-//! An allocator that counts, for tests of one test each: nothing else allocates meanwhile.
+//! A counting allocator, for test files with a single test, so that nothing else allocates meanwhile.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// Counts allocations while it is told to.
+/// Counts allocations while [`COUNTS`] is true.
 struct Counting;
 
 static COUNT: AtomicUsize = AtomicUsize::new(0);
@@ -15,7 +15,7 @@ unsafe impl GlobalAlloc for Counting {
         if COUNTS.load(Ordering::Relaxed) {
             COUNT.fetch_add(1, Ordering::Relaxed);
         }
-        // SAFETY: the caller's promises are the system's demands.
+        // SAFETY: the caller upholds the same contract.
         unsafe { System.alloc(layout) }
     }
 
@@ -28,7 +28,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// What the call gives, and how many allocations it took.
+/// Returns the call's result and the number of its allocations.
 pub fn counted<T>(call: impl FnOnce() -> T) -> (T, usize) {
     let before = COUNT.load(Ordering::Relaxed);
     COUNTS.store(true, Ordering::Relaxed);

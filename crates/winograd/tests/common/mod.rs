@@ -1,7 +1,7 @@
-//! Plain references, in f64, and numbers to feed them.
+//! Reference implementations in f64, and numbers to test with.
 #![allow(dead_code, reason = "each test file uses its part")]
 
-/// max(conv(x) + bias, 0) with 3x3, stride 1, padding 1, then perhaps the largest of 2 x 2; `x` is N x C x H x W.
+/// max(conv(x) + bias, 0) with 3x3, stride 1, padding 1, then 2x2 max pooling if `pool`; `x` is N x C x H x W.
 pub fn conv(x: &[f32], [n, c, h, w]: [usize; 4], weight: &[f32], bias: &[f32], pool: bool) -> Vec<f32> {
     let outputs = bias.len();
     let mut result = Vec::new();
@@ -38,7 +38,7 @@ pub fn conv(x: &[f32], [n, c, h, w]: [usize; 4], weight: &[f32], bias: &[f32], p
     result
 }
 
-/// weight x + bias for each row, then perhaps max(_, 0).
+/// weight x + bias for each row, then max(_, 0) if `relu`.
 pub fn linear(rows: &[f32], weight: &[f32], bias: &[f32], relu: bool) -> Vec<f32> {
     let inputs = weight.len() / bias.len();
     let mut result = Vec::new();
@@ -52,7 +52,7 @@ pub fn linear(rows: &[f32], weight: &[f32], bias: &[f32], relu: bool) -> Vec<f32
     result
 }
 
-/// `count` numbers in [-bound, bound), other ones for another seed.
+/// `count` numbers in [-bound, bound), different for each seed.
 pub fn numbers(seed: u64, count: usize, bound: f32) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     (0..count)
