@@ -1,15 +1,24 @@
-//! VGG16 as values: its layers, their names and shapes, and its input pictures.
+//! VGG16 and its heads as values: the layers, their names and shapes, how pictures are prepared, and what a head's numbers
+//! do not say.
 
 mod architecture;
 mod describe;
+mod error;
+mod head_layer;
+mod head_spec;
 mod imagenet;
 mod picture;
+mod preprocessing;
 mod step;
 
 pub use architecture::{Architecture, Layer, LayerKind};
 pub use describe::describe_layers;
+pub use error::SpecError;
+pub use head_layer::{Framework, GeluKind, HeadLayer};
+pub use head_spec::{HeadInput, HeadSpec, LABEL_BYTES_MAX, Output, SPEC_BYTES_MAX};
 pub use imagenet::imagenet_labels;
 pub use picture::{IMAGENET_MEAN, IMAGENET_STD, PICTURE_BYTES, PICTURE_SIDE};
+pub use preprocessing::{ChannelOrder, Preprocessing, Preset, Resize, ResizeFilter, SIDE_MAX, SIDE_MIN, ValueRange};
 pub use step::Step;
 
 /// The weight of the last Linear, `[classes, features]`. Every head has its own.

@@ -1,0 +1,300 @@
+//! How pictures are prepared for a network: resized, cropped, and normalised.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::SpecError;
+use crate::picture::{IMAGENET_MEAN, IMAGENET_STD};
+
+/// The shortest side of a prepared picture, in pixels.
+pub const SIDE_MIN: u32 = 32;
+/// The longest side of a prepared picture, in pixels.
+pub const SIDE_MAX: u32 = 512;
+
+/// What is done with a decoded picture before the first convolution: first converted to grey if [`Channels::Grey`] says so,
+/// then resized, cropped, and normalised.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Preprocessing {
+    /// The size before the crop; `None` keeps the picture's own.
+    pub resize: Option<Resize>,
+    /// How it is resized.
+    pub filter: ResizeFilter,
+    /// Height and width of the middle part that is kept, zeros beside a smaller picture (torchvision's `CenterCrop`); `None`
+    /// keeps all.
+    pub crop: Option<[u32; 2]>,
+    /// The order of the channels, which is that of the normalisation's numbers, too.
+    pub channels: ChannelOrder,
+    /// What becomes of the values.
+    #[serde(flatten)]
+    pub normalisation: ValueRange,
+}
+
+/// The size to which a picture is resized.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Resize {
+    /// The length of the shorter side; the other one keeps the picture's proportions, rounded down (torchvision's `Resize`
+    /// of one number).
+    ShortSide(u32),
+    /// Height and width, whatever the picture's proportions.
+    Stretch([u32; 2]),
+}
+
+/// How pixels are interpolated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ResizeFilter {
+    /// The nearest pixel, as Pillow chooses it.
+    Nearest,
+    /// Pillow's, with antialiasing.
+    #[default]
+    Bilinear,
+    /// Pillow's, with antialiasing.
+    Bicubic,
+    /// Pillow's, with antialiasing.
+    Lanczos,
+    /// TensorFlow's, of the four pixels around a position; the results are f32.
+    BilinearNoAntialias,
+    /// OpenCV's, the same with results rounded to bytes.
+    BilinearNoAntialiasRounded,
+}
+
+/// The order of the channels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ChannelOrder {
+    /// Red, green, blue.
+    #[default]
+    Rgb,
+    /// Blue, green, red.
+    Bgr,
+    /// Three times the grey value (Pillow's `convert("L")`, before resizing).
+    Grey,
+}
+
+/// What becomes of a value of 0 to 255.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum ValueRange {
+    /// (x · `scale` − mean) / std, with a mean and a std for each channel.
+    Scaled {
+        /// The factor of all channels.
+        scale: f32,
+        /// Subtracted from each channel.
+        mean: [f32; 3],
+        /// Each channel's divisor.
+        std: [f32; 3],
+    },
+    /// (x − mean of the picture) / (population deviation of the picture + 1e-7), all channels together.
+    Standardised,
+}
+
+impl Serialize for ValueRange {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeMap as _;
+        let mut map = serializer.serialize_map(None)?;
+        match self {
+            Self::Scaled { scale, mean, std } => {
+                map.serialize_entry("scale", scale)?;
+                map.serialize_entry("mean", mean)?;
+                map.serialize_entry("std", std)?;
+            }
+            Self::Standardised => map.serialize_entry("standardise", &true)?,
+        }
+        map.end()
+    }
+}
+
+/// A well-known way of preparing pictures, by the name that `preset` and `--preprocessing` take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
+#[serde(rename_all = "kebab-case")]
+pub enum Preset {
+    /// torchvision's `VGG16_Weights`: short side 256, middle 224x224, ImageNet's mean and deviation
+    Torchvision,
+    /// Stretched to 224x224, ImageNet's mean and deviation
+    TorchvisionStretch,
+    /// Stretched to 224x224, values of 0 to 1
+    Unit,
+    /// Stretched to 224x224, values of -1 to 1
+    Half,
+    /// Keras's `load_img` and `rescale=1/255`: the nearest pixels of 224x224, values of 0 to 1
+    KerasUnit,
+    /// Keras's `load_img` and `preprocess_input`: the nearest pixels of 224x224, BGR less ImageNet's means
+    KerasCaffe,
+    /// TensorFlow's `image.resize` and `preprocess_input`: bilinear without antialiasing, BGR less ImageNet's means
+    TensorflowCaffe,
+}
+
+/// ImageNet's means of blue, green and red for values of 0 to 255, as Keras's `preprocess_input` in its mode `caffe` has them.
+const CAFFE_MEAN: [f32; 3] = [103.939, 116.779, 123.68];
+const UNIT: f32 = 1.0 / 255.0;
+const VGG16: [u32; 2] = [224, 224];
+
+impl Preset {
+    /// Returns what it stands for.
+    pub fn preprocessing(self) -> Preprocessing {
+        let stretched = |filter, channels, scale, mean, std| Preprocessing {
+            resize: Some(Resize::Stretch(VGG16)),
+            filter,
+            crop: None,
+            channels,
+            normalisation: ValueRange::Scaled { scale, mean, std },
+        };
+        let (bilinear, rgb, bgr) = (ResizeFilter::Bilinear, ChannelOrder::Rgb, ChannelOrder::Bgr);
+        let (zero, one, half) = ([0.0; 3], [1.0; 3], [0.5; 3]);
+        match self {
+            Self::Torchvision => Preprocessing {
+                resize: Some(Resize::ShortSide(256)),
+                crop: Some(VGG16),
+                ..Self::TorchvisionStretch.preprocessing()
+            },
+            Self::TorchvisionStretch => stretched(bilinear, rgb, UNIT, IMAGENET_MEAN, IMAGENET_STD),
+            Self::Unit => stretched(bilinear, rgb, UNIT, zero, one),
+            Self::Half => stretched(bilinear, rgb, UNIT, half, half),
+            Self::KerasUnit => stretched(ResizeFilter::Nearest, rgb, UNIT, zero, one),
+            Self::KerasCaffe => stretched(ResizeFilter::Nearest, bgr, 1.0, CAFFE_MEAN, one),
+            Self::TensorflowCaffe => stretched(ResizeFilter::BilinearNoAntialias, bgr, 1.0, CAFFE_MEAN, one),
+        }
+    }
+}
+
+impl Preprocessing {
+    /// Returns height and width of every prepared picture.
+    ///
+    /// # Errors
+    /// [`SpecError`] if they depend on the picture, or are not from [`SIDE_MIN`] to [`SIDE_MAX`].
+    pub fn size(&self) -> Result<[u32; 2], SpecError> {
+        let (key, size) = match (self.crop, self.resize) {
+            (Some(size), _) => ("preprocessing.crop", size),
+            (None, Some(Resize::Stretch(size))) => ("preprocessing.resize.stretch", size),
+            (None, Some(Resize::ShortSide(_)) | None) => {
+                return Err(SpecError::new(
+                    "preprocessing",
+                    "the size of the prepared picture depends on the picture; give crop, or resize to stretch",
+                ));
+            }
+        };
+        if size.iter().all(|side| (SIDE_MIN..=SIDE_MAX).contains(side)) {
+            Ok(size)
+        } else {
+            let [height, width] = size;
+            let reason = format!("{height}x{width} is not within {SIDE_MIN} to {SIDE_MAX} pixels a side");
+            Err(SpecError::new(key, reason))
+        }
+    }
+
+    /// Checks everything that types do not.
+    pub(crate) fn check(&self) -> Result<(), SpecError> {
+        self.size()?;
+        let resized = match self.resize {
+            None => Vec::new(),
+            Some(Resize::ShortSide(side)) => vec![side],
+            Some(Resize::Stretch(sides)) => sides.to_vec(),
+        };
+        if resized.iter().any(|side| !(1..=RESIZED_MAX).contains(side)) {
+            let reason = format!("a side is not within 1 to {RESIZED_MAX} pixels");
+            return Err(SpecError::new("preprocessing.resize", reason));
+        }
+        let ValueRange::Scaled { scale, mean, std } = self.normalisation else {
+            return Ok(());
+        };
+        if !(scale.is_finite() && scale != 0.0) {
+            return Err(SpecError::new(
+                "preprocessing.scale",
+                format!("{scale} is zero or not finite in f32"),
+            ));
+        }
+        if let Some(value) = mean.iter().find(|value| !value.is_finite()) {
+            return Err(SpecError::new(
+                "preprocessing.mean",
+                format!("{value} is not finite in f32"),
+            ));
+        }
+        if let Some(value) = std.iter().find(|value| !(value.is_normal() && **value > 0.0)) {
+            return Err(SpecError::new(
+                "preprocessing.std",
+                format!("{value} is not a positive number in f32"),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// The longest side before the crop, in pixels. Larger ones cost memory and gain nothing for pictures of 512 pixels.
+const RESIZED_MAX: u32 = 4096;
+
+/// The number in single precision; -0 becomes 0, so that equal numbers have one form.
+pub(crate) fn single(number: f64) -> f32 {
+    number as f32 + 0.0
+}
+
+/// `preprocessing` as it is written in JSON.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Written {
+    preset: Option<Preset>,
+    #[serde(default, deserialize_with = "given")]
+    resize: Option<Option<Resize>>,
+    filter: Option<ResizeFilter>,
+    #[serde(default, deserialize_with = "given")]
+    crop: Option<Option<[u32; 2]>>,
+    channels: Option<ChannelOrder>,
+    scale: Option<f64>,
+    mean: Option<[f64; 3]>,
+    std: Option<[f64; 3]>,
+    standardise: Option<bool>,
+}
+
+/// Tells `null`, a value, from a key that is left out.
+fn given<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
+
+impl TryFrom<Written> for Preprocessing {
+    type Error = SpecError;
+
+    /// Expands a preset, fills in what is neutral, and checks the rest.
+    fn try_from(written: Written) -> Result<Self, SpecError> {
+        let values = written.scale.is_some() || written.mean.is_some() || written.std.is_some();
+        if let Some(preset) = written.preset {
+            let pictures = written.resize.is_some() || written.filter.is_some() || written.crop.is_some();
+            if pictures || values || written.channels.is_some() || written.standardise.is_some() {
+                return Err(SpecError::new(
+                    "preprocessing.preset",
+                    "it stands for all other keys; leave them out",
+                ));
+            }
+            return Ok(preset.preprocessing());
+        }
+        let Some(resize) = written.resize else {
+            return Err(SpecError::new(
+                "preprocessing.resize",
+                "it is missing; give {\"short_side\": 256}, {\"stretch\": [224, 224]}, or null for none",
+            ));
+        };
+        let normalisation = match (written.standardise == Some(true), written.scale) {
+            (true, _) if values => {
+                let reason = "it takes the place of scale, mean and std; leave them out";
+                return Err(SpecError::new("preprocessing.standardise", reason));
+            }
+            (true, _) => ValueRange::Standardised,
+            (false, None) => {
+                let reason = "it is missing; give 0.00392156862745098 for values of 0 to 1, 1 for 0 to 255";
+                return Err(SpecError::new("preprocessing.scale", reason));
+            }
+            (false, Some(scale)) => ValueRange::Scaled {
+                scale: single(scale),
+                mean: written.mean.unwrap_or([0.0; 3]).map(single),
+                std: written.std.unwrap_or([1.0; 3]).map(single),
+            },
+        };
+        let preprocessing = Self {
+            resize,
+            filter: written.filter.unwrap_or_default(),
+            crop: written.crop.flatten(),
+            channels: written.channels.unwrap_or_default(),
+            normalisation,
+        };
+        preprocessing.check()?;
+        Ok(preprocessing)
+    }
+}
