@@ -141,7 +141,7 @@ impl Worker {
             return self.lose(vec![entry], error);
         }
         for (head, _) in heads.iter().zip(&logits).filter(|(_, logits)| logits.is_err()) {
-            head.suspect(true);
+            head.set_suspect(true);
         }
         if heads.is_empty() {
             entry.answer(Err(error.clone().into()));
@@ -216,7 +216,7 @@ impl Worker {
         for (row, entry) in batch.into_iter().enumerate() {
             // A head that computes may share batches again.
             for head in entry.pinned().iter().filter(|head| head.is_suspect()) {
-                head.suspect(false);
+                head.set_suspect(false);
             }
             let answer = self.answer_of(row, &entry, &computed);
             if answer.features.as_deref().is_none_or(all_finite) {
@@ -475,7 +475,7 @@ mod tests {
         let mut rig = rig(|_, _, _| Ok(1.0));
         let (batch, mut answers) = rig.batch(&[&[2]]).await;
         let head = Arc::clone(&batch[0].pinned()[0]);
-        head.suspect(true);
+        head.set_suspect(true);
         rig.worker.answer(batch);
         assert_eq!(outcomes(&mut answers[0]).unwrap(), [true]);
         assert!(!head.is_suspect());

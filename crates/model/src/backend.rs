@@ -174,7 +174,7 @@ impl PlacedHead {
     }
 
     /// Records whether the last forward pass with this head failed because of it.
-    pub fn suspect(&self, failed: bool) {
+    pub fn set_suspect(&self, failed: bool) {
         self.suspect.store(failed, Ordering::Relaxed);
     }
 

@@ -40,7 +40,7 @@ struct NativeBackend {
     stack: Arc<NativeStack>,
     placer: Arc<NativePlacer>,
     workspace: Workspace,
-    trail: ExecScratch<Rows>,
+    scratch: ExecScratch<Rows>,
     precision: &'static str,
     /// The other lanes' engines.
     others: Vec<Engine>,
@@ -64,7 +64,7 @@ impl NativeBackend {
             placer: Arc::new(NativePlacer::new(Arc::clone(&stack))),
             stack,
             workspace,
-            trail: ExecScratch::default(),
+            scratch: ExecScratch::default(),
             precision,
             others: engines,
         })
@@ -76,7 +76,7 @@ impl NativeBackend {
             stack: Arc::clone(&self.stack),
             placer: Arc::clone(&self.placer),
             workspace: Workspace::new(engine),
-            trail: ExecScratch::default(),
+            scratch: ExecScratch::default(),
             precision: self.precision,
             others: Vec::new(),
         }
@@ -121,7 +121,7 @@ impl Backend for NativeBackend {
         };
         let all = pass.workspace.pictures(0..pictures.len());
         let own = |group: usize| &heads[group].overrides;
-        let leaves = self.trail.walk(&mut pass, &all, groups, own, features)?;
+        let leaves = self.scratch.walk(&mut pass, &all, groups, own, features)?;
         self.workspace.recycle(all);
 
         let rows = self.workspace.join(&mut leaves.features);
