@@ -81,7 +81,7 @@ impl<T> Default for ClassQueues<T> {
 
 /// Bulk requests may join an interactive batch while the extra time is at most (own time + time of a full batch)
 /// divided by this. The interactive requests may have had to wait for a full batch anyway.
-const RIDE_DIVISOR: u32 = 8;
+const JOIN_DIVISOR: u32 = 8;
 
 impl<T: Scheduled> Scheduler<T> {
     /// Creates an empty scheduler.
@@ -164,14 +164,14 @@ impl<T: Scheduled> Scheduler<T> {
     /// Returns the next batch; `turn` decides about each request whose turn has come.
     pub fn take_batch(&mut self, mut turn: impl FnMut(T) -> Turn<T>) -> Vec<T> {
         let mut batch = Vec::with_capacity(self.limits.max_batch.min(self.ready()));
-        // The number of requests that the batch is for; further bulk requests ride along.
-        let mut entitled = 0;
+        // The number of requests that the batch is for; further bulk requests may join it.
+        let mut due = 0;
         let mut has_interactive = false;
         while batch.len() < self.limits.max_batch {
             let interactive_waits = self.interactive.ready.has_active();
             let bulk_waits = self.bulk.ready.has_active();
-            let rides = has_interactive && !interactive_waits;
-            if rides && !self.may_ride(entitled, batch.len() + 1) {
+            let is_joining = has_interactive && !interactive_waits;
+            if is_joining && !self.may_join(due, batch.len() + 1) {
                 break;
             }
             let Some(class) = self.device_share.pick(interactive_waits, bulk_waits) else {
@@ -186,7 +186,7 @@ impl<T: Scheduled> Scheduler<T> {
                     queues.ahead -= usize::from(decoded);
                     batch.push(request);
                     has_interactive |= class == Class::Interactive;
-                    entitled += usize::from(!rides);
+                    due += usize::from(!is_joining);
                 }
                 Turn::Park(request) => queues.ready.park(request.flow(), Ready { request, decoded }),
                 Turn::Leave => queues.ahead -= usize::from(decoded),
@@ -230,11 +230,11 @@ impl<T: Scheduled> Scheduler<T> {
         drained
     }
 
-    /// Returns true if a batch of `size` delays its `entitled` requests only a little.
-    fn may_ride(&self, entitled: usize, size: usize) -> bool {
+    /// Returns true if a batch of `size` delays its `due` requests only a little.
+    fn may_join(&self, due: usize, size: usize) -> bool {
         let cost = &self.limits.cost;
-        let alone = cost.batch(entitled);
-        cost.batch(size) <= alone + (alone + cost.batch(self.limits.max_batch)) / RIDE_DIVISOR
+        let alone = cost.batch(due);
+        cost.batch(size) <= alone + (alone + cost.batch(self.limits.max_batch)) / JOIN_DIVISOR
     }
 
     fn push_to_device(&mut self, request: T, decoded: bool) {
