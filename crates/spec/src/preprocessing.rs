@@ -10,7 +10,7 @@ pub const SIDE_MIN: u32 = 32;
 /// The longest side of a prepared picture, in pixels.
 pub const SIDE_MAX: u32 = 512;
 
-/// What is done with a decoded picture before the first convolution: first converted to grey if [`Channels::Grey`] says so,
+/// What is done with a decoded picture before the first convolution: first converted to grey for [`ChannelOrder::Grey`],
 /// then resized, cropped, and normalised.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Preprocessing {
