@@ -1,11 +1,13 @@
-//! The properties of the readers of weights and pictures that hold for any bytes. The fuzz targets check them, and tests
+//! The properties of the readers of weights, pictures and specs that hold for any bytes. The fuzz targets check them, and tests
 //! check them on the seeds.
 
 mod allocator;
 mod check;
 mod check_picture;
+mod check_spec;
 mod container;
 
 pub use check::check;
 pub use check_picture::check_picture;
+pub use check_spec::check_spec;
 pub use container::archive;

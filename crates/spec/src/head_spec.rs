@@ -2,12 +2,15 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::bounded::at_most;
 use crate::error::SpecError;
 use crate::head_layer::{self, Framework, HeadLayer};
 use crate::preprocessing::{self, Preprocessing};
 
 /// The longest label, in bytes of UTF-8.
 pub const LABEL_BYTES_MAX: usize = 4 << 10;
+/// Labels of a head at most.
+pub const LABELS_MAX: usize = 1 << 17;
 /// The longest JSON text of a spec, in bytes.
 pub const SPEC_BYTES_MAX: usize = 8 << 20;
 /// More layers than any head has.
@@ -75,8 +78,10 @@ pub enum Output {
 struct Written {
     preprocessing: Option<preprocessing::Written>,
     input: Option<HeadInput>,
+    #[serde(default, deserialize_with = "at_most::<_, _, LAYERS_MAX>")]
     layers: Option<Vec<head_layer::Written>>,
     output: Option<WrittenOutput>,
+    #[serde(default, deserialize_with = "at_most::<_, _, LABELS_MAX>")]
     labels: Option<Vec<String>>,
     classes: Option<usize>,
 }
@@ -156,13 +161,10 @@ impl HeadSpec {
 
     /// Checks what can be known without the head's numbers.
     fn check(&self) -> Result<(), SpecError> {
-        if let Some(layers) = &self.layers {
-            if layers.len() > LAYERS_MAX {
-                return Err(SpecError::new("layers", format!("there are more than {LAYERS_MAX}")));
-            }
-            if !layers.contains(&HeadLayer::Linear) {
-                return Err(SpecError::new("layers", "there is no linear, from which logits come"));
-            }
+        if let Some(layers) = &self.layers
+            && !layers.contains(&HeadLayer::Linear)
+        {
+            return Err(SpecError::new("layers", "there is no linear, from which logits come"));
         }
         if self.classes == Some(0) {
             return Err(SpecError::new("classes", "there must be one at least"));

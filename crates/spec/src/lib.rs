@@ -2,6 +2,7 @@
 //! do not say.
 
 mod architecture;
+mod bounded;
 mod describe;
 mod error;
 mod head_layer;
@@ -15,7 +16,7 @@ pub use architecture::{Architecture, Layer, LayerKind};
 pub use describe::describe_layers;
 pub use error::SpecError;
 pub use head_layer::{Framework, GeluKind, HeadLayer};
-pub use head_spec::{HeadInput, HeadSpec, LABEL_BYTES_MAX, Output, SPEC_BYTES_MAX};
+pub use head_spec::{HeadInput, HeadSpec, LABEL_BYTES_MAX, LABELS_MAX, Output, SPEC_BYTES_MAX};
 pub use imagenet::imagenet_labels;
 pub use picture::{IMAGENET_MEAN, IMAGENET_STD, PICTURE_BYTES, PICTURE_SIDE};
 pub use preprocessing::{ChannelOrder, Preprocessing, Preset, Resize, ResizeFilter, SIDE_MAX, SIDE_MIN, ValueRange};

@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use headswap_spec::{
-    ChannelOrder, Framework, GeluKind, HeadInput, HeadLayer, HeadSpec, LABEL_BYTES_MAX, Output, Preprocessing, Resize,
-    ResizeFilter, ValueRange,
+    ChannelOrder, Framework, GeluKind, HeadInput, HeadLayer, HeadSpec, LABEL_BYTES_MAX, LABELS_MAX, Output,
+    Preprocessing, Resize, ResizeFilter, ValueRange,
 };
 use proptest::prelude::*;
 
@@ -302,6 +302,33 @@ fn labels_may_be_any_text_and_as_many_as_the_output_allows() {
     ] {
         spec(&format!(r#"{{"preprocessing": {TORCHVISION}, {keys}}}"#));
     }
+}
+
+#[test]
+fn what_is_quoted_stays_one_short_line() {
+    let long = "\\n".repeat(100_000);
+    for keys in [
+        format!(r#""output": "softmax", "{long}": 1"#),
+        format!(r#""output": "{long}""#),
+        format!(r#""output": "linear", "layers": ["{long}"]"#),
+    ] {
+        let error = refused(&keys);
+        assert!(error.len() < 2000 && !error.contains(char::is_control), "{error}");
+    }
+}
+
+#[test]
+fn lists_are_bounded() {
+    let labels = vec![r#""""#; LABELS_MAX + 1].join(",");
+    let error = refused(&format!(r#""output": "linear", "labels": [{labels}]"#));
+    assert!(error.contains("a list has more than 131072 entries"), "{error}");
+    let layers = vec![r#""relu""#; 257].join(",");
+    let error = refused(&format!(r#""output": "linear", "layers": [{layers}]"#));
+    assert!(error.contains("a list has more than 256 entries"), "{error}");
+    let null = spec(&format!(
+        r#"{{"preprocessing": {TORCHVISION}, "output": "linear", "labels": null, "layers": null}}"#
+    ));
+    assert_eq!((null.labels, null.layers), (None, None));
 }
 
 fn numbers() -> impl Strategy<Value = f32> {
