@@ -19,14 +19,28 @@ pub(super) struct Columns {
 impl Columns {
     /// Returns a resize of rows of `length` bytes.
     pub(super) fn new(axis: Axis, length: usize) -> Self {
-        let before = axis.reach().start as usize;
+        let reach = axis.reach();
+        let rows = Self::rows_max(axis.taps_most().into()).min(reach.len() as u64);
         Self {
             axis,
             length,
-            window: Vec::new(),
-            before,
+            window: Vec::with_capacity(rows as usize * length),
+            before: reach.start as usize,
             next: 0,
         }
+    }
+
+    /// Returns an upper bound of the memory of the window, for rows of `length` bytes and output rows of up to `taps` input
+    /// rows.
+    pub(super) fn memory(taps: u64, length: u64) -> u64 {
+        Self::rows_max(taps).saturating_mul(length)
+    }
+
+    /// Returns the largest number of rows in the window. Fewer than `taps` are needed for the next output row, or it would
+    /// have been popped; no more than they were are kept although they are not needed; and [`kernel::ROWS`] are added before
+    /// the next is popped.
+    fn rows_max(taps: u64) -> u64 {
+        taps.saturating_mul(2).saturating_add(kernel::ROWS as u64)
     }
 
     /// Adds the next input row of the axis's reach.

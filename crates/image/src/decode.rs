@@ -1,10 +1,15 @@
-//! Decodes a file's bytes to [`Pixels`].
+//! Decodes a file's bytes to [`Pixels`], or to [`Prepared`] pictures.
+
+use headswap_spec::Preprocessing;
 
 use super::error::{ImageError, malformed};
+use super::fanout::Fanout;
 use super::format::Format;
 use super::jpeg::Jpeg;
 use super::picture::{Picture, Shape};
 use super::pixels::Pixels;
+use super::plan::ResizePlan;
+use super::prepared::Prepared;
 use super::resize::Resizer;
 use super::scaling::{JpegScaling, WHOLE};
 use super::webp::WebP;
@@ -114,7 +119,7 @@ fn explained(error: ImageError, bytes: &[u8]) -> ImageError {
 impl Opened<'_> {
     /// Returns an upper bound of the memory that [`Opened::decode`] allocates at any time, in bytes.
     pub fn memory(&self) -> u64 {
-        self.picture.memory() + Resizer::memory(self.picture.shape(), self.whole)
+        self.picture.memory().saturating_add(self.plan().memory())
     }
 
     /// Decodes the picture, resizes its short side to 256 and crops the middle 224x224. `docs/pictures.md` states how
@@ -123,10 +128,38 @@ impl Opened<'_> {
     /// # Errors
     /// [`ImageError`] if the picture is damaged or not supported.
     pub fn decode(self) -> Result<Pixels, ImageError> {
-        let mut rows = Resizer::for_vgg16(self.picture.shape(), self.whole, self.eighths);
+        let mut rows = Resizer::new(&self.plan());
         let decoded = self.picture.decode(&mut rows);
         decoded.map_err(|error| explained(error, self.bytes))?;
         Pixels::from_bytes(rows.finish().into())
+    }
+
+    fn plan(&self) -> ResizePlan {
+        ResizePlan::for_vgg16(self.picture.shape(), self.whole, self.eighths)
+    }
+
+    /// Returns an upper bound of the memory that [`Opened::prepare`] allocates at any time, its result included, in bytes.
+    pub fn memory_to_prepare(&self, wanted: &[&Preprocessing]) -> u64 {
+        let [width, height] = self.whole;
+        let shape = Shape {
+            width,
+            height,
+            ..self.picture.shape()
+        };
+        self.picture.memory().saturating_add(Fanout::memory(shape, wanted))
+    }
+
+    /// Decodes the picture once and prepares it for each of `wanted`, up to normalisation; the results are in the same
+    /// order. It is decoded in its whole size whatever [`ImageSettings::jpeg_scaling`] says. No bytes make it panic.
+    ///
+    /// # Errors
+    /// As of [`Opened::decode`].
+    pub fn prepare(mut self, wanted: &[&Preprocessing]) -> Result<Vec<Prepared>, ImageError> {
+        self.picture.decode_whole();
+        let mut preparations = Fanout::new(self.picture.shape(), wanted);
+        let decoded = self.picture.decode(preparations.sink());
+        decoded.map_err(|error| explained(error, self.bytes))?;
+        Ok(preparations.finish())
     }
 }
 

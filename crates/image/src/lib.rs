@@ -4,25 +4,33 @@
 //! rules and the intended differences. With a [`JpegScaling`] other than `Off`, large JPEGs are decoded approximately.
 //!
 //! [`open`] reads a header and returns what decoding needs; [`Opened::decode`] has the format's decoder write row by row
-//! into the resizer.
+//! into the resizer. [`Opened::prepare`] decodes once for any number of [`Preprocessing`](headswap_spec::Preprocessing)s,
+//! each with its own resizer, and [`Prepared::normalised`] returns the network's input.
 
 mod axis;
 mod bmp;
 mod columns;
 mod decode;
 mod error;
+mod fanout;
 mod filter;
 mod foreign;
 mod format;
+mod geometry;
 mod gif;
 mod jpeg;
 mod kernel;
 mod picture;
 mod pixels;
+mod plan;
 mod png;
 mod pointwise;
+mod preparation;
+mod prepared;
 mod resize;
 mod scaling;
+mod side;
+mod sink;
 mod webp;
 
 pub use decode::{ImageLimits, ImageSettings, Opened, decode, open};
@@ -30,6 +38,7 @@ pub use error::ImageError;
 pub use filter::Filter;
 pub use picture::{Channels, Shape};
 pub use pixels::Pixels;
-pub use pointwise::{resize_opencv, resize_tensorflow};
-pub use resize::{Side, resize};
+pub use prepared::Prepared;
+pub use resize::resize;
 pub use scaling::JpegScaling;
+pub use side::Side;

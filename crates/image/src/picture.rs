@@ -1,7 +1,7 @@
 //! The interface of the formats' decoders.
 
 use super::error::ImageError;
-use super::resize::Resizer;
+use super::sink::RowSink;
 
 /// A file whose header has been read, ready to be decoded.
 pub(super) trait Picture {
@@ -12,11 +12,14 @@ pub(super) trait Picture {
     /// resizer's.
     fn memory(&self) -> u64;
 
+    /// Has the picture decoded in its whole size, where the settings ask for a part of it.
+    fn decode_whole(&mut self) {}
+
     /// Writes every row to `rows`, from the top.
     ///
     /// # Errors
     /// [`ImageError::Malformed`] where Pillow refuses to load the file.
-    fn decode(self: Box<Self>, rows: &mut Resizer) -> Result<(), ImageError>;
+    fn decode(self: Box<Self>, rows: &mut dyn RowSink) -> Result<(), ImageError>;
 }
 
 /// The shape of a decoded picture, before it is resized.
@@ -30,8 +33,7 @@ pub struct Shape {
     pub channels: Channels,
 }
 
-/// The bytes of one pixel. Channels are resized separately, so that only the 224x224 pixels of the result are converted to
-/// RGB.
+/// The bytes of one pixel. Channels are resized separately, so that only the pixels of the result are converted to RGB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Channels {
     /// One byte.

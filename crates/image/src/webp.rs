@@ -10,7 +10,7 @@ use libwebp_sys::{
 
 use super::error::{ImageError, malformed};
 use super::picture::{Channels, Picture, Shape};
-use super::resize::Resizer;
+use super::sink::RowSink;
 
 /// Limit of a single allocation by libwebp, in bytes, which `.cargo/config.toml` sets for its build: a canvas of 64 Mi
 /// pixels and a few rows.
@@ -77,7 +77,7 @@ impl Picture for WebP<'_> {
         pixels * BYTES_PER_PIXEL + TABLES + groups * GROUP_BYTES
     }
 
-    fn decode(self: Box<Self>, rows: &mut Resizer) -> Result<(), ImageError> {
+    fn decode(self: Box<Self>, rows: &mut dyn RowSink) -> Result<(), ImageError> {
         if u64::from(self.shape.width) * u64::from(self.shape.height) > PIXELS_MAX {
             return Err(malformed("WebP", "it has more than 64 Mi pixels"));
         }

@@ -8,7 +8,7 @@ use self::header::{Header, RLE4, RLE8};
 use self::unpack::{Kind, Unpacker};
 use super::error::{ImageError, malformed};
 use super::picture::{Channels, Picture, Shape};
-use super::resize::Resizer;
+use super::sink::RowSink;
 
 const CUT_SHORT: &str = "it ends too early";
 
@@ -62,7 +62,7 @@ impl<'a> Bmp<'a> {
         matches!(self.header.compression, RLE8 | RLE4)
     }
 
-    fn load(&self, rows: &mut Resizer) -> Result<(), &'static str> {
+    fn load(&self, rows: &mut dyn RowSink) -> Result<(), &'static str> {
         let depth = if self.has_runs() { 8 } else { self.header.depth.into() };
         let unpacker = Unpacker::new(self.kind, depth, self.has_runs(), self.header.entry)?;
         if self.has_runs() {
@@ -115,7 +115,7 @@ impl<'a> Bmp<'a> {
     }
 
     /// Writes the rows of `pixels`, each of which begins `stride` bytes after the previous.
-    fn write(&self, pixels: &[u8], stride: usize, unpacker: &Unpacker, rows: &mut Resizer) {
+    fn write(&self, pixels: &[u8], stride: usize, unpacker: &Unpacker, rows: &mut dyn RowSink) {
         let height = self.header.height as usize;
         for y in 0..height {
             let y = if self.header.is_top_down { y } else { height - 1 - y };
@@ -143,7 +143,7 @@ impl Picture for Bmp<'_> {
         unpack::MEMORY + if self.has_runs() { pixels } else { 0 }
     }
 
-    fn decode(self: Box<Self>, rows: &mut Resizer) -> Result<(), ImageError> {
+    fn decode(self: Box<Self>, rows: &mut dyn RowSink) -> Result<(), ImageError> {
         self.load(rows).map_err(|reason| malformed("BMP", reason))
     }
 }

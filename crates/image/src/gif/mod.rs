@@ -9,7 +9,7 @@ use self::blocks::Blocks;
 use self::lzw::Sink;
 use super::error::{ImageError, malformed};
 use super::picture::{Channels, Picture, Shape};
-use super::resize::Resizer;
+use super::sink::RowSink;
 
 /// A file that has been read up to the pixels of its first frame.
 pub(super) struct Gif<'a> {
@@ -115,7 +115,7 @@ impl Picture for Gif<'_> {
         u64::from(self.width) * u64::from(self.height) + lzw::MEMORY
     }
 
-    fn decode(self: Box<Self>, rows: &mut Resizer) -> Result<(), ImageError> {
+    fn decode(self: Box<Self>, rows: &mut dyn RowSink) -> Result<(), ImageError> {
         let screen = self.indices().map_err(|reason| malformed("GIF", reason))?;
         let colours = self.palette.map(colour_table);
         for indices in screen.chunks_exact(self.width as usize) {

@@ -10,8 +10,8 @@ use self::header::{Component, Header};
 use self::libjpeg::{Libjpeg, Stop};
 use super::error::{ImageError, malformed};
 use super::picture::{Channels, Picture, Shape};
-use super::resize::Resizer;
 use super::scaling::{JpegScaling, WHOLE};
+use super::sink::RowSink;
 
 /// A file whose headers have been read.
 pub(super) struct Jpeg<'a> {
@@ -69,7 +69,11 @@ impl Picture for Jpeg<'_> {
             }
     }
 
-    fn decode(self: Box<Self>, rows: &mut Resizer) -> Result<(), ImageError> {
+    fn decode_whole(&mut self) {
+        self.eighths = WHOLE;
+    }
+
+    fn decode(self: Box<Self>, rows: &mut dyn RowSink) -> Result<(), ImageError> {
         let shape = self.shape();
         let mut decoder = Libjpeg::open(self.bytes).map_err(refusal)?;
         if decoder.size() != self.whole() {

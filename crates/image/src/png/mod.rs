@@ -25,7 +25,7 @@ use unpack::Unpacker;
 
 use super::error::{ImageError, malformed};
 use super::picture::{Picture, Shape};
-use super::resize::Resizer;
+use super::sink::RowSink;
 
 /// Reads the shape of a file that starts with PNG's signature.
 ///
@@ -66,7 +66,7 @@ impl Picture for Png<'_> {
         rows::memory(row) + text::MEMORY + unpack::MEMORY + held
     }
 
-    fn decode(self: Box<Self>, rows: &mut Resizer) -> Result<(), ImageError> {
+    fn decode(self: Box<Self>, rows: &mut dyn RowSink) -> Result<(), ImageError> {
         let mut chunks = Chunks::after_signature(self.bytes)?;
         let mut header = Header::default();
         let length = read_header(&mut chunks, &mut header)?;

@@ -3,11 +3,11 @@
 use super::passes::{Area, Pass};
 use super::unpack::Unpacker;
 use crate::picture::Shape;
-use crate::resize::Resizer;
+use crate::sink::RowSink;
 
 /// Passes rows on to the resizer, or holds the whole picture if its rows are not in order.
 pub(super) struct Painter<'a> {
-    rows: &'a mut Resizer,
+    rows: &'a mut dyn RowSink,
     unpacker: &'a Unpacker,
     shape: Shape,
     area: Area,
@@ -22,7 +22,7 @@ pub(super) struct Painter<'a> {
 }
 
 impl<'a> Painter<'a> {
-    pub(super) fn new(rows: &'a mut Resizer, unpacker: &'a Unpacker, shape: Shape, area: Area, hold: bool) -> Self {
+    pub(super) fn new(rows: &'a mut dyn RowSink, unpacker: &'a Unpacker, shape: Shape, area: Area, hold: bool) -> Self {
         let count = shape.channels.count();
         let mut painter = Self {
             rows,

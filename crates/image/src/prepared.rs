@@ -1,0 +1,194 @@
+//! A prepared picture, and the network's input that it becomes.
+
+use std::fmt;
+
+use headswap_spec::{ChannelOrder, Preprocessing, ValueRange};
+
+/// The scale of 0 to 255 to 0 to 1. Values are then divided by 255 rather than multiplied, as torchvision's `ToTensor` does.
+const UNIT: f32 = 1.0 / 255.0;
+/// Keeps a picture of one colour from a division by zero.
+const DEVIATION_MORE: f64 = 1e-7;
+
+/// A resized and cropped picture, before its channels are reordered and normalised: `[height, width, 3]`, rows from the top,
+/// pixels from the left, red, green and blue, or three times the grey value if the preprocessing asks for that.
+#[derive(Clone, PartialEq)]
+pub enum Prepared {
+    /// What all filters but one return.
+    Bytes {
+        /// Height and width, in pixels.
+        size: [usize; 2],
+        /// Values of 0 to 255.
+        values: Vec<u8>,
+    },
+    /// What [`BilinearNoAntialias`](headswap_spec::ResizeFilter::BilinearNoAntialias) returns.
+    Floats {
+        /// Height and width, in pixels.
+        size: [usize; 2],
+        /// Values of 0 to 255, not rounded.
+        values: Vec<f32>,
+    },
+}
+
+impl Prepared {
+    /// Returns height and width, in pixels.
+    pub fn size(&self) -> [usize; 2] {
+        match self {
+            Self::Bytes { size, .. } | Self::Floats { size, .. } => *size,
+        }
+    }
+
+    /// Returns the network's input, `[3, height, width]`, in the order of the preprocessing's channels.
+    pub fn normalised(&self, preprocessing: &Preprocessing) -> Vec<f32> {
+        let normalisations = match preprocessing.normalisation {
+            ValueRange::Scaled { scale, mean, std } => [0, 1, 2].map(|channel| Normalisation::Scaled {
+                scale,
+                mean: mean[channel],
+                std: std[channel],
+            }),
+            ValueRange::Standardised => [self.standardisation(); 3],
+        };
+        let sources = match preprocessing.channels {
+            ChannelOrder::Bgr => [2, 1, 0],
+            ChannelOrder::Rgb | ChannelOrder::Grey => [0, 1, 2],
+        };
+        let [height, width] = self.size();
+        let mut input = Vec::with_capacity(height * width * 3);
+        for (normalisation, source) in normalisations.into_iter().zip(sources) {
+            match self {
+                Self::Bytes { values, .. } => {
+                    let mut table = [0.0; 256];
+                    for (value, level) in table.iter_mut().zip(0_u8..=255) {
+                        *value = normalisation.apply(level.into());
+                    }
+                    input.extend(plane(values, source).map(|&level| table[usize::from(level)]));
+                }
+                Self::Floats { values, .. } => {
+                    input.extend(plane(values, source).map(|&value| normalisation.apply(value)));
+                }
+            }
+        }
+        input
+    }
+
+    fn standardisation(&self) -> Normalisation {
+        match self {
+            Self::Bytes { values, .. } => Normalisation::standardising(values),
+            Self::Floats { values, .. } => Normalisation::standardising(values),
+        }
+    }
+}
+
+/// Prints the type and the size instead of all numbers.
+impl fmt::Debug for Prepared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [height, width] = self.size();
+        let kind = match self {
+            Self::Bytes { .. } => "Bytes",
+            Self::Floats { .. } => "Floats",
+        };
+        write!(f, "Prepared::{kind}({height}x{width}x3)")
+    }
+}
+
+/// Returns the values of one channel.
+fn plane<T>(values: &[T], channel: usize) -> impl Iterator<Item = &T> {
+    values.as_chunks::<3>().0.iter().map(move |pixel| &pixel[channel])
+}
+
+/// What becomes of the values of one channel.
+#[derive(Clone, Copy)]
+enum Normalisation {
+    /// In single precision.
+    Scaled { scale: f32, mean: f32, std: f32 },
+    /// In double precision, rounded at the end.
+    Standardised { mean: f64, divisor: f64 },
+}
+
+impl Normalisation {
+    /// Returns what subtracts the mean of `values` and divides by their population deviation.
+    fn standardising<T: Copy + Into<f64>>(values: &[T]) -> Self {
+        let count = values.len().max(1) as f64;
+        let mut sum = 0.0;
+        for &value in values {
+            sum += value.into();
+        }
+        let mean = sum / count;
+        let mut squares = 0.0;
+        for &value in values {
+            let difference = value.into() - mean;
+            squares += difference * difference;
+        }
+        Self::Standardised {
+            mean,
+            divisor: (squares / count).sqrt() + DEVIATION_MORE,
+        }
+    }
+
+    fn apply(self, value: f32) -> f32 {
+        match self {
+            Self::Scaled { scale, mean, std } => {
+                let scaled = if scale == UNIT { value / 255.0 } else { value * scale };
+                (scaled - mean) / std
+            }
+            Self::Standardised { mean, divisor } => ((f64::from(value) - mean) / divisor) as f32,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use headswap_spec::Preset;
+
+    const PICTURE: [u8; 6] = [0, 51, 255, 102, 204, 153];
+
+    fn bytes(values: &[u8]) -> Prepared {
+        Prepared::Bytes {
+            size: [1, values.len() / 3],
+            values: values.to_vec(),
+        }
+    }
+
+    fn standardised() -> Preprocessing {
+        Preprocessing {
+            normalisation: ValueRange::Standardised,
+            ..Preset::Unit.preprocessing()
+        }
+    }
+
+    #[test]
+    fn channels_become_planes_in_their_order() {
+        let preprocessing = Preprocessing {
+            normalisation: ValueRange::Scaled {
+                scale: 2.0,
+                mean: [1.0, 2.0, 3.0],
+                std: [1.0, 1.0, 0.5],
+            },
+            channels: ChannelOrder::Bgr,
+            ..Preset::Unit.preprocessing()
+        };
+        let expected = [509.0, 305.0, 100.0, 406.0, -6.0, 402.0];
+        assert_eq!(bytes(&PICTURE).normalised(&preprocessing), expected);
+        let floats = Prepared::Floats {
+            size: [1, 2],
+            values: PICTURE.map(f32::from).to_vec(),
+        };
+        assert_eq!(floats.normalised(&preprocessing), expected);
+    }
+
+    #[test]
+    fn the_unit_scale_divides() {
+        let unit = bytes(&[3, 3, 3]).normalised(&Preset::Unit.preprocessing());
+        assert_eq!(unit, [3.0_f32 / 255.0; 3]);
+        assert_eq!(UNIT, 0.003_921_568_627_450_98_f64 as f32);
+    }
+
+    #[test]
+    fn standardised_values_have_mean_0_and_deviation_1() {
+        let values = bytes(&PICTURE).normalised(&standardised());
+        let mean: f32 = values.iter().sum::<f32>() / 6.0;
+        let square: f32 = values.iter().map(|value| value * value).sum::<f32>() / 6.0;
+        assert!(mean.abs() < 1e-6 && (square - 1.0).abs() < 1e-5, "{mean} {square}");
+        assert_eq!(bytes(&[9; 6]).normalised(&standardised()), [0.0; 6]);
+    }
+}

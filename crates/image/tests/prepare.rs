@@ -1,0 +1,250 @@
+//! Pictures are prepared as Pillow, torchvision and PyTorch do it, for any preprocessing.
+
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use headswap_image::{ImageError, ImageLimits, ImageSettings, JpegScaling, Prepared, decode, open};
+use headswap_spec::{ChannelOrder, HeadSpec, Preprocessing, Preset, Resize, ResizeFilter, ValueRange};
+use proptest::prelude::*;
+
+/// The root of the repository.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+fn fixture(name: &str) -> Vec<u8> {
+    fs::read(root().join("tests/fixtures").join(name)).unwrap()
+}
+
+/// Returns the preprocessing of a spec's JSON.
+fn preprocessing(json: &impl ToString) -> Preprocessing {
+    let spec = format!(r#"{{"preprocessing": {}, "output": "softmax"}}"#, json.to_string());
+    HeadSpec::from_json(&spec).unwrap().preprocessing
+}
+
+fn prepare(bytes: &[u8], wanted: &[&Preprocessing]) -> Result<Vec<Prepared>, ImageError> {
+    open(bytes, ImageSettings::default())?.prepare(wanted)
+}
+
+/// A preprocessing and what it makes of each picture; `scripts/fixtures/preprocessing.py` writes it.
+#[derive(serde::Deserialize)]
+struct Case {
+    preprocessing: serde_json::Value,
+    /// Whether `crc32` is that of our result, too.
+    exact: bool,
+    inputs: BTreeMap<String, Input>,
+}
+
+#[derive(serde::Deserialize)]
+struct Input {
+    shape: [usize; 3],
+    mean: f64,
+    values: Vec<(usize, f32)>,
+    crc32: u32,
+}
+
+impl Input {
+    fn check(&self, prepared: &Prepared, preprocessing: &Preprocessing, exact: bool, name: &str) {
+        let [_, height, width] = self.shape;
+        assert_eq!(prepared.size(), [height, width], "{name}");
+        let input = prepared.normalised(preprocessing);
+        assert_eq!(input.len(), 3 * height * width, "{name}");
+        for &(at, expected) in &self.values {
+            let ours = input[at];
+            let difference = (ours - expected).abs();
+            assert!(
+                difference <= 1e-5 * expected.abs().max(1.0),
+                "{name}: {ours}, {expected} at {at}"
+            );
+        }
+        let mean = input.iter().copied().map(f64::from).sum::<f64>() / input.len() as f64;
+        assert!(
+            (mean - self.mean).abs() <= 1e-5 * self.mean.abs().max(1.0),
+            "{name}: {mean}, {}",
+            self.mean
+        );
+        let bytes: Vec<u8> = input.iter().flat_map(|value| value.to_le_bytes()).collect();
+        assert!(!exact || crc32fast::hash(&bytes) == self.crc32, "{name}: other bits");
+    }
+}
+
+#[test]
+fn inputs_equal_those_of_pillow_torchvision_and_pytorch() {
+    let cases: Vec<Case> = serde_json::from_slice(&fixture("preprocessing/expected.json")).unwrap();
+    let wanted: Vec<_> = cases.iter().map(|case| preprocessing(&case.preprocessing)).collect();
+    assert!(wanted.len() >= 20 && cases[0].inputs.len() == 6);
+    for name in cases[0].inputs.keys() {
+        let bytes = fixture(&format!("preprocessing/{name}.png"));
+        let together = prepare(&bytes, &wanted.iter().collect::<Vec<_>>()).unwrap();
+        for ((case, wanted), prepared) in cases.iter().zip(&wanted).zip(&together) {
+            let label = format!("{name}: {}", case.preprocessing);
+            case.inputs[name].check(prepared, wanted, case.exact, &label);
+            let alone = prepare(&bytes, &[wanted]).unwrap();
+            assert!(alone[0] == *prepared, "{label}: alone it differs");
+        }
+    }
+}
+
+#[test]
+fn only_interpolation_without_antialiasing_returns_floats() {
+    let presets = [Preset::TensorflowCaffe, Preset::KerasCaffe].map(Preset::preprocessing);
+    let prepared = prepare(&fixture("preprocessing/tiny.png"), &presets.each_ref()).unwrap();
+    assert!(matches!(prepared[0], Prepared::Floats { size: [224, 224], .. }));
+    assert!(matches!(prepared[1], Prepared::Bytes { size: [224, 224], .. }));
+}
+
+#[test]
+fn torchvisions_preprocessing_returns_the_pixels_of_decode() {
+    let torchvision = Preset::Torchvision.preprocessing();
+    let grey = Preprocessing {
+        channels: ChannelOrder::Grey,
+        ..torchvision
+    };
+    for name in [
+        "jpeg_420.jpg",
+        "jpeg_grey.jpg",
+        "png_rgba.png",
+        "webp_lossy.webp",
+        "bmp_rle8.bmp",
+    ] {
+        let bytes = fixture(&format!("images/{name}"));
+        let pixels = decode(&bytes, ImageSettings::default()).unwrap();
+        let prepared = prepare(&bytes, &[&grey, &torchvision]).unwrap();
+        let expected = Prepared::Bytes {
+            size: [224, 224],
+            values: pixels.as_bytes().to_vec(),
+        };
+        assert!(prepared[1] == expected, "{name}");
+    }
+}
+
+#[test]
+fn a_jpeg_is_prepared_from_its_whole_size() {
+    let bytes = fs::read(root().join("images/grace_hopper.jpg")).unwrap();
+    let wanted = Preset::Unit.preprocessing();
+    let whole = prepare(&bytes, &[&wanted]).unwrap();
+    let settings = ImageSettings {
+        jpeg_scaling: JpegScaling::Coarse,
+        ..ImageSettings::default()
+    };
+    let opened = open(&bytes, settings).unwrap();
+    let memory = opened.memory_to_prepare(&[&wanted]);
+    assert_eq!(
+        memory,
+        open(&bytes, ImageSettings::default())
+            .unwrap()
+            .memory_to_prepare(&[&wanted])
+    );
+    assert!(memory > opened.memory());
+    assert!(opened.prepare(&[&wanted]).unwrap() == whole);
+}
+
+#[test]
+fn the_memory_grows_with_what_is_wanted() {
+    let bytes = fixture("preprocessing/landscape.png");
+    let opened = open(&bytes, ImageSettings::default()).unwrap();
+    let small = Preset::Unit.preprocessing();
+    let large = Preprocessing {
+        resize: Some(Resize::Stretch([512, 512])),
+        filter: ResizeFilter::BilinearNoAntialias,
+        ..small
+    };
+    let bytes = |wanted: &[&Preprocessing]| opened.memory_to_prepare(wanted);
+    assert!(bytes(&[&small]) >= bytes(&[]) + 224 * 224 * 3);
+    assert!(bytes(&[&large, &small]) >= bytes(&[&small]) + 512 * 512 * 3 * 4);
+    // Rows, weights and the result. A decoded picture would be 1,093,120 more.
+    let more = bytes(&[&small]) - bytes(&[]);
+    assert!(more < 300_000, "{more}");
+}
+
+#[test]
+fn nothing_wanted_is_decoded_all_the_same() {
+    let mut bytes = fixture("images/jpeg_420.jpg");
+    assert!(prepare(&bytes, &[]).unwrap().is_empty());
+    bytes.truncate(bytes.len() / 2);
+    assert!(matches!(prepare(&bytes, &[]), Err(ImageError::Malformed { .. })));
+}
+
+/// One row of pixels, of which the nearest filter would walk along 2^37 before the crop.
+#[test]
+fn an_extreme_aspect_ratio_costs_no_more_than_another() {
+    let picture = image::GrayImage::from_fn(1 << 20, 1, |x, _| image::Luma([if x < 1 << 19 { 0 } else { 200 }]));
+    let mut file = std::io::Cursor::new(Vec::new());
+    picture.write_to(&mut file, image::ImageFormat::Png).unwrap();
+    for filter in [
+        ResizeFilter::Nearest,
+        ResizeFilter::Bicubic,
+        ResizeFilter::BilinearNoAntialias,
+    ] {
+        let wanted = Preprocessing {
+            resize: Some(Resize::ShortSide(4096)),
+            filter,
+            ..Preset::Torchvision.preprocessing()
+        };
+        let prepared = prepare(file.get_ref(), &[&wanted]).unwrap();
+        assert_eq!(prepared[0].size(), [224, 224]);
+    }
+}
+
+fn resize() -> impl Strategy<Value = Option<Resize>> {
+    let side = prop_oneof![0..4_u32, 30..300_u32];
+    prop_oneof![
+        Just(None),
+        side.clone().prop_map(|side| Some(Resize::ShortSide(side))),
+        (side.clone(), side).prop_map(|(height, width)| Some(Resize::Stretch([height, width]))),
+    ]
+}
+
+prop_compose! {
+    fn any_preprocessing()(
+        resize in resize(),
+        filter in prop::sample::select(vec![
+            ResizeFilter::Nearest, ResizeFilter::Bilinear, ResizeFilter::Bicubic, ResizeFilter::Lanczos,
+            ResizeFilter::BilinearNoAntialias, ResizeFilter::BilinearNoAntialiasRounded,
+        ]),
+        crop in prop::option::of([0..300_u32, 0..300]),
+        channels in prop::sample::select(vec![ChannelOrder::Rgb, ChannelOrder::Bgr, ChannelOrder::Grey]),
+        is_standardised in any::<bool>(),
+    ) -> Preprocessing {
+        let unit = Preset::Unit.preprocessing().normalisation;
+        let normalisation = if is_standardised { ValueRange::Standardised } else { unit };
+        Preprocessing { resize, filter, crop, channels, normalisation }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(300) })]
+
+    #[test]
+    fn damaged_files_do_not_panic(
+        which in any::<prop::sample::Index>(),
+        changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+        wanted in proptest::collection::vec(any_preprocessing(), 0..4),
+    ) {
+        let names = [
+            "jpeg_420.jpg", "jpeg_422_progressive.jpg", "jpeg_grey.jpg", "jpeg_cmyk.jpg", "png_grey1.png", "png_wide.png",
+            "png_palette_transparent.png", "gif_offset_transparent.gif", "gif_frame_beyond_screen.gif", "bmp_rle8.bmp",
+            "bmp_565.bmp", "webp_lossy.webp", "webp_animated_alpha.webp",
+        ];
+        let mut bytes = fixture(&format!("images/{}", names[which.index(names.len())]));
+        let span = bytes.len().min(200);
+        for &(at, value) in &changes {
+            bytes[at.index(span)] = value;
+        }
+        let limits = ImageLimits { pixels_max: 1 << 16 };
+        let settings = ImageSettings { limits, ..ImageSettings::default() };
+        let wanted: Vec<_> = wanted.iter().collect();
+        if let Ok(prepared) = open(&bytes, settings).and_then(|opened| opened.prepare(&wanted)) {
+            prop_assert_eq!(prepared.len(), wanted.len());
+            for (prepared, wanted) in prepared.iter().zip(wanted) {
+                let [height, width] = prepared.size();
+                prop_assert_eq!(prepared.normalised(wanted).len(), 3 * height * width);
+                let crop = wanted.crop.map(|sides| sides.map(|side| side.max(1) as usize));
+                prop_assert_eq!(crop.unwrap_or([height, width]), [height, width]);
+            }
+        }
+    }
+}
