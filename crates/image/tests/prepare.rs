@@ -168,7 +168,7 @@ fn nothing_wanted_is_decoded_all_the_same() {
     assert!(matches!(prepare(&bytes, &[]), Err(ImageError::Malformed { .. })));
 }
 
-/// One row of pixels, of which the nearest filter would walk along 2^37 before the crop.
+/// One row of pixels, whose nearest pixels would be searched along 2^31 positions up to the crop.
 #[test]
 fn an_extreme_aspect_ratio_costs_no_more_than_another() {
     let picture = image::GrayImage::from_fn(1 << 20, 1, |x, _| image::Luma([if x < 1 << 19 { 0 } else { 200 }]));
