@@ -70,7 +70,7 @@ impl RowSink for Fanout {
     }
 
     fn wants_row(&self) -> bool {
-        true
+        self.preparations.iter().any(Preparation::wants_row)
     }
 
     fn advance(&mut self) {

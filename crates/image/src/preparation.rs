@@ -82,6 +82,14 @@ impl Preparation {
         }
     }
 
+    /// Returns true if the result depends on the next row.
+    pub(super) fn wants_row(&self) -> bool {
+        match &self.resizer {
+            Resizing::Pillow(resizer) => resizer.wants_row(),
+            Resizing::Pointwise { resizer, .. } => resizer.wants_row(),
+        }
+    }
+
     /// Returns the prepared picture. Rows that were not written are black.
     pub(super) fn finish(self) -> Prepared {
         let size = self.geometry.size();
