@@ -1,6 +1,8 @@
 //! VGG16's layers (configuration D of Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image
 //! Recognition", 2014), with torchvision's names.
 
+use serde::Serialize;
+
 /// What a layer computes. Convolutions are 3x3 with stride 1 and padding 1, max pooling 2x2 with stride 2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LayerKind {
@@ -53,7 +55,8 @@ impl Layer {
 }
 
 /// VGG16, or the same layers with 1/32 of the channels, for fast tests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
 #[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
 pub enum Architecture {
     /// 64 to 512 channels and 4096 features: 138,357,544 parameters.

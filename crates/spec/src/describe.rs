@@ -3,12 +3,14 @@
 use std::fmt::Write as _;
 
 use crate::architecture::{Architecture, LayerKind};
+use crate::complete_spec::CompleteSpec;
 
-/// Returns what `print(torchvision.models.vgg16())` prints, for this architecture with `classes` outputs.
-pub fn describe_layers(architecture: Architecture, classes: usize) -> String {
+/// Returns what `print(torchvision.models.vgg16())` prints, for this architecture with the head of `spec`. Layers of the
+/// head's own stand at the end, as its spec names them.
+pub fn describe_layers(architecture: Architecture, spec: &CompleteSpec) -> String {
     let mut text = String::from("VGG(\n");
     let mut open: Option<String> = None;
-    for layer in architecture.layers(classes) {
+    for layer in spec.passed_layers(architecture) {
         let kind = describe_kind(layer.kind);
         let block = layer
             .name
@@ -32,6 +34,13 @@ pub fn describe_layers(architecture: Architecture, classes: usize) -> String {
     if open.is_some() {
         text.push_str("  )\n");
     }
+    if !spec.is_last_linear_alone() {
+        let _ = writeln!(text, "  (head): Sequential(\n    (input): {}", spec.input.name());
+        for (index, layer) in spec.layers.iter().enumerate() {
+            let _ = writeln!(text, "    ({index}): {layer}");
+        }
+        text.push_str("  )\n");
+    }
     text.push(')');
     text
 }
@@ -48,5 +57,39 @@ fn describe_kind(kind: LayerKind) -> String {
         LayerKind::Linear { input, output } => {
             format!("Linear(in_features={input}, out_features={output}, bias=True)")
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::head_layer::HeadLayer;
+    use crate::head_spec::{HeadInput, Output};
+    use crate::preprocessing::Preset;
+
+    #[test]
+    fn a_head_takes_the_place_of_the_layers_that_its_input_leaves_out() {
+        let layers = vec![HeadLayer::Linear, HeadLayer::Relu, HeadLayer::Linear];
+        let spec = |input| CompleteSpec {
+            input,
+            layers: layers.clone(),
+            output: Output::Softmax,
+            ..CompleteSpec::plain(Preset::Torchvision.preprocessing(), 5)
+        };
+        let printed = |input| describe_layers(Architecture::Vgg16, &spec(input));
+
+        let pooled = printed(HeadInput::GlobalAverage);
+        let own = "  (head): Sequential(\n    (input): global_average\n    (0): linear\n    (1): relu\n    (2): linear\n  )\n)";
+        assert!(pooled.ends_with(&format!("ceil_mode=False)\n  )\n{own}")), "{pooled}");
+        let classifier = printed(HeadInput::Features);
+        assert!(classifier.contains("(3): Linear(in_features=4096") && !classifier.contains("(6): Linear"));
+        let plain = describe_layers(
+            Architecture::Vgg16,
+            &CompleteSpec::plain(Preset::Torchvision.preprocessing(), 5),
+        );
+        assert!(
+            plain.contains("(6): Linear(in_features=4096, out_features=5, bias=True)\n  )\n)"),
+            "{plain}"
+        );
     }
 }

@@ -1,5 +1,7 @@
 //! The layers of a head after its input.
 
+use std::fmt;
+
 use serde::ser::SerializeMap as _;
 use serde::{Deserialize, Serialize, Serializer};
 
@@ -23,6 +25,9 @@ pub enum HeadLayer {
     Linear,
     /// The next batch norm of the file, with its eps.
     BatchNorm(Option<f32>),
+    /// x times a weight plus a bias, one of each for every channel: the next pair of vectors in the file. A batch norm that
+    /// no Linear can absorb becomes one.
+    Affine,
     /// max(x, 0)
     Relu,
     /// x, or x times this slope where x is negative.
@@ -42,7 +47,7 @@ pub enum HeadLayer {
 }
 
 /// How GELU is computed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GeluKind {
     /// With the error function.
@@ -73,6 +78,7 @@ impl HeadLayer {
         match self {
             Self::Linear => "linear",
             Self::BatchNorm(_) => "batch_norm",
+            Self::Affine => "affine",
             Self::Relu => "relu",
             Self::LeakyRelu(_) => "leaky_relu",
             Self::Elu(_) => "elu",
@@ -85,7 +91,22 @@ impl HeadLayer {
     }
 }
 
-const NAMES: &str = "linear, batch_norm, relu, leaky_relu, elu, gelu, silu, tanh, sigmoid, l2_normalise";
+/// `relu`, `leaky_relu:0.01` or `gelu:tanh`, as the command line takes it.
+impl fmt::Display for HeadLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())?;
+        match *self {
+            Self::BatchNorm(Some(number)) | Self::LeakyRelu(Some(number)) | Self::Elu(Some(number)) => {
+                write!(f, ":{number}")
+            }
+            Self::Gelu(Some(GeluKind::Exact)) => f.write_str(":exact"),
+            Self::Gelu(Some(GeluKind::Tanh)) => f.write_str(":tanh"),
+            _ => Ok(()),
+        }
+    }
+}
+
+const NAMES: &str = "linear, batch_norm, affine, relu, leaky_relu, elu, gelu, silu, tanh, sigmoid, l2_normalise";
 
 impl Serialize for HeadLayer {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -118,7 +139,7 @@ pub(crate) enum Written {
 #[serde(untagged)]
 pub(crate) enum Parameter {
     Number(f64),
-    Kind(GeluKind),
+    Kind(String),
 }
 
 impl Written {
@@ -130,6 +151,7 @@ impl Written {
             Self::Bare(name) => Ok(match name.as_str() {
                 "linear" => HeadLayer::Linear,
                 "batch_norm" => HeadLayer::BatchNorm(None),
+                "affine" => HeadLayer::Affine,
                 "relu" => HeadLayer::Relu,
                 "leaky_relu" => HeadLayer::LeakyRelu(None),
                 "elu" => HeadLayer::Elu(None),
@@ -147,7 +169,12 @@ impl Written {
                 };
                 let not_finite = || SpecError::new(&key, format!("{name} takes a number that is finite in f32"));
                 let number = match parameter {
-                    Parameter::Kind(kind) if name == "gelu" => return Ok(HeadLayer::Gelu(Some(kind))),
+                    Parameter::Kind(kind) if name == "gelu" && kind == "exact" => {
+                        return Ok(HeadLayer::Gelu(Some(GeluKind::Exact)));
+                    }
+                    Parameter::Kind(kind) if name == "gelu" && kind == "tanh" => {
+                        return Ok(HeadLayer::Gelu(Some(GeluKind::Tanh)));
+                    }
                     Parameter::Number(number) if single(number).is_finite() => Some(single(number)),
                     _ => None,
                 };

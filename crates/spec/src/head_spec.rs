@@ -39,7 +39,7 @@ pub struct HeadSpec {
 }
 
 /// What a head's first layer gets of the backbone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HeadInput {
     /// The last pooling's map as a vector by channel, row and column (PyTorch).
@@ -57,6 +57,30 @@ pub enum HeadInput {
     GlobalMaxAverage,
     /// What enters `classifier.6`.
     Features,
+}
+
+impl HeadInput {
+    /// Returns its name in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Flatten => "flatten",
+            Self::FlattenHwc => "flatten_hwc",
+            Self::Adaptive7x7 => "adaptive_7x7",
+            Self::GlobalAverage => "global_average",
+            Self::GlobalMax => "global_max",
+            Self::GlobalMaxAverage => "global_max_average",
+            Self::Features => "features",
+        }
+    }
+
+    /// Returns the name of the first layer of VGG16 that a head with this input replaces.
+    pub fn first_replaced(self) -> &'static str {
+        match self {
+            Self::Features => "classifier.6",
+            Self::Adaptive7x7 => "classifier.0",
+            _ => "avgpool",
+        }
+    }
 }
 
 /// What a head's logits mean.
@@ -138,6 +162,13 @@ impl HeadSpec {
         };
         spec.check()?;
         Ok(spec)
+    }
+
+    /// Checks that the JSON's keys are those of a spec, each once, with values of their types; some may be missing.
+    pub(crate) fn check_keys(json: &str) -> Result<(), SpecError> {
+        let read: Result<Written, _> = serde_json::from_str(json);
+        read.map(drop)
+            .map_err(|error| SpecError::new("spec", error.to_string()))
     }
 
     /// Returns its JSON in one form: two specs are equal if and only if these are, and a digest over it is the spec's.

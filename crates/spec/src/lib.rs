@@ -3,6 +3,7 @@
 
 mod architecture;
 mod bounded;
+mod complete_spec;
 mod describe;
 mod error;
 mod head_layer;
@@ -10,9 +11,11 @@ mod head_spec;
 mod imagenet;
 mod picture;
 mod preprocessing;
+mod spec_draft;
 mod step;
 
 pub use architecture::{Architecture, Layer, LayerKind};
+pub use complete_spec::CompleteSpec;
 pub use describe::describe_layers;
 pub use error::SpecError;
 pub use head_layer::{Framework, GeluKind, HeadLayer};
@@ -20,6 +23,7 @@ pub use head_spec::{HeadInput, HeadSpec, LABEL_BYTES_MAX, LABELS_MAX, Output, SP
 pub use imagenet::imagenet_labels;
 pub use picture::{IMAGENET_MEAN, IMAGENET_STD, PICTURE_BYTES, PICTURE_SIDE};
 pub use preprocessing::{ChannelOrder, Preprocessing, Preset, Resize, ResizeFilter, SIDE_MAX, SIDE_MIN, ValueRange};
+pub use spec_draft::SpecDraft;
 pub use step::Step;
 
 /// The weight of the last Linear, `[classes, features]`. Every head has its own.

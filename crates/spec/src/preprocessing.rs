@@ -158,6 +158,29 @@ impl Preset {
 }
 
 impl Preprocessing {
+    /// Returns true if pictures that are prepared for both differ at most in their normalisation and the order of channels.
+    pub fn has_same_picture(&self, other: &Self) -> bool {
+        let is_grey = |channels| channels == ChannelOrder::Grey;
+        let same_size = self.resize == other.resize && self.crop == other.crop;
+        same_size && self.filter == other.filter && is_grey(self.channels) == is_grey(other.channels)
+    }
+
+    /// Reads the JSON of a spec's `preprocessing`.
+    ///
+    /// # Errors
+    /// [`SpecError`], as of a whole spec.
+    pub fn from_json(json: &str) -> Result<Self, SpecError> {
+        let written: Written =
+            serde_json::from_str(json).map_err(|error| SpecError::new("preprocessing", error.to_string()))?;
+        written.try_into()
+    }
+
+    /// Returns its JSON in one form: those of two preprocessings are equal if and only if they are.
+    pub fn to_json(&self) -> String {
+        // Nothing of it can fail: it has no map with keys that are not strings, and goes to memory.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
     /// Returns height and width of every prepared picture.
     ///
     /// # Errors

@@ -261,6 +261,10 @@ fn what_is_wrong_beside_preprocessing_is_named() {
             "layers[0]: gelu takes \"exact\" or \"tanh\"",
         ),
         (
+            r#""output": "softmax", "layers": ["linear", {"gelu": "approximate"}]"#,
+            "layers[1]: gelu takes \"exact\" or \"tanh\"",
+        ),
+        (
             r#""output": "softmax", "layers": [{"elu": 1, "relu": 1}]"#,
             "layers[0]: a layer has one name",
         ),
@@ -373,6 +377,7 @@ fn any_layer() -> impl Strategy<Value = HeadLayer> {
         Just(HeadLayer::Silu),
         Just(HeadLayer::Tanh),
         Just(HeadLayer::Sigmoid),
+        Just(HeadLayer::Affine),
         Just(HeadLayer::L2Normalise),
         prop::option::of(0f32..1.0).prop_map(HeadLayer::BatchNorm),
         number().prop_map(HeadLayer::LeakyRelu),
