@@ -8,7 +8,8 @@ use super::format::Format;
 use super::jpeg::Jpeg;
 use super::picture::{Picture, Shape};
 use super::pixels::Pixels;
-use super::plan::ResizePlan;
+use super::plan::{Decoded, ResizePlan};
+use super::preparation::takes_scaled;
 use super::prepared::Prepared;
 use super::resize::Resizer;
 use super::scaling::{JpegScaling, WHOLE};
@@ -66,6 +67,7 @@ pub struct Opened<'a> {
     whole: [u32; 2],
     /// The scale of decoding, in eighths of the size.
     eighths: u32,
+    scaling: JpegScaling,
 }
 
 /// Reads the header of a JPEG, PNG, WebP, GIF or BMP file. That takes microseconds and next to no memory.
@@ -105,6 +107,7 @@ fn open_as(format: Format, bytes: &[u8], settings: ImageSettings) -> Result<Open
         picture,
         whole,
         eighths,
+        scaling: settings.jpeg_scaling,
     })
 }
 
@@ -135,28 +138,57 @@ impl Opened<'_> {
     }
 
     fn plan(&self) -> ResizePlan {
-        ResizePlan::for_vgg16(self.picture.shape(), self.whole, self.eighths)
+        ResizePlan::for_vgg16(self.decoded())
+    }
+
+    /// Returns the picture as the decoder writes it.
+    fn decoded(&self) -> Decoded {
+        Decoded {
+            shape: self.picture.shape(),
+            whole: self.whole,
+            eighths: self.eighths,
+        }
+    }
+
+    /// Returns true if the picture is decoded to a part of its size for this preprocessing alone.
+    pub fn is_scaled_for(&self, preprocessing: &Preprocessing) -> bool {
+        self.eighths < WHOLE && takes_scaled(preprocessing, self.decoded(), self.scaling)
+    }
+
+    /// Returns the picture as the decoder writes it for `wanted`: whole, if one of them cannot be prepared from a part of
+    /// its size.
+    fn decoded_for(&self, wanted: &[&Preprocessing]) -> Decoded {
+        let decoded = self.decoded();
+        let is_enough = |preprocessing: &&Preprocessing| takes_scaled(preprocessing, decoded, self.scaling);
+        if self.eighths == WHOLE || wanted.iter().all(is_enough) {
+            return decoded;
+        }
+        let [width, height] = self.whole;
+        Decoded::whole(Shape {
+            width,
+            height,
+            ..decoded.shape
+        })
     }
 
     /// Returns an upper bound of the memory that [`Opened::prepare`] allocates at any time, its result included, in bytes.
     pub fn memory_to_prepare(&self, wanted: &[&Preprocessing]) -> u64 {
-        let [width, height] = self.whole;
-        let shape = Shape {
-            width,
-            height,
-            ..self.picture.shape()
-        };
-        self.picture.memory().saturating_add(Fanout::memory(shape, wanted))
+        let preparations = Fanout::memory(self.decoded_for(wanted), wanted);
+        self.picture.memory().saturating_add(preparations)
     }
 
     /// Decodes the picture once and prepares it for each of `wanted`, up to normalisation; the results are in the same
-    /// order. It is decoded in its whole size whatever [`ImageSettings::jpeg_scaling`] says. No bytes make it panic.
+    /// order. With a [`JpegScaling`], a large JPEG is decoded to a part of its size unless one of `wanted` has a filter
+    /// without antialiasing or would shrink it too little. No bytes make it panic.
     ///
     /// # Errors
     /// As of [`Opened::decode`].
     pub fn prepare(mut self, wanted: &[&Preprocessing]) -> Result<Vec<Prepared>, ImageError> {
-        self.picture.decode_whole();
-        let mut preparations = Fanout::new(self.picture.shape(), wanted);
+        let decoded = self.decoded_for(wanted);
+        if decoded.eighths == WHOLE {
+            self.picture.decode_whole();
+        }
+        let mut preparations = Fanout::new(decoded, wanted);
         let decoded = self.picture.decode(preparations.sink());
         decoded.map_err(|error| explained(error, self.bytes))?;
         Ok(preparations.finish())

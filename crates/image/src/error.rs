@@ -31,12 +31,17 @@ pub enum ImageError {
         reason: String,
     },
     /// The number of raw pixels is not that of the network's input.
-    #[error("raw pixels have {got} bytes, {expected} are needed: 224 rows of 224 pixels of red, green, blue")]
+    #[error(
+        "raw pixels have {got} bytes, {} are needed: {height} rows of {width} pixels of red, green, blue",
+        height * width * 3
+    )]
     PixelsLength {
         /// The bytes received.
         got: usize,
-        /// The bytes expected, [`headswap_spec::PICTURE_BYTES`].
-        expected: usize,
+        /// The rows expected.
+        height: usize,
+        /// The pixels of a row that are expected.
+        width: usize,
     },
 }
 

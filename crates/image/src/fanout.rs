@@ -3,6 +3,7 @@
 use headswap_spec::Preprocessing;
 
 use super::picture::Shape;
+use super::plan::Decoded;
 use super::preparation::Preparation;
 use super::prepared::Prepared;
 use super::resize::ROW_START;
@@ -17,11 +18,12 @@ pub(super) struct Fanout {
 }
 
 impl Fanout {
-    /// Begins to prepare a picture that is decoded to `shape`, which has pixels.
-    pub(super) fn new(shape: Shape, wanted: &[&Preprocessing]) -> Self {
+    /// Begins to prepare a picture, which has pixels.
+    pub(super) fn new(decoded: Decoded, wanted: &[&Preprocessing]) -> Self {
+        let shape = decoded.shape;
         let mut preparations = Vec::with_capacity(wanted.len());
         for preprocessing in wanted {
-            preparations.push(Preparation::new(preprocessing, shape));
+            preparations.push(Preparation::new(preprocessing, decoded));
         }
         let mut fanout = Self {
             shape,
@@ -35,12 +37,13 @@ impl Fanout {
     }
 
     /// Returns an upper bound of the memory that the preparations take at any time, in bytes.
-    pub(super) fn memory(shape: Shape, wanted: &[&Preprocessing]) -> u64 {
+    pub(super) fn memory(decoded: Decoded, wanted: &[&Preprocessing]) -> u64 {
+        let shape = decoded.shape;
         let mut bytes = ROW_START as u64 + u64::from(shape.width) * shape.channels.count() as u64;
         for preprocessing in wanted {
             let structure = size_of::<Preparation>() + size_of::<Prepared>();
             bytes = bytes.saturating_add(structure as u64);
-            bytes = bytes.saturating_add(Preparation::memory(preprocessing, shape));
+            bytes = bytes.saturating_add(Preparation::memory(preprocessing, decoded));
         }
         bytes
     }

@@ -38,7 +38,7 @@ pub use error::ImageError;
 pub use filter::Filter;
 pub use picture::{Channels, Shape};
 pub use pixels::Pixels;
-pub use prepared::Prepared;
+pub use prepared::{InputChannel, Prepared};
 pub use resize::resize;
 pub use scaling::JpegScaling;
 pub use side::Side;

@@ -3,9 +3,10 @@
 use std::fmt;
 
 use bytes::Bytes;
-use headswap_spec::PICTURE_BYTES;
+use headswap_spec::{PICTURE_BYTES, PICTURE_SIDE};
 
 use super::error::ImageError;
+use super::prepared::Prepared;
 
 /// `[224, 224, 3]` u8: rows from the top, pixels from the left, red, green, blue. Clones share the bytes.
 #[derive(Clone, PartialEq, Eq)]
@@ -17,17 +18,29 @@ impl Pixels {
     /// # Errors
     /// [`ImageError::PixelsLength`] unless there are exactly [`PICTURE_BYTES`].
     pub fn from_bytes(bytes: Bytes) -> Result<Self, ImageError> {
-        let (got, expected) = (bytes.len(), PICTURE_BYTES);
-        if got == expected {
-            Ok(Self(bytes))
-        } else {
-            Err(ImageError::PixelsLength { got, expected })
+        let got = bytes.len();
+        if got == PICTURE_BYTES {
+            return Ok(Self(bytes));
         }
+        Err(ImageError::PixelsLength {
+            got,
+            height: PICTURE_SIDE,
+            width: PICTURE_SIDE,
+        })
     }
 
     /// Returns the bytes, row by row.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
+    }
+}
+
+impl From<Pixels> for Prepared {
+    fn from(pixels: Pixels) -> Self {
+        Self::Bytes {
+            size: [PICTURE_SIDE; 2],
+            values: pixels.0,
+        }
     }
 }
 

@@ -15,7 +15,29 @@ use super::scaling::WHOLE;
 use super::side::{Side, short_side};
 
 /// The short side after resizing for VGG16.
-const SHORT: u32 = 256;
+pub(super) const SHORT: u32 = 256;
+
+/// A picture as a decoder writes it: whole, or a part of its size.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Decoded {
+    /// The shape of what is written.
+    pub shape: Shape,
+    /// Width and height in the header.
+    pub whole: [u32; 2],
+    /// The part of the whole size that is written, in eighths, rounded up.
+    pub eighths: u32,
+}
+
+impl Decoded {
+    /// A picture of this shape, written whole.
+    pub(super) fn whole(shape: Shape) -> Self {
+        Self {
+            shape,
+            whole: [shape.width, shape.height],
+            eighths: WHOLE,
+        }
+    }
+}
 
 /// How a picture of a shape is resized and cropped.
 pub(super) struct ResizePlan {
@@ -36,27 +58,30 @@ pub(super) enum Order {
 
 impl ResizePlan {
     /// `sides` are those of the width and the height.
-    pub(super) fn new(shape: Shape, filter: Filter, sides: [Side; 2]) -> Self {
-        let [columns, rows] = sides;
-        Self {
+    pub(super) fn new(decoded: Decoded, filter: Filter, sides: [Side; 2]) -> Self {
+        let (shape, [columns, rows]) = (decoded.shape, sides);
+        let mut plan = Self {
             shape,
             filter,
             columns: (Span::new(shape.width, columns.resized), columns.kept),
             rows: (Span::new(shape.height, rows.resized), rows.kept),
-        }
-    }
-
-    /// Returns what torchvision's `Resize(256)` and `CenterCrop(224)` do with a Pillow picture of `whole` pixels. The decoder
-    /// writes rows of `shape`: the same size, or `eighths` eighths of it, rounded up.
-    pub(super) fn for_vgg16(shape: Shape, whole: [u32; 2], eighths: u32) -> Self {
-        let [width, height] = short_side(SHORT, whole).map(|resized| Side::middle(resized, PICTURE_SIDE as u64));
-        let mut plan = Self::new(shape, Filter::Bilinear, [width, height]);
-        if eighths < WHOLE {
-            for (span, length) in [(&mut plan.columns.0, whole[0]), (&mut plan.rows.0, whole[1])] {
-                span.covered = (f64::from(length) * f64::from(eighths) / f64::from(WHOLE)) as f32;
+        };
+        if decoded.eighths < WHOLE {
+            for (span, length) in [
+                (&mut plan.columns.0, decoded.whole[0]),
+                (&mut plan.rows.0, decoded.whole[1]),
+            ] {
+                span.covered = (f64::from(length) * f64::from(decoded.eighths) / f64::from(WHOLE)) as f32;
             }
         }
         plan
+    }
+
+    /// Returns what torchvision's `Resize(256)` and `CenterCrop(224)` do with a Pillow picture.
+    pub(super) fn for_vgg16(decoded: Decoded) -> Self {
+        let resized = short_side(SHORT, decoded.whole);
+        let sides = resized.map(|resized| Side::middle(resized, PICTURE_SIDE as u64));
+        Self::new(decoded, Filter::Bilinear, sides)
     }
 
     pub(super) fn order(&self) -> Order {
@@ -115,7 +140,7 @@ mod tests {
                 height,
                 channels: Channels::Grey,
             };
-            let ResizePlan { columns, rows, .. } = ResizePlan::for_vgg16(shape, [width, height], WHOLE);
+            let ResizePlan { columns, rows, .. } = ResizePlan::for_vgg16(Decoded::whole(shape));
             [(columns.0.resized, columns.1), (rows.0.resized, rows.1)]
         };
         assert_eq!(kept(512, 512), [(256, 16..240), (256, 16..240)]);

@@ -5,10 +5,11 @@ use headswap_spec::{ChannelOrder, Preprocessing, ResizeFilter};
 use super::filter::Filter;
 use super::geometry::Geometry;
 use super::picture::{Channels, Shape};
-use super::plan::ResizePlan;
+use super::plan::{Decoded, ResizePlan, SHORT};
 use super::pointwise::Pointwise;
 use super::prepared::Prepared;
 use super::resize::Resizer;
+use super::scaling::JpegScaling;
 use super::side::Side;
 use super::sink::RowSink;
 
@@ -30,13 +31,13 @@ enum Resizing {
 }
 
 impl Preparation {
-    /// Begins to prepare a picture that is decoded to `shape`, which has pixels.
-    pub(super) fn new(preprocessing: &Preprocessing, shape: Shape) -> Self {
-        let shape = taken(preprocessing, shape);
-        let geometry = Geometry::new(preprocessing, [shape.width, shape.height]);
+    /// Begins to prepare a picture, which has pixels.
+    pub(super) fn new(preprocessing: &Preprocessing, decoded: Decoded) -> Self {
+        let shape = taken(preprocessing, decoded.shape);
+        let geometry = Geometry::new(preprocessing, decoded.whole);
         let resizer = match pillow(preprocessing.filter) {
             Some(filter) => {
-                let plan = ResizePlan::new(shape, filter, geometry.sides.clone());
+                let plan = ResizePlan::new(Decoded { shape, ..decoded }, filter, geometry.sides.clone());
                 Resizing::Pillow(Box::new(Resizer::new(&plan)))
             }
             None => Resizing::Pointwise {
@@ -52,11 +53,14 @@ impl Preparation {
     }
 
     /// Returns an upper bound of the memory that the preparation takes at any time, its result included, in bytes.
-    pub(super) fn memory(preprocessing: &Preprocessing, shape: Shape) -> u64 {
-        let shape = taken(preprocessing, shape);
-        let geometry = Geometry::new(preprocessing, [shape.width, shape.height]);
+    pub(super) fn memory(preprocessing: &Preprocessing, decoded: Decoded) -> u64 {
+        let shape = taken(preprocessing, decoded.shape);
+        let geometry = Geometry::new(preprocessing, decoded.whole);
         let (resizer, bytes) = match pillow(preprocessing.filter) {
-            Some(filter) => (ResizePlan::new(shape, filter, geometry.sides.clone()).memory(), 1),
+            Some(filter) => (
+                ResizePlan::new(Decoded { shape, ..decoded }, filter, geometry.sides.clone()).memory(),
+                1,
+            ),
             None => (Pointwise::memory(shape, &geometry.sides), 4),
         };
         // The copy in bytes of floating-point results that are rounded.
@@ -96,7 +100,7 @@ impl Preparation {
         match self.resizer {
             Resizing::Pillow(resizer) => Prepared::Bytes {
                 size,
-                values: self.geometry.pad(resizer.finish()),
+                values: self.geometry.pad(resizer.finish()).into(),
             },
             Resizing::Pointwise { resizer, is_rounded } => {
                 let values = resizer.finish();
@@ -104,7 +108,7 @@ impl Preparation {
                     let values = values.into_iter().map(rounded).collect();
                     return Prepared::Bytes {
                         size,
-                        values: self.geometry.pad(values),
+                        values: self.geometry.pad(values).into(),
                     };
                 }
                 Prepared::Floats {
@@ -125,6 +129,18 @@ fn taken(preprocessing: &Preprocessing, shape: Shape) -> Shape {
         },
         ChannelOrder::Rgb | ChannelOrder::Bgr => shape,
     }
+}
+
+/// Returns true if a picture that is decoded to a part of its size may be prepared from that: the filter averages over all
+/// pixels, and shrinks each side at least as much as it would shrink torchvision's pictures.
+pub(super) fn takes_scaled(preprocessing: &Preprocessing, decoded: Decoded, scaling: JpegScaling) -> bool {
+    let averages = matches!(
+        preprocessing.filter,
+        ResizeFilter::Bilinear | ResizeFilter::Bicubic | ResizeFilter::Lanczos
+    );
+    let [columns, rows] = Geometry::new(preprocessing, decoded.whole).sides;
+    let shrinks = |resized: u64, length: u32| resized * scaling.short_min() <= u64::from(length) * u64::from(SHORT);
+    averages && shrinks(columns.resized, decoded.shape.width) && shrinks(rows.resized, decoded.shape.height)
 }
 
 /// Returns Pillow's filter, if it is one.

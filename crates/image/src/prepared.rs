@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use bytes::Bytes;
 use headswap_spec::{ChannelOrder, Preprocessing, ValueRange};
 
 /// The scale of 0 to 255 to 0 to 1. Values are then divided by 255 rather than multiplied, as torchvision's `ToTensor` does.
@@ -17,8 +18,8 @@ pub enum Prepared {
     Bytes {
         /// Height and width, in pixels.
         size: [usize; 2],
-        /// Values of 0 to 255.
-        values: Vec<u8>,
+        /// Values of 0 to 255. Clones share them.
+        values: Bytes,
     },
     /// What [`BilinearNoAntialias`](headswap_spec::ResizeFilter::BilinearNoAntialias) returns.
     Floats {
@@ -30,6 +31,13 @@ pub enum Prepared {
 }
 
 impl Prepared {
+    /// Wraps raw pixels, rows of red, green and blue bytes, as a picture of the preprocessing's size; none if it has another
+    /// number of bytes.
+    pub fn from_pixels(values: Bytes, preprocessing: &Preprocessing) -> Option<Self> {
+        let size = preprocessing.size().ok()?.map(|side| side as usize);
+        (size[0] * size[1] * 3 == values.len()).then_some(Self::Bytes { size, values })
+    }
+
     /// Returns height and width, in pixels.
     pub fn size(&self) -> [usize; 2] {
         match self {
@@ -39,6 +47,24 @@ impl Prepared {
 
     /// Returns the network's input, `[3, height, width]`, in the order of the preprocessing's channels.
     pub fn normalised(&self, preprocessing: &Preprocessing) -> Vec<f32> {
+        let [height, width] = self.size();
+        let mut input = Vec::with_capacity(height * width * 3);
+        for channel in self.channels(preprocessing) {
+            match self {
+                Self::Bytes { values, .. } => {
+                    let table = channel.table();
+                    input.extend(plane(values, channel.source).map(|&level| table[usize::from(level)]));
+                }
+                Self::Floats { values, .. } => {
+                    input.extend(plane(values, channel.source).map(|&value| channel.apply(value)));
+                }
+            }
+        }
+        input
+    }
+
+    /// Returns how each channel of the network's input comes from this picture.
+    pub fn channels(&self, preprocessing: &Preprocessing) -> [InputChannel; 3] {
         let normalisations = match preprocessing.normalisation {
             ValueRange::Scaled { scale, mean, std } => [0, 1, 2].map(|channel| Normalisation::Scaled {
                 scale,
@@ -51,23 +77,10 @@ impl Prepared {
             ChannelOrder::Bgr => [2, 1, 0],
             ChannelOrder::Rgb | ChannelOrder::Grey => [0, 1, 2],
         };
-        let [height, width] = self.size();
-        let mut input = Vec::with_capacity(height * width * 3);
-        for (normalisation, source) in normalisations.into_iter().zip(sources) {
-            match self {
-                Self::Bytes { values, .. } => {
-                    let mut table = [0.0; 256];
-                    for (value, level) in table.iter_mut().zip(0_u8..=255) {
-                        *value = normalisation.apply(level.into());
-                    }
-                    input.extend(plane(values, source).map(|&level| table[usize::from(level)]));
-                }
-                Self::Floats { values, .. } => {
-                    input.extend(plane(values, source).map(|&value| normalisation.apply(value)));
-                }
-            }
-        }
-        input
+        [0, 1, 2].map(|channel| InputChannel {
+            source: sources[channel],
+            normalisation: normalisations[channel],
+        })
     }
 
     fn standardisation(&self) -> Normalisation {
@@ -95,8 +108,32 @@ fn plane<T>(values: &[T], channel: usize) -> impl Iterator<Item = &T> {
     values.as_chunks::<3>().0.iter().map(move |pixel| &pixel[channel])
 }
 
+/// How one channel of the network's input comes from a picture.
+#[derive(Clone, Copy, Debug)]
+pub struct InputChannel {
+    /// The picture's channel: 0 is red.
+    pub source: usize,
+    normalisation: Normalisation,
+}
+
+impl InputChannel {
+    /// Returns what a value of 0 to 255 becomes.
+    pub fn apply(self, value: f32) -> f32 {
+        self.normalisation.apply(value)
+    }
+
+    /// Returns what each byte becomes.
+    pub fn table(self) -> [f32; 256] {
+        let mut table = [0.0; 256];
+        for (value, level) in table.iter_mut().zip(0_u8..=255) {
+            *value = self.apply(level.into());
+        }
+        table
+    }
+}
+
 /// What becomes of the values of one channel.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 enum Normalisation {
     /// In single precision.
     Scaled { scale: f32, mean: f32, std: f32 },
@@ -145,7 +182,7 @@ mod tests {
     fn bytes(values: &[u8]) -> Prepared {
         Prepared::Bytes {
             size: [1, values.len() / 3],
-            values: values.to_vec(),
+            values: values.to_vec().into(),
         }
     }
 
@@ -190,5 +227,42 @@ mod tests {
         let square: f32 = values.iter().map(|value| value * value).sum::<f32>() / 6.0;
         assert!(mean.abs() < 1e-6 && (square - 1.0).abs() < 1e-5, "{mean} {square}");
         assert_eq!(bytes(&[9; 6]).normalised(&standardised()), [0.0; 6]);
+    }
+
+    #[test]
+    fn raw_pixels_become_a_picture_of_their_exact_size() {
+        let preprocessing = Preprocessing {
+            crop: Some([32, 40]),
+            ..Preset::Torchvision.preprocessing()
+        };
+        let values: Bytes = (0..32 * 40 * 3).map(|index| (index % 251) as u8).collect();
+        let prepared = Prepared::from_pixels(values.clone(), &preprocessing).unwrap();
+        assert_eq!(prepared.size(), [32, 40]);
+        let Prepared::Bytes { values: kept, .. } = &prepared else {
+            panic!("{prepared:?}")
+        };
+        // They are shared, not copied.
+        assert_eq!(kept.as_ptr(), values.as_ptr());
+        let normalised = prepared.normalised(&preprocessing);
+        let reds = values
+            .iter()
+            .step_by(3)
+            .map(|&red| (f32::from(red) / 255.0 - 0.485) / 0.229);
+        assert_eq!(normalised[..32 * 40], reds.collect::<Vec<_>>());
+
+        for bytes in [0, 1, values.len() - 1, values.len() + 1, 224 * 224 * 3] {
+            assert_eq!(Prepared::from_pixels(vec![0; bytes].into(), &preprocessing), None);
+        }
+        // Other sizes of as many pixels cannot be told from each other.
+        let turned = Preprocessing {
+            crop: Some([40, 32]),
+            ..preprocessing
+        };
+        assert_eq!(Prepared::from_pixels(values.clone(), &turned).unwrap().size(), [40, 32]);
+        let open = Preprocessing {
+            crop: None,
+            ..preprocessing
+        };
+        assert_eq!(Prepared::from_pixels(values, &open), None);
     }
 }

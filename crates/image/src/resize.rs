@@ -10,7 +10,7 @@ use super::columns::Columns;
 use super::filter::Filter;
 use super::kernel;
 use super::picture::{Channels, Shape};
-use super::plan::{Order, ResizePlan};
+use super::plan::{Decoded, Order, ResizePlan};
 use super::side::Side;
 use super::sink::RowSink;
 
@@ -31,7 +31,7 @@ pub fn resize(shape: Shape, pixels: &[u8], filter: Filter, sides: [Side; 2]) -> 
         sides.iter().all(|side| side.kept.end <= side.resized),
         "a part of the resized picture"
     );
-    let mut resizer = Resizer::new(&ResizePlan::new(shape, filter, sides));
+    let mut resizer = Resizer::new(&ResizePlan::new(Decoded::whole(shape), filter, sides));
     for row in pixels.chunks_exact(length) {
         resizer.row().copy_from_slice(row);
         resizer.advance();
@@ -202,7 +202,7 @@ mod tests {
             height: 60_000,
             channels: Channels::Grey,
         };
-        let resizer = Resizer::new(&ResizePlan::for_vgg16(shape, [1, 60_000], 8));
+        let resizer = Resizer::new(&ResizePlan::for_vgg16(Decoded::whole(shape)));
         assert!(resizer.reach.start > 29_990 && resizer.reach.len() < 10);
     }
 
@@ -213,7 +213,7 @@ mod tests {
             height: 2,
             channels: Channels::Grey,
         };
-        let mut resizer = Resizer::new(&ResizePlan::for_vgg16(shape, [2, 2], 8));
+        let mut resizer = Resizer::new(&ResizePlan::for_vgg16(Decoded::whole(shape)));
         resizer.row().fill(200);
         resizer.advance();
         let pixels = resizer.finish();

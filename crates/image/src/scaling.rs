@@ -19,13 +19,21 @@ pub enum JpegScaling {
 pub(super) const WHOLE: u32 = 8;
 
 impl JpegScaling {
-    /// Returns the scale for a picture with this short side, in eighths: 8, 4, 2 or 1.
-    pub(super) fn eighths(self, short: u32) -> u32 {
-        let short_min = match self {
-            Self::Off => return WHOLE,
+    /// Returns the least short side of a decoded picture that is resized to a short side of 256.
+    pub(super) fn short_min(self) -> u64 {
+        match self {
+            Self::Off => u64::MAX / u64::from(u32::MAX),
             Self::Fine => 512,
             Self::Coarse => 320,
-        };
+        }
+    }
+
+    /// Returns the scale for a picture with this short side, in eighths: 8, 4, 2 or 1.
+    pub(super) fn eighths(self, short: u32) -> u32 {
+        if self == Self::Off {
+            return WHOLE;
+        }
+        let short_min = self.short_min();
         [1, 2, 4]
             .into_iter()
             .find(|eighths| u64::from(short) * u64::from(*eighths) >= short_min * u64::from(WHOLE))

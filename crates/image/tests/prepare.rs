@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
 use headswap_image::{ImageError, ImageLimits, ImageSettings, JpegScaling, Prepared, decode, open};
@@ -115,31 +116,74 @@ fn torchvisions_preprocessing_returns_the_pixels_of_decode() {
         let prepared = prepare(&bytes, &[&grey, &torchvision]).unwrap();
         let expected = Prepared::Bytes {
             size: [224, 224],
-            values: pixels.as_bytes().to_vec(),
+            values: pixels.as_bytes().to_vec().into(),
         };
         assert!(prepared[1] == expected, "{name}");
     }
 }
 
-#[test]
-fn a_jpeg_is_prepared_from_its_whole_size() {
-    let bytes = fs::read(root().join("images/grace_hopper.jpg")).unwrap();
-    let wanted = Preset::Unit.preprocessing();
-    let whole = prepare(&bytes, &[&wanted]).unwrap();
-    let settings = ImageSettings {
+/// A JPEG of which a part of the size is enough for torchvision's pictures.
+fn large_jpeg() -> Vec<u8> {
+    const SIZE: [usize; 2] = [1300, 1000];
+    let [width, height] = SIZE;
+    let mut pixels = Vec::new();
+    for (y, x) in (0..height).flat_map(|y| (0..width).map(move |x| (y, x))) {
+        pixels.extend([(x / 6) as u8, (y / 4) as u8, ((x + y) / 9) as u8]);
+    }
+    let mut settings = mozjpeg::Compress::new(mozjpeg::ColorSpace::JCS_RGB);
+    settings.set_fastest_defaults();
+    settings.set_size(width, height);
+    let mut rows = settings.start_compress(Vec::new()).unwrap();
+    rows.write_scanlines(&pixels).unwrap();
+    rows.finish().unwrap()
+}
+
+fn coarse() -> ImageSettings {
+    ImageSettings {
         jpeg_scaling: JpegScaling::Coarse,
         ..ImageSettings::default()
+    }
+}
+
+/// Returns true if a large JPEG is decoded to a part of its size for these.
+fn is_scaled(wanted: &[&Preprocessing]) -> bool {
+    let bytes = large_jpeg();
+    let whole = open(&bytes, ImageSettings::default()).unwrap();
+    let scaled = open(&bytes, coarse()).unwrap();
+    let is_smaller = scaled.memory_to_prepare(wanted) < whole.memory_to_prepare(wanted);
+    let differs = scaled.prepare(wanted).unwrap() != whole.prepare(wanted).unwrap();
+    assert_eq!(differs, is_smaller, "{wanted:?}");
+    differs
+}
+
+#[test]
+fn a_jpeg_is_scaled_if_all_that_is_wanted_averages_over_its_pixels() {
+    let [torchvision, unit, nearest, tensorflow] = [
+        Preset::Torchvision,
+        Preset::Unit,
+        Preset::KerasUnit,
+        Preset::TensorflowCaffe,
+    ]
+    .map(Preset::preprocessing);
+    let large = Preprocessing {
+        resize: Some(Resize::Stretch([512, 512])),
+        ..unit
     };
-    let opened = open(&bytes, settings).unwrap();
-    let memory = opened.memory_to_prepare(&[&wanted]);
-    assert_eq!(
-        memory,
-        open(&bytes, ImageSettings::default())
-            .unwrap()
-            .memory_to_prepare(&[&wanted])
-    );
-    assert!(memory > opened.memory());
-    assert!(opened.prepare(&[&wanted]).unwrap() == whole);
+    assert!(is_scaled(&[&torchvision]) && is_scaled(&[&torchvision, &unit]));
+    for other in [nearest, tensorflow, large] {
+        assert!(!is_scaled(&[&other]) && !is_scaled(&[&unit, &other]), "{other:?}");
+    }
+}
+
+#[test]
+fn torchvisions_pictures_are_those_of_decode() {
+    let bytes = large_jpeg();
+    let torchvision = Preset::Torchvision.preprocessing();
+    for settings in [coarse(), ImageSettings::default()] {
+        let prepared = open(&bytes, settings).unwrap().prepare(&[&torchvision]).unwrap();
+        let decoded = open(&bytes, settings).unwrap().decode().unwrap();
+        assert!(prepared[0] == decoded.into());
+    }
 }
 
 #[test]
@@ -172,7 +216,7 @@ fn nothing_wanted_is_decoded_all_the_same() {
 #[test]
 fn an_extreme_aspect_ratio_costs_no_more_than_another() {
     let picture = image::GrayImage::from_fn(1 << 20, 1, |x, _| image::Luma([if x < 1 << 19 { 0 } else { 200 }]));
-    let mut file = std::io::Cursor::new(Vec::new());
+    let mut file = Cursor::new(Vec::new());
     picture.write_to(&mut file, image::ImageFormat::Png).unwrap();
     for filter in [
         ResizeFilter::Nearest,
@@ -246,5 +290,52 @@ proptest! {
                 prop_assert_eq!(crop.unwrap_or([height, width]), [height, width]);
             }
         }
+    }
+}
+
+/// Any preprocessing of small pictures, of which many pairs have the same picture.
+fn related_preprocessing() -> impl Strategy<Value = Preprocessing> {
+    let resize = prop::sample::select(vec![None, Some(Resize::ShortSide(40)), Some(Resize::Stretch([40, 44]))]);
+    let filter = prop::sample::select(vec![
+        ResizeFilter::Bilinear,
+        ResizeFilter::Nearest,
+        ResizeFilter::BilinearNoAntialias,
+    ]);
+    let crop = prop::sample::select(vec![[32, 32], [36, 32]]);
+    let channels = prop::sample::select(vec![ChannelOrder::Rgb, ChannelOrder::Bgr, ChannelOrder::Grey]);
+    let normalisation = prop::sample::select(vec![
+        ValueRange::Standardised,
+        Preset::Half.preprocessing().normalisation,
+        Preset::KerasCaffe.preprocessing().normalisation,
+    ]);
+    (resize, filter, crop, channels, normalisation).prop_map(|(resize, filter, crop, channels, normalisation)| {
+        Preprocessing {
+            resize,
+            filter,
+            crop: Some(crop),
+            channels,
+            normalisation,
+        }
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(200) })]
+
+    /// A picture that is shared is the one that each preprocessing makes alone; preprocessings whose pictures are not shared
+    /// differ in their size, filter or grey.
+    #[test]
+    fn what_has_the_same_picture_prepares_the_same(one in related_preprocessing(), two in related_preprocessing()) {
+        let bytes = fixture("preprocessing/tiny.png");
+        let prepared = [&one, &two].map(|wanted| prepare(&bytes, &[wanted]).unwrap().remove(0));
+        let is_same = one.has_same_picture(&two);
+        prop_assert_eq!(is_same, two.has_same_picture(&one));
+        prop_assert!(one.has_same_picture(&one));
+        if is_same {
+            prop_assert!(prepared[0] == prepared[1]);
+        }
+        let with_the_numbers_of_one = Preprocessing { normalisation: one.normalisation, channels: one.channels, ..two };
+        let same_size = (one.resize, one.crop, one.filter) == (two.resize, two.crop, two.filter);
+        prop_assert_eq!(one.has_same_picture(&with_the_numbers_of_one), same_size);
     }
 }

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use crate::buffer::{Buffer, Shared};
+use crate::engine::Engine;
 use crate::simd::LANES;
 use crate::tile::TILE;
 
@@ -178,6 +179,24 @@ impl Maps {
             }
         }
         maps
+    }
+
+    /// Sets the maps to pictures of three channels: `count` of them, of this height and width. `fill` writes the pixels of a
+    /// row, which is counted over all pictures.
+    pub fn fill_pictures<F>(&mut self, [count, height, width]: [usize; 3], engine: &mut Engine, fill: F)
+    where
+        F: Fn(usize, &mut [[f32; COLOURS]]) + Sync,
+    {
+        self.reset(count, COLOURS, height, width);
+        let images = self.images(0..count);
+        engine.pool.run(count * height, |item, _| {
+            let (plane, row) = ((item / height, 0), item % height);
+            // SAFETY: the border beside a row belongs to the row's thread.
+            unsafe { images.clear_border(plane, row..row + 1, 0..width) };
+            let pixels = images.pointer(plane, row, 0, width * COLOURS).cast();
+            // SAFETY: `pointer` checked room for a row of three channels; a row is one thread's.
+            fill(item, unsafe { std::slice::from_raw_parts_mut(pixels, width) });
+        });
     }
 
     /// Appends count rows of channels x height x width numbers, as PyTorch flattens.

@@ -1,4 +1,4 @@
-//! Converts pictures to maps.
+//! torchvision's normalisation of pictures.
 
 use crate::engine::Engine;
 use crate::maps::Maps;
@@ -29,21 +29,13 @@ impl Normalisation {
     /// # Panics
     /// If `pixels` are not whole pictures.
     pub fn apply(&self, pixels: &[u8], maps: &mut Maps, engine: &mut Engine) {
-        let (side, row_bytes) = (self.side, self.side * 3);
-        assert_eq!(pixels.len() % (row_bytes * side), 0, "whole pictures");
-        maps.reset(pixels.len() / (row_bytes * side), 3, side, side);
-        let images = maps.images(0..maps.count());
-        engine.pool.run(images.shape.count * side, |item, _| {
-            let (plane, row) = ((item / side, 0), item % side);
-            // SAFETY: the border beside a row belongs to the row's thread.
-            unsafe { images.clear_border(plane, row..row + 1, 0..side) };
-            let to = images.pointer(plane, row, 0, row_bytes);
-            let pixels = pixels[item * row_bytes..][..row_bytes].as_chunks::<3>().0;
-            for (x, pixel) in pixels.iter().enumerate() {
-                for (channel, table) in self.table.iter().enumerate() {
-                    // SAFETY: `pointer` checked room for a row of three channels; a row is one thread's.
-                    unsafe { *to.add(x * 3 + channel) = table[usize::from(pixel[channel])] };
-                }
+        assert_eq!(pixels.len() % (self.side * self.side * 3), 0, "whole pictures");
+        let (side, [red, green, blue]) = (self.side, &self.table);
+        let pixels = pixels.as_chunks::<3>().0;
+        maps.fill_pictures([pixels.len() / (side * side), side, side], engine, |row, to| {
+            for (to, pixel) in to.iter_mut().zip(&pixels[row * side..][..side]) {
+                let [r, g, b] = pixel.map(usize::from);
+                *to = [red[r], green[g], blue[b]];
             }
         });
     }

@@ -7,7 +7,7 @@ use flate2::write::ZlibEncoder;
 
 use super::*;
 use crate::picture::Channels;
-use crate::plan::ResizePlan;
+use crate::plan::{Decoded, ResizePlan};
 use crate::resize::Resizer;
 
 /// Returns a chunk with its checksum.
@@ -55,7 +55,7 @@ fn opens(bytes: &[u8]) -> bool {
 fn outcome(bytes: &[u8]) -> Result<(), ImageError> {
     let picture = open(bytes)?;
     let shape = picture.shape();
-    let mut rows = Resizer::new(&ResizePlan::for_vgg16(shape, [shape.width, shape.height], 8));
+    let mut rows = Resizer::new(&ResizePlan::for_vgg16(Decoded::whole(shape)));
     picture.decode(&mut rows)
 }
 
