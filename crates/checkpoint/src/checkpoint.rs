@@ -8,15 +8,18 @@ use bytes::Bytes;
 use super::entry::TensorEntry;
 use super::error::CheckpointError;
 use super::format::{CheckpointFormat, detect};
+use super::module::Module;
 use super::names::{self, Naming};
 use super::source::Source;
 use super::tensor::HostTensor;
 use super::text::excerpt;
 use super::throttle::Throttle;
-use super::{safetensors, torch_legacy, torch_zip};
+use super::{label_lists, plain_pickle, safetensors, torch_legacy, torch_zip};
 
 /// The key of a safetensors file's metadata whose value is the labels, as a JSON list.
 pub const LABELS: &str = "labels";
+/// Other keys of metadata whose value may be the labels, as a JSON mapping.
+const OTHER_LABELS: [&str; 2] = ["class_to_idx", "id2label"];
 
 /// An open file of weights. Its headers are in memory, its tensors are read on request.
 #[derive(Debug)]
@@ -26,6 +29,9 @@ pub struct Checkpoint {
     entries: Vec<TensorEntry>,
     metadata: HashMap<String, String>,
     naming: Naming,
+    selected: Option<String>,
+    modules: Vec<Module>,
+    label_lists: Vec<(String, Vec<String>)>,
 }
 
 /// What the reader of a format returns before any tensor is read.
@@ -34,15 +40,30 @@ pub(super) struct Headers {
     pub entries: Vec<TensorEntry>,
     pub metadata: HashMap<String, String>,
     pub container: String,
+    /// The key that was asked for, unless it is a dictionary's.
+    pub selected: Option<String>,
+    pub modules: Vec<Module>,
+    /// Class names, by the path of keys to them.
+    pub label_lists: Vec<(String, Vec<String>)>,
 }
 
 impl Checkpoint {
     /// Opens a file and reads its headers.
     ///
     /// # Errors
-    /// [`CheckpointError`] if the file is not a checkpoint, contradicts itself, or asks for code to be run.
+    /// [`CheckpointError`] if the file is not a checkpoint or contradicts itself, if it holds several networks, or if
+    /// code would have to be run to get the network.
     pub fn open(path: &Path) -> Result<Self, CheckpointError> {
-        Self::read_headers(Source::open(path)?)
+        Self::open_selecting(path, None)
+    }
+
+    /// As [`Checkpoint::open`], of several networks in the file the one under `key`: a path of keys of dictionaries,
+    /// joined by dots. If there is no such dictionary, `key` is left to [`Checkpoint::selected`].
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn open_selecting(path: &Path, key: Option<&str>) -> Result<Self, CheckpointError> {
+        Self::read_headers(Source::open(path)?, key)
     }
 
     /// As [`Checkpoint::open`], for a file in memory.
@@ -50,7 +71,15 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::open`].
     pub fn from_bytes(bytes: Bytes) -> Result<Self, CheckpointError> {
-        Self::read_headers(Source::Memory(bytes))
+        Self::from_bytes_selecting(bytes, None)
+    }
+
+    /// As [`Checkpoint::open_selecting`], for a file in memory.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn from_bytes_selecting(bytes: Bytes, key: Option<&str>) -> Result<Self, CheckpointError> {
+        Self::read_headers(Source::Memory(bytes), key)
     }
 
     /// The file's format.
@@ -78,17 +107,38 @@ impl Checkpoint {
         &self.metadata
     }
 
-    /// Returns the labels in a safetensors file's metadata ([`LABELS`]); empty if there are none.
+    /// The key that was asked for when the file was opened, if it is not that of a dictionary: a prefix of names.
+    pub fn selected(&self) -> Option<&str> {
+        self.selected.as_deref()
+    }
+
+    /// The layers of a pickled module or of a TorchScript archive, in order of definition, depth first. Empty for files
+    /// without modules. Beside a state dict, those modules whose tensors are in it.
+    pub fn modules(&self) -> &[Module] {
+        &self.modules
+    }
+
+    /// The lists of class names that a training script saved beside the network, each with the path of keys to it:
+    /// `class_to_idx`, `hyper_parameters.classes` and others. Only lists of text and complete mappings.
+    pub fn label_lists(&self) -> Vec<(String, Vec<String>)> {
+        self.label_lists.clone()
+    }
+
+    /// Returns the labels in a safetensors file's metadata ([`LABELS`], or a mapping `class_to_idx` or `id2label`);
+    /// empty if there are none.
     ///
     /// # Errors
-    /// [`CheckpointError::Labels`] if they are not a JSON list of strings.
+    /// [`CheckpointError::Labels`] if those under [`LABELS`] are neither a JSON list of strings nor a mapping between
+    /// strings and 0 to n - 1.
     pub fn labels(&self) -> Result<Vec<String>, CheckpointError> {
-        let Some(text) = self.metadata.get(LABELS) else {
-            return Ok(Vec::new());
-        };
-        serde_json::from_str(text).map_err(|error| CheckpointError::Labels {
-            reason: excerpt(&error.to_string()),
-        })
+        if let Some(text) = self.metadata.get(LABELS) {
+            return label_lists::from_json(text).map_err(|reason| CheckpointError::Labels {
+                reason: excerpt(&reason),
+            });
+        }
+        let others = OTHER_LABELS.iter().filter_map(|key| self.metadata.get(*key));
+        let labels = others.filter_map(|text| label_lists::from_json(text).ok()).next();
+        Ok(labels.unwrap_or_default())
     }
 
     /// Reads one of this checkpoint's tensors at full speed.
@@ -108,19 +158,24 @@ impl Checkpoint {
         entry.read(&self.source, throttle)
     }
 
-    fn read_headers(source: Source) -> Result<Self, CheckpointError> {
+    fn read_headers(source: Source, key: Option<&str>) -> Result<Self, CheckpointError> {
         let format = detect(&source)?;
         let Headers {
             mut entries,
             metadata,
             container,
+            selected,
+            modules,
+            label_lists,
         } = match format {
-            CheckpointFormat::Safetensors => safetensors::open(&source),
-            CheckpointFormat::TorchZip => torch_zip::open(&source),
-            CheckpointFormat::TorchLegacy => torch_legacy::open(&source),
+            CheckpointFormat::Safetensors => safetensors::open(&source, key),
+            CheckpointFormat::TorchZip => torch_zip::open(&source, key),
+            CheckpointFormat::TorchLegacy => torch_legacy::open(&source, key),
+            CheckpointFormat::Pickle => plain_pickle::open(&source, key),
         }?;
-        entries.sort_by_key(|entry| entry.layout.start);
+        entries.sort_by_key(|entry| entry.layout.file_offset());
         entries.iter_mut().for_each(names::canonicalize);
+        drop_aliases(&mut entries);
         check_unique(&entries)?;
         let prefixes: BTreeSet<&str> = entries.iter().map(|entry| names::prefix(&entry.file_name)).collect();
         let naming = Naming {
@@ -138,8 +193,24 @@ impl Checkpoint {
             entries,
             metadata,
             naming,
+            selected,
+            modules,
+            label_lists,
         })
     }
+}
+
+/// Drops the second of two entries that have the same name and are the same elements of the file, as a module has that is
+/// stored under two attributes.
+fn drop_aliases(entries: &mut Vec<TensorEntry>) {
+    let mut kept: HashMap<String, TensorEntry> = HashMap::new();
+    entries.retain(|entry| match kept.get(&entry.name) {
+        Some(other) => !entry.is_alias(other),
+        None => {
+            kept.insert(entry.name.clone(), entry.clone());
+            true
+        }
+    });
 }
 
 fn check_unique(entries: &[TensorEntry]) -> Result<(), CheckpointError> {

@@ -28,10 +28,6 @@ impl<'a> Cursor<'a> {
         self.take(N)?.try_into().ok()
     }
 
-    pub fn u8(&mut self) -> Option<u8> {
-        self.array().map(u8::from_le_bytes)
-    }
-
     pub fn u16(&mut self) -> Option<u16> {
         self.array().map(u16::from_le_bytes)
     }
@@ -42,13 +38,5 @@ impl<'a> Cursor<'a> {
 
     pub fn u64(&mut self) -> Option<u64> {
         self.array().map(u64::from_le_bytes)
-    }
-
-    /// Returns the bytes before the next line feed, and skips both.
-    pub fn line(&mut self) -> Option<&'a [u8]> {
-        let rest = self.bytes.get(self.at..)?;
-        let length = rest.iter().position(|&byte| byte == b'\n')?;
-        self.at += length + 1;
-        Some(&rest[..length])
     }
 }

@@ -40,6 +40,16 @@ impl Digest {
         )
     }
 
+    /// Returns the digest of a head with a spec, whose canonical JSON includes the labels: of a name that no other digest
+    /// begins with, the spec, and [`Digest::of_parameters`] without labels. Each string is preceded by its length.
+    pub fn of_head(parameters: &Parameters, spec: &str) -> Self {
+        let mut hash = Sha256::new();
+        update_with_string(&mut hash, "headswap.head/2");
+        update_with_string(&mut hash, spec);
+        hash.update(Self::of_parameters(parameters, &[]).0);
+        Self(hash.finalize().into())
+    }
+
     /// As [`Digest::of_parameters`], from the tensors' digests; `tensors` must be sorted by name.
     pub fn combine<'a>(tensors: impl IntoIterator<Item = (&'a str, Digest)>, labels: &[String]) -> Self {
         let mut hash = Sha256::new();

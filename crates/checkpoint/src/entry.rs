@@ -4,7 +4,10 @@ use half::{bf16, f16};
 use safetensors::Dtype;
 
 use super::error::CheckpointError;
+use super::gather;
 use super::source::Source;
+use super::sparse::Sparse;
+use super::stream::Packed;
 use super::tensor::HostTensor;
 use super::text::excerpt;
 use super::throttle::Throttle;
@@ -18,6 +21,11 @@ pub(super) const TENSORS_MAX: usize = 4096;
 pub(super) const NAME_BYTES_MAX: usize = 512;
 /// Limit of the dimensions of a tensor.
 pub(super) const RANK_MAX: usize = 8;
+
+/// Limit of the elements of a tensor that repeats those of a smaller storage, or whose zeros are not stored.
+const REPEATED_MAX: usize = 4 << 20;
+/// Limit of the elements of a sparse tensor for each that is stored, beyond [`REPEATED_MAX`].
+const SPARSE_RATIO_MAX: usize = 64;
 
 /// What a checkpoint says about a tensor before the tensor is read.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,13 +49,37 @@ pub(super) struct Layout {
     /// `None` if the elements are contiguous in row-major order. Else (size, stride) of each dimension of more than one
     /// element, strides in elements.
     pub strides: Option<Vec<(usize, usize)>>,
+    pub encoding: Encoding,
+    /// The stored elements of a sparse tensor, whose other fields are not used.
+    pub sparse: Option<Box<Sparse>>,
+}
+
+impl Layout {
+    /// Where reading begins in the file, and how many decoded bytes are skipped from there.
+    pub fn file_offset(&self) -> (u64, u64) {
+        match self.encoding.packed {
+            Some(packed) => (packed.start, self.start),
+            None => (self.start, 0),
+        }
+    }
+}
+
+/// How the bytes at [`Layout::start`] are stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Encoding {
+    /// The offset is in what these bytes of the file inflate to.
+    pub packed: Option<Packed>,
+    /// The bytes are these many of UTF-8, each character of which stands for one byte.
+    pub latin1_bytes: Option<u64>,
 }
 
 /// A range of the file's bytes that holds the elements of one or several tensors.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Storage {
     pub start: u64,
+    /// Decoded.
     pub bytes: u64,
+    pub encoding: Encoding,
 }
 
 /// A tensor's view of its storage, as PyTorch describes it; all numbers count elements.
@@ -69,10 +101,22 @@ impl TensorEntry {
         if name.len() > NAME_BYTES_MAX {
             return Err(refused(name, "has too long a name"));
         }
-        let item = item_bytes(dtype).ok_or_else(|| refused(name, "has elements of less than a byte"))?;
+        // Elements of less than a byte are never read, only listed.
+        let item = item_bytes(dtype).unwrap_or(1);
         let StorageView { offset, sizes, strides } = view;
-        let capacity = storage.bytes / item as u64;
-        let count = element_count(sizes).filter(|&count| count as u64 <= capacity);
+        let capacity = storage.bytes.saturating_mul(8) / dtype.bitsize() as u64;
+        let repeats = strides.is_some_and(|strides| {
+            sizes
+                .iter()
+                .zip(strides)
+                .any(|(size, stride)| *size > 1 && *stride == 0)
+        });
+        let count_max = if repeats {
+            capacity.max(REPEATED_MAX as u64)
+        } else {
+            capacity
+        };
+        let count = element_count(sizes).filter(|&count| count as u64 <= count_max);
         let count = count.ok_or_else(|| refused(name, "has more elements than its storage"))?;
         let strides = strides.filter(|strides| count > 0 && !is_contiguous(sizes, strides));
         let extent = match strides {
@@ -94,6 +138,30 @@ impl TensorEntry {
                     let dimensions = sizes.iter().copied().zip(strides.iter().copied());
                     dimensions.filter(|(size, _)| *size > 1).collect()
                 }),
+                encoding: storage.encoding,
+                sparse: None,
+            },
+        })
+    }
+
+    /// Returns the entry of a sparse tensor of these sizes.
+    pub(super) fn sparse(name: &str, sizes: &[usize], sparse: Sparse) -> Result<Self, CheckpointError> {
+        sparse.check(name, sizes)?;
+        let stored = sparse.values.elements();
+        let count_max = REPEATED_MAX.saturating_add(stored.saturating_mul(SPARSE_RATIO_MAX));
+        if element_count(sizes).is_none_or(|count| count > count_max) {
+            return Err(refused(name, "is a sparse tensor with too many zeros"));
+        }
+        Ok(Self {
+            name: name.to_owned(),
+            file_name: name.to_owned(),
+            dtype: sparse.values.dtype,
+            shape: sizes.to_vec(),
+            layout: Layout {
+                start: sparse.values.layout.start,
+                strides: None,
+                encoding: Encoding::default(),
+                sparse: Some(Box::new(sparse)),
             },
         })
     }
@@ -103,6 +171,11 @@ impl TensorEntry {
         self.shape.iter().product()
     }
 
+    /// Returns true if both are the same elements of the file.
+    pub(super) fn is_alias(&self, other: &Self) -> bool {
+        (&self.layout, &self.shape, self.dtype) == (&other.layout, &other.shape, other.dtype)
+    }
+
     /// Returns the values as f32, in row-major order.
     pub(super) fn read(&self, source: &Source, throttle: &Throttle) -> Result<HostTensor, CheckpointError> {
         let widen = widen(self.dtype).ok_or_else(|| CheckpointError::Dtype {
@@ -110,9 +183,10 @@ impl TensorEntry {
             dtype: self.dtype,
         })?;
         let item = item_bytes(self.dtype).unwrap_or(1);
-        let values = match &self.layout.strides {
-            None => self.read_contiguous(source, item, widen, throttle)?,
-            Some(strides) => self.gather(source, item, widen, strides)?,
+        let values = match (&self.layout.sparse, &self.layout.strides) {
+            (Some(sparse), _) => sparse.densify(self, source, widen, throttle)?,
+            (None, None) => self.read_contiguous(source, item, widen, throttle)?,
+            (None, Some(strides)) => gather::gather(self, source, item, widen, strides)?,
         };
         let finite = values.chunks(FINITE_BLOCK).all(|block| {
             throttle.pause();
@@ -137,44 +211,31 @@ impl TensorEntry {
     ) -> Result<Vec<f32>, CheckpointError> {
         let count = self.elements();
         let mut values = Vec::with_capacity(count);
-        source.read_blocks(self.layout.start, (count * item) as u64, |block| {
+        let each = |block: &[u8]| {
             widen(block, &mut values);
             throttle.pause();
-        })?;
-        Ok(values)
-    }
-
-    /// Reads the range of the storage that the elements are spread over, then copies them in row-major order.
-    fn gather(
-        &self,
-        source: &Source,
-        item: usize,
-        widen: Widen,
-        strides: &[(usize, usize)],
-    ) -> Result<Vec<f32>, CheckpointError> {
-        let (sizes, steps): (Vec<usize>, Vec<usize>) = strides.iter().copied().unzip();
-        let extent = extent(&sizes, &steps).unwrap_or(0);
-        let spread = source.read(self.layout.start, (extent * item) as u64)?;
-        let mut values = Vec::with_capacity(self.elements());
-        let mut index = vec![0; sizes.len()];
-        let mut at = 0;
-        for _ in 0..self.elements() {
-            widen(&spread[at * item..(at + 1) * item], &mut values);
-            for dimension in (0..sizes.len()).rev() {
-                index[dimension] += 1;
-                at += steps[dimension];
-                if index[dimension] < sizes[dimension] {
-                    break;
-                }
-                at -= steps[dimension] * sizes[dimension];
-                index[dimension] = 0;
-            }
+        };
+        let bytes = (count * item) as u64;
+        match self.layout.encoding {
+            Encoding {
+                packed: None,
+                latin1_bytes: None,
+            } => source.read_blocks(self.layout.start, bytes, each)?,
+            encoding => gather::decode_blocks(source, self.layout.start, encoding, bytes, each)
+                .map_err(|error| self.undecodable(error))?,
         }
         Ok(values)
     }
+
+    pub(super) fn undecodable(&self, error: std::io::Error) -> CheckpointError {
+        refused(
+            &self.name,
+            &format!("cannot be decompressed ({})", excerpt(&error.to_string())),
+        )
+    }
 }
 
-fn refused(name: &str, reason: &str) -> CheckpointError {
+pub(super) fn refused(name: &str, reason: &str) -> CheckpointError {
     CheckpointError::Tensor {
         name: excerpt(name),
         reason: reason.to_owned(),
@@ -199,7 +260,7 @@ fn is_contiguous(sizes: &[usize], strides: &[usize]) -> bool {
 
 /// Returns the distance from the first element to the end of the last, in elements, or `None` if it overflows. Every size
 /// must be at least 1.
-fn extent(sizes: &[usize], strides: &[usize]) -> Option<usize> {
+pub(super) fn extent(sizes: &[usize], strides: &[usize]) -> Option<usize> {
     let last = sizes.iter().zip(strides).try_fold(0usize, |last, (&size, &stride)| {
         last.checked_add((size - 1).checked_mul(stride)?)
     });
@@ -213,7 +274,7 @@ pub(super) fn item_bytes(dtype: Dtype) -> Option<usize> {
 }
 
 /// Appends little-endian elements, converted to f32.
-type Widen = fn(&[u8], &mut Vec<f32>);
+pub(super) type Widen = fn(&[u8], &mut Vec<f32>);
 
 fn widen(dtype: Dtype) -> Option<Widen> {
     Some(match dtype {

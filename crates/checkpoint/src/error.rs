@@ -21,6 +21,14 @@ pub enum CheckpointError {
         /// What the file looks like.
         reason: String,
     },
+    /// The file is something else that people take for weights.
+    #[error("the file is {what}: {remedy}")]
+    Other {
+        /// What it is.
+        what: &'static str,
+        /// How to get the weights.
+        remedy: &'static str,
+    },
     /// The first bytes are those of a format that the rest contradicts.
     #[error("the {format} file is damaged: {reason}; fetch it or save it again")]
     Damaged {
@@ -29,13 +37,27 @@ pub enum CheckpointError {
         /// What is wrong.
         reason: String,
     },
-    /// The pickle names a function or class that is not one of the few supported. Nothing was run.
+    /// The network, or a tensor of it, is what a function returns that is not one of the few supported. Nothing was run.
     #[error("the file asks Python to run {name}; that is never done: save model.state_dict() alone and give that file")]
     Global {
         /// The full name, for example `posix.system`.
         name: String,
     },
-    /// The file holds no dictionary of tensors, or several.
+    /// Several dictionaries or modules could be the network.
+    #[error("the file holds several networks, under the keys {keys}; choose one with --tensors KEY")]
+    Several {
+        /// The keys, each quoted.
+        keys: String,
+    },
+    /// A tensor has no numbers, or not in a form that is read.
+    #[error("{name} {reason}")]
+    Unreadable {
+        /// The name in the file.
+        name: String,
+        /// What is wrong, and the remedy.
+        reason: String,
+    },
+    /// The file holds no dictionary of tensors.
     #[error("the file holds {reason}; save model.state_dict() alone and give that file")]
     StateDict {
         /// What it holds instead.

@@ -5,7 +5,7 @@ use std::fmt;
 use super::error::CheckpointError;
 use super::source::Source;
 use super::text::excerpt;
-use super::{pickle, torch_legacy};
+use super::{foreign, torch_legacy};
 
 /// A checkpoint's file format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +16,8 @@ pub enum CheckpointFormat {
     TorchZip,
     /// What torch.save wrote before, and the format in which torchvision publishes weights.
     TorchLegacy,
+    /// A plain pickle of NumPy arrays by name.
+    Pickle,
 }
 
 impl fmt::Display for CheckpointFormat {
@@ -24,15 +26,16 @@ impl fmt::Display for CheckpointFormat {
             Self::Safetensors => "safetensors",
             Self::TorchZip => "PyTorch (zip)",
             Self::TorchLegacy => "PyTorch (legacy)",
+            Self::Pickle => "pickle",
         })
     }
 }
 
 /// Returns the format, by the first bytes.
 pub(super) fn detect(source: &Source) -> Result<CheckpointFormat, CheckpointError> {
-    let start = source.read(0, source.length().min(32))?;
+    let start = source.read(0, source.length().min(foreign::START_BYTES))?;
     let is_pickle = start.first() == Some(&0x80);
-    let has_magic = start
+    let has_magic = start[..start.len().min(32)]
         .windows(torch_legacy::MAGIC.len())
         .any(|window| window == torch_legacy::MAGIC);
     if start.starts_with(b"PK\x03\x04") {
@@ -43,12 +46,11 @@ pub(super) fn detect(source: &Source) -> Result<CheckpointFormat, CheckpointErro
         // Checked before bare pickles: the header's length may begin with their first byte.
         Ok(CheckpointFormat::Safetensors)
     } else if is_pickle {
-        // A pickle that torch.save did not write. Reading it reports the code that it asks for, if any.
-        let length = source.length().min(pickle::PICKLE_BYTES_MAX as u64);
-        pickle::read(&source.read(0, length)?, 0)?;
-        Err(unknown("it is a pickle, but not torch.save's"))
+        Ok(CheckpointFormat::Pickle)
     } else if start.is_empty() {
         Err(unknown("it is empty"))
+    } else if let Some(error) = foreign::start(&start) {
+        Err(error)
     } else {
         let text = String::from_utf8_lossy(&start[..start.len().min(16)]);
         Err(unknown(&format!("it starts with `{}`", excerpt(&text))))

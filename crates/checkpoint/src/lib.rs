@@ -1,21 +1,34 @@
-//! Weights in files and in memory: safetensors files and PyTorch's `.pth`, detected by their content.
+//! Weights in files and in memory: safetensors files, and what PyTorch saves (state dicts, whole models, training
+//! scripts' dictionaries, TorchScript archives), detected by their content.
 //!
 //! A file's claims are checked against its length before memory is allocated for them. Opening a file allocates at most
 //! 16 MiB beyond the bytes read; reading a tensor allocates the tensor and, for a file, one block. No code in a file is
 //! run.
 
+mod candidate;
 mod checkpoint;
 mod cursor;
 mod digest;
 mod entry;
 mod error;
 mod fit;
+mod foreign;
 mod format;
+mod gather;
+mod head;
+mod label_lists;
+mod module;
+mod module_kind;
+mod module_tree;
 mod names;
+mod network;
 mod pickle;
+mod plain_pickle;
 mod safetensors;
 mod source;
+mod sparse;
 mod state_dict;
+mod stream;
 mod tensor;
 mod text;
 mod throttle;
@@ -30,6 +43,11 @@ pub use entry::TensorEntry;
 pub use error::CheckpointError;
 pub use fit::{Misfit, fit_backbone, fit_head};
 pub use format::CheckpointFormat;
+pub use head::{
+    Finding, HeadFileError, HeadOptions, HeadReport, InspectedModule, Inspection, Missing, NormalHead, SPEC,
+    inspect_head, read_backbone, read_head, write_head,
+};
+pub use module::{Module, ModuleKind};
 pub use names::Naming;
 pub use tensor::{HostTensor, Parameters};
 pub use text::excerpt;

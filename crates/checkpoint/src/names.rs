@@ -30,6 +30,12 @@ pub(super) fn canonicalize(entry: &mut TensorEntry) {
     let timm = TIMM
         .iter()
         .find_map(|(theirs, ours)| Some((ours, bare.strip_prefix(theirs)?)));
+    // A bias that was saved as a column.
+    if bare.ends_with("bias")
+        && let [outputs, 1] = entry.shape[..]
+    {
+        entry.shape = vec![outputs];
+    }
     entry.name = match timm {
         Some((layer, kind)) => {
             // [out, in, height, width] becomes [out, in * height * width].

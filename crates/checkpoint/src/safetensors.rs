@@ -4,7 +4,7 @@
 //! The crate `safetensors` is used only for its element types: its reader allocates memory in proportion to what a header
 //! claims to describe.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use safetensors::Dtype;
@@ -12,9 +12,7 @@ use serde::Deserialize;
 use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
 
 use super::checkpoint::Headers;
-use super::entry::{
-    NAME_BYTES_MAX, RANK_MAX, Storage, StorageView, TENSORS_MAX, TensorEntry, element_count, item_bytes,
-};
+use super::entry::{Encoding, NAME_BYTES_MAX, RANK_MAX, Storage, StorageView, TENSORS_MAX, TensorEntry, element_count};
 use super::error::CheckpointError;
 use super::format::CheckpointFormat;
 use super::source::Source;
@@ -25,7 +23,7 @@ const HEADER_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// Limit of the entries of free-form metadata.
 const METADATA_MAX: usize = 4096;
 
-pub(super) fn open(source: &Source) -> Result<Headers, CheckpointError> {
+pub(super) fn open(source: &Source, key: Option<&str>) -> Result<Headers, CheckpointError> {
     let length = source.read_within(0, 8, || damaged(format!("{} bytes are too few", source.length())))?;
     let header_bytes = u64::from_le_bytes(length[..].try_into().unwrap_or_default());
     if header_bytes > HEADER_BYTES_MAX.min(source.length() - 8) {
@@ -37,11 +35,37 @@ pub(super) fn open(source: &Source) -> Result<Headers, CheckpointError> {
     let data = Storage {
         start: 8 + header_bytes,
         bytes: source.length() - 8 - header_bytes,
+        encoding: Encoding::default(),
     };
     Ok(Headers {
-        entries: entries(header.tensors, data)?,
+        entries: last_entries(header.tensors, data)?,
         metadata: header.metadata,
+        selected: key.map(str::to_owned),
         ..Headers::default()
+    })
+}
+
+/// Returns the entries of the tensors, of several with the same name that of the last. This is what JSON's readers do,
+/// the crate's too; the others' numbers are then a gap, unless they are the same.
+fn last_entries(mut tensors: Vec<(String, Tensor)>, data: Storage) -> Result<Vec<TensorEntry>, CheckpointError> {
+    let mut seen = HashSet::new();
+    let mut twice = None;
+    let mut keep = vec![false; tensors.len()];
+    for (index, (name, _)) in tensors.iter().enumerate().rev() {
+        keep[index] = seen.insert(name.as_str());
+        if !keep[index] {
+            twice = Some(excerpt(name));
+        }
+    }
+    let mut keep = keep.into_iter();
+    tensors.retain(|_| keep.next().unwrap_or(true));
+    entries(tensors, data).map_err(|error| match twice {
+        Some(name) => CheckpointError::Twice {
+            first: name.clone(),
+            second: name.clone(),
+            name,
+        },
+        None => error,
     })
 }
 
@@ -53,9 +77,8 @@ fn entries(mut tensors: Vec<(String, Tensor)>, data: Storage) -> Result<Vec<Tens
     for (name, tensor) in tensors {
         let (start, end) = tensor.data_offsets;
         let count = element_count(&tensor.shape.0).map(|count| count as u64);
-        let bytes = count
-            .zip(item_bytes(tensor.dtype))
-            .and_then(|(count, item)| count.checked_mul(item as u64));
+        let bits = count.and_then(|count| count.checked_mul(tensor.dtype.bitsize() as u64));
+        let bytes = bits.filter(|bits| bits.is_multiple_of(8)).map(|bits| bits / 8);
         if start != covered || end.checked_sub(start) != bytes || bytes.is_none() || end > data.bytes {
             return Err(damaged(format!(
                 "{} has shape {:?} and dtype {:?}, but bytes {start} to {end} of {}",
@@ -69,6 +92,7 @@ fn entries(mut tensors: Vec<(String, Tensor)>, data: Storage) -> Result<Vec<Tens
         let storage = Storage {
             start: data.start + start,
             bytes: end - start,
+            encoding: Encoding::default(),
         };
         let view = StorageView {
             offset: 0,
@@ -101,7 +125,6 @@ struct Header {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Tensor {
     dtype: Dtype,
     shape: Shape,
@@ -143,7 +166,7 @@ impl<'de> DeserializeSeed<'de> for Metadata {
     type Value = HashMap<String, String>;
 
     fn deserialize<D: de::Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_map(self)
+        deserializer.deserialize_any(self)
     }
 }
 
@@ -152,6 +175,10 @@ impl<'de> Visitor<'de> for Metadata {
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a map of strings")
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<Self::Value, E> {
+        Ok(HashMap::new())
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {

@@ -46,6 +46,18 @@ impl Source {
         }
     }
 
+    /// Fills `out` with the bytes from `start` on.
+    pub fn read_into(&self, start: u64, out: &mut [u8]) -> io::Result<()> {
+        self.check(start, out.len() as u64)?;
+        match self {
+            Self::File { file, .. } => file.read_exact_at(out, start),
+            Self::Memory(bytes) => {
+                out.copy_from_slice(&bytes[start as usize..start as usize + out.len()]);
+                Ok(())
+            }
+        }
+    }
+
     /// Calls `each` with the same bytes in blocks, in order. All blocks but the last have a multiple of 8 bytes.
     pub fn read_blocks(&self, start: u64, length: u64, mut each: impl FnMut(&[u8])) -> io::Result<()> {
         self.check(start, length)?;

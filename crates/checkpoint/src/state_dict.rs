@@ -1,137 +1,134 @@
-//! Finds the dictionary of tensors in what a training script saved.
+//! Turns the network that a pickle holds into a checkpoint's headers.
 
 use super::checkpoint::Headers;
-use super::entry::{Storage, StorageView, TENSORS_MAX, TensorEntry, item_bytes};
+use super::entry::{Encoding, Storage, StorageView, TensorEntry};
 use super::error::CheckpointError;
-use super::pickle::{Objects, PickledStorage, PickledTensor, Ref, Value};
+use super::label_lists;
+use super::module::Module;
+use super::module_kind::{Attributes, kind, needs_attributes, unmangled};
+use super::module_tree;
+use super::network::{self, Network};
+use super::pickle::{Objects, PickledStorage, PickledTensor, Place, QUANTISED, Ref, Value};
+use super::sparse::Sparse;
+use super::stream::Packed;
 use super::text::excerpt;
 
-/// The keys under which training scripts save it, the most usual first.
-const CONTAINERS: [&str; 8] = [
-    "state_dict",
-    "model_state_dict",
-    "model",
-    "net",
-    "network",
-    "module",
-    "weights",
-    "params",
-];
-/// Limit of the nesting of dictionaries.
-const DEPTH_MAX: usize = 3;
+/// What surrounds a pickle: the file's storages, and the code of its classes.
+pub(super) trait Surroundings {
+    /// Returns the range of a storage, by its key.
+    fn storage(&self, key: &str) -> Result<Option<Storage>, CheckpointError>;
 
-/// Tensors by name, and the path of keys to them.
-pub(super) struct StateDict<'a> {
-    pub container: String,
-    pub tensors: Tensors<'a>,
-}
-
-/// Finds the state dict in a pickle's result: the value of a usual key, else the result itself if it holds tensors, else
-/// the only entry that holds any.
-pub(super) fn find<'a>(objects: &'a Objects<'a>, result: Ref) -> Result<StateDict<'a>, CheckpointError> {
-    let (keys, tensors) =
-        find_in(objects, result, DEPTH_MAX)?.ok_or_else(|| refused("no dictionary of tensors".into()))?;
-    Ok(StateDict {
-        container: excerpt(&keys.join(".")),
-        tensors,
-    })
-}
-
-type Tensors<'a> = Vec<(&'a str, &'a PickledTensor)>;
-
-/// Returns the path of keys from `dict` to the tensors, and the tensors.
-fn find_in<'a>(
-    objects: &'a Objects<'a>,
-    dict: Ref,
-    depth: usize,
-) -> Result<Option<(Vec<&'a str>, Tensors<'a>)>, CheckpointError> {
-    if depth > 0 {
-        let mut usual = [None; CONTAINERS.len()];
-        for (key, value) in dicts_in(objects, dict) {
-            if let Some(rank) = CONTAINERS.iter().position(|usual| *usual == key) {
-                usual[rank] = Some((key, value));
-            }
-        }
-        for (key, value) in usual.into_iter().flatten() {
-            if let Some((mut keys, tensors)) = find_in(objects, value, depth - 1)? {
-                keys.insert(0, key);
-                return Ok(Some((keys, tensors)));
-            }
-        }
+    /// The compressed bytes that the pickle was inflated from.
+    fn packed(&self) -> Option<Packed> {
+        None
     }
-    let own = tensors_in(objects, dict)?;
-    if !own.is_empty() || depth == 0 {
-        return Ok((!own.is_empty()).then_some((Vec::new(), own)));
+
+    /// Returns the source code of a TorchScript class, by its full name.
+    fn code(&self, _class: &str) -> Option<String> {
+        None
     }
-    let mut only: Option<(&str, Tensors<'_>)> = None;
-    for (key, value) in dicts_in(objects, dict) {
-        let tensors = tensors_in(objects, value)?;
-        match &only {
-            _ if tensors.is_empty() => {}
-            None => only = Some((key, tensors)),
-            Some((other, _)) => {
-                let (first, second) = (excerpt(other), excerpt(key));
-                return Err(refused(format!(
-                    "several dictionaries of tensors, for example `{first}` and `{second}`"
-                )));
-            }
-        }
-    }
-    Ok(only.map(|(key, tensors)| (vec![key], tensors)))
 }
 
-fn tensors_in<'a>(objects: &'a Objects<'a>, dict: Ref) -> Result<Tensors<'a>, CheckpointError> {
-    let mut tensors = Vec::new();
-    for (key, value) in entries_in(objects, dict) {
-        if let Value::Tensor(tensor) = objects.get(value) {
-            if tensors.len() == TENSORS_MAX {
-                return Err(refused(format!("more than {TENSORS_MAX} tensors")));
-            }
-            tensors.push((key, &**tensor));
-        }
-    }
-    Ok(tensors)
-}
-
-fn dicts_in<'a>(objects: &'a Objects<'a>, dict: Ref) -> impl Iterator<Item = (&'a str, Ref)> {
-    entries_in(objects, dict).filter(|(_, value)| matches!(objects.get(*value), Value::Dict(_)))
-}
-
-/// Returns the entries of a dictionary whose keys are text; none if the value is not a dictionary.
-fn entries_in<'a>(objects: &'a Objects<'a>, dict: Ref) -> impl Iterator<Item = (&'a str, Ref)> {
-    let entries = match objects.get(dict) {
-        Value::Dict(entries) => &entries[..],
-        _ => &[],
-    };
-    entries
-        .iter()
-        .filter_map(|(key, value)| Some((objects.text(*key)?, *value)))
-}
-
-/// Returns the headers of a state dict, with each tensor's range in the file. `locate` returns a storage by its key.
-pub(super) fn into_headers(
-    state: StateDict<'_>,
-    objects: &Objects<'_>,
-    locate: impl Fn(&str) -> Result<Option<Storage>, CheckpointError>,
+/// Returns the headers of the network in a pickle's result: of what `key` names, or of the only one.
+pub(super) fn headers(
+    objects: &Objects,
+    result: Ref,
+    key: Option<&str>,
+    around: &impl Surroundings,
 ) -> Result<Headers, CheckpointError> {
-    let mut entries = Vec::with_capacity(state.tensors.len());
-    for (name, tensor) in state.tensors {
-        let key = objects.text(tensor.storage.key).unwrap_or_default();
-        let storage = locate(key)?.ok_or_else(|| CheckpointError::Tensor {
-            name: excerpt(name),
-            reason: format!("is in the storage {}, which the file lacks", excerpt(key)),
-        })?;
-        entries.push(entry(name, tensor, storage)?);
+    let Network {
+        container,
+        selected,
+        tensors,
+        modules,
+        quantised,
+    } = network::find(objects, result, key)?;
+    if let Some(path) = quantised {
+        return Err(unreadable(&path, QUANTISED));
+    }
+    let mut entries = Vec::with_capacity(tensors.len());
+    for (name, value) in tensors {
+        entries.push(entry(objects, &name, value, around)?);
+    }
+    let mut typed = Vec::with_capacity(modules.len());
+    for (path, value) in modules {
+        typed.push(layer(objects, path, value, around));
     }
     Ok(Headers {
-        container: state.container,
+        container,
+        selected,
         entries,
+        modules: typed,
+        label_lists: label_lists::find(objects, result),
         ..Headers::default()
     })
 }
 
-/// Returns the entry of a pickled tensor whose storage is at `storage` in the file.
-fn entry(name: &str, tensor: &PickledTensor, storage: Storage) -> Result<TensorEntry, CheckpointError> {
+fn layer(objects: &Objects, path: String, value: Ref, around: &impl Surroundings) -> Module {
+    let Value::Object(object) = objects.get(value) else {
+        return Module {
+            path,
+            kind: super::module::ModuleKind::Other(String::new()),
+        };
+    };
+    let class = module_tree::class(objects, object);
+    let kind = if class.starts_with("__torch__.") {
+        let name = unmangled(class);
+        let code = needs_attributes(&name).then(|| around.code(class)).flatten();
+        kind(&name, &Attributes::Code(code))
+    } else {
+        kind(class, &Attributes::Pickled(objects, objects.attributes(object)))
+    };
+    Module { path, kind }
+}
+
+/// Returns the entry of a value that should be a tensor.
+fn entry(
+    objects: &Objects,
+    name: &str,
+    value: Ref,
+    around: &impl Surroundings,
+) -> Result<TensorEntry, CheckpointError> {
+    match objects.get(value) {
+        Value::Tensor(tensor) => tensor_entry(objects, name, tensor, around),
+        Value::Sparse(sparse) => {
+            let parts = Sparse {
+                indices: tensor_entry(objects, name, &sparse.indices, around)?,
+                values: tensor_entry(objects, name, &sparse.values, around)?,
+            };
+            TensorEntry::sparse(name, &sparse.sizes, parts)
+        }
+        Value::Unreadable(reason) => Err(unreadable(name, reason)),
+        Value::Object(_) => Err(CheckpointError::Global {
+            name: excerpt(objects.full_name(value).unwrap_or("an unnamed function")),
+        }),
+        _ => Err(unreadable(name, QUANTISED)),
+    }
+}
+
+fn tensor_entry(
+    objects: &Objects,
+    name: &str,
+    tensor: &PickledTensor,
+    around: &impl Surroundings,
+) -> Result<TensorEntry, CheckpointError> {
+    let storage = match tensor.storage.place {
+        Place::Key(key) => {
+            let key = objects.text(key).unwrap_or_default();
+            around.storage(key)?.ok_or_else(|| CheckpointError::Tensor {
+                name: excerpt(name),
+                reason: format!("is in the storage {}, which the file lacks", excerpt(key)),
+            })?
+        }
+        Place::Pickle(blob, is_latin1) => Storage {
+            start: blob.start,
+            bytes: tensor.storage.length.saturating_mul(tensor.storage.item),
+            encoding: Encoding {
+                packed: around.packed(),
+                latin1_bytes: is_latin1.then_some(blob.length),
+            },
+        },
+    };
     let viewed = viewed(&tensor.storage, storage).ok_or_else(|| CheckpointError::Tensor {
         name: excerpt(name),
         reason: "is in a storage that the file cuts short".into(),
@@ -146,26 +143,22 @@ fn entry(name: &str, tensor: &PickledTensor, storage: Storage) -> Result<TensorE
 
 /// Returns the range that the pickled storage views, or `None` if the file has fewer bytes than the pickle claims.
 fn viewed(pickled: &PickledStorage, storage: Storage) -> Option<Storage> {
-    let item = storage_item_bytes(pickled)?;
-    let claimed = pickled.length.checked_mul(item)?;
+    let claimed = pickled.length.checked_mul(pickled.item)?;
     let (start, bytes) = match pickled.view {
-        Some((offset, length)) => (offset.checked_mul(item)?, length.checked_mul(item)?),
+        Some((offset, length)) => (offset.checked_mul(pickled.item)?, length.checked_mul(pickled.item)?),
         None => (0, claimed),
     };
     let end = start.checked_add(bytes)?;
     (end <= storage.bytes && claimed <= storage.bytes).then_some(Storage {
         start: storage.start + start,
         bytes,
+        encoding: storage.encoding,
     })
 }
 
-/// Returns the bytes of one element, or `None` if it is not a whole number of bytes. An untyped storage counts bytes.
-pub(super) fn storage_item_bytes(storage: &PickledStorage) -> Option<u64> {
-    storage
-        .dtype
-        .map_or(Some(1), |dtype| item_bytes(dtype).map(|bytes| bytes as u64))
-}
-
-fn refused(reason: String) -> CheckpointError {
-    CheckpointError::StateDict { reason }
+fn unreadable(name: &str, reason: &str) -> CheckpointError {
+    CheckpointError::Unreadable {
+        name: excerpt(name),
+        reason: reason.to_owned(),
+    }
 }

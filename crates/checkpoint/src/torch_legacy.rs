@@ -2,15 +2,17 @@
 //! number, a version, system information, the content and the list of the storages' keys; then each storage, its length
 //! (u64) before its bytes.
 
+use std::cell::OnceCell;
 use std::collections::HashMap;
 
 use super::checkpoint::Headers;
-use super::entry::Storage;
+use super::entry::{Encoding, Storage};
 use super::error::CheckpointError;
 use super::format::CheckpointFormat;
-use super::pickle::{self, Objects, PICKLE_BYTES_MAX, Ref, Value};
+use super::pickle::{self, Input, Objects, Place, Ref, Value};
 use super::source::Source;
-use super::state_dict::{self, storage_item_bytes};
+use super::state_dict::{self, Surroundings};
+use super::stream::Stream;
 use super::text::excerpt;
 
 /// The magic number as LONG1 writes it: 0x1950a86a20f9469cfc6c in ten bytes.
@@ -18,27 +20,55 @@ pub(super) const MAGIC: [u8; 12] = [0x8a, 10, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20
 /// The only version that PyTorch has written.
 const VERSION: usize = 1001;
 
-pub(super) fn open(source: &Source) -> Result<Headers, CheckpointError> {
-    let window = source.read(0, source.length().min(PICKLE_BYTES_MAX as u64))?;
-    let (_, _, end) = pickle::read(&window, 0)?;
-    let (objects, version, end) = pickle::read(&window, end)?;
+pub(super) fn open(source: &Source, key: Option<&str>) -> Result<Headers, CheckpointError> {
+    let mut input = Input::new(Stream::plain(source, 0, source.length()), 0);
+    pickle::read(&mut input)?;
+    let (objects, version) = pickle::read(&mut input)?;
     if objects.size(version) != Some(VERSION) {
         return Err(damaged("its version is not 1001".into()));
     }
-    let (_, _, end) = pickle::read(&window, end)?;
-    let (objects, result, end) = pickle::read(&window, end)?;
-    let (keys, list, end) = pickle::read(&window, end)?;
-    let state = state_dict::find(&objects, result)?;
-    let items = item_sizes(&objects)?;
-    let storages = locate_storages(source, &items, (&keys, list), end as u64)?;
-    state_dict::into_headers(state, &objects, |key| Ok(storages.get(key).copied()))
+    pickle::read(&mut input)?;
+    let (objects, result) = pickle::read(&mut input)?;
+    let (keys, list) = pickle::read(&mut input)?;
+    let storages = Storages {
+        source,
+        objects: &objects,
+        list: (&keys, list),
+        start: input.at(),
+        located: OnceCell::new(),
+    };
+    state_dict::headers(&objects, result, key, &storages)
+}
+
+/// The storages behind the pickles, which are located for the first tensor that is looked up.
+struct Storages<'a> {
+    source: &'a Source,
+    objects: &'a Objects,
+    list: (&'a Objects, Ref),
+    /// The offset of the first.
+    start: u64,
+    located: OnceCell<HashMap<&'a str, Storage>>,
+}
+
+impl Surroundings for Storages<'_> {
+    fn storage(&self, key: &str) -> Result<Option<Storage>, CheckpointError> {
+        let located = match self.located.get() {
+            Some(located) => located,
+            None => {
+                let items = item_sizes(self.objects)?;
+                let located = locate_storages(self.source, &items, self.list, self.start)?;
+                self.located.get_or_init(|| located)
+            }
+        };
+        Ok(located.get(key).copied())
+    }
 }
 
 /// Returns the range of each storage, by adding up the lengths of those before it.
 fn locate_storages<'a>(
     source: &Source,
     items: &HashMap<&str, u64>,
-    (keys, list): (&'a Objects<'a>, Ref),
+    (keys, list): (&'a Objects, Ref),
     start: u64,
 ) -> Result<HashMap<&'a str, Storage>, CheckpointError> {
     let list = keys
@@ -55,6 +85,7 @@ fn locate_storages<'a>(
         let storage = Storage {
             start: at + 8,
             bytes: length.checked_mul(item).ok_or_else(|| truncated(key))?,
+            encoding: Encoding::default(),
         };
         at = storage
             .start
@@ -71,14 +102,16 @@ fn truncated(key: &str) -> CheckpointError {
 }
 
 /// Returns the bytes of an element, by storage, of each storage that the content refers to.
-fn item_sizes<'a>(objects: &'a Objects<'a>) -> Result<HashMap<&'a str, u64>, CheckpointError> {
+fn item_sizes(objects: &Objects) -> Result<HashMap<&str, u64>, CheckpointError> {
     let mut sizes = HashMap::new();
     for value in objects.all() {
         let Value::Storage(storage) = value else { continue };
-        let (Some(key), Some(item)) = (objects.text(storage.key), storage_item_bytes(storage)) else {
-            continue;
-        };
-        if sizes.insert(key, item).is_some_and(|before| before != item) {
+        let Place::Key(key) = storage.place else { continue };
+        let Some(key) = objects.text(key) else { continue };
+        if sizes
+            .insert(key, storage.item)
+            .is_some_and(|before| before != storage.item)
+        {
             return Err(damaged(format!(
                 "the storage {} has elements of two sizes",
                 excerpt(key)

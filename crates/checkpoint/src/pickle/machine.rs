@@ -2,49 +2,48 @@
 
 use std::collections::HashMap;
 
-use super::globals::{Global, global};
+use super::globals::global;
 use super::input::Input;
-use super::objects::{Objects, Ref, Value};
+use super::objects::{Objects, Ref};
 use super::stack::Stack;
-use super::{malformed, rebuild};
-use crate::cursor::Cursor;
+use super::value::{Object, Value};
+use super::{array, leaf, malformed, rebuild};
 use crate::error::CheckpointError;
-use crate::text::excerpt;
 
-/// Reads the pickle at `start`. Returns all its values, the one that is the result, and the end of the pickle.
-pub(crate) fn read(bytes: &[u8], start: usize) -> Result<(Objects<'_>, Ref, usize), CheckpointError> {
+/// Reads the next pickle. Returns all its values, and the one that is the result.
+pub(crate) fn read(input: &mut Input<'_>) -> Result<(Objects, Ref), CheckpointError> {
     let mut machine = Machine {
-        input: Input::new(bytes, start),
-        objects: Objects::new(bytes),
+        input,
+        objects: Objects::new(),
         stack: Stack::default(),
         memo: HashMap::new(),
     };
     loop {
-        let opcode = machine.input.field(Cursor::u8)?;
+        let opcode = machine.input.u8()?;
         if opcode == b'.' {
             let result = machine.stack.pop()?;
-            return Ok((machine.objects, result, machine.input.at()));
+            return Ok((machine.objects, result));
         }
         machine.step(opcode)?;
     }
 }
 
-struct Machine<'a> {
-    input: Input<'a>,
-    objects: Objects<'a>,
+struct Machine<'a, 'b> {
+    input: &'a mut Input<'b>,
+    objects: Objects,
     stack: Stack,
     memo: HashMap<u32, Ref>,
 }
 
-impl<'a> Machine<'a> {
+impl Machine<'_, '_> {
     fn step(&mut self, opcode: u8) -> Result<(), CheckpointError> {
-        if let Some(value) = self.leaf(opcode)? {
+        if let Some(value) = leaf::value(self.input, &mut self.objects, opcode)? {
             return self.push_new(value);
         }
         match opcode {
             // PROTO, FRAME: their arguments are skipped.
-            0x80 => self.input.field(Cursor::u8).map(drop),
-            0x95 => self.input.field(Cursor::u64).map(drop),
+            0x80 => self.input.u8().map(drop),
+            0x95 => self.input.u64().map(drop),
             // MARK, POP, POP_MARK, DUP
             b'(' => {
                 self.objects.charge(size_of::<usize>())?;
@@ -59,84 +58,32 @@ impl<'a> Machine<'a> {
             }
             // BINPUT, LONG_BINPUT, MEMOIZE
             b'q' => {
-                let key = self.input.field(Cursor::u8)?;
+                let key = self.input.u8()?;
                 self.memoize(key.into())
             }
             b'r' => {
-                let key = self.input.field(Cursor::u32)?;
+                let key = self.input.u32()?;
                 self.memoize(key)
             }
             0x94 => self.memoize(self.memo.len() as u32),
             // BINGET, LONG_BINGET
             b'h' => {
-                let key = self.input.field(Cursor::u8)?;
+                let key = self.input.u8()?;
                 self.recall(key.into())
             }
             b'j' => {
-                let key = self.input.field(Cursor::u32)?;
+                let key = self.input.u32()?;
                 self.recall(key)
             }
             _ => self.collect(opcode),
         }
     }
 
-    /// Returns the value of an opcode that pushes one: numbers, text, empty containers. `None` for other opcodes.
-    fn leaf(&mut self, opcode: u8) -> Result<Option<Value>, CheckpointError> {
-        Ok(Some(match opcode {
-            // NONE, NEWTRUE, NEWFALSE, EMPTY_SET
-            b'N' | 0x88 | 0x89 | 0x8f => Value::Opaque,
-            // BINFLOAT
-            b'G' => self.input.field(Cursor::u64).map(|_| Value::Opaque)?,
-            // BININT, BININT1, BININT2, LONG1, LONG4
-            b'J' => Value::Int(i64::from(self.input.field(Cursor::u32)? as i32)),
-            b'K' => Value::Int(self.input.field(Cursor::u8)?.into()),
-            b'M' => Value::Int(self.input.field(Cursor::u16)?.into()),
-            0x8a => {
-                let length = self.input.field(Cursor::u8)?.into();
-                self.input.long(length)?
-            }
-            0x8b => {
-                let length = self.input.field(Cursor::u32)? as usize;
-                self.input.long(length)?
-            }
-            // SHORT_BINUNICODE, BINUNICODE, BINUNICODE8; Python 2's SHORT_BINSTRING and BINSTRING
-            0x8c | b'U' => {
-                let length = self.input.field(Cursor::u8)?.into();
-                Value::Text(self.input.skip(length)?)
-            }
-            b'X' | b'T' => {
-                let length = self.input.field(Cursor::u32)?.into();
-                Value::Text(self.input.skip(length)?)
-            }
-            0x8d => {
-                let length = self.input.field(Cursor::u64)?;
-                Value::Text(self.input.skip(length)?)
-            }
-            // SHORT_BINBYTES, BINBYTES, BINBYTES8, BYTEARRAY8
-            b'C' => {
-                let length = self.input.field(Cursor::u8)?.into();
-                self.input.skip(length).map(|_| Value::Opaque)?
-            }
-            b'B' => {
-                let length = self.input.field(Cursor::u32)?.into();
-                self.input.skip(length).map(|_| Value::Opaque)?
-            }
-            0x8e | 0x96 => {
-                let length = self.input.field(Cursor::u64)?;
-                self.input.skip(length).map(|_| Value::Opaque)?
-            }
-            // EMPTY_LIST, EMPTY_TUPLE, EMPTY_DICT
-            b']' | b')' => Value::Sequence(Vec::new()),
-            b'}' => Value::Dict(Vec::new()),
-            _ => return Ok(None),
-        }))
-    }
-
     /// Runs the opcodes that move values from the stack into a container.
     fn collect(&mut self, opcode: u8) -> Result<(), CheckpointError> {
         match opcode {
-            // TUPLE, LIST
-            b't' | b'l' => {
+            // TUPLE, LIST, FROZENSET
+            b't' | b'l' | 0x91 => {
                 let elements = self.stack.pop_mark()?;
                 self.push_new(Value::Sequence(elements))
             }
@@ -150,12 +97,12 @@ impl<'a> Machine<'a> {
                 let entries = pairs(&self.stack.pop_mark()?);
                 self.push_new(Value::Dict(entries))
             }
-            // APPEND, APPENDS
+            // APPEND; APPENDS, ADDITEMS
             b'a' => {
                 let element = self.stack.pop()?;
                 self.append(&[element])
             }
-            b'e' => {
+            b'e' | 0x90 => {
                 let elements = self.stack.pop_mark()?;
                 self.append(&elements)
             }
@@ -168,12 +115,6 @@ impl<'a> Machine<'a> {
                 let entries = self.stack.pop_mark()?;
                 self.set_items(&entries)
             }
-            // ADDITEMS, FROZENSET
-            0x90 => self.stack.pop_mark().map(drop),
-            0x91 => {
-                self.stack.pop_mark()?;
-                self.push_new(Value::Opaque)
-            }
             _ => self.call(opcode),
         }
     }
@@ -181,61 +122,103 @@ impl<'a> Machine<'a> {
     /// Runs the opcodes that name a function or class, or call it.
     fn call(&mut self, opcode: u8) -> Result<(), CheckpointError> {
         match opcode {
-            // GLOBAL, and protocol 0's INST
+            // GLOBAL, and protocol 0's INST, which calls it with the values above the mark
             b'c' | b'i' => {
                 let (module, name) = (self.input.line()?, self.input.line()?);
-                let global = known(&module, &name)?;
+                self.push_global(&module, &name)?;
                 if opcode == b'i' {
-                    return Err(self.unknown_opcode(opcode));
+                    let function = self.stack.pop()?;
+                    let arguments = self.stack.pop_mark()?;
+                    self.push_new(Value::Sequence(arguments))?;
+                    let arguments = self.stack.pop()?;
+                    self.reduce(function, arguments, true)?;
                 }
-                self.push_new(Value::Global(global))
+                Ok(())
             }
             // STACK_GLOBAL
             0x93 => {
                 let names = self.stack.pop_many(2)?;
                 match (self.objects.text(names[0]), self.objects.text(names[1])) {
-                    (Some(module), Some(name)) => self.push_new(Value::Global(known(module, name)?)),
+                    (Some(module), Some(name)) => {
+                        let (module, name) = (module.to_owned(), name.to_owned());
+                        self.push_global(&module, &name)
+                    }
                     _ => Err(malformed("it names a function by a value that is not text")),
                 }
             }
             // REDUCE, NEWOBJ, and NEWOBJ_EX with its keyword arguments
             b'R' | 0x81 | 0x92 => {
                 let parts = self.stack.pop_many(if opcode == 0x92 { 3 } else { 2 })?;
-                self.reduce(parts[0], parts[1])
+                self.reduce(parts[0], parts[1], opcode == b'R')
             }
             // BUILD
             b'b' => {
                 let state = self.stack.pop()?;
                 let built = self.stack.top()?;
-                if matches!(self.objects.get(built), Value::EmptyTensor)
-                    && let Some(tensor) = rebuild::build(&self.objects, state)?
-                {
-                    self.objects.charge(size_of::<Value>() * 8)?;
-                    *self.objects.get_mut(built) = tensor;
-                }
-                Ok(())
+                self.build(built, state)
             }
             // BINPERSID
             b'Q' => {
                 let id = self.stack.pop()?;
-                let storage = rebuild::storage(&self.objects, id)?;
-                self.push_new(storage)
+                let value = rebuild::persistent(&self.objects, id);
+                self.push_new(value)
             }
             _ => Err(self.unknown_opcode(opcode)),
         }
     }
 
-    fn reduce(&mut self, function: Ref, arguments: Ref) -> Result<(), CheckpointError> {
-        let Value::Global(function) = *self.objects.get(function) else {
-            return Err(malformed("it calls a value that is not a function"));
+    fn push_global(&mut self, module: &str, name: &str) -> Result<(), CheckpointError> {
+        let value = match global(module, name) {
+            Some(global) => Value::Global(global),
+            None => self.objects.name(module, name)?,
         };
-        let Some(arguments) = self.objects.sequence(arguments).map(<[Ref]>::to_vec) else {
-            return Err(malformed("it calls a function with arguments that are not a tuple"));
-        };
-        // Counted, because a pickle may recall the same long tuple any number of times.
-        self.objects.charge(size_of_val(&arguments[..]))?;
-        let value = rebuild::call(&mut self.objects, function, &arguments)?;
         self.push_new(value)
+    }
+
+    /// Pushes what a supported function returns; what any other makes is kept as data.
+    fn reduce(&mut self, function: Ref, arguments: Ref, is_called: bool) -> Result<(), CheckpointError> {
+        let value = match self.objects.get(function) {
+            Value::Global(global) => {
+                let global = *global;
+                let Some(arguments) = self.objects.sequence(arguments).map(<[Ref]>::to_vec) else {
+                    return Err(malformed("it calls a function with arguments that are not a tuple"));
+                };
+                // Counted, because a pickle may recall the same long tuple any number of times.
+                self.objects.charge(size_of_val(&arguments[..]))?;
+                rebuild::call(&mut self.objects, global, &arguments)?
+            }
+            Value::Name(_) | Value::Object(_) | Value::Opaque => Value::Object(Box::new(Object {
+                class: function,
+                is_called,
+                state: None,
+                entries: Vec::new(),
+            })),
+            _ => return Err(malformed("it calls a value that is not a function")),
+        };
+        self.push_new(value)
+    }
+
+    /// Gives an object its state.
+    fn build(&mut self, built: Ref, state: Ref) -> Result<(), CheckpointError> {
+        let complete = match self.objects.get_mut(built) {
+            Value::Object(object) => {
+                object.state = Some(state);
+                return Ok(());
+            }
+            Value::EmptyTensor => rebuild::build(&self.objects, state),
+            Value::EmptyArray => Some(array::build(&self.objects, state)),
+            Value::ArrayType(dtype, _) => {
+                let dtype = *dtype;
+                Some(array::build_type(&self.objects, dtype, state))
+            }
+            // An attribute of an OrderedDict, for example the versions of a state dict's modules.
+            _ => None,
+        };
+        if let Some(complete) = complete {
+            self.objects.charge(size_of::<Value>() * 8)?;
+            *self.objects.get_mut(built) = complete;
+        }
+        Ok(())
     }
 
     fn append(&mut self, elements: &[Ref]) -> Result<(), CheckpointError> {
@@ -243,8 +226,8 @@ impl<'a> Machine<'a> {
         let list = self.stack.top()?;
         match self.objects.get_mut(list) {
             Value::Sequence(list) => list.extend_from_slice(elements),
-            // A subclass of list, which is opaque.
-            Value::Opaque => {}
+            // A subclass of list.
+            Value::Object(_) | Value::Opaque => {}
             _ => return Err(malformed("it appends to a value that is not a list")),
         }
         Ok(())
@@ -255,6 +238,7 @@ impl<'a> Machine<'a> {
         let dict = self.stack.top()?;
         match self.objects.get_mut(dict) {
             Value::Dict(entries) => entries.extend(pairs(items)),
+            Value::Object(object) => object.entries.extend(pairs(items)),
             Value::Opaque => {}
             _ => return Err(malformed("it sets an entry of a value that is not a dictionary")),
         }
@@ -281,7 +265,9 @@ impl<'a> Machine<'a> {
     }
 
     fn push(&mut self, value: Ref) -> Result<(), CheckpointError> {
-        self.objects.charge(size_of::<Ref>())?;
+        if self.stack.is_at_its_highest() {
+            self.objects.charge(size_of::<Ref>())?;
+        }
         self.stack.push(value);
         Ok(())
     }
@@ -292,12 +278,6 @@ impl<'a> Machine<'a> {
             self.input.at().saturating_sub(1)
         ))
     }
-}
-
-fn known(module: &str, name: &str) -> Result<Global, CheckpointError> {
-    global(module, name).ok_or_else(|| CheckpointError::Global {
-        name: format!("{}.{}", excerpt(module), excerpt(name)),
-    })
 }
 
 /// Pairs keys with values. An odd last element, a key without a value, is dropped.

@@ -8,6 +8,8 @@ use crate::error::CheckpointError;
 #[derive(Default)]
 pub(super) struct Stack {
     values: Vec<Ref>,
+    /// The greatest height so far, for which memory was allocated.
+    height_max: usize,
     /// Heights of the stack, at the marks.
     marks: Vec<usize>,
 }
@@ -15,6 +17,12 @@ pub(super) struct Stack {
 impl Stack {
     pub fn push(&mut self, value: Ref) {
         self.values.push(value);
+        self.height_max = self.height_max.max(self.values.len());
+    }
+
+    /// Returns true if the next value needs memory that no value needed before.
+    pub fn is_at_its_highest(&self) -> bool {
+        self.values.len() == self.height_max
     }
 
     pub fn mark(&mut self) {

@@ -1,0 +1,165 @@
+//! Reads elements that are spread over a storage, or encoded.
+
+use std::io::{self, Read};
+
+use bytes::Bytes;
+
+use super::entry::{Encoding, TensorEntry, Widen, extent, refused};
+use super::error::CheckpointError;
+use super::source::Source;
+use super::stream::{Latin1, Stream};
+
+/// Bytes that are decoded at once: a multiple of every element's size.
+const BLOCK_BYTES: usize = 64 * 1024;
+/// The elements' range is read at once if it is at most this many times as long as the elements, and this much more.
+const SPREAD_RATIO_MAX: usize = 4;
+const SPREAD_BYTES_MORE: usize = 1024 * 1024;
+/// Bytes that are read at once of a longer range.
+const WINDOW_BYTES: u64 = 4096;
+
+/// Returns the elements in row-major order, as f32. `strides` are (size, stride) in elements.
+pub(super) fn gather(
+    entry: &TensorEntry,
+    source: &Source,
+    item: usize,
+    widen: Widen,
+    strides: &[(usize, usize)],
+) -> Result<Vec<f32>, CheckpointError> {
+    let (sizes, steps): (Vec<usize>, Vec<usize>) = strides.iter().copied().unzip();
+    let count = entry.elements();
+    let length = extent(&sizes, &steps).unwrap_or(0) * item;
+    let is_dense = length <= SPREAD_RATIO_MAX * count * item + SPREAD_BYTES_MORE;
+    let is_plain = entry.layout.encoding == Encoding::default();
+    if !is_dense && !is_plain {
+        return Err(refused(
+            &entry.name,
+            "is a view of a much larger storage that is compressed",
+        ));
+    }
+    let mut spread = Spread {
+        source,
+        start: entry.layout.start,
+        length: length as u64,
+        window: Bytes::new(),
+        window_start: 0,
+    };
+    if !is_plain {
+        let mut bytes = Vec::with_capacity(length);
+        decode_blocks(
+            source,
+            entry.layout.start,
+            entry.layout.encoding,
+            length as u64,
+            |block| {
+                bytes.extend_from_slice(block);
+            },
+        )
+        .map_err(|error| entry.undecodable(error))?;
+        spread.window = bytes.into();
+    } else if is_dense || matches!(source, Source::Memory(_)) {
+        spread.window = source.read(entry.layout.start, length as u64)?;
+    }
+    let mut values = Vec::with_capacity(count);
+    let mut index = vec![0; sizes.len()];
+    let mut at = 0;
+    for _ in 0..count {
+        widen(spread.item((at * item) as u64, item)?, &mut values);
+        for dimension in (0..sizes.len()).rev() {
+            index[dimension] += 1;
+            at += steps[dimension];
+            if index[dimension] < sizes[dimension] {
+                break;
+            }
+            at -= steps[dimension] * sizes[dimension];
+            index[dimension] = 0;
+        }
+    }
+    Ok(values)
+}
+
+/// The range that the elements are spread over, of which a window is in memory.
+struct Spread<'a> {
+    source: &'a Source,
+    start: u64,
+    length: u64,
+    window: Bytes,
+    window_start: u64,
+}
+
+impl Spread<'_> {
+    fn item(&mut self, at: u64, bytes: usize) -> io::Result<&[u8]> {
+        let end = at + bytes as u64;
+        if at < self.window_start || end > self.window_start + self.window.len() as u64 {
+            self.window = self.source.read(self.start + at, WINDOW_BYTES.min(self.length - at))?;
+            self.window_start = at;
+        }
+        let start = (at - self.window_start) as usize;
+        Ok(&self.window[start..start + bytes])
+    }
+}
+
+/// Calls `each` with `bytes` decoded bytes from the offset `start`, in blocks. All but the last have a multiple of 16.
+pub(super) fn decode_blocks(
+    source: &Source,
+    start: u64,
+    encoding: Encoding,
+    bytes: u64,
+    each: impl FnMut(&[u8]),
+) -> io::Result<()> {
+    let mut stream = match encoding.packed {
+        None => Stream::plain(source, 0, source.length()),
+        Some(packed) => Stream::inflated(source, packed),
+    };
+    stream.skip(start)?;
+    match encoding.latin1_bytes {
+        None => read_blocks(stream, bytes, each),
+        Some(length) => read_blocks(Latin1(io::BufReader::new(stream.take(length))), bytes, each),
+    }
+}
+
+fn read_blocks(mut reader: impl Read, bytes: u64, mut each: impl FnMut(&[u8])) -> io::Result<()> {
+    let mut block = vec![0; BLOCK_BYTES.min(bytes as usize)];
+    let mut left = bytes;
+    while left > 0 {
+        let block = &mut block[..BLOCK_BYTES.min(left as usize)];
+        reader.read_exact(block)?;
+        each(block);
+        left -= block.len() as u64;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use safetensors::Dtype;
+
+    use super::super::entry::{Storage, StorageView};
+    use super::super::throttle::Throttle;
+    use super::*;
+
+    #[test]
+    fn a_view_that_is_spread_over_a_large_file_is_read_through_a_window() {
+        let path = std::env::temp_dir().join(format!("headswap-gather-{}", std::process::id()));
+        let numbers: Vec<u8> = (0..1 << 20).flat_map(|number| (number as f32).to_le_bytes()).collect();
+        fs::write(&path, &numbers).unwrap();
+        let on_disk = Source::open(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        let storage = Storage {
+            start: 0,
+            bytes: numbers.len() as u64,
+            encoding: Encoding::default(),
+        };
+        let view = StorageView {
+            offset: 3,
+            sizes: &[2, 3, 4],
+            strides: Some(&[1, 300_000, 2]),
+        };
+        let entry = TensorEntry::new("x", Dtype::F32, view, storage).unwrap();
+        let in_memory = Source::Memory(numbers.into());
+        let read = |source: &Source| entry.read(source, &Throttle::off()).unwrap().values;
+        assert_eq!(read(&on_disk), read(&in_memory));
+        assert_eq!(read(&on_disk)[..6], [3.0, 5.0, 7.0, 9.0, 300_003.0, 300_005.0]);
+    }
+}

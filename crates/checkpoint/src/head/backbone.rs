@@ -1,0 +1,121 @@
+//! The parameters of a file that are VGG16's own.
+
+use std::sync::Arc;
+
+use headswap_spec::{Architecture, HeadInput};
+
+use super::error::HeadFileError;
+use super::fold::Join;
+use super::normal::{HeadOptions, HeadReport, read_head};
+use super::plan::Plan;
+use super::values::Reader;
+use crate::{Checkpoint, HostTensor, Parameters, Throttle};
+
+/// Reads a whole VGG16 of any form: the parameters under torchvision's names, the last Linear's included.
+///
+/// # Errors
+/// As [`read_head`], and [`HeadFileError::Incomplete`] for a file that lacks a parameter.
+pub fn read_backbone(
+    checkpoint: &Checkpoint,
+    architecture: Architecture,
+    throttle: &Throttle,
+) -> Result<Parameters, HeadFileError> {
+    let options = HeadOptions {
+        architecture,
+        spec: None,
+        labels: &[],
+        throttle,
+    };
+    let head = read_head(checkpoint, &options)?;
+    for (name, _) in architecture.parameters(head.rows) {
+        if !head.parameters.contains_key(&name) {
+            return Err(HeadFileError::Incomplete { name });
+        }
+    }
+    Ok(head.parameters)
+}
+
+/// Returns a line on the layers that the file lacks after one that it has: the server's backbone computes them. A head that is
+/// alone, or that begins in the middle of the network, lacks none.
+pub(super) fn lacked(plan: &Plan<'_>, input: HeadInput) -> Option<String> {
+    let mut has_any = false;
+    let mut lacked = Vec::new();
+    for step in plan.architecture.steps() {
+        let has = plan
+            .network
+            .convolutions
+            .iter()
+            .any(|convolution| convolution.name == step.name)
+            || plan.found.features.iter().any(|(name, _)| *name == step.name)
+            || plan.alone.iter().any(|(name, _)| *name == step.bias());
+        let counts = step.is_convolution() || input == HeadInput::Features;
+        has_any |= has;
+        if counts && has_any && !has {
+            lacked.push(step.name);
+        }
+    }
+    (!lacked.is_empty()).then(|| format!("{}: the backbone's, as the file lacks them", lacked.join(", ")))
+}
+
+/// Reads the convolutions, with their batch norms, and the Linears that compute `features`.
+pub(super) fn read_parameters(
+    plan: &Plan<'_>,
+    reader: &Reader<'_>,
+    parameters: &mut Parameters,
+    report: &mut HeadReport,
+) -> Result<(), HeadFileError> {
+    let mut is_eps_assumed = false;
+    for convolution in &plan.network.convolutions {
+        let part = &plan.parts[convolution.part];
+        let norm = match convolution.norm {
+            None => None,
+            Some(index) => {
+                let norm = &plan.parts[index];
+                let eps = plan.modules.eps(norm.path);
+                is_eps_assumed |= eps.is_none();
+                Some(reader.batch_norm(norm, eps.unwrap_or(1e-5))?)
+            }
+        };
+        let weight = reader.weight(part)?;
+        let rows = part.weight.map_or(0, |weight| weight.entry().shape[0]);
+        let bias = reader.bias(part, rows)?;
+        let join = Join {
+            before: None,
+            after: norm.as_ref(),
+            part,
+            throttle: reader.throttle,
+        };
+        let (weight, bias) = join.apply(weight, bias)?;
+        let shape = part.weight.map_or_else(Vec::new, |weight| weight.entry().shape.clone());
+        insert(parameters, &convolution.name, (shape, weight));
+        if part.bias.is_some() || plan.network.whole {
+            insert_bias(parameters, &convolution.name, bias);
+        }
+    }
+    if is_eps_assumed {
+        let line = "the convolutions' batch norms: eps 0.00001, PyTorch's default";
+        report.assumed.push(line.to_owned());
+    }
+    for (name, index) in &plan.found.features {
+        let part = &plan.parts[*index];
+        let (input, output) = part.linear().unwrap_or_default();
+        insert(parameters, name, (vec![output, input], reader.weight(part)?));
+        if part.bias.is_some() || plan.network.whole {
+            insert_bias(parameters, name, reader.bias(part, output)?);
+        }
+    }
+    for (name, entry) in &plan.alone {
+        let tensor = reader.checkpoint.read_throttled(entry, reader.throttle)?;
+        parameters.insert(name.clone(), Arc::new(tensor));
+    }
+    Ok(())
+}
+
+fn insert(parameters: &mut Parameters, layer: &str, (shape, values): (Vec<usize>, Vec<f32>)) {
+    parameters.insert(format!("{layer}.weight"), Arc::new(HostTensor::new(shape, values)));
+}
+
+fn insert_bias(parameters: &mut Parameters, layer: &str, values: Vec<f32>) {
+    let tensor = HostTensor::new(vec![values.len()], values);
+    parameters.insert(format!("{layer}.bias"), Arc::new(tensor));
+}
