@@ -10,6 +10,7 @@ mod photographs;
 mod quantile;
 mod random;
 mod server_process;
+mod spec_head;
 
 pub use arrivals::Arrivals;
 pub use client_threads::ClientThreads;
@@ -20,3 +21,4 @@ pub use open_loop::{IN_FLIGHT_MAX, LATE_AFTER, OpenLoopSummary, OpenWorkload, Ou
 pub use photographs::PHOTOGRAPHS;
 pub use random::SplitMix64;
 pub use server_process::ServerProcess;
+pub use spec_head::SpecHead;

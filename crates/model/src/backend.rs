@@ -6,8 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use headswap_checkpoint::Parameters;
+use headswap_image::Prepared;
+use headswap_spec::{CompleteSpec, HeadInput, Preprocessing};
 
 use super::plan::StepKey;
+use super::program::picture_size;
 use super::settings::Device;
 
 /// A backbone ready to compute, driven by one thread.
@@ -27,22 +30,21 @@ pub trait Backend: Send {
     /// computed; a CPU of many cores counts as several devices with one lane each.
     fn into_lanes(self: Box<Self>) -> Vec<Vec<Box<dyn Backend>>>;
 
-    /// Runs pictures through the backbone and the heads' own layers, each step once for all rows whose heads have the same
-    /// parameters up to it, then each group of rows through its head's last Linear.
+    /// Runs rows through the backbone and the heads' layers, each step once for all rows whose heads compute the same up to
+    /// it, then each group of rows through its head's last Linear.
     ///
-    /// `pictures` has `[224, 224, 3]` u8 (RGB interleaved) for each row of the batch. `features` lists the rows,
-    /// ascending, whose backbone features are returned. `wanted` is called right before the device gets work that
-    /// cannot be cancelled.
+    /// `wanted` lists inputs of heads that are returned, too, as the backbone computes them. `still_wanted` is called right
+    /// before the device gets work that cannot be cancelled.
     ///
     /// # Errors
-    /// [`BackendError::NotWanted`] if `wanted` returns false; [`BackendError::Lost`] if the device will not compute again;
-    /// others if the device failed and the backend stays usable.
+    /// [`BackendError::NotWanted`] if `still_wanted` returns false; [`BackendError::Lost`] if the device will not compute
+    /// again; others if the device failed and the backend stays usable.
     fn forward_if(
         &mut self,
-        pictures: &[&[u8]],
+        rows: &[InputRow<'_>],
         groups: &[HeadRows<'_>],
-        features: &[usize],
-        wanted: &mut dyn StillWanted,
+        wanted: &[WantedInput],
+        still_wanted: &mut dyn StillWanted,
     ) -> Result<Outputs, BackendError>;
 
     /// As [`Backend::forward_if`], for a batch that is always wanted.
@@ -51,19 +53,20 @@ pub trait Backend: Send {
     /// As [`Backend::forward_if`].
     fn forward(
         &mut self,
-        pictures: &[&[u8]],
+        rows: &[InputRow<'_>],
         groups: &[HeadRows<'_>],
-        features: &[usize],
+        wanted: &[WantedInput],
     ) -> Result<Outputs, BackendError> {
-        self.forward_if(pictures, groups, features, &mut Always)
+        self.forward_if(rows, groups, wanted, &mut Always)
     }
 
-    /// Runs rows of the backbone's features through the last Linear of heads that override nothing else. On the CPU the
-    /// logits have the same bits as those that [`Backend::forward`] returned with these features.
+    /// Runs rows of heads' inputs, as the backbone computed them, through the layers of heads that [share
+    /// them](PlacedHead::shared_input). On the CPU the logits have the same bits as those that [`Backend::forward`] returned
+    /// with these inputs. The groups' rows are indices into `inputs`.
     ///
     /// # Errors
     /// As [`Backend::forward`].
-    fn logits(&mut self, features: &[&[f32]], groups: &[HeadRows<'_>]) -> Result<Vec<Vec<f32>>, BackendError>;
+    fn logits(&mut self, inputs: &[&[f32]], groups: &[HeadRows<'_>]) -> Result<Vec<Vec<f32>>, BackendError>;
 
     /// Returns the placer of heads on this backend's device, for any thread.
     fn placer(&self) -> Arc<dyn Placer>;
@@ -95,13 +98,31 @@ impl StillWanted for Always {
 
 /// Moves a head's parameters to the device.
 pub trait Placer: Send + Sync {
-    /// Places `parameters`, the last Linear and all others that the head overrides, and checks by a trial forward pass of
-    /// its layers that its results are finite. A tensor that another head has already placed is shared.
+    /// Places a head's `parameters`, those of its own layers and all others that it overrides, and checks by a trial forward
+    /// pass of its layers that its results are finite. A tensor that another head has already placed is shared.
     ///
     /// # Errors
-    /// [`BackendError`] if the device has too little memory, or if the trial returned NaN or infinity in the device's
-    /// element type.
-    fn place(&self, parameters: &Parameters) -> Result<PlacedHead, BackendError>;
+    /// [`BackendError`] if the parameters do not fit the spec, the device has too little memory, or the trial returned NaN
+    /// or infinity in the device's element type.
+    fn place(&self, parameters: &Parameters, spec: &CompleteSpec) -> Result<PlacedHead, BackendError>;
+}
+
+/// A row of a batch: a prepared picture, and how its values become the network's input.
+#[derive(Clone, Copy)]
+pub struct InputRow<'a> {
+    /// The picture.
+    pub picture: &'a Prepared,
+    /// How it was prepared, and how it is normalised.
+    pub preprocessing: &'a Preprocessing,
+}
+
+/// An input of heads to return of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WantedInput {
+    /// The index into the batch.
+    pub row: usize,
+    /// The input.
+    pub input: HeadInput,
 }
 
 /// The rows of a batch that one head computes.
@@ -117,9 +138,9 @@ pub struct HeadRows<'a> {
 pub struct Outputs {
     /// The logits of each group: `[rows, classes]`.
     pub logits: Vec<Vec<f32>>,
-    /// The features of the rows that were asked for: `[rows, features]`.
-    pub features: Vec<f32>,
-    /// The work of each step.
+    /// The inputs that were asked for, each a vector.
+    pub inputs: Vec<Vec<f32>>,
+    /// The work of each step of the backbone.
     pub steps: Vec<StepCount>,
 }
 
@@ -134,12 +155,20 @@ pub struct StepCount {
 
 /// A head's tensors on a device. They are freed when the last owner drops them, which is after the head's last answer.
 pub struct PlacedHead {
-    /// The number of classes, the length of a row of logits.
+    /// The length of a row of logits: all outputs of the last Linear.
     pub classes: usize,
     /// The bytes of its own tensors on the device. A tensor shared with another head counts for both.
     pub device_bytes: usize,
-    /// The parameters that each step uses, from the first on; empty if only the last Linear is the head's own.
+    /// How its pictures are prepared.
+    pub preprocessing: Preprocessing,
+    /// Height and width of its pictures.
+    pub size: [u32; 2],
+    /// What its own layers begin with.
+    pub input: HeadInput,
+    /// The keys of its steps after the pictures' entrance, up to its last Linear.
     pub keys: Vec<StepKey>,
+    /// True if the backbone computes its input without parameters of the head.
+    shares_input: bool,
     placed: Box<dyn Any + Send + Sync>,
     /// True if the last forward pass failed because of it.
     suspect: AtomicBool,
@@ -147,12 +176,16 @@ pub struct PlacedHead {
 }
 
 impl PlacedHead {
-    /// Wraps a backend's own data of a head of `classes` outputs that shares all steps with the backbone.
-    pub fn new(classes: usize, device_bytes: usize, placed: Box<dyn Any + Send + Sync>) -> Self {
+    /// Wraps a backend's own data of a head with `classes` logits.
+    pub fn new(spec: &CompleteSpec, classes: usize, device_bytes: usize, placed: Box<dyn Any + Send + Sync>) -> Self {
         Self {
             classes,
             device_bytes,
+            preprocessing: spec.preprocessing,
+            size: picture_size(spec),
+            input: spec.input,
             keys: Vec::new(),
+            shares_input: true,
             placed,
             suspect: AtomicBool::new(false),
             _kept: None,
@@ -168,9 +201,9 @@ impl PlacedHead {
         }
     }
 
-    /// Returns true if it overrides only the last Linear, so that it computes from the backbone's features.
-    pub fn shares_features(&self) -> bool {
-        self.keys.is_empty()
+    /// Returns the input that the backbone computes for it; none if the head has parameters of its own before that.
+    pub fn shared_input(&self) -> Option<HeadInput> {
+        self.shares_input.then_some(self.input)
     }
 
     /// Records whether the last forward pass with this head failed because of it.
@@ -183,9 +216,21 @@ impl PlacedHead {
         self.suspect.load(Ordering::Relaxed)
     }
 
-    /// Sets the parameters that its steps use.
-    pub fn with_keys(self, keys: Vec<StepKey>) -> Self {
-        Self { keys, ..self }
+    /// Sets whether the backbone computes its input without parameters of the head.
+    #[must_use]
+    pub(super) fn with_shared_input(self, shares_input: bool) -> Self {
+        Self { shares_input, ..self }
+    }
+
+    /// Sets the keys of its steps, of which the backbone computes its input in the first `input_steps`.
+    #[must_use]
+    pub fn with_keys(self, keys: Vec<StepKey>, input_steps: usize) -> Self {
+        let shares_input = !keys.iter().take(input_steps).any(|key| key.is_own());
+        Self {
+            keys,
+            shares_input,
+            ..self
+        }
     }
 
     /// Returns the data that the backend's own placer stored in it.
@@ -221,6 +266,9 @@ pub enum BackendError {
     /// The settings contradict each other, or the device does not exist.
     #[error("{0}")]
     Settings(String),
+    /// The head's parameters do not fit its spec or the backbone.
+    #[error("{0}")]
+    Misfit(String),
     /// libtorch or the device failed; the text is libtorch's first line.
     #[error("the device failed: {0}")]
     Device(String),

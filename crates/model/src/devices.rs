@@ -4,8 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use headswap_checkpoint::Parameters;
+use headswap_spec::CompleteSpec;
 
-use super::backend::{Backend, BackendError, HeadRows, Outputs, PlacedHead, Placer, StillWanted, placed};
+use super::backend::{
+    Backend, BackendError, HeadRows, InputRow, Outputs, PlacedHead, Placer, StillWanted, WantedInput, placed,
+};
 use super::settings::Device;
 
 /// Combines backends with the same parameters, at least two. The first computes until [`Backend::into_lanes`] separates
@@ -39,15 +42,15 @@ struct DevicesPlacer {
 struct HeadOnDevices(Vec<PlacedHead>);
 
 impl Placer for DevicesPlacer {
-    fn place(&self, parameters: &Parameters) -> Result<PlacedHead, BackendError> {
-        let placed: Vec<_> = self
-            .placers
-            .iter()
-            .map(|placer| placer.place(parameters))
-            .collect::<Result<_, _>>()?;
+    fn place(&self, parameters: &Parameters, spec: &CompleteSpec) -> Result<PlacedHead, BackendError> {
+        let mut placed = Vec::with_capacity(self.placers.len());
+        for placer in &self.placers {
+            placed.push(placer.place(parameters, spec)?);
+        }
+        // The keys are those of the first device; each device computes with those of its own.
         let first = &placed[0];
-        let (classes, bytes, keys) = (first.classes, first.device_bytes, first.keys.clone());
-        Ok(PlacedHead::new(classes, bytes, Box::new(HeadOnDevices(placed))).with_keys(keys))
+        let (classes, bytes, shares_input) = (first.classes, first.device_bytes, first.shared_input().is_some());
+        Ok(PlacedHead::new(spec, classes, bytes, Box::new(HeadOnDevices(placed))).with_shared_input(shares_input))
     }
 }
 
@@ -93,18 +96,18 @@ impl Backend for OnDevice {
 
     fn forward_if(
         &mut self,
-        pictures: &[&[u8]],
+        rows: &[InputRow<'_>],
         groups: &[HeadRows<'_>],
-        features: &[usize],
-        wanted: &mut dyn StillWanted,
+        wanted: &[WantedInput],
+        still_wanted: &mut dyn StillWanted,
     ) -> Result<Outputs, BackendError> {
         let groups = self.on_this_device(groups)?;
-        self.backend.forward_if(pictures, &groups, features, wanted)
+        self.backend.forward_if(rows, &groups, wanted, still_wanted)
     }
 
-    fn logits(&mut self, features: &[&[f32]], groups: &[HeadRows<'_>]) -> Result<Vec<Vec<f32>>, BackendError> {
+    fn logits(&mut self, inputs: &[&[f32]], groups: &[HeadRows<'_>]) -> Result<Vec<Vec<f32>>, BackendError> {
         let groups = self.on_this_device(groups)?;
-        self.backend.logits(features, &groups)
+        self.backend.logits(inputs, &groups)
     }
 
     fn placer(&self) -> Arc<dyn Placer> {
@@ -132,7 +135,8 @@ impl Backend for OnDevice {
 mod tests {
     use super::*;
     use crate::{Backbone, NullSettings, Precision, WeightsSource, demo_head_from, native_backend, null_backend};
-    use headswap_spec::{Architecture, PICTURE_BYTES};
+    use headswap_image::Prepared;
+    use headswap_spec::{Architecture, HeadInput, LAST_BIAS, PICTURE_BYTES, Preset};
 
     fn native() -> Box<dyn Backend> {
         let mut backbone = Backbone::load(&WeightsSource::Demo, Architecture::Vgg16Narrow).unwrap();
@@ -140,16 +144,50 @@ mod tests {
         native_backend(backbone, Precision::F32, winograd::Engine::new(1)).unwrap()
     }
 
+    fn place_one(backend: &dyn Backend, head: &Parameters) -> PlacedHead {
+        let spec = CompleteSpec::plain(Preset::Torchvision.preprocessing(), head[LAST_BIAS].values.len());
+        backend.placer().place(head, &spec).unwrap()
+    }
+
     fn place(backend: &dyn Backend, heads: &[Parameters; 2]) -> [PlacedHead; 2] {
-        heads.each_ref().map(|head| backend.placer().place(head).unwrap())
+        heads.each_ref().map(|head| place_one(backend, head))
+    }
+
+    fn picture(byte: impl Fn(usize) -> u8) -> Prepared {
+        Prepared::Bytes {
+            size: [224, 224],
+            values: (0..PICTURE_BYTES).map(byte).collect(),
+        }
+    }
+
+    fn forward(
+        backend: &mut dyn Backend,
+        pictures: &[Prepared],
+        groups: &[HeadRows<'_>],
+        row: usize,
+    ) -> Result<Outputs, BackendError> {
+        let preprocessing = Preset::Torchvision.preprocessing();
+        let mut rows = Vec::new();
+        for picture in pictures {
+            rows.push(InputRow {
+                picture,
+                preprocessing: &preprocessing,
+            });
+        }
+        let input = HeadInput::Features;
+        backend.forward(&rows, groups, &[WantedInput { row, input }])
     }
 
     /// Returns the logits of rows 0 and 2 by the first head and of rows 0 and 1 by the second, and the features of row 1.
-    fn run(backend: &mut dyn Backend, heads: &[PlacedHead; 2], pictures: &[&[u8]]) -> (Vec<Vec<f32>>, Vec<f32>) {
+    fn run(
+        backend: &mut dyn Backend,
+        heads: &[PlacedHead; 2],
+        pictures: &[Prepared],
+    ) -> (Vec<Vec<f32>>, Vec<Vec<f32>>) {
         let [first, second] = heads;
         let groups = [(first, vec![0, 2]), (second, vec![0, 1])].map(|(head, rows)| HeadRows { head, rows });
-        let outputs = backend.forward(pictures, &groups, &[1]).unwrap();
-        (outputs.logits, outputs.features)
+        let outputs = forward(backend, pictures, &groups, 1).unwrap();
+        (outputs.logits, outputs.inputs)
     }
 
     #[test]
@@ -161,13 +199,10 @@ mod tests {
         let (of_alone, of_both) = (place(&*alone, &heads), place(&*both, &heads));
         for (one, other) in of_alone.iter().zip(&of_both) {
             assert_eq!((one.classes, one.device_bytes), (other.classes, other.device_bytes));
-            assert_eq!(one.shares_features(), other.shares_features());
+            assert_eq!(one.shared_input(), other.shared_input());
         }
 
-        let pictures: Vec<Vec<u8>> = (0..3)
-            .map(|seed| (0..PICTURE_BYTES).map(|at| (at * (seed + 7) % 251) as u8).collect())
-            .collect();
-        let pictures: Vec<&[u8]> = pictures.iter().map(Vec::as_slice).collect();
+        let pictures = [0, 1, 2].map(|seed| picture(|at| (at * (seed + 7) % 251) as u8));
         let expected = run(&mut *alone, &of_alone, &pictures);
         assert_eq!(run(&mut *both, &of_both, &pictures), expected);
         let devices = both.into_lanes();
@@ -181,7 +216,7 @@ mod tests {
                 rows: vec![0],
             }];
             assert_eq!(
-                lane.forward(&pictures[..1], &foreign, &[]).unwrap_err(),
+                forward(&mut *lane, &pictures[..1], &foreign, 0).unwrap_err(),
                 BackendError::ForeignHead
             );
         }
@@ -193,15 +228,14 @@ mod tests {
         let both = on_devices(native(), vec![null_backend(128, NullSettings::default())]);
         assert_eq!(both.devices(), [Device::Cpu, Device::Null]);
         let head = demo_head_from(Architecture::Vgg16Narrow, "classifier.6", 3, 7);
-        let head = both.placer().place(&head).unwrap();
-        let picture = vec![100; PICTURE_BYTES];
+        let head = place_one(&*both, &head);
         for mut lane in both.into_lanes().into_iter().flatten() {
             let groups = [HeadRows {
                 head: &head,
                 rows: vec![0],
             }];
-            let outputs = lane.forward(&[&picture], &groups, &[0]).unwrap();
-            assert_eq!(lane.logits(&[&outputs.features], &groups).unwrap(), outputs.logits);
+            let outputs = forward(&mut *lane, &[picture(|_| 100)], &groups, 0).unwrap();
+            assert_eq!(lane.logits(&[&outputs.inputs[0]], &groups).unwrap(), outputs.logits);
         }
     }
 }

@@ -6,9 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use headswap_checkpoint::Parameters;
-use headswap_spec::LAST_BIAS;
+use headswap_spec::CompleteSpec;
 
-use super::backend::{Backend, BackendError, HeadRows, Outputs, PlacedHead, Placer, StillWanted};
+use super::backend::{
+    Backend, BackendError, HeadRows, InputRow, Outputs, PlacedHead, Placer, StillWanted, WantedInput,
+};
 use super::settings::Device;
 
 /// The settings of the null backend.
@@ -133,26 +135,26 @@ impl Backend for NullBackend {
 
     fn forward_if(
         &mut self,
-        pictures: &[&[u8]],
+        rows: &[InputRow<'_>],
         groups: &[HeadRows<'_>],
-        features: &[usize],
-        wanted: &mut dyn StillWanted,
+        wanted: &[WantedInput],
+        still_wanted: &mut dyn StillWanted,
     ) -> Result<Outputs, BackendError> {
-        if !wanted.still_wanted() {
+        if !still_wanted.still_wanted() {
             return Err(BackendError::NotWanted);
         }
         if !self.settings.row.is_zero() {
-            std::thread::sleep(self.settings.row * pictures.len() as u32);
+            std::thread::sleep(self.settings.row * rows.len() as u32);
         }
         self.fail(groups)?;
         Ok(Outputs {
             logits: self.logits(&[], groups)?,
-            features: vec![0.0; features.len() * self.width],
+            inputs: vec![vec![0.0; self.width]; wanted.len()],
             steps: Vec::new(),
         })
     }
 
-    fn logits(&mut self, _features: &[&[f32]], groups: &[HeadRows<'_>]) -> Result<Vec<Vec<f32>>, BackendError> {
+    fn logits(&mut self, _inputs: &[&[f32]], groups: &[HeadRows<'_>]) -> Result<Vec<Vec<f32>>, BackendError> {
         let nan = self.nan_classes();
         let mut logits = Vec::with_capacity(groups.len());
         for group in groups {
@@ -181,7 +183,11 @@ impl Backend for NullBackend {
 }
 
 impl Placer for NullPlacer {
-    fn place(&self, parameters: &Parameters) -> Result<PlacedHead, BackendError> {
-        Ok(PlacedHead::new(parameters[LAST_BIAS].values.len(), 0, Box::new(())))
+    fn place(&self, parameters: &Parameters, spec: &CompleteSpec) -> Result<PlacedHead, BackendError> {
+        let bias = spec.parameter_names(spec.last_linear()).map(|[_, bias]| bias);
+        let classes = bias
+            .and_then(|bias| parameters.get(&bias))
+            .map_or(0, |bias| bias.values.len());
+        Ok(PlacedHead::new(spec, classes, 0, Box::new(())))
     }
 }

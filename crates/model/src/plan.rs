@@ -4,32 +4,59 @@
 
 use std::ops::Range;
 
-/// Identifies the parameters of one step: equal keys mean equal parameters. The backbone's is [`StepKey::default`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct StepKey {
-    /// The weight's key; 0 is the backbone's.
-    pub weight: usize,
-    /// The bias's key; 0 is the backbone's.
-    pub bias: usize,
+use headswap_spec::HeadInput;
+
+/// Identifies what one step computes: equal keys mean the same computation with the same parameters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum StepKey {
+    /// Pictures of this height and width enter.
+    Pictures([u32; 2]),
+    /// A convolution, Linear or affine layer with these parameters.
+    Parameters {
+        /// The weight's key; 0 is the backbone's.
+        weight: usize,
+        /// The bias's key; 0 is the backbone's.
+        bias: usize,
+    },
+    /// The last pooling's map becomes a vector.
+    Input(HeadInput),
+    /// A layer without parameters, by its kind and the bits of its number.
+    Layer(u8, u32),
 }
 
-/// An entry of the trie: rows that use the same parameters.
+impl StepKey {
+    /// The backbone's own parameters.
+    pub const BACKBONE: Self = Self::Parameters { weight: 0, bias: 0 };
+
+    /// Returns true if the step has parameters that are not the backbone's.
+    pub fn is_own(self) -> bool {
+        matches!(self, Self::Parameters { .. }) && self != Self::BACKBONE
+    }
+}
+
+/// An entry of the trie: rows that pass the same steps. The first step is the pictures' entrance.
 #[derive(Clone, Copy, Debug)]
 pub struct Entry<'a> {
-    /// The parameters of each step, from the first on; later steps use the backbone's.
+    /// Height and width of its pictures, the key of the first step.
+    pub size: [u32; 2],
+    /// The keys of the steps after the first.
     pub keys: &'a [StepKey],
     /// Indices into the batch, ascending and distinct.
     pub rows: &'a [usize],
 }
 
 impl<'a> Entry<'a> {
-    fn key(self, step: usize) -> StepKey {
-        self.keys.get(step).copied().unwrap_or_default()
+    /// Returns the key of a step; none after the last.
+    fn key(self, step: usize) -> Option<StepKey> {
+        match step.checked_sub(1) {
+            None => Some(StepKey::Pictures(self.size)),
+            Some(after) => self.keys.get(after).copied(),
+        }
     }
 
     /// Returns the keys of all steps.
-    fn all_keys(self, steps: usize) -> impl Iterator<Item = StepKey> + use<'a> {
-        (0..steps).map(move |step| self.key(step))
+    fn all_keys(self) -> impl Iterator<Item = StepKey> + use<'a> {
+        (0..=self.keys.len()).filter_map(move |step| self.key(step))
     }
 }
 
@@ -47,7 +74,7 @@ pub struct Plan {
 /// Consecutive steps that the same rows pass with the same parameters: a node of the trie.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pass {
-    /// The steps; empty if the rows' parameters differ from the first step on.
+    /// The steps; empty if the rows differ from the first step on, or if they end where others go on.
     pub steps: Range<usize>,
     /// Its range of [`Plan::entries`].
     entries: Range<usize>,
@@ -58,30 +85,32 @@ pub struct Pass {
 }
 
 impl Plan {
-    /// Builds the trie of entries 0 to `count` over `steps` steps. Its root is pass 0.
-    pub fn make<'a>(&mut self, count: usize, steps: usize, entry: impl Fn(usize) -> Entry<'a>) {
+    /// Builds the trie of entries 0 to `count`. Its root is pass 0.
+    pub fn make<'a>(&mut self, count: usize, entry: impl Fn(usize) -> Entry<'a>) {
         self.entries.clear();
         self.entries.extend(0..count);
         self.entries.sort_unstable_by(|&a, &b| {
-            let (a_keys, b_keys) = (entry(a).all_keys(steps), entry(b).all_keys(steps));
+            let (a_keys, b_keys) = (entry(a).all_keys(), entry(b).all_keys());
             a_keys.cmp(b_keys).then(a.cmp(&b))
         });
         self.rows.clear();
         self.passes.clear();
-        self.add(0..count, 0, steps, &entry);
+        self.add(0..count, 0, &entry);
     }
 
     /// Adds the pass of some entries from a step on, and the passes below it.
-    fn add<'a>(&mut self, entries: Range<usize>, start: usize, steps: usize, entry: &impl Fn(usize) -> Entry<'a>) {
-        let end = if entries.is_empty() {
-            steps
-        } else {
-            // The entries are sorted, with equal keys before `start`: all have the same key if the first and the last do.
+    fn add<'a>(&mut self, entries: Range<usize>, start: usize, entry: &impl Fn(usize) -> Entry<'a>) {
+        let (mut end, mut is_leaf) = (start, true);
+        if !entries.is_empty() {
+            // The entries are sorted, with equal keys before `start`: all have the same key if the first and the last do. An
+            // entry that ends comes before those that go on.
             let first = entry(self.entries[entries.start]);
             let last = entry(self.entries[entries.end - 1]);
-            let differing = (start..steps).find(|&step| first.key(step) != last.key(step));
-            differing.unwrap_or(steps)
-        };
+            while first.key(end).is_some() && first.key(end) == last.key(end) {
+                end += 1;
+            }
+            is_leaf = last.key(end).is_none();
+        }
 
         let first_row = self.rows.len();
         for index in entries.clone() {
@@ -99,11 +128,11 @@ impl Plan {
             after: 0,
         });
         let mut branch = entries.start;
-        while end < steps && branch < entries.end {
+        while !is_leaf && branch < entries.end {
             let key = entry(self.entries[branch]).key(end);
             let next = (branch..entries.end).find(|&index| entry(self.entries[index]).key(end) != key);
             let next = next.unwrap_or(entries.end);
-            self.add(branch..next, end, steps, entry);
+            self.add(branch..next, end, entry);
             branch = next;
         }
         self.passes[pass].after = self.passes.len();
@@ -155,15 +184,18 @@ mod tests {
     const STEPS: usize = 5;
 
     fn key(number: usize) -> StepKey {
-        StepKey {
+        StepKey::Parameters {
             weight: number,
             bias: 0,
         }
     }
 
-    /// Returns the keys of all steps.
-    fn full(keys: &[StepKey]) -> Vec<StepKey> {
-        Entry { keys, rows: &[] }.all_keys(STEPS).collect()
+    fn entry<'a>(size: u32, keys: &'a [StepKey], rows: &'a [usize]) -> Entry<'a> {
+        Entry {
+            size: [size; 2],
+            keys,
+            rows,
+        }
     }
 
     /// Visits every pass with the path to it: each step and the entry whose parameters it uses.
@@ -187,23 +219,29 @@ mod tests {
         #[test]
         fn every_entry_uses_its_own_parameters_and_no_prefix_is_computed_twice(
             entries in prop::collection::vec(
-                (prop::collection::vec(0usize..3, 0..=STEPS), prop::collection::btree_set(0usize..12, 1..6)),
+                (
+                    0u32..2,
+                    prop::collection::vec(0usize..3, 0..=STEPS),
+                    prop::collection::btree_set(0usize..12, 1..6),
+                ),
                 1..9,
             ),
         ) {
             let keys: Vec<Vec<StepKey>> =
-                entries.iter().map(|(keys, _)| keys.iter().map(|&number| key(number)).collect()).collect();
-            let rows: Vec<Vec<usize>> = entries.iter().map(|(_, rows)| rows.iter().copied().collect()).collect();
+                entries.iter().map(|(_, keys, _)| keys.iter().map(|&number| key(number)).collect()).collect();
+            let rows: Vec<Vec<usize>> = entries.iter().map(|(.., rows)| rows.iter().copied().collect()).collect();
+            let sizes: Vec<u32> = entries.iter().map(|(size, ..)| *size).collect();
             let entries: Vec<Entry<'_>> =
-                keys.iter().zip(&rows).map(|(keys, rows)| Entry { keys, rows }).collect();
+                (0..entries.len()).map(|index| entry(sizes[index], &keys[index], &rows[index])).collect();
             // In the buffers of another batch.
             let mut plan = Plan::default();
-            plan.make(1, STEPS, |_| Entry { keys: &[], rows: &[7] });
-            plan.make(entries.len(), STEPS, |entry| entries[entry]);
+            plan.make(1, |_| entry(0, &[], &[7]));
+            plan.make(entries.len(), |index| entries[index]);
 
+            let full: Vec<Vec<StepKey>> = entries.iter().map(|entry| entry.all_keys().collect()).collect();
             let (mut reached, mut prefixes) = (vec![0; entries.len()], HashSet::new());
             walk(&plan, 0, &mut Vec::new(), &mut |pass, path| {
-                let used: Vec<StepKey> = path.iter().map(|&(step, entry)| full(&keys[entry])[step]).collect();
+                let used: Vec<StepKey> = path.iter().map(|&(step, entry)| full[entry][step]).collect();
                 assert_eq!(path.iter().map(|&(step, _)| step).collect::<Vec<_>>(), (0..path.len()).collect::<Vec<_>>());
                 for length in plan.pass(pass).steps.clone() {
                     assert!(prefixes.insert(used[..=length].to_vec()), "a prefix is computed twice");
@@ -213,10 +251,10 @@ mod tests {
                 assert_eq!(plan.rows(pass), expected.into_iter().collect::<Vec<_>>());
                 let branches = plan.branches(pass).count();
                 for &entry in plan.entries(pass) {
-                    assert_eq!(full(&keys[entry])[..used.len()], used[..]);
+                    assert_eq!(full[entry][..used.len()], used[..]);
                     assert_eq!(plan.positions(pass, &rows[entry]).count(), rows[entry].len());
                     if branches == 0 {
-                        assert_eq!(used.len(), STEPS);
+                        assert_eq!(used, full[entry]);
                         reached[entry] += 1;
                     }
                 }
@@ -224,20 +262,30 @@ mod tests {
             });
             prop_assert!(reached.iter().all(|&times| times == 1));
             let mut distinct: HashSet<Vec<StepKey>> = HashSet::new();
-            for keys in &keys {
-                distinct.extend((1..=STEPS).map(|length| full(keys)[..length].to_vec()));
+            for keys in &full {
+                distinct.extend((1..=keys.len()).map(|length| keys[..length].to_vec()));
             }
             prop_assert_eq!(prefixes, distinct);
         }
     }
 
     #[test]
-    fn heads_that_override_only_the_last_linear_share_all_steps() {
+    fn heads_that_differ_in_their_last_linear_alone_share_all_steps() {
         let rows: Vec<Vec<usize>> = (0..4).map(|row| vec![row]).collect();
-        let entries: Vec<Entry<'_>> = rows.iter().map(|rows| Entry { keys: &[], rows }).collect();
+        let keys = [StepKey::BACKBONE; STEPS];
         let mut plan = Plan::default();
-        plan.make(entries.len(), STEPS, |entry| entries[entry]);
-        assert_eq!((plan.pass(0).steps.clone(), plan.rows(0).len()), (0..STEPS, 4));
+        plan.make(rows.len(), |index| entry(224, &keys, &rows[index]));
+        assert_eq!((plan.pass(0).steps.clone(), plan.rows(0).len()), (0..STEPS + 1, 4));
         assert_eq!(plan.branches(0).count(), 0);
+    }
+
+    #[test]
+    fn what_ends_where_others_go_on_is_a_pass_without_steps() {
+        let keys = [key(0), key(1)];
+        let mut plan = Plan::default();
+        plan.make(2, |index| entry(224, &keys[..2 - index], &[0]));
+        assert_eq!(plan.pass(0).steps, 0..2);
+        let branches: Vec<_> = plan.branches(0).map(|branch| plan.pass(branch).steps.clone()).collect();
+        assert_eq!(branches, [2..2, 2..3]);
     }
 }

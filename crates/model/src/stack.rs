@@ -1,12 +1,15 @@
-//! The steps and their parameters: the backbone's, and those by which heads override them.
+//! The backbone's steps and their parameters.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use headswap_checkpoint::{Digest, HostTensor, Parameters};
-use headswap_spec::{LayerKind, PICTURE_SIDE, Step};
+use headswap_spec::{HeadInput, LayerKind, Step};
 
 use super::plan::StepKey;
+use super::program::{Operation, Program};
+
+/// The side of the map that enters `classifier.0`, to which other maps are averaged.
+pub const POOLED_SIDE: usize = 7;
 
 /// The parameters of one step on a device: a weight of type `W`, a bias of type `B`.
 pub struct StepParameters<W, B> {
@@ -30,7 +33,19 @@ pub struct Stack<W, B> {
     /// The steps, in order.
     pub steps: Vec<Step>,
     backbone: Vec<StepParameters<W, B>>,
+    /// The backbone's own computation of each input of heads.
+    programs: BTreeMap<HeadInput, Program<W, B>>,
 }
+
+const INPUTS: [HeadInput; 7] = [
+    HeadInput::Flatten,
+    HeadInput::FlattenHwc,
+    HeadInput::Adaptive7x7,
+    HeadInput::GlobalAverage,
+    HeadInput::GlobalMax,
+    HeadInput::GlobalMaxAverage,
+    HeadInput::Features,
+];
 
 impl<W, B> Stack<W, B> {
     /// Returns a stack of these steps. `backbone` are the parameters of each.
@@ -39,147 +54,119 @@ impl<W, B> Stack<W, B> {
     /// If there are not as many parameters as steps.
     pub fn new(steps: Vec<Step>, backbone: Vec<StepParameters<W, B>>) -> Self {
         assert_eq!(steps.len(), backbone.len(), "each step has parameters");
-        Self { steps, backbone }
+        let mut stack = Self {
+            steps,
+            backbone,
+            programs: BTreeMap::new(),
+        };
+        for input in INPUTS {
+            let program = stack.program(input);
+            stack.programs.insert(input, program);
+        }
+        stack
     }
 
-    /// Returns the parameters of a step for a head, or for the backbone itself.
-    pub fn parameters<'a>(&'a self, step: usize, head: Option<&'a Overrides<W, B>>) -> &'a StepParameters<W, B> {
-        head.and_then(|head| head.steps.get(&step))
-            .unwrap_or(&self.backbone[step])
+    /// Returns the backbone's parameters of a step.
+    pub fn backbone(&self, step: usize) -> &StepParameters<W, B> {
+        &self.backbone[step]
     }
 
-    /// Returns the height and width of the maps that enter a step, which must be a convolution.
-    pub fn input_side(&self, step: usize) -> usize {
-        PICTURE_SIDE >> self.steps[..step].iter().filter(|step| step.pool).count()
+    /// Returns what the backbone computes of pictures of this height and width for an input of heads.
+    pub fn backbone_program(&self, input: HeadInput, size: [u32; 2]) -> &Program<W, B> {
+        &self.programs[&self.canonical(input, size)]
     }
 
-    /// Returns the shape of one row that enters a step, or that leaves the last one if `step` is the number of steps:
-    /// channels, height and width, or a length.
-    pub fn input_shape(&self, step: usize) -> Vec<usize> {
-        match (self.steps.get(step), self.steps.last()) {
-            (Some(next), _) => match next.kind {
-                LayerKind::Conv { input, .. } => vec![input, self.input_side(step), self.input_side(step)],
-                LayerKind::Linear { input, .. } => vec![input],
-                _ => unreachable!("only layers with parameters are steps"),
+    fn program(&self, input: HeadInput) -> Program<W, B> {
+        let mut program = Program::new();
+        let convolutions = self.convolutions();
+        for (step, parameters) in self.backbone.iter().enumerate().take(convolutions) {
+            let convolution = Operation::Convolution {
+                step,
+                parameters: parameters.clone(),
+                pool: self.steps[step].pool,
+            };
+            program.push(StepKey::BACKBONE, convolution);
+        }
+        let pooled = match input {
+            HeadInput::Features => HeadInput::Adaptive7x7,
+            pooled => pooled,
+        };
+        program.push(StepKey::Input(pooled), Operation::Input(pooled));
+        if input == HeadInput::Features {
+            for (step, parameters) in self.backbone.iter().enumerate().skip(convolutions) {
+                let linear = Operation::Linear {
+                    step: Some(step),
+                    parameters: parameters.clone(),
+                    relu: self.steps[step].relu,
+                };
+                program.push(StepKey::BACKBONE, linear);
+            }
+        }
+        program
+    }
+
+    /// Returns the way in which an input of heads makes a vector of the last pooling's map, for pictures of this size. Two
+    /// ways with equal results are one.
+    pub fn pooling(&self, input: HeadInput, size: [u32; 2]) -> HeadInput {
+        match self.canonical(input, size) {
+            HeadInput::Features => HeadInput::Adaptive7x7,
+            pooled => pooled,
+        }
+    }
+
+    fn canonical(&self, input: HeadInput, size: [u32; 2]) -> HeadInput {
+        match (input, self.pooled_size(size)) {
+            (HeadInput::Flatten, [POOLED_SIDE, POOLED_SIDE]) => HeadInput::Adaptive7x7,
+            (input, _) => input,
+        }
+    }
+
+    /// Returns height and width of the last pooling's map.
+    pub fn pooled_size(&self, size: [u32; 2]) -> [usize; 2] {
+        size.map(|side| self.pooled(side as usize, self.convolutions()))
+    }
+
+    /// Returns the side of the maps that enter a convolution, for pictures of this side.
+    fn pooled(&self, side: usize, step: usize) -> usize {
+        side >> self.steps[..step].iter().filter(|step| step.pool).count()
+    }
+
+    /// Returns channels, height and width of the maps that enter a convolution.
+    pub fn maps_before(&self, step: usize, size: [u32; 2]) -> [usize; 3] {
+        let [height, width] = size.map(|side| self.pooled(side as usize, step));
+        let channels = match self.steps[step].kind {
+            LayerKind::Conv { input, .. } => input,
+            _ => unreachable!("the step is a convolution"),
+        };
+        [channels, height, width]
+    }
+
+    /// Returns the channels of the last pooling's map.
+    pub fn pooled_channels(&self) -> usize {
+        match self.steps[self.convolutions() - 1].kind {
+            LayerKind::Conv { output, .. } => output,
+            _ => unreachable!("the step is a convolution"),
+        }
+    }
+
+    /// Returns the length of an input of heads.
+    pub fn input_width(&self, input: HeadInput, size: [u32; 2]) -> usize {
+        let channels = self.pooled_channels();
+        let [height, width] = self.pooled_size(size);
+        match input {
+            HeadInput::Flatten | HeadInput::FlattenHwc => channels * height * width,
+            HeadInput::Adaptive7x7 => channels * POOLED_SIDE * POOLED_SIDE,
+            HeadInput::GlobalAverage | HeadInput::GlobalMax => channels,
+            HeadInput::GlobalMaxAverage => 2 * channels,
+            HeadInput::Features => match self.steps.last().map(|step| step.kind) {
+                Some(LayerKind::Linear { output, .. }) => output,
+                _ => unreachable!("the last step is a Linear"),
             },
-            (None, Some(last)) => match last.kind {
-                LayerKind::Conv { output, .. } | LayerKind::Linear { output, .. } => vec![output],
-                _ => unreachable!("only layers with parameters are steps"),
-            },
-            (None, None) => Vec::new(),
         }
     }
 
     /// Returns the number of convolutions, which are the first steps.
     pub fn convolutions(&self) -> usize {
         self.steps.iter().take_while(|step| step.is_convolution()).count()
-    }
-}
-
-/// The steps that a head overrides, each with both parameters, of which one may be the backbone's.
-pub struct Overrides<W, B> {
-    steps: BTreeMap<usize, StepParameters<W, B>>,
-    /// The parameters that each step uses, up to the last overridden one.
-    pub keys: Vec<StepKey>,
-}
-
-impl<W, B> Overrides<W, B> {
-    /// Returns the first step that the head overrides.
-    pub fn first(&self) -> Option<usize> {
-        self.steps.keys().next().copied()
-    }
-
-    /// Returns the sum of the sizes of the head's own parameters.
-    pub fn bytes(&self, weight: impl Fn(&W) -> usize, bias: impl Fn(&B) -> usize) -> usize {
-        let mut bytes = 0;
-        for (&step, parameters) in &self.steps {
-            let key = self.keys[step];
-            if key.weight != 0 {
-                bytes += weight(&parameters.weight);
-            }
-            if key.bias != 0 {
-                bytes += bias(&parameters.bias);
-            }
-        }
-        bytes
-    }
-}
-
-/// Places the parameters that heads override; heads with equal parameters share them.
-pub struct ParamInterner<W, B> {
-    weights: Interned<W>,
-    biases: Interned<B>,
-}
-
-impl<W, B> Default for ParamInterner<W, B> {
-    fn default() -> Self {
-        Self {
-            weights: Interned::default(),
-            biases: Interned::default(),
-        }
-    }
-}
-
-impl<W, B> ParamInterner<W, B> {
-    /// Places those of `parameters` that belong to steps. `weight` and `bias` each place one parameter.
-    pub fn place<E>(
-        &self,
-        stack: &Stack<W, B>,
-        parameters: &Parameters,
-        weight: impl Fn(&Step, &Arc<HostTensor>) -> Result<W, E>,
-        bias: impl Fn(&Arc<HostTensor>) -> Result<B, E>,
-    ) -> Result<Overrides<W, B>, E> {
-        let (mut steps, mut keys) = (BTreeMap::new(), Vec::new());
-        for (index, step) in stack.steps.iter().enumerate() {
-            let (own_weight, own_bias) = (parameters.get(&step.weight()), parameters.get(&step.bias()));
-            if own_weight.is_none() && own_bias.is_none() {
-                continue;
-            }
-            let mut placed = stack.parameters(index, None).clone();
-            let mut key = StepKey::default();
-            // A key is an address, which is unique as long as the head owns the parameter.
-            if let Some(own) = own_weight {
-                placed.weight = self.weights.get(index, own, || weight(step, own))?;
-                key.weight = Arc::as_ptr(&placed.weight).addr();
-            }
-            if let Some(own) = own_bias {
-                placed.bias = self.biases.get(index, own, || bias(own))?;
-                key.bias = Arc::as_ptr(&placed.bias).addr();
-            }
-            steps.insert(index, placed);
-            keys.resize(index, StepKey::default());
-            keys.push(key);
-        }
-        Ok(Overrides { steps, keys })
-    }
-}
-
-/// Parameters by step and digest, for as long as a head owns them.
-struct Interned<T>(Mutex<HashMap<(usize, Digest), Weak<T>>>);
-
-impl<T> Default for Interned<T> {
-    fn default() -> Self {
-        Self(Mutex::default())
-    }
-}
-
-impl<T> Interned<T> {
-    /// Returns the parameter that another head placed, or places it.
-    fn get<E>(&self, step: usize, host: &HostTensor, place: impl FnOnce() -> Result<T, E>) -> Result<Arc<T>, E> {
-        let key = (step, host.digest());
-        let found = self.lock().get(&key).and_then(Weak::upgrade);
-        if let Some(found) = found {
-            return Ok(found);
-        }
-        // Without the lock: placing is slow, and at worst two threads place the same parameter.
-        let new = Arc::new(place()?);
-        let mut placed = self.lock();
-        placed.retain(|_, placed| placed.strong_count() > 0);
-        placed.insert(key, Arc::downgrade(&new));
-        Ok(new)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<(usize, Digest), Weak<T>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -2,25 +2,26 @@
 
 use std::ops::Range;
 
-use super::backend::{BackendError, HeadRows, StepCount};
+use super::backend::{BackendError, HeadRows, InputRow, StepCount, WantedInput};
 use super::plan::{Entry, Plan};
+use super::program::{Operation, Program};
+use super::stack::Stack;
 
 /// Computes steps.
 pub trait Stepper {
     /// The values of some rows between two steps.
     type Rows;
-    /// The parameters that a head overrides.
-    type Head: ?Sized;
+    /// A weight on the device.
+    type Weight;
+    /// A bias on the device.
+    type Bias;
 
-    /// Returns the number of steps.
-    fn steps(&self) -> usize;
-
-    /// Computes some steps, perhaps none, for rows, with a head's parameters or else the backbone's.
+    /// Computes some steps of a program, perhaps none, for rows.
     fn run(
         &mut self,
         steps: Range<usize>,
         rows: &Self::Rows,
-        head: Option<&Self::Head>,
+        program: &Program<Self::Weight, Self::Bias>,
     ) -> Result<Self::Rows, BackendError>;
 
     /// Returns the rows at these positions.
@@ -32,16 +33,38 @@ pub trait Stepper {
     }
 }
 
-/// The rows after the last step.
+/// A batch to execute.
+pub struct Walked<'a, W, B, P> {
+    /// The backbone.
+    pub stack: &'a Stack<W, B>,
+    /// The rows.
+    pub rows: &'a [InputRow<'a>],
+    /// The rows of each head.
+    pub groups: &'a [HeadRows<'a>],
+    /// Inputs of heads that are wanted as the backbone computes them.
+    pub wanted: &'a [WantedInput],
+    /// Returns the program of a group's head.
+    pub program: P,
+}
+
+/// Rows of a leaf.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LeafRows {
+    /// The index of the leaf.
+    pub leaf: usize,
+    /// Positions among the leaf's rows.
+    pub positions: Vec<usize>,
+}
+
+/// The rows after their last step.
 pub struct Leaves<R> {
-    /// The features of each leaf.
-    pub features: Vec<R>,
-    /// The positions of each group's rows among those of all leaves. Lists after the last group are left from an
-    /// earlier batch.
-    pub groups: Vec<Vec<usize>>,
-    /// The positions of the rows whose backbone features are wanted.
-    pub wanted: Vec<usize>,
-    /// The work of each step.
+    /// The values of each leaf.
+    pub values: Vec<R>,
+    /// The rows of each group. Those after the last group are left from an earlier batch.
+    pub groups: Vec<LeafRows>,
+    /// The row of each wanted input: its leaf, and its position there.
+    pub wanted: Vec<(usize, usize)>,
+    /// The work of each step of the backbone.
     pub steps: Vec<StepCount>,
 }
 
@@ -58,7 +81,7 @@ impl<R> Default for ExecScratch<R> {
             plan: Plan::default(),
             positions: Vec::new(),
             leaves: Leaves {
-                features: Vec::new(),
+                values: Vec::new(),
                 groups: Vec::new(),
                 wanted: Vec::new(),
                 steps: Vec::new(),
@@ -67,52 +90,48 @@ impl<R> Default for ExecScratch<R> {
     }
 }
 
-/// Executes one batch with new scratch buffers. `heads` are those of the groups.
-pub fn walk<S: Stepper>(
+/// Executes one batch with new scratch buffers. `pictures` are the rows' pictures on the device.
+pub fn walk<'a, S, P>(
     stepper: &mut S,
     pictures: &S::Rows,
-    groups: &[HeadRows<'_>],
-    heads: &[&S::Head],
-    wanted: &[usize],
-) -> Result<Leaves<S::Rows>, BackendError> {
+    batch: Walked<'a, S::Weight, S::Bias, P>,
+) -> Result<Leaves<S::Rows>, BackendError>
+where
+    S: Stepper,
+    P: Fn(usize) -> &'a Program<S::Weight, S::Bias>,
+{
     let mut scratch = ExecScratch::default();
-    scratch.walk(stepper, pictures, groups, |group| heads[group], wanted)?;
+    scratch.walk(stepper, pictures, batch)?;
     Ok(scratch.leaves)
 }
 
 impl<R> ExecScratch<R> {
-    /// Executes a batch of groups, whose heads `heads` returns. The rows `wanted`, whose backbone features are wanted,
-    /// are one more entry of the trie.
-    pub fn walk<'a, S: Stepper<Rows = R>>(
+    /// Executes a batch. Its groups, and then the wanted inputs, are the entries of the trie.
+    pub fn walk<'a, S, P>(
         &mut self,
         stepper: &mut S,
         pictures: &R,
-        groups: &[HeadRows<'_>],
-        heads: impl Fn(usize) -> &'a S::Head,
-        wanted: &[usize],
+        batch: Walked<'a, S::Weight, S::Bias, P>,
     ) -> Result<&mut Leaves<R>, BackendError>
     where
-        S::Head: 'a,
+        S: Stepper<Rows = R>,
+        P: Fn(usize) -> &'a Program<S::Weight, S::Bias>,
     {
         let Self {
             plan,
             positions,
             leaves,
         } = self;
-        let count = groups.len() + usize::from(!wanted.is_empty());
-        plan.make(count, stepper.steps(), |index| entry(groups, wanted, index));
-        leaves.clear(groups.len(), stepper.steps());
+        let count = batch.groups.len() + batch.wanted.len();
+        plan.make(count, |index| batch.entry(index));
+        leaves.clear(&batch);
         let rows = stepper.select(pictures, plan.rows(0))?;
         let mut walk = Walk {
             stepper,
             plan,
-            groups,
-            wanted,
-            // The wanted features are the backbone's, without a head.
-            head: |entry| (entry < groups.len()).then(|| heads(entry)),
+            batch,
             positions,
             leaves,
-            count: 0,
         };
         walk.pass(0, &rows)?;
         walk.stepper.recycle(rows);
@@ -120,60 +139,75 @@ impl<R> ExecScratch<R> {
     }
 }
 
-impl<R> Leaves<R> {
-    fn clear(&mut self, groups: usize, steps: usize) {
-        self.features.clear();
-        // Never shortened, so that the lists of a batch with more groups are kept.
-        self.groups.resize_with(groups.max(self.groups.len()), Vec::new);
-        self.wanted.clear();
-        self.steps.clear();
-        self.steps.resize(steps, StepCount::default());
+impl<W, B, P> Walked<'_, W, B, P> {
+    /// Returns an entry of the trie: a group or, after the last, a wanted input.
+    fn entry(&self, index: usize) -> Entry<'_> {
+        if let Some(group) = self.groups.get(index) {
+            return Entry {
+                size: group.head.size,
+                keys: &group.head.keys,
+                rows: &group.rows,
+            };
+        }
+        let wanted = &self.wanted[index - self.groups.len()];
+        let size = self.size(wanted.row);
+        Entry {
+            size,
+            keys: &self.stack.backbone_program(wanted.input, size).keys,
+            rows: std::slice::from_ref(&wanted.row),
+        }
+    }
+
+    fn rows_of(&self, index: usize) -> &[usize] {
+        match self.groups.get(index) {
+            Some(group) => &group.rows,
+            None => std::slice::from_ref(&self.wanted[index - self.groups.len()].row),
+        }
+    }
+
+    fn size(&self, row: usize) -> [u32; 2] {
+        self.rows[row].picture.size().map(|side| side as u32)
     }
 }
 
-/// Returns an entry of the trie: a group or, after the last, the rows whose backbone features are wanted.
-fn entry<'a>(groups: &'a [HeadRows<'_>], wanted: &'a [usize], index: usize) -> Entry<'a> {
-    match groups.get(index) {
-        Some(group) => Entry {
-            keys: &group.head.keys,
-            rows: &group.rows,
-        },
-        None => Entry {
-            keys: &[],
-            rows: wanted,
-        },
+impl<R> Leaves<R> {
+    fn clear<W, B, P>(&mut self, batch: &Walked<'_, W, B, P>) {
+        self.values.clear();
+        // Never shortened, so that the lists of a batch with more groups are kept.
+        let groups = batch.groups.len().max(self.groups.len());
+        self.groups.resize_with(groups, LeafRows::default);
+        self.wanted.clear();
+        self.wanted.resize(batch.wanted.len(), (0, 0));
+        self.steps.clear();
+        self.steps.resize(batch.stack.steps.len(), StepCount::default());
     }
 }
 
 /// The execution of one batch.
-struct Walk<'a, S: Stepper, H> {
+struct Walk<'a, 'b, S: Stepper, P> {
     stepper: &'a mut S,
     plan: &'a Plan,
-    groups: &'a [HeadRows<'a>],
-    wanted: &'a [usize],
-    head: H,
+    batch: Walked<'b, S::Weight, S::Bias, P>,
     positions: &'a mut Vec<usize>,
     leaves: &'a mut Leaves<S::Rows>,
-    /// Rows of the leaves so far.
-    count: usize,
 }
 
-impl<'h, S, H> Walk<'_, S, H>
+impl<'b, S, P> Walk<'_, 'b, S, P>
 where
-    S: Stepper<Head: 'h>,
-    H: Fn(usize) -> Option<&'h S::Head>,
+    S: Stepper,
+    P: Fn(usize) -> &'b Program<S::Weight, S::Bias>,
 {
     /// Computes a pass's steps, and then its branches.
     fn pass(&mut self, pass: usize, rows: &S::Rows) -> Result<(), BackendError> {
         let plan = self.plan;
         let steps = &plan.pass(pass).steps;
-        for count in &mut self.leaves.steps[steps.clone()] {
-            count.passes += 1;
-            count.rows += plan.rows(pass).len();
-        }
-        // In this pass all entries use the parameters of the first.
-        let head = plan.entries(pass).first().and_then(|&entry| (self.head)(entry));
-        let output = self.stepper.run(steps.clone(), rows, head)?;
+        let Some(&entry) = plan.entries(pass).first() else {
+            return Ok(());
+        };
+        // In this pass all entries compute the same as the first.
+        let program = self.program(entry);
+        self.leaves.count(program, steps.clone(), plan.rows(pass).len());
+        let output = self.stepper.run(steps.clone(), rows, program)?;
         if plan.branches(pass).next().is_none() {
             self.add_leaf(pass, output);
             return Ok(());
@@ -189,17 +223,46 @@ where
         Ok(())
     }
 
-    fn add_leaf(&mut self, pass: usize, output: S::Rows) {
-        for &index in self.plan.entries(pass) {
-            let leaf_positions = match (self.head)(index) {
-                Some(_) => &mut self.leaves.groups[index],
-                None => &mut self.leaves.wanted,
-            };
-            let rows = entry(self.groups, self.wanted, index).rows;
-            leaf_positions.clear();
-            leaf_positions.extend(self.plan.positions(pass, rows).map(|position| self.count + position));
+    /// Returns the program of an entry.
+    fn program(&self, entry: usize) -> &'b Program<S::Weight, S::Bias> {
+        let batch = &self.batch;
+        match entry.checked_sub(batch.groups.len()) {
+            None => (batch.program)(entry),
+            Some(index) => {
+                let wanted = &batch.wanted[index];
+                batch.stack.backbone_program(wanted.input, batch.size(wanted.row))
+            }
         }
-        self.count += self.plan.rows(pass).len();
-        self.leaves.features.push(output);
+    }
+
+    fn add_leaf(&mut self, pass: usize, output: S::Rows) {
+        let (leaf, plan) = (self.leaves.values.len(), self.plan);
+        let groups = self.batch.groups.len();
+        for &index in plan.entries(pass) {
+            let mut positions = plan.positions(pass, self.batch.rows_of(index));
+            match index.checked_sub(groups) {
+                None => {
+                    let rows = &mut self.leaves.groups[index];
+                    rows.leaf = leaf;
+                    rows.positions.clear();
+                    rows.positions.extend(positions);
+                }
+                Some(wanted) => self.leaves.wanted[wanted] = (leaf, positions.next().unwrap_or_default()),
+            }
+        }
+        self.leaves.values.push(output);
+    }
+}
+
+impl<R> Leaves<R> {
+    /// Counts `rows` in those of `steps` that are the backbone's, with its or a head's own parameters.
+    fn count<W, B>(&mut self, program: &Program<W, B>, steps: Range<usize>, rows: usize) {
+        for step in steps {
+            let index = program.operation(step).and_then(Operation::backbone_step);
+            if let Some(count) = index.and_then(|index| self.steps.get_mut(index)) {
+                count.passes += 1;
+                count.rows += rows;
+            }
+        }
     }
 }

@@ -6,10 +6,12 @@
 mod counting;
 
 use counting::counted;
+use headswap_image::Prepared;
 use headswap_model::{
-    Backbone, Backend, HeadRows, PlacedHead, Precision, WeightsSource, demo_head_from, native_backend,
+    Backbone, Backend, HeadRows, InputRow, PlacedHead, Precision, WantedInput, WeightsSource, demo_head_from,
+    native_backend,
 };
-use headswap_spec::{Architecture, PICTURE_BYTES};
+use headswap_spec::{Architecture, CompleteSpec, HeadInput, PICTURE_BYTES, Preset};
 
 /// The list of the heads, which borrows from the batch, so cannot be kept.
 const LIST: usize = 1;
@@ -31,15 +33,29 @@ fn fixture(precision: Precision) -> (Box<dyn Backend>, Vec<PlacedHead>) {
     let network = native_backend(backbone, precision, winograd::Engine::new(2)).unwrap();
     let placer = network.placer();
     // As many classes as take more than one thread.
-    let place =
-        |(seed, split): (usize, &&str)| placer.place(&demo_head_from(narrow, split, 5000, seed as u64)).unwrap();
-    let heads = SPLITS.iter().enumerate().map(place).collect();
+    let spec = CompleteSpec::plain(Preset::Torchvision.preprocessing(), 5000);
+    let mut heads = Vec::new();
+    for (seed, split) in SPLITS.iter().enumerate() {
+        let parameters = demo_head_from(narrow, split, 5000, seed as u64);
+        heads.push(placer.place(&parameters, &spec).unwrap());
+    }
     (network, heads)
 }
 
 #[test]
 fn a_steady_batch_allocates_what_it_hands_out() {
-    let pixels = vec![100; PICTURE_BYTES];
+    let picture = Prepared::Bytes {
+        size: [224, 224],
+        values: vec![100; PICTURE_BYTES].into(),
+    };
+    let row = InputRow {
+        picture: &picture,
+        preprocessing: &Preset::Torchvision.preprocessing(),
+    };
+    let wanted = [0, 3].map(|row| WantedInput {
+        row,
+        input: HeadInput::Features,
+    });
     for precision in [Precision::F32, Precision::Int16] {
         let (mut network, heads) = fixture(precision);
         // Each head has two of the rows, and shares one with the next.
@@ -51,11 +67,11 @@ fn a_steady_batch_allocates_what_it_hands_out() {
                 rows: vec![row, row + 1],
             })
             .collect();
-        let pictures = vec![&pixels[..]; heads.len() + 1];
-        // The logits of each head and their list, the features, the counts of steps.
-        let handed_out = heads.len() + 3;
+        let batch = vec![row; heads.len() + 1];
+        // The logits of each head and their list, the features of two rows and their list, the counts of steps.
+        let handed_out = heads.len() + 5;
         let mut forward = || {
-            let (outputs, count) = counted(|| network.forward(&pictures, &groups, &[0, 3]).unwrap());
+            let (outputs, count) = counted(|| network.forward(&batch, &groups, &wanted).unwrap());
             assert_eq!(outputs.steps.iter().map(|step| step.passes).max(), Some(5));
             count
         };

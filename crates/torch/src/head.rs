@@ -3,73 +3,126 @@
 use std::sync::Arc;
 
 use headswap_checkpoint::Parameters;
-use headswap_model::{BackendError, ParamInterner, PlacedHead, Placer};
-use headswap_spec::{LAST_BIAS, LAST_WEIGHT};
+use headswap_model::{
+    BackendError, LeafRows, Operation, PlacedHead, Placer, ProgramBuilder, apply_layer, check_parameters,
+};
+use headswap_spec::{CompleteSpec, HeadLayer};
+use tch::Tensor;
 
-use super::last::{HostProducts, LastLinear, LastProducts};
-use super::placement::PlacedTensor;
-use super::steps::{TorchOverrides, TorchSteps, place_weight};
+use super::host::HostProducts;
+use super::last::{LastLinear, LastProducts};
+use super::pass::TorchPass;
+use super::pictures::Pictures;
+use super::rows::Rows;
+use super::steps::{TorchSteps, filled_maps};
+use super::weight::{TorchProgram, Vector, Weight};
 use crate::error::Result;
 
-/// The steps that a head overrides, and its last Linear.
+/// A head's steps, its last Linear, and the layers after that.
 pub(super) struct TorchHead {
-    pub overrides: TorchOverrides,
+    pub program: TorchProgram,
     pub last: LastLinear,
+    after: Vec<HeadLayer>,
+    classes: usize,
+}
+
+impl TorchHead {
+    /// Applies the layers after the last Linear to its results.
+    pub fn finish(&self, logits: &mut [f32]) {
+        for &layer in &self.after {
+            apply_layer(layer, logits, self.classes);
+        }
+    }
 }
 
 /// Places heads.
 pub(super) struct TorchPlacer {
     backbone: Arc<TorchSteps>,
-    interner: ParamInterner<PlacedTensor, PlacedTensor>,
+    builder: ProgramBuilder<Weight, Vector>,
 }
 
 impl TorchPlacer {
     pub fn new(backbone: Arc<TorchSteps>) -> Self {
         Self {
             backbone,
-            interner: ParamInterner::default(),
+            builder: ProgramBuilder::default(),
         }
     }
 
-    /// Runs one row of ones from the first step that the head overrides to its logits.
-    fn try_out(&self, head: &TorchHead) -> Result<()> {
+    /// Returns one row of ones as the input of a step.
+    fn ones(&self, step: usize, head: &TorchHead, size: [u32; 2]) -> Result<Rows> {
+        let placement = self.backbone.placement;
+        let width = match head.program.operation(step) {
+            Some(Operation::Convolution { step, parameters, .. }) => {
+                let [_, height, width] = self.backbone.stack.maps_before(*step, size).map(|size| size as i64);
+                // The first one's weight may be folded.
+                let channels = parameters.weight.inputs();
+                return Ok(Rows::Maps(filled_maps(placement, [1, height, width], channels, 1.0)?));
+            }
+            Some(Operation::Linear { parameters, .. }) => parameters.weight.inputs(),
+            Some(Operation::Affine { weight, .. }) => weight.len(),
+            Some(Operation::Input(_) | Operation::Layer(_)) | None => head.last.inputs(),
+        };
+        Ok(Rows::Vectors(Tensor::f_ones(
+            [1, width],
+            (placement.kind, placement.device),
+        )?))
+    }
+
+    /// Runs one row of ones from the first step that is the head's own to its logits.
+    fn try_out(&self, head: &TorchHead, size: [u32; 2]) -> Result<()> {
         let _no_gradients = tch::no_grad_guard();
-        let backbone = &self.backbone;
-        let end = backbone.stack.steps.len();
-        let start = head.overrides.first().unwrap_or(end);
-        let features = backbone.run(start..end, &backbone.ones(start)?, Some(&head.overrides))?;
-        let logits = LastProducts::of(&features, &[(&head.last, &[0])], &mut HostProducts::new(1))?.read()?;
+        let mut host = HostProducts::new(1);
+        let end = head.program.steps();
+        let start = head.program.first_own().unwrap_or(end);
+        let mut pass = TorchPass {
+            steps: &self.backbone,
+            pictures: &Pictures::Host(&[]),
+            graphs: None,
+            host: &mut host,
+        };
+        let rows = pass.try_run(start..end, &self.ones(start, head, size)?, &head.program)?;
+        let leaf = [rows.as_vectors()?.shallow_clone()];
+        let first = LeafRows {
+            leaf: 0,
+            positions: vec![0],
+        };
+        let mut logits = LastProducts::of(&leaf, &[(&head.last, &first)], &mut host)?.read()?;
+        for logits in &mut logits {
+            head.finish(logits);
+        }
         if logits.iter().flatten().all(|logit| logit.is_finite()) {
             Ok(())
         } else {
-            Err(backbone.placement.not_finite().into())
+            Err(self.backbone.placement.not_finite().into())
         }
     }
 
-    fn try_place(&self, parameters: &Parameters) -> Result<PlacedHead> {
-        let placement = self.backbone.placement;
-        let stack = &self.backbone.stack;
-        let overrides = self.interner.place(
-            stack,
-            parameters,
-            |step, weight| place_weight(placement, step, weight),
-            |bias| placement.place(bias),
-        )?;
-        let head = TorchHead {
-            overrides,
-            last: LastLinear::place(placement, &parameters[LAST_WEIGHT], &parameters[LAST_BIAS])?,
+    fn try_place(&self, parameters: &Parameters, spec: &CompleteSpec) -> Result<PlacedHead> {
+        let (stack, placement) = (&self.backbone.stack, self.backbone.placement);
+        let classes = check_parameters(stack, parameters, spec)?;
+        let last = spec.last_linear();
+        let Some([weight, bias]) = spec.parameter_names(last) else {
+            return Err(BackendError::Misfit("the head has no Linear".into()).into());
         };
-        self.try_out(&head)?;
+        let head = TorchHead {
+            program: self.builder.build(stack, parameters, spec, &placement)?,
+            last: LastLinear::place(placement, &parameters[&weight], &parameters[&bias])?,
+            after: spec.layers[last + 1..].to_vec(),
+            classes,
+        };
+        // Every valid preprocessing has a size.
+        let size = spec.preprocessing.size().unwrap_or_default();
+        self.try_out(&head, size)?;
 
-        let overrides = &head.overrides;
-        let device_bytes = overrides.bytes(PlacedTensor::bytes, PlacedTensor::bytes) + head.last.bytes();
-        let (classes, keys) = (parameters[LAST_BIAS].values.len(), overrides.keys.clone());
-        Ok(PlacedHead::new(classes, device_bytes, Box::new(head)).with_keys(keys))
+        let device_bytes = head.program.bytes(Weight::bytes, Vector::bytes) + head.last.bytes();
+        let (keys, input_steps) = (head.program.keys.clone(), head.program.input_steps());
+        Ok(PlacedHead::new(spec, classes, device_bytes, Box::new(head)).with_keys(keys, input_steps))
     }
 }
 
 impl Placer for TorchPlacer {
-    fn place(&self, parameters: &Parameters) -> Result<PlacedHead, BackendError> {
-        Ok(self.try_place(parameters)?)
+    fn place(&self, parameters: &Parameters, spec: &CompleteSpec) -> Result<PlacedHead, BackendError> {
+        Ok(self.try_place(parameters, spec)?)
     }
 }

@@ -2,15 +2,15 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use headswap_model::InputRow;
+use headswap_spec::PICTURE_BYTES;
 use tch::{Device, Kind, Tensor};
 
 use super::accelerator::{Accelerator, COMPUTE};
 use super::graphs::Graphs;
+use super::pictures::Uploaded;
+use super::staging::Layout;
 use crate::error::Result;
-
-/// Height, width and channels of a picture.
-pub(super) const PICTURE: [i64; 3] = [224, 224, 3];
-pub(super) const PICTURE_BYTES: usize = 224 * 224 * 3;
 
 /// The state that the lanes of one device share.
 pub(super) struct Shared {
@@ -24,7 +24,7 @@ pub(super) struct Lane {
     /// The stream of its copies.
     stream: usize,
     device: Device,
-    /// `[rows, 224, 224, 3]` u8, in pinned memory.
+    /// Bytes in pinned memory.
     staging: Option<Tensor>,
 }
 
@@ -45,22 +45,20 @@ impl Lane {
         }
     }
 
-    /// Copies pictures to the device: `[N, 224, 224, 3]` u8. Work of the lane's turn sees the complete copy.
-    pub fn upload(&mut self, pictures: &[&[u8]]) -> Result<Tensor> {
+    /// Copies the pictures of a batch to the device. Work of the lane's turn sees the complete copy.
+    pub fn upload(&mut self, rows: &[InputRow<'_>]) -> Result<Uploaded> {
         self.shared.accelerator.enter(self.stream)?;
-        let rows = pictures.len();
+        let layout = Layout::of(rows);
         let staging = match self.staging.take() {
-            Some(staging) if staging.size()[0] as usize >= rows => staging,
-            _ => staging_for(rows.next_power_of_two(), self.device)?,
+            Some(staging) if staging.numel() >= layout.bytes => staging,
+            _ => staging_for(layout.bytes, self.device)?,
         };
-        let staged = self.staging.insert(staging).f_narrow(0, 0, rows as i64)?;
-        // SAFETY: the tensor is contiguous u8 memory of `rows` pictures, which only this lane writes. The device has read the
+        let staged = self.staging.insert(staging).f_narrow(0, 0, layout.bytes as i64)?;
+        // SAFETY: the tensor is contiguous memory of this many bytes, which only this lane writes. The device has read the
         // previous batch, since its results were waited for; if that failed, the pictures that it reads are not used.
-        let memory = unsafe { std::slice::from_raw_parts_mut(staged.data_ptr().cast::<u8>(), rows * PICTURE_BYTES) };
-        for (staged, picture) in memory.chunks_exact_mut(PICTURE_BYTES).zip(pictures) {
-            staged.copy_from_slice(picture);
-        }
-        Ok(staged.f_to_device_(self.device, Kind::Uint8, true, true)?)
+        let memory = unsafe { std::slice::from_raw_parts_mut(staged.data_ptr().cast::<u8>(), layout.bytes) };
+        layout.fill(rows, memory);
+        layout.split(&staged.f_to_device_(self.device, Kind::Uint8, true, true)?)
     }
 
     /// Waits for its turn. Work that the thread submits during the turn runs after the other lanes' work and after this
@@ -90,9 +88,9 @@ impl Drop for Turn<'_> {
     }
 }
 
-fn staging_for(rows: usize, device: Device) -> Result<Tensor> {
-    let [height, width, channels] = PICTURE;
-    let staging = Tensor::f_zeros([rows as i64, height, width, channels], (Kind::Uint8, Device::Cpu))?;
+fn staging_for(bytes: usize, device: Device) -> Result<Tensor> {
+    let pictures = bytes.div_ceil(PICTURE_BYTES).next_power_of_two();
+    let staging = Tensor::f_zeros([(pictures * PICTURE_BYTES) as i64], (Kind::Uint8, Device::Cpu))?;
     match device {
         Device::Cpu => Ok(staging),
         _ => Ok(staging.f_pin_memory(device)?),

@@ -1,14 +1,17 @@
 //! The last Linears of a batch's heads, in few products for any number of heads.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ops::Range;
 use std::sync::Arc;
 
 use headswap_checkpoint::HostTensor;
-use headswap_model::{BackendError, HeadProduct, HostLinear};
-use tch::{Device, Kind, Tensor};
-use winograd::Pool;
+use headswap_model::{BackendError, LeafRows};
+use tch::{Kind, Tensor};
 
+use super::host::HostProducts;
 use super::placement::{PlacedTensor, Placement};
+use super::rows::to_host;
 use crate::error::Result;
 
 /// On a GPU, heads of up to this many classes are gathered into one product over all rows. The unused results cost
@@ -36,7 +39,7 @@ pub(super) enum LastLinear {
 
 impl LastLinear {
     pub fn place(placement: Placement, weight: &Arc<HostTensor>, bias: &Arc<HostTensor>) -> Result<Self> {
-        if placement.device == Device::Cpu {
+        if !placement.gpu {
             let (weight, bias) = (Arc::clone(weight), Arc::clone(bias));
             return Ok(Self::Host { weight, bias });
         }
@@ -44,6 +47,14 @@ impl LastLinear {
             weight: placement.place(weight)?,
             bias: placement.place(bias)?,
         })
+    }
+
+    /// Returns the numbers of a row that it takes.
+    pub fn inputs(&self) -> i64 {
+        match self {
+            Self::Host { weight, .. } => weight.shape.last().map_or(0, |&inputs| inputs as i64),
+            Self::Device { weight, .. } => weight.handle().size()[1],
+        }
     }
 
     pub fn bytes(&self) -> usize {
@@ -74,50 +85,40 @@ struct Part {
     classes: Range<usize>,
 }
 
+/// A head's last Linear, and the rows that it computes.
+pub(super) type HeadLeaf<'a> = (&'a LastLinear, &'a LeafRows);
+
 impl LastProducts {
-    /// Computes each head's logits of its rows of `features`; on the CPU by `host`.
-    pub fn of(features: &Tensor, heads: &[(&LastLinear, &[usize])], host: &mut HostProducts) -> Result<Self> {
-        if features.device() == Device::Cpu {
-            return Ok(Self::Host(host.compute(features, heads)?));
+    /// Computes each head's logits of its rows of a leaf, `[rows, width]`; on the CPU by `host`.
+    pub fn of(leaves: &[Tensor], heads: &[HeadLeaf<'_>], host: &mut HostProducts) -> Result<Self> {
+        if matches!(heads.first(), Some((LastLinear::Host { .. }, _))) {
+            return Ok(Self::Host(on_host(leaves, heads, host)?));
         }
-        Self::on_device(features, heads)
+        Self::on_device(leaves, heads)
     }
 
-    fn on_device(features: &Tensor, heads: &[(&LastLinear, &[usize])]) -> Result<Self> {
-        let mut placed = Vec::with_capacity(heads.len());
-        for (last, _) in heads {
-            let LastLinear::Device { weight, bias } = last else {
-                return Err(BackendError::ForeignHead.into());
-            };
-            placed.push((weight.handle(), bias.handle()));
+    fn on_device(leaves: &[Tensor], heads: &[HeadLeaf<'_>]) -> Result<Self> {
+        let mut by_width: BTreeMap<i64, Vec<usize>> = BTreeMap::new();
+        for (head, (_, rows)) in heads.iter().enumerate() {
+            by_width.entry(leaves[rows.leaf].size()[1]).or_default().push(head);
         }
-        let (gathered, separate): (Vec<usize>, Vec<usize>) =
-            (0..heads.len()).partition(|&head| placed[head].1.numel() <= GATHERED_CLASSES_MAX);
-
         let mut products = Vec::new();
-        for head in separate {
-            let (weight, bias) = &placed[head];
-            let part = Part {
-                head,
-                rows: heads[head].1.to_vec(),
-                classes: 0..bias.numel(),
-            };
-            products.push(Product::new(features, weight, bias, vec![part])?);
-        }
-        if !gathered.is_empty() {
-            // All rows times the weights of all these heads. Each head's part is its own rows and classes.
-            let (mut weights, mut biases, mut parts, mut first) = (Vec::new(), Vec::new(), Vec::new(), 0);
-            for head in gathered {
-                let (weight, bias) = &placed[head];
-                let classes = first..first + bias.numel();
-                first = classes.end;
-                let rows = heads[head].1.to_vec();
-                parts.push(Part { head, rows, classes });
-                weights.push(weight);
-                biases.push(bias);
+        for same_width in by_width.into_values() {
+            let (rows, firsts) = joined(leaves, heads, &same_width)?;
+            let mut linears = Vec::with_capacity(same_width.len());
+            for head in same_width {
+                let (LastLinear::Device { weight, bias }, own) = heads[head] else {
+                    return Err(BackendError::ForeignHead.into());
+                };
+                let first = firsts[&own.leaf];
+                linears.push(PlacedLinear {
+                    head,
+                    weight: weight.handle(),
+                    bias: bias.handle(),
+                    rows: own.positions.iter().map(|position| first + position).collect(),
+                });
             }
-            let (weights, biases) = (Tensor::f_cat(&weights, 0)?, Tensor::f_cat(&biases, 0)?);
-            products.push(Product::new(features, &weights, &biases, parts)?);
+            add_products(&rows, linears, &mut products)?;
         }
         Ok(Self::Device(heads.len(), products))
     }
@@ -150,66 +151,91 @@ impl Product {
     }
 }
 
-/// Computes last Linears on the CPU, on threads of its own.
-pub(super) struct HostProducts {
-    linear: HostLinear,
-    pool: Pool,
+/// A head's last Linear on the device, and its rows of a product.
+struct PlacedLinear {
+    head: usize,
+    weight: Tensor,
+    bias: Tensor,
+    rows: Vec<usize>,
 }
 
-impl HostProducts {
-    pub fn new(threads: usize) -> Self {
-        Self {
-            linear: HostLinear::default(),
-            pool: Pool::new(threads),
+/// Adds the products of rows with the last Linears of some heads.
+fn add_products(rows: &Tensor, linears: Vec<PlacedLinear>, products: &mut Vec<Product>) -> Result<()> {
+    let (gathered, separate): (Vec<PlacedLinear>, Vec<PlacedLinear>) = linears
+        .into_iter()
+        .partition(|linear| linear.bias.numel() <= GATHERED_CLASSES_MAX);
+    for linear in separate {
+        let part = Part {
+            head: linear.head,
+            rows: linear.rows,
+            classes: 0..linear.bias.numel(),
+        };
+        products.push(Product::new(rows, &linear.weight, &linear.bias, vec![part])?);
+    }
+    if gathered.is_empty() {
+        return Ok(());
+    }
+    // All rows times the weights of all these heads. Each head's part is its own rows and classes.
+    let (mut weights, mut biases, mut parts, mut first) = (Vec::new(), Vec::new(), Vec::new(), 0);
+    for linear in gathered {
+        let classes = first..first + linear.bias.numel();
+        first = classes.end;
+        parts.push(Part {
+            head: linear.head,
+            rows: linear.rows,
+            classes,
+        });
+        weights.push(linear.weight);
+        biases.push(linear.bias);
+    }
+    let (weights, biases) = (Tensor::f_cat(&weights, 0)?, Tensor::f_cat(&biases, 0)?);
+    products.push(Product::new(rows, &weights, &biases, parts)?);
+    Ok(())
+}
+
+/// Returns the leaves of some heads in one tensor, and where each leaf begins in it.
+fn joined(leaves: &[Tensor], heads: &[HeadLeaf<'_>], some: &[usize]) -> Result<(Tensor, BTreeMap<usize, usize>)> {
+    let (mut firsts, mut parts, mut first) = (BTreeMap::new(), Vec::new(), 0);
+    for &head in some {
+        let leaf = heads[head].1.leaf;
+        if let Entry::Vacant(entry) = firsts.entry(leaf) {
+            entry.insert(first);
+            first += leaves[leaf].size()[0] as usize;
+            parts.push(&leaves[leaf]);
         }
     }
+    let rows = match parts[..] {
+        [one] => one.shallow_clone(),
+        _ => Tensor::f_cat(&parts, 0)?,
+    };
+    Ok((rows, firsts))
+}
 
-    fn compute(&mut self, features: &Tensor, heads: &[(&LastLinear, &[usize])]) -> Result<Vec<Vec<f32>>> {
-        let width = features.size()[1] as usize;
-        let features = to_host(features)?;
-        let mut logits = Vec::with_capacity(heads.len());
-        for (last, rows) in heads {
-            let LastLinear::Host { weight, bias } = last else {
-                return Err(BackendError::ForeignHead.into());
-            };
-            let mut own = Vec::new();
-            let product = HeadProduct {
-                weight,
-                bias: &bias.values,
-                rows: rows.len(),
-                row: |row| &features[rows[row] * width..][..width],
-            };
-            self.linear.compute(&product, &mut own, &mut self.pool);
-            logits.push(own);
+/// Computes each head's logits on the CPU.
+fn on_host(leaves: &[Tensor], heads: &[HeadLeaf<'_>], host: &mut HostProducts) -> Result<Vec<Vec<f32>>> {
+    let mut read: BTreeMap<usize, Vec<f32>> = BTreeMap::new();
+    for (_, rows) in heads {
+        if let Entry::Vacant(leaf) = read.entry(rows.leaf) {
+            leaf.insert(to_host(&leaves[rows.leaf])?);
         }
-        Ok(logits)
     }
-}
-
-/// Returns these rows of a tensor; without a copy if they are all of its rows. `rows` must be ascending and distinct.
-pub(super) fn select(tensor: &Tensor, rows: &[usize]) -> Result<Tensor> {
-    if rows.len() as i64 == tensor.size()[0] {
-        return Ok(tensor.shallow_clone());
+    let mut logits = Vec::with_capacity(heads.len());
+    for (last, rows) in heads {
+        let LastLinear::Host { weight, bias } = last else {
+            return Err(BackendError::ForeignHead.into());
+        };
+        let (numbers, width) = (&read[&rows.leaf], leaves[rows.leaf].size()[1] as usize);
+        logits.push(host.linear(weight, &bias.values, rows.positions.len(), |row| {
+            &numbers[rows.positions[row] * width..][..width]
+        }));
     }
-    let indices: Vec<i64> = rows.iter().map(|&row| row as i64).collect();
-    let indices = Tensor::f_from_slice(&indices)?.f_to_device(tensor.device())?;
-    Ok(tensor.f_index_select(0, &indices)?)
-}
-
-/// Returns a tensor's values in f32, row-major.
-pub(super) fn to_host(tensor: &Tensor) -> Result<Vec<f32>> {
-    let tensor = tensor
-        .f_to_kind(Kind::Float)?
-        .f_to_device(Device::Cpu)?
-        .f_contiguous()?;
-    let mut values = vec![0f32; tensor.numel()];
-    tensor.f_copy_data(&mut values, tensor.numel())?;
-    Ok(values)
+    Ok(logits)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tch::Device;
 
     fn host(shape: &[usize], seed: usize) -> Arc<HostTensor> {
         let count = shape.iter().product();
@@ -219,43 +245,52 @@ mod tests {
         Arc::new(HostTensor::new(shape.to_vec(), values))
     }
 
-    /// Small heads in one product and large ones in their own, over rows that overlap.
+    fn on_cpu(tensor: &HostTensor) -> Tensor {
+        let shape: Vec<i64> = tensor.shape.iter().map(|&size| size as i64).collect();
+        Tensor::from_slice(&tensor.values).reshape(shape)
+    }
+
+    fn compute(leaves: &[Tensor], heads: &[LastLinear], rows: &[LeafRows]) -> LastProducts {
+        let heads: Vec<HeadLeaf<'_>> = heads.iter().zip(rows).collect();
+        LastProducts::of(leaves, &heads, &mut HostProducts::new(1)).unwrap()
+    }
+
+    /// Small heads in one product and large ones in their own, over rows that overlap, of leaves of two widths.
     #[test]
     fn gathered_products_equal_those_of_each_head() {
-        let (rows, width) = (5, 96);
-        let features = host(&[rows, width], 1);
         let device = Placement {
             device: Device::Cpu,
             kind: Kind::Float,
-            folded: true,
+            gpu: true,
         };
-        let asked: [(usize, &[usize]); 5] = [
-            (3, &[0, 4]),
-            (64, &[1, 2, 3]),
-            (65, &[0, 1, 2, 3, 4]),
-            (200, &[2]),
-            (1, &[2, 3]),
+        let leaves = [host(&[5, 96], 1), host(&[2, 40], 2), host(&[3, 96], 3)];
+        let asked: [(usize, usize, &[usize]); 8] = [
+            (3, 0, &[0, 4]),
+            (64, 0, &[1, 2, 3]),
+            (65, 0, &[0, 1, 2, 3, 4]),
+            (7, 1, &[1]),
+            (200, 0, &[2]),
+            (1, 0, &[2, 3]),
+            (5, 2, &[0, 2]),
+            (70, 2, &[1]),
         ];
-        let heads: Vec<_> = asked
-            .iter()
-            .enumerate()
-            .map(|(seed, (classes, _))| (host(&[*classes, width], seed + 2), host(&[*classes], seed + 20)))
-            .collect();
-        let placed: Vec<LastLinear> = heads
-            .iter()
-            .map(|(weight, bias)| LastLinear::Device {
-                weight: device.place(weight).unwrap(),
-                bias: device.place(bias).unwrap(),
-            })
-            .collect();
-        let batch: Vec<_> = placed.iter().zip(asked).map(|(head, (_, rows))| (head, rows)).collect();
-        let tensor = Tensor::from_slice(&features.values).reshape([rows as i64, width as i64]);
-        let logits = LastProducts::on_device(&tensor, &batch).unwrap().read().unwrap();
-        for (((weight, bias), (_, rows)), logits) in heads.into_iter().zip(asked).zip(logits) {
-            let alone = HostProducts::new(1).compute(&tensor, &[(&LastLinear::Host { weight, bias }, rows)]);
-            let alone = alone.unwrap();
-            assert_eq!(alone[0].len(), logits.len());
-            for (got, want) in logits.iter().zip(&alone[0]) {
+        let (mut placed, mut on_host, mut rows) = (Vec::new(), Vec::new(), Vec::new());
+        for (seed, (classes, leaf, positions)) in asked.into_iter().enumerate() {
+            let width = leaves[leaf].shape[1];
+            let (weight, bias) = (host(&[classes, width], seed + 2), host(&[classes], seed + 20));
+            placed.push(LastLinear::place(device, &weight, &bias).unwrap());
+            on_host.push(LastLinear::Host { weight, bias });
+            rows.push(LeafRows {
+                leaf,
+                positions: positions.to_vec(),
+            });
+        }
+        let tensors = leaves.map(|leaf| on_cpu(&leaf));
+        let (got, want) = (compute(&tensors, &placed, &rows), compute(&tensors, &on_host, &rows));
+        assert!(matches!(&got, LastProducts::Device(8, products) if products.len() == 5));
+        for (got, want) in got.read().unwrap().iter().zip(want.read().unwrap()) {
+            assert_eq!(got.len(), want.len());
+            for (got, want) in got.iter().zip(want) {
                 assert!((got - want).abs() < 1e-4, "{got} {want}");
             }
         }

@@ -13,8 +13,9 @@ use crate::error::Result;
 pub(super) struct Placement {
     pub device: Device,
     pub kind: Kind,
-    /// True if the first convolution's weight also normalises pictures (`input.rs`).
-    pub folded: bool,
+    /// True on a GPU, and on a CPU that stands for one in tests: the first convolution's weight also normalises pictures
+    /// (`input.rs`), and the device computes heads' own layers, which a CPU computes in f32 by our own code.
+    pub gpu: bool,
 }
 
 /// A tensor on the device. tch's handles are `Send` but not `Sync`, so each user takes a handle of its own; libtorch allows
@@ -75,7 +76,7 @@ impl Placement {
         Ok(PlacedTensor::new(placed, None))
     }
 
-    pub fn computes_in_host_memory(&self) -> bool {
+    fn computes_in_host_memory(&self) -> bool {
         (self.device, self.kind) == (Device::Cpu, Kind::Float)
     }
 

@@ -1,34 +1,35 @@
-//! The steps on libtorch: the backbone's tensors, and the computation of any range of steps.
+//! The steps on libtorch: the backbone's tensors, and the computation of any range of steps after the pictures' entrance.
 
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use headswap_checkpoint::{HostTensor, Parameters};
-use headswap_model::{Overrides, Stack, StepParameters};
-use headswap_spec::{LayerKind, Step};
-use tch::{Device, Kind, Tensor};
+use headswap_checkpoint::Parameters;
+use headswap_model::{BackendError, Operation, Stack, StepParameters};
+use headswap_spec::{HeadInput, PICTURE_SIDE, Step};
+use tch::{Kind, Tensor};
 
 use super::accelerator::{Accelerator, torch_max_pool};
 use super::graphs::padded;
-use super::input::{Input, fold};
-use super::placement::{PlacedTensor, Placement};
+use super::input::FoldedInput;
+use super::layers;
+use super::pictures::Uploaded;
+use super::placement::Placement;
+use super::weight::{TorchProgram, TorchStack, Vector, Weight, place_weight};
 use crate::error::Result;
 
-/// Pictures that pass the convolutions together on the CPU. Their activations dominate the memory, 26 MB a picture in the
-/// first block; larger groups need more and are hardly faster (`benches/README.md`).
-const CPU_GROUP: i64 = 2;
+/// Height and width of the pictures that VGG16 was trained on.
+const VGG16: [u32; 2] = [PICTURE_SIDE as u32; 2];
 
-/// The steps' parameters on the device.
-pub(super) type TorchStack = Stack<PlacedTensor, PlacedTensor>;
-/// The parameters that a head overrides.
-pub(super) type TorchOverrides = Overrides<PlacedTensor, PlacedTensor>;
+type TorchOperation = Operation<Weight, Vector>;
+type TorchParameters = StepParameters<Weight, Vector>;
 
 /// The backbone.
 pub(super) struct TorchSteps {
     pub placement: Placement,
     pub stack: TorchStack,
-    input: Input,
+    /// None on the CPU, where pictures are normalised.
+    folded_input: Option<FoldedInput>,
     accelerator: Option<Arc<dyn Accelerator>>,
     /// True if the kernels of products also add the bias and apply the ReLU, and the accelerator pools.
     fused: AtomicBool,
@@ -49,13 +50,17 @@ impl TorchSteps {
         for step in &steps {
             backbone.push(StepParameters {
                 weight: Arc::new(place_weight(placement, step, &parameters[&step.weight()])?),
-                bias: Arc::new(placement.place(&parameters[&step.bias()])?),
+                bias: Arc::new(Vector::place(placement, &parameters[&step.bias()])?),
             });
         }
         let placed = Self {
             placement,
             stack: Stack::new(steps, backbone),
-            input: Input::new(placement)?,
+            folded_input: if placement.gpu {
+                Some(FoldedInput::new(placement)?)
+            } else {
+                None
+            },
             accelerator,
             fused: AtomicBool::new(false),
         };
@@ -67,11 +72,9 @@ impl TorchSteps {
 
     /// Turns fused operations on, if this GPU and its libraries support them and the results agree.
     fn fuse(&self) -> Result<()> {
-        let picture = self.ones(0)?;
-        let end = self.stack.steps.len();
-        let unfused = self.run(0..end, &picture, None)?;
+        let unfused = self.features(self.ones()?)?;
         self.fused.store(true, Ordering::Relaxed);
-        let fused = self.run(0..end, &picture, None);
+        let fused = self.ones().and_then(|ones| self.features(ones));
         let error = fused.and_then(|fused| Ok(largest(&fused.f_sub(&unfused)?)? / largest(&unfused)?));
         match error.and_then(|error| Ok((error, self.reads_its_result(1)?))) {
             Ok((error, false)) if error <= FUSED_ERROR_MAX => {}
@@ -102,10 +105,10 @@ impl TorchSteps {
     fn reads_its_result(&self, rows: usize) -> Result<bool> {
         let placement = self.placement;
         for step in 0..self.stack.convolutions() {
-            let parameters = self.stack.parameters(step, None);
-            let (weight, bias) = (parameters.weight.handle(), parameters.bias.handle());
-            let side = self.stack.input_shape(step)[1] as i64;
-            let shape = [rows as i64, side, side];
+            let parameters = self.stack.backbone(step);
+            let (weight, bias) = (parameters.weight.handle()?, parameters.bias.handle());
+            let [_, height, width] = self.stack.maps_before(step, VGG16).map(|size| size as i64);
+            let shape = [rows as i64, height, width];
             let input = filled_maps(placement, shape, weight.size()[1], 1.0)?;
             let before = filled_maps(placement, shape, weight.size()[0], f64::NAN)?;
             let one = [1, 1];
@@ -117,106 +120,111 @@ impl TorchSteps {
         Ok(false)
     }
 
-    /// Returns one row of ones as the input of a step. The first step's is a picture whose bytes are 1.
-    pub fn ones(&self, step: usize) -> Result<Tensor> {
-        let mut shape: Vec<i64> = self
-            .stack
-            .input_shape(step)
-            .into_iter()
-            .map(|size| size as i64)
-            .collect();
-        let mut kind = self.placement.kind;
-        if step == 0 {
-            shape.rotate_left(1);
-            kind = Kind::Uint8;
-        }
-        shape.insert(0, 1);
-        Ok(Tensor::f_ones(shape, (kind, self.placement.device))?)
+    /// Returns one row of ones as the first convolution's input of a picture of VGG16's own size.
+    fn ones(&self) -> Result<Tensor> {
+        let side = PICTURE_SIDE as i64;
+        let channels = self.stack.backbone(0).weight.inputs();
+        filled_maps(self.placement, [1, side, side], channels, 1.0)
     }
 
-    /// Computes `steps` for rows, each with the head's parameters or else the backbone's. The input of the first step is
-    /// pictures, `[N, 224, 224, 3]` u8.
-    pub fn run(&self, steps: Range<usize>, input: &Tensor, head: Option<&TorchOverrides>) -> Result<Tensor> {
-        let all = self.stack.convolutions();
-        let convolutions = steps.start..steps.end.min(all);
-        let mut rows = input.shallow_clone();
-        if !convolutions.is_empty() {
-            rows = match self.placement.device {
-                Device::Cpu => {
-                    let mut convolved = Vec::new();
-                    for group in rows.f_split(CPU_GROUP, 0)? {
-                        convolved.push(self.convolve(convolutions.clone(), group, head)?);
-                    }
-                    match convolved.len() {
-                        1 => convolved.remove(0),
-                        _ => Tensor::f_cat(&convolved, 0)?,
-                    }
-                }
-                _ => padding(&rows, |rows| self.convolve(convolutions.clone(), rows, head))?,
-            };
+    /// Returns the first convolution's input of pictures that are on a GPU, padded to one of few numbers of rows.
+    pub fn input(&self, pictures: &Uploaded, rows: &[usize]) -> Result<Tensor> {
+        match &self.folded_input {
+            Some(folded) => pictures.input(rows, folded, padded(rows.len())),
+            None => Err(BackendError::Device("pictures were uploaded for a CPU".into()).into()),
         }
-        for step in steps.start.max(all)..steps.end {
-            rows = self.step(step, &rows, head)?;
+    }
+
+    /// Computes the features of plain pictures on a GPU, `[N, 224, 224, 3]` u8.
+    pub fn features_of_bytes(&self, pixels: &Tensor) -> Result<Tensor> {
+        match &self.folded_input {
+            Some(folded) => self.features(folded.of_bytes(pixels, pixels.size()[0] as usize)?),
+            None => Err(BackendError::Device("pictures were uploaded for a CPU".into()).into()),
+        }
+    }
+
+    /// Computes the features of the first convolution's input with the backbone's own parameters.
+    fn features(&self, input: Tensor) -> Result<Tensor> {
+        let program = self.stack.backbone_program(HeadInput::Features, VGG16);
+        self.run(program, 1..program.steps(), input)
+    }
+
+    /// Computes steps after the pictures' entrance, for the first one's input.
+    pub fn run(&self, program: &TorchProgram, steps: Range<usize>, input: Tensor) -> Result<Tensor> {
+        let mut rows = input;
+        for step in steps {
+            let Some(operation) = program.operation(step) else {
+                break;
+            };
+            rows = self.step(operation, &rows)?;
         }
         Ok(rows)
     }
 
-    /// Computes convolutions for rows, and flattens the maps of the last one.
-    fn convolve(&self, steps: Range<usize>, rows: Tensor, head: Option<&TorchOverrides>) -> Result<Tensor> {
-        let mut maps = match steps.start {
-            0 => self.input.of(&rows, self.placement)?,
-            _ => rows,
-        };
-        for step in steps.clone() {
-            maps = self.step(step, &maps, head)?;
+    fn step(&self, operation: &TorchOperation, input: &Tensor) -> Result<Tensor> {
+        match operation {
+            Operation::Convolution { step, parameters, pool } => {
+                let output = self.convolution(*step, parameters, input)?;
+                if !pool {
+                    return Ok(output);
+                }
+                match &self.accelerator {
+                    Some(accelerator) if self.fuses(*step, input) => accelerator.max_pool(&output),
+                    _ => torch_max_pool(&output),
+                }
+            }
+            Operation::Input(input_kind) => layers::pool(*input_kind, input),
+            Operation::Linear { parameters, relu, .. } => self.linear(parameters, *relu, input),
+            Operation::Affine { weight, bias } => Ok(bias.handle().f_addcmul(input, &weight.handle())?),
+            Operation::Layer(layer) => layers::layer(*layer, input),
         }
-        if steps.end < self.stack.convolutions() {
-            return Ok(maps);
-        }
-        // Channels first, as the Linears were trained.
-        Ok(maps.f_contiguous()?.f_flatten(1, -1)?)
     }
 
-    fn step(&self, step: usize, input: &Tensor, head: Option<&TorchOverrides>) -> Result<Tensor> {
-        let parameters = self.stack.parameters(step, head);
-        let (weight, bias) = (parameters.weight.handle(), parameters.bias.handle());
-        let step = &self.stack.steps[step];
-        let (one, fused) = ([1, 1], self.fused.load(Ordering::Relaxed) && step.relu);
-        let mut output = match (step.is_convolution(), fused) {
-            (true, true) => input.f_cudnn_convolution_relu(&weight, Some(&bias), one, one, one, 1)?,
-            (true, false) => input.f_conv2d(&weight, Some(&bias), one, one, one, 1)?,
-            // `relu(bias + input weight^T)`, which cuBLASLt computes in the epilogue of its product.
-            (false, true) => bias.f_internal_addmm_activation(input, &weight.f_tr()?, false)?,
-            (false, false) => input.f_linear(&weight, Some(&bias))?,
-        };
-        if step.relu && !fused {
-            output = output.f_relu_()?;
+    /// Computes a convolution and its ReLU.
+    fn convolution(&self, step: usize, parameters: &TorchParameters, input: &Tensor) -> Result<Tensor> {
+        let (weight, bias, one) = (parameters.weight.handle()?, parameters.bias.handle(), [1, 1]);
+        if self.fuses(step, input) {
+            return Ok(input.f_cudnn_convolution_relu(&weight, Some(&bias), one, one, one, 1)?);
         }
-        if step.pool {
-            output = match &self.accelerator {
-                Some(accelerator) if fused => accelerator.max_pool(&output)?,
-                _ => torch_max_pool(&output)?,
-            };
+        Ok(input.f_conv2d(&weight, Some(&bias), one, one, one, 1)?.f_relu_()?)
+    }
+
+    fn linear(&self, parameters: &TorchParameters, relu: bool, input: &Tensor) -> Result<Tensor> {
+        let (weight, bias) = (parameters.weight.handle()?, parameters.bias.handle());
+        if relu && self.fused.load(Ordering::Relaxed) {
+            // `relu(bias + input weight^T)`, which cuBLASLt computes in the epilogue of its product.
+            return Ok(bias.f_internal_addmm_activation(input, &weight.f_tr()?, false)?);
+        }
+        let mut output = input.f_linear(&weight, Some(&bias))?;
+        if relu {
+            output = output.f_relu_()?;
         }
         Ok(output)
     }
+
+    /// Returns true if a convolution's operations are fused. They are checked for the maps of pictures of VGG16's own size
+    /// alone, because cuDNN chooses its algorithms by the size.
+    fn fuses(&self, step: usize, input: &Tensor) -> bool {
+        let [_, height, width] = self.stack.maps_before(step, VGG16).map(|size| size as i64);
+        self.fused.load(Ordering::Relaxed) && input.size()[2..] == [height, width]
+    }
 }
 
-/// Calls `compute` with rows padded to one of few sizes, because cuDNN plans for each size.
-fn padding(rows: &Tensor, compute: impl Fn(Tensor) -> Result<Tensor>) -> Result<Tensor> {
-    let size = rows.size();
-    let missing = padded(size[0] as usize) as i64 - size[0];
+/// Returns maps with rows of zeros after them, so that there are as many as one of few sizes, because cuDNN plans for each.
+pub(super) fn pad(maps: &Tensor) -> Result<Tensor> {
+    let &[rows, channels, height, width] = &maps.size()[..] else {
+        return Ok(maps.shallow_clone());
+    };
+    let missing = padded(rows as usize) as i64 - rows;
     if missing == 0 {
-        return compute(rows.shallow_clone());
+        return Ok(maps.shallow_clone());
     }
-    let mut shape = size.clone();
-    shape[0] = missing;
-    let rest = Tensor::f_zeros(shape, (rows.kind(), rows.device()))?;
-    Ok(compute(Tensor::f_cat(&[rows, &rest], 0)?)?.f_narrow(0, 0, size[0])?)
+    let rest = Tensor::f_zeros([missing, height, width, channels], (maps.kind(), maps.device()))?;
+    Ok(Tensor::f_cat(&[maps, &rest.f_permute([0, 3, 1, 2])?], 0)?)
 }
 
 /// Returns maps of one value. `shape` is that of the maps without channels: rows, height and width.
-fn filled_maps(placement: Placement, shape: [i64; 3], channels: i64, value: f64) -> Result<Tensor> {
+pub(super) fn filled_maps(placement: Placement, shape: [i64; 3], channels: i64, value: f64) -> Result<Tensor> {
     let [rows, height, width] = shape;
     let options = (placement.kind, placement.device);
     let maps = Tensor::f_full([rows, height, width, channels], value, options)?;
@@ -226,13 +234,4 @@ fn filled_maps(placement: Placement, shape: [i64; 3], channels: i64, value: f64)
 /// Returns the largest absolute value.
 fn largest(values: &Tensor) -> Result<f64> {
     Ok(f64::try_from(values.f_to_kind(Kind::Float)?.f_abs()?.f_max()?)?)
-}
-
-/// Places a step's weight in the memory layout that the step needs.
-pub(super) fn place_weight(placement: Placement, step: &Step, weight: &Arc<HostTensor>) -> Result<PlacedTensor> {
-    match step.kind {
-        LayerKind::Conv { input: 3, .. } if placement.folded => placement.place_channels_last(&fold(weight)),
-        LayerKind::Conv { .. } => placement.place_channels_last(weight),
-        _ => placement.place(weight),
-    }
 }

@@ -3,14 +3,15 @@
 use std::sync::Arc;
 
 use headswap_checkpoint::Parameters;
-use headswap_spec::{PICTURE_BYTES, PICTURE_SIDE, Step};
+use headswap_image::Prepared;
+use headswap_spec::{HeadInput, PICTURE_BYTES, PICTURE_SIDE, Preset, Step};
 use winograd::Bias;
 
 use super::pass::NativePass;
 use super::rows::Rows;
 use super::weight::{NativeStack, Weight};
 use super::workspace::Workspace;
-use crate::backend::BackendError;
+use crate::backend::{BackendError, InputRow};
 use crate::stack::{Stack, StepParameters};
 use crate::walk::Stepper as _;
 
@@ -20,7 +21,7 @@ const DIFFERENCE_MAX: f32 = 0.02;
 
 /// The features of the test picture in f32.
 pub(super) struct Reference {
-    picture: Vec<u8>,
+    picture: Prepared,
     features: Vec<f32>,
 }
 
@@ -58,13 +59,16 @@ impl Reference {
     }
 }
 
-fn features(stack: &NativeStack, workspace: &mut Workspace, picture: &[u8]) -> Result<Vec<f32>, BackendError> {
+fn features(stack: &NativeStack, workspace: &mut Workspace, picture: &Prepared) -> Result<Vec<f32>, BackendError> {
     let mut pass = NativePass {
-        stack,
         workspace,
-        pictures: &[picture],
+        rows: &[InputRow {
+            picture,
+            preprocessing: &Preset::Torchvision.preprocessing(),
+        }],
     };
-    let rows = pass.run(0..stack.steps.len(), &Rows::Pictures(vec![0]), None)?;
+    let program = stack.backbone_program(HeadInput::Features, [PICTURE_SIDE as u32; 2]);
+    let rows = pass.run(0..program.steps(), &Rows::Pictures(vec![0]), program)?;
     Ok(rows.as_vectors().row(0).to_vec())
 }
 
@@ -79,7 +83,7 @@ fn relative_difference(a: &[f32], b: &[f32]) -> f32 {
 }
 
 /// Shades, edges and some noise in each colour, as photographs have them.
-fn test_picture() -> Vec<u8> {
+fn test_picture() -> Prepared {
     let mut picture = Vec::with_capacity(PICTURE_BYTES);
     let mut noise = 1u32;
     for y in 0..PICTURE_SIDE {
@@ -96,7 +100,10 @@ fn test_picture() -> Vec<u8> {
             }
         }
     }
-    picture
+    Prepared::Bytes {
+        size: [PICTURE_SIDE; 2],
+        values: picture.into(),
+    }
 }
 
 #[cfg(test)]

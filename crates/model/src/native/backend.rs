@@ -11,9 +11,9 @@ use super::pass::NativePass;
 use super::rows::Rows;
 use super::weight::{NativeStack, pack};
 use super::workspace::Workspace;
-use crate::backend::{Backend, BackendError, HeadRows, Outputs, Placer, StillWanted, placed};
+use crate::backend::{Backend, BackendError, HeadRows, InputRow, Outputs, Placer, StillWanted, WantedInput, placed};
 use crate::settings::{Device, Precision};
-use crate::walk::ExecScratch;
+use crate::walk::{ExecScratch, Walked};
 use crate::weights::Backbone;
 
 /// Maximum number of threads for one batch. With more, layers of small maps have too little work for each, and every
@@ -102,49 +102,64 @@ impl Backend for NativeBackend {
 
     fn forward_if(
         &mut self,
-        pictures: &[&[u8]],
+        rows: &[InputRow<'_>],
         groups: &[HeadRows<'_>],
-        features: &[usize],
-        wanted: &mut dyn StillWanted,
+        wanted: &[WantedInput],
+        still_wanted: &mut dyn StillWanted,
     ) -> Result<Outputs, BackendError> {
-        if groups.is_empty() && features.is_empty() {
+        if groups.is_empty() && wanted.is_empty() {
             return Ok(Outputs::default());
         }
         let heads: Vec<&NativeHead> = placed(groups)?;
-        if !wanted.still_wanted() {
+        if !still_wanted.still_wanted() {
             return Err(BackendError::NotWanted);
         }
         let mut pass = NativePass {
-            stack: &self.stack,
             workspace: &mut self.workspace,
-            pictures,
+            rows,
         };
-        let all = pass.workspace.pictures(0..pictures.len());
-        let own = |group: usize| &heads[group].overrides;
-        let leaves = self.scratch.walk(&mut pass, &all, groups, own, features)?;
+        let all = pass.workspace.pictures(0..rows.len());
+        let batch = Walked {
+            stack: &self.stack,
+            rows,
+            groups,
+            wanted,
+            program: |group: usize| &heads[group].program,
+        };
+        let leaves = self.scratch.walk(&mut pass, &all, batch)?;
         self.workspace.recycle(all);
 
-        let rows = self.workspace.join(&mut leaves.features);
-        let own = |(head, places): (&&NativeHead, &Vec<usize>)| {
-            let row = |index: usize| rows.row(places[index]);
-            head.last(places.len(), row, &mut self.workspace)
-        };
-        let outputs = Outputs {
-            logits: heads.iter().zip(&leaves.groups).map(own).collect(),
-            features: rows.copy(&leaves.wanted),
+        let mut outputs = Outputs {
+            logits: Vec::with_capacity(heads.len()),
+            inputs: Vec::with_capacity(wanted.len()),
             steps: leaves.steps.clone(),
         };
-        self.workspace.recycle(Rows::Vectors(rows));
+        for (head, place) in heads.iter().zip(&leaves.groups) {
+            let values = leaves.values[place.leaf].as_vectors();
+            let row = |index: usize| values.row(place.positions[index]);
+            outputs
+                .logits
+                .push(head.last(place.positions.len(), row, &mut self.workspace));
+        }
+        for &(leaf, position) in &leaves.wanted {
+            outputs
+                .inputs
+                .push(leaves.values[leaf].as_vectors().row(position).to_vec());
+        }
+        for values in leaves.values.drain(..) {
+            self.workspace.recycle(values);
+        }
         Ok(outputs)
     }
 
-    fn logits(&mut self, features: &[&[f32]], groups: &[HeadRows<'_>]) -> Result<Vec<Vec<f32>>, BackendError> {
+    fn logits(&mut self, inputs: &[&[f32]], groups: &[HeadRows<'_>]) -> Result<Vec<Vec<f32>>, BackendError> {
         let heads: Vec<&NativeHead> = placed(groups)?;
-        let own = |(head, group): (&&NativeHead, &HeadRows<'_>)| {
-            let row = |index: usize| features[group.rows[index]];
-            head.last(group.rows.len(), row, &mut self.workspace)
-        };
-        Ok(heads.iter().zip(groups).map(own).collect())
+        let mut logits = Vec::with_capacity(heads.len());
+        for (head, group) in heads.into_iter().zip(groups) {
+            let row = |index: usize| inputs[group.rows[index]];
+            logits.push(head.of_inputs(group.rows.len(), row, &mut self.workspace)?);
+        }
+        Ok(logits)
     }
 
     fn placer(&self) -> Arc<dyn Placer> {
@@ -169,12 +184,17 @@ impl Backend for NativeBackend {
 mod tests {
     use super::*;
     use crate::{PlacedHead, WeightsSource, demo_head_from};
-    use headswap_spec::{Architecture, PICTURE_BYTES};
+    use headswap_image::Prepared;
+    use headswap_spec::{Architecture, CompleteSpec, HeadInput, PICTURE_BYTES, Preset};
 
     fn backend(threads: usize) -> NativeBackend {
         let mut backbone = Backbone::load(&WeightsSource::Demo, Architecture::Vgg16Narrow).unwrap();
         backbone.take_last_linear();
         NativeBackend::new(backbone, Precision::Int16, Engine::new(threads)).unwrap()
+    }
+
+    fn spec() -> CompleteSpec {
+        CompleteSpec::plain(Preset::Torchvision.preprocessing(), 5)
     }
 
     fn threads(backend: &mut NativeBackend) -> Vec<usize> {
@@ -183,11 +203,21 @@ mod tests {
     }
 
     fn outputs(lane: &mut dyn Backend, head: &PlacedHead) -> (Vec<Vec<f32>>, Vec<f32>) {
-        let pixels: Vec<u8> = (0..PICTURE_BYTES).map(|at| (at * 7 % 251) as u8).collect();
+        let picture = Prepared::Bytes {
+            size: [224, 224],
+            values: (0..PICTURE_BYTES).map(|at| (at * 7 % 251) as u8).collect(),
+        };
+        let row = InputRow {
+            picture: &picture,
+            preprocessing: &Preset::Torchvision.preprocessing(),
+        };
+        let wanted = [WantedInput {
+            row: 1,
+            input: HeadInput::Features,
+        }];
         let rows = vec![0, 1];
-        let outputs = lane.forward(&[&pixels, &pixels], &[HeadRows { head, rows }], &[1]);
-        let outputs = outputs.unwrap();
-        (outputs.logits, outputs.features)
+        let mut outputs = lane.forward(&[row, row], &[HeadRows { head, rows }], &wanted).unwrap();
+        (outputs.logits, outputs.inputs.remove(0))
     }
 
     #[test]
@@ -202,12 +232,12 @@ mod tests {
     fn lanes_compute_what_one_thread_computes() {
         let parameters = demo_head_from(Architecture::Vgg16Narrow, "features.28", 5, 7);
         let mut alone = backend(1);
-        let head = alone.placer().place(&parameters).unwrap();
+        let head = alone.placer().place(&parameters, &spec()).unwrap();
         let expected = outputs(&mut alone, &head);
 
         let divided = backend(33);
         let stack = Arc::downgrade(&divided.stack);
-        let head = divided.placer().place(&parameters).unwrap();
+        let head = divided.placer().place(&parameters, &spec()).unwrap();
         let devices = Box::new(divided).into_lanes();
         assert_eq!(devices.iter().map(Vec::len).collect::<Vec<_>>(), [1, 1, 1]);
         std::thread::scope(|scope| {

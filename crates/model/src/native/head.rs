@@ -3,29 +3,31 @@
 use std::sync::Arc;
 
 use headswap_checkpoint::{HostTensor, Parameters};
-use headswap_spec::{LAST_BIAS, LAST_WEIGHT};
+use headswap_spec::{CompleteSpec, HeadLayer};
 use winograd::{Bias, Engine, Maps};
 
 use super::pass::NativePass;
 use super::rows::{Rows, Vectors};
-use super::weight::{NativeOverrides, NativeStack, Weight, without_subnormals};
+use super::weight::{NativeProgram, NativeStack, Small, Weight, without_subnormals};
 use super::workspace::Workspace;
 use crate::backend::{BackendError, PlacedHead, Placer};
 use crate::host_linear::HeadProduct;
-use crate::stack::ParamInterner;
+use crate::layers::apply_layer;
+use crate::program::{Operation, ProgramBuilder, check_parameters, picture_size};
 use crate::walk::Stepper as _;
 
-/// The steps that a head overrides, and its last Linear as it was read, with subnormal weights set to 0.
+/// A head's steps, its last Linear as it was read, with subnormal weights set to 0, and the layers after that.
 pub(super) struct NativeHead {
-    pub overrides: NativeOverrides,
+    pub program: NativeProgram,
     /// `[K, width]`.
     weight: Arc<HostTensor>,
     /// `[K]`.
     bias: Arc<HostTensor>,
+    after: Vec<HeadLayer>,
 }
 
 impl NativeHead {
-    /// Returns the logits of some rows of features, one row's after the other.
+    /// Returns the logits of some rows of the last Linear's input, one row's after the other.
     pub fn last<'a, R>(&self, rows: usize, row: R, workspace: &mut Workspace) -> Vec<f32>
     where
         R: Fn(usize) -> &'a [f32] + Sync,
@@ -39,49 +41,78 @@ impl NativeHead {
             row,
         };
         workspace.host_linear(&product, &mut logits);
+        for &layer in &self.after {
+            apply_layer(layer, &mut logits, bias.len());
+        }
         logits
+    }
+
+    /// Returns the logits of rows of the head's input.
+    pub fn of_inputs<'a, R>(&self, rows: usize, row: R, workspace: &mut Workspace) -> Result<Vec<f32>, BackendError>
+    where
+        R: Fn(usize) -> &'a [f32] + Sync,
+    {
+        let own = 1 + self.program.input_steps()..self.program.steps();
+        if own.is_empty() || rows == 0 {
+            return Ok(self.last(rows, row, workspace));
+        }
+        let mut inputs = workspace.vectors(rows, row(0).len());
+        for index in 0..rows {
+            inputs.numbers.extend_from_slice(row(index));
+        }
+        let inputs = Rows::Vectors(inputs);
+        let mut pass = NativePass { workspace, rows: &[] };
+        let outputs = pass.run(own, &inputs, &self.program)?;
+        workspace.recycle(inputs);
+        let logits = self.last(rows, |index| outputs.as_vectors().row(index), workspace);
+        workspace.recycle(outputs);
+        Ok(logits)
     }
 }
 
 /// Places heads.
 pub(super) struct NativePlacer {
     stack: Arc<NativeStack>,
-    interner: ParamInterner<Weight, Bias>,
+    builder: ProgramBuilder<Weight, Bias>,
 }
 
 impl NativePlacer {
     pub fn new(stack: Arc<NativeStack>) -> Self {
         Self {
             stack,
-            interner: ParamInterner::default(),
+            builder: ProgramBuilder::default(),
         }
     }
 
     /// Returns one row of ones as the input of a step.
-    fn ones(&self, step: usize) -> Rows {
-        let shape = self.stack.input_shape(step);
-        let numbers = vec![1.0; shape.iter().product()];
-        match shape[..] {
-            [channels, height, width] => Rows::Maps(Maps::from_planes(&numbers, [1, channels, height, width])),
-            _ => Rows::Vectors(Vectors {
-                width: numbers.len(),
-                numbers,
-            }),
-        }
+    fn ones(&self, step: usize, head: &NativeHead, size: [u32; 2]) -> Rows {
+        let width = match head.program.operation(step) {
+            Some(Operation::Convolution { step, .. }) => {
+                let [channels, height, width] = self.stack.maps_before(*step, size);
+                let numbers = vec![1.0; channels * height * width];
+                return Rows::Maps(Maps::from_planes(&numbers, [1, channels, height, width]));
+            }
+            Some(Operation::Linear { parameters, .. }) => parameters.weight.inputs(),
+            Some(Operation::Affine { weight, .. }) => weight.values().len(),
+            _ => head.weight.shape[1],
+        };
+        Rows::Vectors(Vectors {
+            numbers: vec![1.0; width],
+            width,
+        })
     }
 
-    /// Runs one row of ones from the first step that the head overrides to its logits.
-    fn try_out(&self, head: &NativeHead) -> Result<(), BackendError> {
+    /// Runs one row of ones from the first step that is the head's own to its logits.
+    fn try_out(&self, head: &NativeHead, size: [u32; 2]) -> Result<(), BackendError> {
         let mut workspace = Workspace::new(Engine::new(1));
         let mut pass = NativePass {
-            stack: &self.stack,
             workspace: &mut workspace,
-            pictures: &[],
+            rows: &[],
         };
-        let end = self.stack.steps.len();
-        let start = head.overrides.first().unwrap_or(end);
-        let features = pass.run(start..end, &self.ones(start), Some(&head.overrides))?;
-        let logits = head.last(1, |_| features.as_vectors().row(0), &mut workspace);
+        let end = head.program.steps();
+        let start = head.program.first_own().unwrap_or(end);
+        let outputs = pass.run(start..end, &self.ones(start, head, size), &head.program)?;
+        let logits = head.last(1, |_| outputs.as_vectors().row(0), &mut workspace);
         if logits.iter().all(|logit| logit.is_finite()) {
             Ok(())
         } else {
@@ -91,22 +122,23 @@ impl NativePlacer {
 }
 
 impl Placer for NativePlacer {
-    fn place(&self, parameters: &Parameters) -> Result<PlacedHead, BackendError> {
-        let head = NativeHead {
-            overrides: self.interner.place(
-                &self.stack,
-                parameters,
-                |step, weight| Ok::<_, BackendError>(Weight::small(step, weight)),
-                |bias| Ok(Bias::new(&bias.values)),
-            )?,
-            weight: without_subnormals(&parameters[LAST_WEIGHT]),
-            bias: Arc::clone(&parameters[LAST_BIAS]),
+    fn place(&self, parameters: &Parameters, spec: &CompleteSpec) -> Result<PlacedHead, BackendError> {
+        let classes = check_parameters(&self.stack, parameters, spec)?;
+        let last = spec.last_linear();
+        let Some([weight, bias]) = spec.parameter_names(last) else {
+            return Err(BackendError::Misfit("the head has no Linear".into()));
         };
-        self.try_out(&head)?;
+        let head = NativeHead {
+            program: self.builder.build(&self.stack, parameters, spec, &Small)?,
+            weight: without_subnormals(&parameters[&weight]),
+            bias: Arc::clone(&parameters[&bias]),
+            after: spec.layers[last + 1..].to_vec(),
+        };
+        self.try_out(&head, picture_size(spec))?;
 
-        let own = head.overrides.bytes(Weight::bytes, |bias| size_of_val(bias.values()));
+        let own = head.program.bytes(Weight::bytes, |bias| size_of_val(bias.values()));
         let device_bytes = own + head.weight.bytes() + head.bias.bytes();
-        let (classes, keys) = (head.bias.values.len(), head.overrides.keys.clone());
-        Ok(PlacedHead::new(classes, device_bytes, Box::new(head)).with_keys(keys))
+        let (keys, input_steps) = (head.program.keys.clone(), head.program.input_steps());
+        Ok(PlacedHead::new(spec, classes, device_bytes, Box::new(head)).with_keys(keys, input_steps))
     }
 }

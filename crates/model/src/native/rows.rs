@@ -27,13 +27,6 @@ impl Vectors {
     pub fn row(&self, index: usize) -> &[f32] {
         &self.numbers[index * self.width..][..self.width]
     }
-
-    /// Returns some of the rows, one after the other.
-    pub fn copy(&self, rows: &[usize]) -> Vec<f32> {
-        let mut numbers = Vec::with_capacity(rows.len() * self.width);
-        rows.iter().for_each(|&row| numbers.extend_from_slice(self.row(row)));
-        numbers
-    }
 }
 
 impl Rows {
@@ -42,6 +35,14 @@ impl Rows {
             Self::Pictures(pictures) => pictures.len(),
             Self::Maps(maps) => maps.count(),
             Self::Vectors(vectors) => vectors.rows().len(),
+        }
+    }
+
+    /// Returns the vectors' numbers; the rows must have passed the convolutions.
+    pub fn numbers(&mut self) -> &mut [f32] {
+        match self {
+            Self::Vectors(vectors) => &mut vectors.numbers,
+            Self::Pictures(_) | Self::Maps(_) => unreachable!("layers come after the convolutions"),
         }
     }
 

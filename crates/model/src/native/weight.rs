@@ -6,12 +6,14 @@ use headswap_checkpoint::{HostTensor, Parameters};
 use headswap_spec::Step;
 use winograd::{Bias, PackedConv, PackedLinear, flush_subnormal};
 
-use crate::stack::{Overrides, Stack, StepParameters};
+use crate::backend::BackendError;
+use crate::program::{ParameterPlacer, Program};
+use crate::stack::{Stack, StepParameters};
 
 /// The steps' parameters in memory.
 pub(super) type NativeStack = Stack<Weight, Bias>;
-/// The parameters that a head overrides.
-pub(super) type NativeOverrides = Overrides<Weight, Bias>;
+/// The steps of a head.
+pub(super) type NativeProgram = Program<Weight, Bias>;
 
 /// The weight of a step.
 pub(super) enum Weight {
@@ -41,12 +43,38 @@ impl Weight {
         }
     }
 
+    /// Returns the numbers of a row that a Linear takes.
+    pub fn inputs(&self) -> usize {
+        match self {
+            Self::Linear(linear) => linear.inputs(),
+            Self::Host(weight) => weight.shape.last().copied().unwrap_or_default(),
+            Self::Conv(_) => unreachable!("a convolution takes maps"),
+        }
+    }
+
     pub fn bytes(&self) -> usize {
         match self {
             Self::Conv(conv) => conv.bytes(),
             Self::Linear(linear) => linear.bytes(),
             Self::Host(weight) => weight.bytes(),
         }
+    }
+}
+
+/// Packs heads' own parameters for memory.
+pub(super) struct Small;
+
+impl ParameterPlacer<Weight, Bias, BackendError> for Small {
+    fn step_weight(&self, step: &Step, weight: &Arc<HostTensor>) -> Result<Weight, BackendError> {
+        Ok(Weight::small(step, weight))
+    }
+
+    fn own_weight(&self, weight: &Arc<HostTensor>) -> Result<Weight, BackendError> {
+        Ok(Weight::Host(without_subnormals(weight)))
+    }
+
+    fn vector(&self, vector: &Arc<HostTensor>) -> Result<Bias, BackendError> {
+        Ok(Bias::new(&vector.values))
     }
 }
 

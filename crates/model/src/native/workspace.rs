@@ -1,18 +1,20 @@
 //! The engine, and memory that batches reuse.
 
-use headswap_spec::{IMAGENET_MEAN, IMAGENET_STD, PICTURE_SIDE};
-use winograd::{Engine, Maps, Normalisation};
+use headswap_image::Prepared;
+use winograd::{Engine, Maps};
 
 use super::rows::{Rows, Vectors};
+use crate::backend::InputRow;
 use crate::host_linear::{HeadProduct, HostLinear};
 
 /// The engine, and its memory.
 pub(super) struct Workspace {
     pub engine: Engine,
-    pub normalisation: Normalisation,
     linear: HostLinear,
     /// An image's maps, a convolution's result, and the maps of a group.
     pub maps: [Maps; 3],
+    /// The maps of one picture as PyTorch flattens them.
+    pub flat: Vec<f32>,
     spare_pictures: Vec<Vec<usize>>,
     spare_maps: Vec<Maps>,
     spare_vectors: Vec<Vec<f32>>,
@@ -22,9 +24,9 @@ impl Workspace {
     pub fn new(engine: Engine) -> Self {
         Self {
             engine,
-            normalisation: Normalisation::new(PICTURE_SIDE, IMAGENET_MEAN, IMAGENET_STD),
             linear: HostLinear::default(),
             maps: Default::default(),
+            flat: Vec::new(),
             spare_pictures: Vec::new(),
             spare_maps: Vec::new(),
             spare_vectors: Vec::new(),
@@ -68,23 +70,44 @@ impl Workspace {
         new
     }
 
-    /// Concatenates these vectors.
-    pub fn join(&mut self, parts: &mut Vec<Rows>) -> Vectors {
-        let count = parts.iter().map(Rows::count).sum();
-        let mut joint = self.vectors(count, parts.first().map_or(0, |part| part.as_vectors().width));
-        for part in parts.drain(..) {
-            joint.numbers.extend_from_slice(&part.as_vectors().numbers);
-            self.recycle(part);
-        }
-        joint
-    }
-
     /// Takes back the memory of rows that are no longer needed.
     pub fn recycle(&mut self, rows: Rows) {
         match rows {
             Rows::Pictures(pictures) => self.spare_pictures.push(pictures),
             Rows::Maps(maps) => self.spare_maps.push(maps),
             Rows::Vectors(vectors) => self.spare_vectors.push(vectors.numbers),
+        }
+    }
+}
+
+/// Writes the network's input of one row to `maps`.
+pub(super) fn normalise(row: InputRow<'_>, maps: &mut Maps, engine: &mut Engine) {
+    let channels = row.picture.channels(row.preprocessing);
+    let sources = channels.map(|channel| channel.source);
+    match row.picture {
+        Prepared::Bytes {
+            size: [height, width],
+            values,
+        } => {
+            let tables = channels.map(|channel| channel.table());
+            let pixels = values.as_chunks::<3>().0;
+            maps.fill_pictures([1, *height, *width], engine, |row, to| {
+                for (to, pixel) in to.iter_mut().zip(&pixels[row * width..][..*width]) {
+                    let [a, b, c] = sources.map(|source| usize::from(pixel[source]));
+                    *to = [tables[0][a], tables[1][b], tables[2][c]];
+                }
+            });
+        }
+        Prepared::Floats {
+            size: [height, width],
+            values,
+        } => {
+            let pixels = values.as_chunks::<3>().0;
+            maps.fill_pictures([1, *height, *width], engine, |row, to| {
+                for (to, pixel) in to.iter_mut().zip(&pixels[row * width..][..*width]) {
+                    *to = channels.map(|channel| channel.apply(pixel[channel.source]));
+                }
+            });
         }
     }
 }

@@ -2,11 +2,12 @@
 
 use std::sync::{LazyLock, Mutex};
 
+use headswap_image::Prepared;
 use headswap_model::{Backend, HeadRows, Outputs, PlacedHead, demo_head_from};
 use headswap_spec::{Architecture, PICTURE_BYTES};
 use proptest::prelude::*;
 
-use super::{Case, open};
+use super::{Case, features, open, place, rows as input_rows, torchvision};
 use crate::CASES;
 
 /// The split layer and the classes of each head. The last two share all but their last Linear with an earlier one.
@@ -35,7 +36,6 @@ impl Fixture {
     fn new(case: Case) -> Self {
         let narrow = Architecture::Vgg16Narrow;
         let network = open(narrow, case, 2).0;
-        let placer = network.placer();
         let mut heads = Vec::new();
         for (index, (split, classes)) in HEADS.into_iter().enumerate() {
             let mut parameters = demo_head_from(narrow, split, classes, index as u64);
@@ -44,20 +44,15 @@ impl Fixture {
                 shared.retain(|name, _| !name.starts_with("classifier.6"));
                 parameters.extend(shared);
             }
-            heads.push(placer.place(&parameters).unwrap());
+            heads.push(place(&*network, &parameters));
         }
         Self { case, network, heads }
     }
 }
 
-fn picture(seed: u8) -> Vec<u8> {
-    (0..PICTURE_BYTES)
-        .map(|index| (index * (usize::from(seed) + 31) % 251) as u8)
-        .collect()
-}
-
-fn slices(pictures: &[Vec<u8>]) -> Vec<&[u8]> {
-    pictures.iter().map(Vec::as_slice).collect()
+fn picture(seed: u8) -> Prepared {
+    let byte = |index| (index * (usize::from(seed) + 31) % 251) as u8;
+    super::picture((0..PICTURE_BYTES).map(byte).collect())
 }
 
 proptest! {
@@ -75,14 +70,16 @@ proptest! {
             })
             .filter(|group| !group.rows.is_empty())
             .collect();
-        let batched = network.forward(&slices(&pictures), &groups, &(0..rows.len()).collect::<Vec<_>>()).unwrap();
-        let features = &batched.features;
-        prop_assert_eq!(features.len(), rows.len() * 128);
+        let torchvision = torchvision();
+        let all = features(0..rows.len());
+        let batched = network.forward(&input_rows(&pictures, &torchvision), &groups, &all).unwrap();
+        prop_assert_eq!(batched.inputs.iter().map(Vec::len).collect::<Vec<_>>(), vec![128; rows.len()]);
 
         for (group, logits) in groups.iter().zip(&batched.logits) {
             for (position, &row) in group.rows.iter().enumerate() {
                 let alone = [HeadRows { head: group.head, rows: vec![0] }];
-                let single = network.forward(&[&picture(rows[row].0)], &alone, &[]).unwrap();
+                let picture = [picture(rows[row].0)];
+                let single = network.forward(&input_rows(&picture, &torchvision), &alone, &[]).unwrap();
                 let batched = &logits[position * group.head.classes..(position + 1) * group.head.classes];
                 let scale = single.logits[0].iter().fold(1e-6f32, |largest, logit| largest.max(logit.abs()));
                 for (got, want) in batched.iter().zip(&single.logits[0]) {
@@ -104,7 +101,9 @@ fn forward(fixture: &mut Fixture, rows: &[usize]) -> Outputs {
         .filter(|group| !group.rows.is_empty())
         .collect();
     let pictures: Vec<_> = (0..rows.len()).map(|row| picture(row as u8)).collect();
-    network.forward(&slices(&pictures), &groups, &[]).unwrap()
+    network
+        .forward(&input_rows(&pictures, &torchvision()), &groups, &[])
+        .unwrap()
 }
 
 /// The 15 steps: 13 convolutions, classifier.0 and classifier.3.
@@ -137,9 +136,11 @@ fn a_row_asked_of_many_heads_passes_the_backbone_once() {
         let mut fixture = fixture.lock().unwrap();
         let Fixture { network, heads, .. } = &mut *fixture;
         let groups: Vec<HeadRows<'_>> = heads[..2].iter().map(|head| HeadRows { head, rows: vec![0] }).collect();
-        let outputs = network.forward(&[&picture(0)], &groups, &[0]).unwrap();
+        let outputs = network
+            .forward(&input_rows(&[picture(0)], &torchvision()), &groups, &features([0]))
+            .unwrap();
         assert!(outputs.steps.iter().all(|count| (count.passes, count.rows) == (1, 1)));
-        assert_eq!((outputs.logits[1].len(), outputs.features.len()), (100, 128));
+        assert_eq!((outputs.logits[1].len(), outputs.inputs[0].len()), (100, 128));
     }
 }
 
@@ -178,7 +179,9 @@ fn repeatable_results_are_the_same_in_any_batch() {
                 head: &heads[head],
                 rows: vec![0],
             }];
-            let alone = network.forward(&[&picture(row)], &groups, &[]).unwrap();
+            let alone = network
+                .forward(&input_rows(&[picture(row)], &torchvision()), &groups, &[])
+                .unwrap();
             assert_eq!(alone.logits[0], together.logits[group], "{}", HEADS[head].0);
         }
     }

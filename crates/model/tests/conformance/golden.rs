@@ -1,11 +1,11 @@
 //! Logits equal those that torchvision computed of the demo weights, which `scripts/parity/logits.py` generated in numpy.
 
-use headswap_image::{ImageSettings, Pixels, decode};
-use headswap_model::{HeadRows, PlacedHead, demo_head_from, top_k};
-use headswap_spec::Architecture;
+use headswap_image::{ImageSettings, Prepared, decode};
+use headswap_model::{Answered, HeadRows, PlacedHead, demo_head_from};
+use headswap_spec::{Architecture, Output};
 use serde::Deserialize;
 
-use super::{Case, open};
+use super::{Case, open, place, rows, torchvision};
 use crate::CASES;
 
 /// At the repository's root.
@@ -22,17 +22,18 @@ struct Golden {
 }
 
 /// The middle of a 256x256 picture whose bytes follow a formula, or a photograph.
-fn pixels(picture: &str) -> Pixels {
+fn pixels(picture: &str) -> Prepared {
     let value: fn(usize) -> usize = match picture {
         "31mod251.png" => |index| index * 31 % 251,
         "7919mod256.png" => |index| index * 7919 % 256,
         photograph => {
             let file = std::fs::read(format!("{ROOT}/images/{photograph}")).unwrap();
-            return decode(&file, ImageSettings::default()).unwrap();
+            let pixels = decode(&file, ImageSettings::default()).unwrap();
+            return super::picture(pixels.as_bytes().to_vec());
         }
     };
     let row = |y: usize| (0..224 * 3).map(move |x| value((y * 256 + 16) * 3 + x) as u8);
-    Pixels::from_bytes((16..240).flat_map(row).collect()).unwrap()
+    super::picture((16..240).flat_map(row).collect())
 }
 
 fn architecture(name: &str) -> Architecture {
@@ -49,17 +50,23 @@ fn check(arch: &str, case: Case) {
     assert_eq!(golden.len(), 6);
 
     let (mut network, last) = open(architecture(arch), case, 0);
-    let head = network.placer().place(&last).unwrap();
+    let (head, torchvision) = (place(&*network, &last), torchvision());
     for golden in golden {
         let groups = [HeadRows {
             head: &head,
             rows: vec![0],
         }];
-        let outputs = network
-            .forward(&[pixels(&golden.picture).as_bytes()], &groups, &[])
-            .unwrap();
+        let pictures = [pixels(&golden.picture)];
+        let outputs = network.forward(&rows(&pictures, &torchvision), &groups, &[]).unwrap();
         let logits = &outputs.logits[0];
-        let top5: Vec<usize> = top_k(logits, 5).iter().map(|prediction| prediction.index).collect();
+        let five = Answered {
+            output: Output::Softmax,
+            classes: logits.len(),
+            is_binary: false,
+            top_k: 5,
+        };
+        let predictions = five.predictions(logits);
+        let top5: Vec<usize> = predictions.iter().map(|prediction| prediction.index).collect();
         assert_eq!(top5, golden.top5, "{}, {case:?}", golden.picture);
         // A photograph's pixels may differ by a rounding of the resizing; the synthetic pictures are not resized.
         let tolerance = if golden.picture.contains("mod") {
@@ -95,16 +102,16 @@ fn check_heads(arch: &str, case: Case) {
 
     let architecture = architecture(arch);
     let mut network = open(architecture, case, 0).0;
-    let place = |golden: &GoldenHead| {
+    let place_golden = |golden: &GoldenHead| {
         let head = demo_head_from(architecture, &golden.split, 10, golden.seed);
-        let placed = network.placer().place(&head).unwrap();
+        let placed = place(&*network, &head);
         if architecture == Architecture::Vgg16 {
             let bytes: usize = head.values().map(|tensor| tensor.bytes()).sum();
             assert_eq!(placed.device_bytes, bytes, "{}", golden.split);
         }
         placed
     };
-    let heads: Vec<PlacedHead> = golden.iter().map(place).collect();
+    let heads: Vec<PlacedHead> = golden.iter().map(place_golden).collect();
     let near = |got: &[f32], golden: &GoldenHead| {
         let scale = golden
             .logits
@@ -115,18 +122,20 @@ fn check_heads(arch: &str, case: Case) {
             assert!(near, "{}, {case:?}: {got} {want}", golden.split);
         }
     };
-    let picture = pixels("31mod251.png");
+    let torchvision = torchvision();
+    let [picture, other] = ["31mod251.png", "7919mod256.png"].map(pixels);
     for (golden, head) in golden.iter().zip(&heads) {
         let groups = [HeadRows { head, rows: vec![0] }];
-        let outputs = network.forward(&[picture.as_bytes()], &groups, &[]).unwrap();
+        let outputs = network
+            .forward(&rows(std::slice::from_ref(&picture), &torchvision), &groups, &[])
+            .unwrap();
         assert_eq!(outputs.logits[0].len(), 10);
         near(&outputs.logits[0], golden);
     }
-    let other = pixels("7919mod256.png");
-    let batch = [picture.as_bytes(), other.as_bytes(), picture.as_bytes()];
-    let rows = || vec![0, 1, 2];
-    let groups: Vec<HeadRows<'_>> = heads.iter().map(|head| HeadRows { head, rows: rows() }).collect();
-    let outputs = network.forward(&batch, &groups, &[]).unwrap();
+    let batch = [picture.clone(), other, picture];
+    let all = || vec![0, 1, 2];
+    let groups: Vec<HeadRows<'_>> = heads.iter().map(|head| HeadRows { head, rows: all() }).collect();
+    let outputs = network.forward(&rows(&batch, &torchvision), &groups, &[]).unwrap();
     for (golden, logits) in golden.iter().zip(&outputs.logits) {
         near(&logits[..10], golden);
         near(&logits[20..], golden);

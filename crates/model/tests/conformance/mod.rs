@@ -3,12 +3,17 @@
 
 mod batches;
 mod golden;
+mod specs;
 
 use std::num::NonZeroUsize;
 
 use headswap_checkpoint::Parameters;
-use headswap_model::{Backbone, Backend, BackendChoice, BackendSettings, DeviceChoice, Precision, WeightsSource};
-use headswap_spec::Architecture;
+use headswap_image::Prepared;
+use headswap_model::{
+    Backbone, Backend, BackendChoice, BackendSettings, DeviceChoice, InputRow, PlacedHead, Precision, WantedInput,
+    WeightsSource,
+};
+use headswap_spec::{Architecture, CompleteSpec, HeadInput, LAST_BIAS, PICTURE_SIDE, Preprocessing, Preset};
 
 /// A backend.
 #[derive(Clone, Copy, Debug)]
@@ -46,4 +51,38 @@ pub fn precision(settings: BackendSettings) -> Result<&'static str, String> {
         Ok(backend) => Ok(backend.precision()),
         Err(error) => Err(error.to_string()),
     }
+}
+
+/// A picture of 224x224 pixels.
+pub fn picture(values: Vec<u8>) -> Prepared {
+    Prepared::Bytes {
+        size: [PICTURE_SIDE; 2],
+        values: values.into(),
+    }
+}
+
+pub fn torchvision() -> Preprocessing {
+    Preset::Torchvision.preprocessing()
+}
+
+/// The rows of pictures that are prepared as torchvision does.
+pub fn rows<'a>(pictures: &'a [Prepared], preprocessing: &'a Preprocessing) -> Vec<InputRow<'a>> {
+    let row = |picture| InputRow { picture, preprocessing };
+    pictures.iter().map(row).collect()
+}
+
+/// The features of these rows.
+pub fn features(rows: impl IntoIterator<Item = usize>) -> Vec<WantedInput> {
+    let wanted = |row| WantedInput {
+        row,
+        input: HeadInput::Features,
+    };
+    rows.into_iter().map(wanted).collect()
+}
+
+/// Places a head of torchvision's layers.
+pub fn place(network: &dyn Backend, parameters: &Parameters) -> PlacedHead {
+    let classes = parameters[LAST_BIAS].values.len();
+    let spec = CompleteSpec::plain(torchvision(), classes);
+    network.placer().place(parameters, &spec).unwrap()
 }
