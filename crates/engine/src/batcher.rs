@@ -245,7 +245,13 @@ impl Batcher {
                 wait_max: if open { self.limits.wait_max } else { Duration::ZERO },
                 ..self.limits
             };
-            let decision = decide(ready, device.outstanding, device.lanes, waited, limits);
+            let decision = decide(
+                self.scheduler.ready_pictures(),
+                device.outstanding,
+                device.lanes,
+                waited,
+                limits,
+            );
             match decision {
                 Decision::Dispatch(_) => {}
                 Decision::WaitFor(_) => {
@@ -335,7 +341,7 @@ mod tests {
     use crate::cost::CostTable;
     use crate::decode_budget::DecodeBudget;
     use crate::request::Input;
-    use crate::rig::{Answered, ColdHeads, Entries, decoder, head, pixels};
+    use crate::rig::{Answered, ColdHeads, Entries, decoder, head, pixels, prepared};
     use crate::scheduler::{Scheduled, SchedulerLimits};
     use headswap_image::ImageError;
 
@@ -402,7 +408,7 @@ mod tests {
                                 std::thread::yield_now();
                             }
                             seen.lock().unwrap().push(first);
-                            Ok(pixels(first))
+                            Ok(prepared(first))
                         }
                     })),
                     slots,

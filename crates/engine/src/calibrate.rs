@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use headswap_model::{Backend, BackendError};
-use headswap_spec::PICTURE_BYTES;
+
+use super::probe::Probe;
 
 /// A larger batch is worth its latency and memory if it takes less than this fraction of the time per picture.
 const WORTHWHILE: f64 = 0.95;
@@ -60,12 +61,11 @@ pub fn measure(network: &mut dyn Backend, max_batch: usize) -> Result<Calibratio
 
 /// Returns the shortest time of several runs of a batch of grey pictures.
 fn fastest_of(runs: usize, network: &mut dyn Backend, size: usize) -> Result<Duration, BackendError> {
-    let grey = [127; PICTURE_BYTES];
-    let (pictures, rows) = (vec![&grey[..]; size], (0..size).collect::<Vec<_>>());
+    let probe = Probe::new();
     let mut fastest = Duration::MAX;
     for _ in 0..runs {
         let started = Instant::now();
-        network.forward(&pictures, &[], &rows)?;
+        probe.forward(network, size)?;
         fastest = fastest.min(started.elapsed());
     }
     Ok(fastest)

@@ -2,6 +2,25 @@
 
 use std::time::Duration;
 
+use headswap_spec::PICTURE_SIDE;
+
+/// A predicted cost, in hundredths of that of one picture of 224x224 pixels.
+pub type Cost = usize;
+
+/// The cost of one picture of 224x224 pixels.
+pub const PICTURE_COST: Cost = 100;
+
+/// The part of [`PICTURE_COST`] that does not depend on the size: the Linears, and what surrounds the layers.
+const FIXED_COST: Cost = 5;
+
+const PICTURE_PIXELS: usize = PICTURE_SIDE * PICTURE_SIDE;
+
+/// Returns the predicted cost of a picture of this height and width: convolutions take time in proportion to the pixels.
+pub fn picture_cost([height, width]: [u32; 2]) -> Cost {
+    let pixels = height as usize * width as usize;
+    FIXED_COST + ((PICTURE_COST - FIXED_COST) * pixels).div_ceil(PICTURE_PIXELS)
+}
+
 /// The time of a forward pass by the number of pictures, interpolated linearly between the measured sizes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct CostTable {
@@ -18,15 +37,16 @@ impl CostTable {
         }
     }
 
-    /// Estimates the time of a batch of `size` pictures; zero if nothing was measured.
-    pub fn batch(&self, size: usize) -> Duration {
-        let above = self.batches.partition_point(|&(measured, _)| measured < size);
+    /// Estimates the time of a batch of this cost; zero if nothing was measured.
+    pub fn batch(&self, cost: Cost) -> Duration {
+        let above = self.batches.partition_point(|&(size, _)| size * PICTURE_COST < cost);
         let below = above.checked_sub(1).map(|below| self.batches[below]);
         match (below, self.batches.get(above)) {
             (None, None) => Duration::ZERO,
-            (None, Some(&(measured, time))) | (Some((measured, time)), None) => scaled(time, size, measured),
+            (None, Some(&(size, time))) | (Some((size, time)), None) => scaled(time, cost, size * PICTURE_COST),
             (Some((low, low_time)), Some(&(high, high_time))) => {
-                low_time + scaled(high_time.saturating_sub(low_time), size - low, high - low)
+                let (low, high) = (low * PICTURE_COST, high * PICTURE_COST);
+                low_time + scaled(high_time.saturating_sub(low_time), cost - low, high - low)
             }
         }
     }
@@ -46,8 +66,8 @@ mod tests {
         let ms = Duration::from_millis;
         let table = CostTable::from_per_picture(&[(1, ms(40)), (2, ms(35)), (8, ms(20))]);
         for (size, expected) in [(1, 40), (2, 70), (5, 115), (8, 160), (16, 320)] {
-            assert_eq!(table.batch(size), ms(expected), "{size}");
+            assert_eq!(table.batch(size * PICTURE_COST), ms(expected), "{size}");
         }
-        assert_eq!(CostTable::default().batch(7), Duration::ZERO);
+        assert_eq!(CostTable::default().batch(7 * PICTURE_COST), Duration::ZERO);
     }
 }

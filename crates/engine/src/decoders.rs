@@ -5,14 +5,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use headswap_image::{ImageError, ImageSettings, Pixels};
+use headswap_image::{ImageError, ImageSettings, Prepared};
+use headswap_spec::Preprocessing;
 use tokio::sync::mpsc;
 
 use super::class::Class;
 use super::decode_budget::DecodeBudget;
 use super::error::Stage;
 use super::metrics::EngineMetrics;
-use super::request::{Entry, Input};
+use super::request::{Entry, Input, PreparedPicture};
 use super::scheduler::Scheduled as _;
 
 /// Decodes pictures.
@@ -22,13 +23,13 @@ pub trait Decode: Send + Sync {
     ///
     /// # Errors
     /// [`ImageError`] if the header is refused.
-    fn memory(&self, bytes: &Bytes) -> Result<u64, ImageError>;
+    fn memory(&self, bytes: &Bytes, wanted: &[Preprocessing]) -> Result<u64, ImageError>;
 
-    /// Decodes a picture.
+    /// Decodes a picture and prepares it for each of `wanted`, which are distinct; the results are in the same order.
     ///
     /// # Errors
     /// [`ImageError`] if it is refused.
-    fn decode(&self, bytes: &Bytes) -> Result<Pixels, ImageError>;
+    fn decode(&self, bytes: &Bytes, wanted: &[Preprocessing]) -> Result<Vec<Arc<Prepared>>, ImageError>;
 }
 
 /// The decoder of the image crate, with its settings.
@@ -36,13 +37,43 @@ pub trait Decode: Send + Sync {
 pub struct PictureDecoder(pub ImageSettings);
 
 impl Decode for PictureDecoder {
-    fn memory(&self, bytes: &Bytes) -> Result<u64, ImageError> {
-        headswap_image::open(bytes, self.0).map(|picture| picture.memory())
+    fn memory(&self, bytes: &Bytes, wanted: &[Preprocessing]) -> Result<u64, ImageError> {
+        // Those that are decoded apart take no more.
+        Ok(headswap_image::open(bytes, self.0)?.memory_to_prepare(&distinct_pictures(wanted)))
     }
 
-    fn decode(&self, bytes: &Bytes) -> Result<Pixels, ImageError> {
-        headswap_image::decode(bytes, self.0)
+    fn decode(&self, bytes: &Bytes, wanted: &[Preprocessing]) -> Result<Vec<Arc<Prepared>>, ImageError> {
+        let picture = headswap_image::open(bytes, self.0)?;
+        // What is decoded at a part of its size is decoded apart, so that no head's pictures depend on the other heads.
+        let (scaled, whole): (Vec<&Preprocessing>, Vec<&Preprocessing>) = distinct_pictures(wanted)
+            .into_iter()
+            .partition(|preprocessing| picture.is_scaled_for(preprocessing));
+        let mut prepared: Vec<Arc<Prepared>> = Vec::with_capacity(wanted.len());
+        for part in [&scaled, &whole] {
+            if !part.is_empty() {
+                let picture = headswap_image::open(bytes, self.0)?;
+                prepared.extend(picture.prepare(part)?.into_iter().map(Arc::new));
+            }
+        }
+        let distinct = [scaled, whole].concat();
+        let mut of_each = Vec::with_capacity(wanted.len());
+        for preprocessing in wanted {
+            let found = distinct.iter().position(|other| other.has_same_picture(preprocessing));
+            of_each.extend(found.map(|index| Arc::clone(&prepared[index])));
+        }
+        Ok(of_each)
     }
+}
+
+/// Returns the preprocessings without those whose pictures differ from an earlier one's in their normalisation alone.
+fn distinct_pictures(wanted: &[Preprocessing]) -> Vec<&Preprocessing> {
+    let mut distinct: Vec<&Preprocessing> = Vec::with_capacity(wanted.len());
+    for preprocessing in wanted {
+        if !distinct.iter().any(|other| other.has_same_picture(preprocessing)) {
+            distinct.push(preprocessing);
+        }
+    }
+    distinct
 }
 
 /// A picture that was decoded or refused.
@@ -83,7 +114,10 @@ impl Decoders {
             let (class, memory) = (entry.class(), entry.memory);
             let started = Instant::now();
             let decoded = match &entry.input {
-                Input::Image(bytes) => guarded(|| decode.decode(bytes)).map(Input::Pixels),
+                Input::Image(bytes) => {
+                    let wanted = entry.preprocessings();
+                    guarded(|| decode.decode(bytes, &wanted)).map(|pictures| prepared(wanted, pictures))
+                }
                 other => Ok(other.clone()),
             };
             entry.decode = started.elapsed();
@@ -110,6 +144,14 @@ impl Decoders {
         self.metrics.decode_reserved.dec_by(memory as i64);
         self.budget.release(memory)
     }
+}
+
+fn prepared(wanted: Vec<Preprocessing>, pictures: Vec<Arc<Prepared>>) -> Input {
+    let mut prepared = Vec::with_capacity(wanted.len());
+    for (preprocessing, picture) in wanted.into_iter().zip(pictures) {
+        prepared.push(PreparedPicture { preprocessing, picture });
+    }
+    Input::Prepared(prepared)
 }
 
 /// Turns a decoder's panic into an error for its picture.

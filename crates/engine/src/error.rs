@@ -17,6 +17,19 @@ pub enum EngineError {
     /// The picture was refused.
     #[error(transparent)]
     Image(#[from] ImageError),
+    /// The raw pixels are those of another size than the head's pictures.
+    #[error(
+        "the raw pixels are not those of this head's pictures: {height} rows of {width} pixels of red, green, blue"
+    )]
+    PixelsOfAnotherSize {
+        /// The rows of the head's pictures.
+        height: usize,
+        /// The pixels of a row.
+        width: usize,
+    },
+    /// The head was replaced by one of another spec while the request waited for it.
+    #[error("the head was replaced by one whose pictures are prepared otherwise while the request waited; retry")]
+    HeadChanged,
     /// Decoding the picture takes more memory than the limit of one picture.
     #[error(
         "decoding the picture takes {needed} bytes, {DECODE_BYTES_MAX} leaves {available} for one; scale it down, or save \

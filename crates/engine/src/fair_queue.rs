@@ -57,6 +57,11 @@ impl<T> FairQueue<T> {
         self.len += 1;
     }
 
+    /// Returns the item that [`FairQueue::pop`] would take.
+    pub fn peek(&self) -> Option<&T> {
+        self.flows.get(self.active.front()?)?.items.front()
+    }
+
     /// Takes the oldest item of the next flow, which goes behind the other flows.
     pub fn pop(&mut self) -> Option<T> {
         let id = self.active.pop_front()?;

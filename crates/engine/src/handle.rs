@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use headswap_model::Backend;
+use headswap_spec::Preprocessing;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -178,12 +179,12 @@ impl Starting {
                     health: context.health.clone(),
                     metrics: context.metrics.clone(),
                     clock: Arc::clone(&settings.clock),
+                    max_batch: settings.batches.max_batch,
                 };
                 let (sender, ready) = oneshot::channel();
                 let (member, stop) = (group.join(), Arc::clone(&self.stop));
-                let max_batch = settings.batches.max_batch;
                 let thread = std::thread::Builder::new().name(format!("device-{device}"));
-                let thread = thread.spawn(move || worker.run(max_batch, &stop, sender, member))?;
+                let thread = thread.spawn(move || worker.run(&stop, sender, member))?;
                 self.workers.push(thread);
                 self.ready.push(ready);
             }
@@ -254,14 +255,17 @@ impl Engine {
     /// # Errors
     /// [`EngineError`]; no later than the deadline.
     pub async fn run(&self, admitted: Admitted, request: Request) -> Result<Answer, EngineError> {
-        let memory = self.memory(&request.input).await?;
+        let preprocessings = request.preprocessings();
+        let cost = request.cost(&preprocessings);
+        let memory = self.memory(&request.input, preprocessings).await?;
         let (answer, receiver) = oneshot::channel();
         let progress = Progress::default();
         let deadline = request.deadline;
         let entry = Entry {
             input: request.input,
             heads: request.heads.map_or(Heads::Pinned(Vec::new()), Heads::Source),
-            features: request.features,
+            wanted: request.wanted,
+            cost,
             deadline,
             flow: request.flow,
             admitted,
@@ -290,13 +294,13 @@ impl Engine {
     }
 
     /// Returns the memory that decoding takes. A picture whose header is refused fails here, before it is queued.
-    async fn memory(&self, input: &Input) -> Result<u64, EngineError> {
+    async fn memory(&self, input: &Input, wanted: Vec<Preprocessing>) -> Result<u64, EngineError> {
         let Input::Image(bytes) = input else { return Ok(0) };
         let needed = if bytes.len() <= HEADER_BYTES_INLINE_MAX {
-            guarded(|| self.decode.memory(bytes))?
+            guarded(|| self.decode.memory(bytes, &wanted))?
         } else {
             let (decode, bytes) = (Arc::clone(&self.decode), bytes.clone());
-            let read = tokio::task::spawn_blocking(move || guarded(|| decode.memory(&bytes)));
+            let read = tokio::task::spawn_blocking(move || guarded(|| decode.memory(&bytes, &wanted)));
             read.await.map_err(|_| EngineError::Stopped)??
         };
         let available = self.picture_memory_max;
@@ -344,8 +348,10 @@ mod tests {
     use crate::clock::SystemClock;
     use crate::error::Stage;
     use crate::request::Input;
-    use crate::rig::{Forward, backend, decoder, metrics, pixels};
+    use crate::request::Wanted;
+    use crate::rig::{Forward, backend, decoder, metrics, pixels, prepared, torchvision};
     use headswap_model::{BackendError, HeadRows, StillWanted};
+    use headswap_spec::HeadInput;
 
     /// A clock that panics once its flag is set.
     #[derive(Default)]
@@ -370,7 +376,7 @@ mod tests {
             bulk_percent: 10,
             decode_slots: 1,
             decode_bytes_max: 0,
-            decode: Arc::new(decoder(|_| Ok(pixels(0)))),
+            decode: Arc::new(decoder(|_| Ok(prepared(0)))),
             cost: CostTable::default(),
             clock: Arc::new(SystemClock),
         }
@@ -384,7 +390,10 @@ mod tests {
         Request {
             input: Input::Pixels(pixels(0)),
             heads: None,
-            features: true,
+            wanted: vec![Wanted {
+                preprocessing: torchvision(),
+                input: HeadInput::Features,
+            }],
             deadline,
             flow: 1,
         }
@@ -479,7 +488,7 @@ mod tests {
             decode: Arc::new(decoder(move |_| {
                 let _ = started.send(());
                 let _ = released.lock().unwrap().recv();
-                Ok(pixels(0))
+                Ok(prepared(0))
             })),
             ..settings(1)
         };

@@ -20,6 +20,7 @@ mod handle;
 mod health;
 mod metrics;
 pub mod policy;
+mod probe;
 mod request;
 #[cfg(test)]
 mod rig;
@@ -32,11 +33,13 @@ pub use admission::Admitted;
 pub use calibrate::{Calibration, calibrate, measure};
 pub use class::{Class, FlowId};
 pub use clock::{Clock, SystemClock};
-pub use cost::CostTable;
+pub use cost::{Cost, CostTable, PICTURE_COST, picture_cost};
 pub use decoders::{Decode, PictureDecoder};
 pub use error::{DECODE_BYTES_MAX, EngineError, Stage, StartError};
 pub use handle::{Engine, EngineSettings, EngineThreads, start};
 pub use health::EngineHealth;
 pub use metrics::{Counted, EngineMetrics};
 pub use policy::BatchLimits;
-pub use request::{Answer, HeadSource, Input, Pinned, PinnedHeads, Request, Timing};
+pub use request::{
+    Answer, CachedInput, HeadSource, Input, Pinned, PinnedHeads, PreparedPicture, Request, Timing, Wanted,
+};

@@ -6,13 +6,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use headswap_image::Pixels;
+use headswap_image::Prepared;
 use headswap_model::PlacedHead;
+use headswap_spec::{HeadInput, Preprocessing};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::admission::Admitted;
 use super::class::{Class, FlowId};
+use super::cost::{Cost, PICTURE_COST, picture_cost};
 use super::error::{EngineError, Stage};
 use super::metrics::Counted;
 use super::scheduler::Scheduled;
@@ -22,10 +24,40 @@ use super::scheduler::Scheduled;
 pub enum Input {
     /// An encoded picture.
     Image(Bytes),
-    /// A decoded picture.
-    Pixels(Pixels),
-    /// The backbone's features of a picture, for heads that override only the last Linear.
-    Features(Arc<[f32]>),
+    /// A resized and cropped picture, `[height, width, 3]` of red, green and blue, for heads whose pictures have as many
+    /// bytes.
+    Pixels(Bytes),
+    /// What the backbone computed of a picture, for heads that [share](PlacedHead::shared_input) these inputs.
+    HeadInputs(Vec<CachedInput>),
+    /// Prepared pictures, as the engine makes them of the others.
+    Prepared(Vec<PreparedPicture>),
+}
+
+/// A picture that was prepared for heads of one preprocessing.
+#[derive(Clone, Debug)]
+pub struct PreparedPicture {
+    /// The preprocessing.
+    pub preprocessing: Preprocessing,
+    /// The picture, which preprocessings that differ in their normalisation share.
+    pub picture: Arc<Prepared>,
+}
+
+/// An input of heads that was computed before.
+#[derive(Clone, Debug)]
+pub struct CachedInput {
+    /// Whose input it is.
+    pub of: Wanted,
+    /// Its values.
+    pub values: Arc<[f32]>,
+}
+
+/// An input of heads to return.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Wanted {
+    /// How the picture is prepared.
+    pub preprocessing: Preprocessing,
+    /// What the backbone computes of it.
+    pub input: HeadInput,
 }
 
 /// Heads on the device, which stay there until they are dropped.
@@ -36,6 +68,9 @@ pub type PinnedHeads = Vec<Arc<PlacedHead>>;
 pub trait HeadSource: Send + Sync {
     /// Returns true if all heads are on the device.
     fn resident(&self) -> bool;
+
+    /// Returns how the heads' pictures are prepared, each way once.
+    fn preprocessings(&self) -> Vec<Preprocessing>;
 
     /// Pins the heads: at once if they are on the device, otherwise once they are loaded.
     fn pin(self: Arc<Self>) -> Pinned;
@@ -53,14 +88,42 @@ pub enum Pinned {
 pub struct Request {
     /// The picture.
     pub input: Input,
-    /// The heads; none if only the features are requested.
+    /// The heads; none if only inputs are wanted.
     pub heads: Option<Arc<dyn HeadSource>>,
-    /// True to return the features, too.
-    pub features: bool,
+    /// Inputs of heads to return, too.
+    pub wanted: Vec<Wanted>,
     /// The request is not computed after this time.
     pub deadline: Option<Instant>,
     /// The flow that it belongs to.
     pub flow: FlowId,
+}
+
+impl Request {
+    /// Returns how its pictures are prepared, each way once.
+    pub(super) fn preprocessings(&self) -> Vec<Preprocessing> {
+        let mut all = self
+            .heads
+            .as_ref()
+            .map(|heads| heads.preprocessings())
+            .unwrap_or_default();
+        for wanted in &self.wanted {
+            add_distinct(&mut all, wanted.preprocessing);
+        }
+        all
+    }
+
+    /// Returns the predicted cost of computing its pictures. Cached inputs cost as much as one, so that no batch of them
+    /// is larger than one of pictures.
+    pub(super) fn cost(&self, preprocessings: &[Preprocessing]) -> Cost {
+        if matches!(self.input, Input::HeadInputs(_)) {
+            return PICTURE_COST;
+        }
+        let mut cost = 0;
+        for preprocessing in preprocessings {
+            cost += preprocessing.size().map_or(PICTURE_COST, picture_cost);
+        }
+        cost.max(1)
+    }
 }
 
 /// The numbers for one picture.
@@ -68,8 +131,8 @@ pub struct Request {
 pub struct Answer {
     /// For each pinned head of the request, in its order, one logit per class, or the head's error.
     pub logits: Vec<Result<Vec<f32>, EngineError>>,
-    /// The features, if requested.
-    pub features: Option<Vec<f32>>,
+    /// The inputs of heads that are wanted, in their order.
+    pub inputs: Vec<Vec<f32>>,
     /// How long each stage took.
     pub timing: Timing,
 }
@@ -105,7 +168,9 @@ impl Progress {
 pub(super) struct Entry {
     pub input: Input,
     pub heads: Heads,
-    pub features: bool,
+    pub wanted: Vec<Wanted>,
+    /// The predicted cost of computing it.
+    pub cost: Cost,
     pub deadline: Option<Instant>,
     pub flow: FlowId,
     pub admitted: Admitted,
@@ -148,6 +213,33 @@ impl Entry {
         matches!(self.input, Input::Image(_))
     }
 
+    /// Returns how its pictures are prepared, each way once.
+    pub fn preprocessings(&self) -> Vec<Preprocessing> {
+        let mut all = Vec::new();
+        for head in self.pinned() {
+            add_distinct(&mut all, head.preprocessing);
+        }
+        for wanted in &self.wanted {
+            add_distinct(&mut all, wanted.preprocessing);
+        }
+        all
+    }
+
+    /// Makes prepared pictures of raw pixels, for the preprocessings whose pictures have as many.
+    pub fn prepare_pixels(&mut self) {
+        let Input::Pixels(bytes) = &self.input else { return };
+        let mut pictures = Vec::new();
+        for preprocessing in self.preprocessings() {
+            if let Some(picture) = Prepared::from_pixels(bytes.clone(), &preprocessing) {
+                pictures.push(PreparedPicture {
+                    preprocessing,
+                    picture: Arc::new(picture),
+                });
+            }
+        }
+        self.input = Input::Prepared(pictures);
+    }
+
     /// Its pinned heads; empty before they are pinned.
     pub fn pinned(&self) -> &[Arc<PlacedHead>] {
         match &self.heads {
@@ -178,5 +270,16 @@ impl Scheduled for Entry {
 
     fn flow(&self) -> FlowId {
         self.flow
+    }
+
+    fn cost(&self) -> Cost {
+        self.cost
+    }
+}
+
+/// Adds a preprocessing unless an equal one is there.
+pub(super) fn add_distinct(all: &mut Vec<Preprocessing>, preprocessing: Preprocessing) {
+    if !all.contains(&preprocessing) {
+        all.push(preprocessing);
     }
 }

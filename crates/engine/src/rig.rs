@@ -5,15 +5,18 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use headswap_image::{ImageError, Pixels};
-use headswap_model::{Backend, BackendError, Device, HeadRows, Outputs, PlacedHead, Placer, StillWanted};
-use headswap_spec::PICTURE_BYTES;
+use headswap_image::{ImageError, Prepared};
+use headswap_model::{
+    Backend, BackendError, Device, HeadRows, InputRow, Outputs, PlacedHead, Placer, StillWanted, WantedInput,
+};
+use headswap_spec::{CompleteSpec, PICTURE_BYTES, Preprocessing, Preset};
 use prometheus_client::registry::Registry;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::admission::Admission;
 use super::class::{Class, FlowId};
+use super::cost::PICTURE_COST;
 use super::decoders::Decode;
 use super::error::EngineError;
 use super::metrics::{Counted, EngineMetrics};
@@ -21,13 +24,26 @@ use super::request::{Answer, Entry, HeadSource, Heads, Input, Pinned, PinnedHead
 
 pub(super) type Answered = oneshot::Receiver<Result<Answer, EngineError>>;
 
-/// Returns a picture of one shade.
-pub(super) fn pixels(shade: u8) -> Pixels {
-    Pixels::from_bytes(vec![shade; PICTURE_BYTES].into()).unwrap()
+/// Returns raw pixels of one shade.
+pub(super) fn pixels(shade: u8) -> Bytes {
+    vec![shade; PICTURE_BYTES].into()
+}
+
+pub(super) fn torchvision() -> Preprocessing {
+    Preset::Torchvision.preprocessing()
+}
+
+/// Returns a decoded picture of one shade.
+pub(super) fn prepared(shade: u8) -> Vec<Arc<Prepared>> {
+    Prepared::from_pixels(pixels(shade), &torchvision())
+        .map(Arc::new)
+        .into_iter()
+        .collect()
 }
 
 pub(super) fn head(classes: usize) -> Arc<PlacedHead> {
-    Arc::new(PlacedHead::new(classes, 0, Box::new(())))
+    let spec = CompleteSpec::plain(torchvision(), classes);
+    Arc::new(PlacedHead::new(&spec, classes, 0, Box::new(())))
 }
 
 pub(super) fn metrics() -> EngineMetrics {
@@ -55,7 +71,8 @@ impl Entries {
         let entry = Entry {
             input,
             heads,
-            features: false,
+            wanted: Vec::new(),
+            cost: PICTURE_COST,
             deadline: None,
             flow,
             admitted: self.admission.admit(class, None).await.unwrap(),
@@ -112,6 +129,10 @@ impl HeadSource for ColdHeads {
         *self.loaded.borrow()
     }
 
+    fn preprocessings(&self) -> Vec<Preprocessing> {
+        vec![torchvision()]
+    }
+
     fn pin(self: Arc<Self>) -> Pinned {
         self.pins.fetch_add(1, Ordering::Relaxed);
         if self.resident() {
@@ -150,19 +171,19 @@ impl<F: Forward> Backend for FnBackend<F> {
 
     fn forward_if(
         &mut self,
-        pictures: &[&[u8]],
+        rows: &[InputRow<'_>],
         groups: &[HeadRows<'_>],
-        features: &[usize],
-        wanted: &mut dyn StillWanted,
+        wanted: &[WantedInput],
+        still_wanted: &mut dyn StillWanted,
     ) -> Result<Outputs, BackendError> {
-        let value = (self.0)(groups, pictures.len(), wanted)?;
+        let value = (self.0)(groups, rows.len(), still_wanted)?;
         let mut logits = Vec::new();
         for group in groups {
             logits.push(vec![value; group.rows.len() * group.head.classes]);
         }
         Ok(Outputs {
             logits,
-            features: vec![value; features.len()],
+            inputs: vec![vec![value]; wanted.len()],
             steps: Vec::new(),
         })
     }
@@ -191,19 +212,22 @@ impl<F: Forward> Backend for FnBackend<F> {
 /// Returns a decoder that needs no memory and runs `decode`.
 pub(super) fn decoder<F>(decode: F) -> impl Decode
 where
-    F: Fn(&Bytes) -> Result<Pixels, ImageError> + Send + Sync,
+    F: Fn(&Bytes) -> Result<Vec<Arc<Prepared>>, ImageError> + Send + Sync,
 {
     FnDecoder(decode)
 }
 
 struct FnDecoder<F>(F);
 
-impl<F: Fn(&Bytes) -> Result<Pixels, ImageError> + Send + Sync> Decode for FnDecoder<F> {
-    fn memory(&self, _: &Bytes) -> Result<u64, ImageError> {
+impl<F> Decode for FnDecoder<F>
+where
+    F: Fn(&Bytes) -> Result<Vec<Arc<Prepared>>, ImageError> + Send + Sync,
+{
+    fn memory(&self, _: &Bytes, _: &[Preprocessing]) -> Result<u64, ImageError> {
         Ok(0)
     }
 
-    fn decode(&self, bytes: &Bytes) -> Result<Pixels, ImageError> {
+    fn decode(&self, bytes: &Bytes, _: &[Preprocessing]) -> Result<Vec<Arc<Prepared>>, ImageError> {
         (self.0)(bytes)
     }
 }

@@ -5,7 +5,7 @@
 //! interactive picture can be decoded before a decoded bulk batch is dispatched.
 
 use super::class::{Class, FlowId};
-use super::cost::CostTable;
+use super::cost::{Cost, CostTable, PICTURE_COST};
 use super::fair_queue::FairQueue;
 use super::share::Share;
 
@@ -15,12 +15,14 @@ pub trait Scheduled {
     fn class(&self) -> Class;
     /// The flow that it belongs to.
     fn flow(&self) -> FlowId;
+    /// The predicted cost of computing it, which does not change while it waits.
+    fn cost(&self) -> Cost;
 }
 
 /// Limits of the scheduler.
 #[derive(Clone, Debug)]
 pub struct SchedulerLimits {
-    /// Maximum number of pictures in a batch.
+    /// Maximum cost of a batch, in pictures of 224x224 pixels. A request that costs more is a batch of its own.
     pub max_batch: usize,
     /// The number of batches that all devices run at a time.
     pub devices: usize,
@@ -58,6 +60,8 @@ struct ClassQueues<T> {
     encoded: FairQueue<T>,
     /// Requests that wait for a device.
     ready: FairQueue<Ready<T>>,
+    /// The cost of the requests in `ready`.
+    ready_cost: Cost,
     /// The number of pictures that are being decoded, or decoded and waiting for a device.
     ahead: usize,
 }
@@ -74,6 +78,7 @@ impl<T> Default for ClassQueues<T> {
         Self {
             encoded: FairQueue::default(),
             ready: FairQueue::default(),
+            ready_cost: 0,
             ahead: 0,
         }
     }
@@ -82,6 +87,13 @@ impl<T> Default for ClassQueues<T> {
 /// Bulk requests may join an interactive batch while the extra time is at most (own time + time of a full batch)
 /// divided by this. The interactive requests may have had to wait for a full batch anyway.
 const JOIN_DIVISOR: u32 = 8;
+
+impl<T: Scheduled> ClassQueues<T> {
+    /// Returns the cost of the request whose turn is next.
+    fn next_cost(&self) -> Option<Cost> {
+        self.ready.peek().map(|ready| ready.request.cost())
+    }
+}
 
 impl<T: Scheduled> Scheduler<T> {
     /// Creates an empty scheduler.
@@ -112,6 +124,7 @@ impl<T: Scheduled> Scheduler<T> {
         if encoded {
             queues.encoded.push_front(flow, request);
         } else {
+            queues.ready_cost += request.cost();
             let ready = Ready {
                 request,
                 decoded: false,
@@ -156,6 +169,11 @@ impl<T: Scheduled> Scheduler<T> {
         self.interactive.ready.len() + self.bulk.ready.len()
     }
 
+    /// The cost of the requests that wait for a device, in whole pictures.
+    pub fn ready_pictures(&self) -> usize {
+        (self.interactive.ready_cost + self.bulk.ready_cost).div_ceil(PICTURE_COST)
+    }
+
     /// Returns true if no request waits.
     pub fn is_empty(&self) -> bool {
         self.ready() + self.interactive.encoded.len() + self.bulk.encoded.len() == 0
@@ -164,32 +182,49 @@ impl<T: Scheduled> Scheduler<T> {
     /// Returns the next batch; `turn` decides about each request whose turn has come.
     pub fn take_batch(&mut self, mut turn: impl FnMut(T) -> Turn<T>) -> Vec<T> {
         let mut batch = Vec::with_capacity(self.limits.max_batch.min(self.ready()));
-        // The number of requests that the batch is for; further bulk requests may join it.
+        let cost_max = self.limits.max_batch * PICTURE_COST;
+        let mut cost = 0;
+        // The cost of the requests that the batch is for; further bulk requests may join it.
         let mut due = 0;
         let mut has_interactive = false;
-        while batch.len() < self.limits.max_batch {
+        while cost < cost_max {
             let interactive_waits = self.interactive.ready.has_active();
             let bulk_waits = self.bulk.ready.has_active();
             let is_joining = has_interactive && !interactive_waits;
-            if is_joining && !self.may_join(due, batch.len() + 1) {
+            let next_bulk = self.bulk.next_cost().unwrap_or_default();
+            if is_joining && !self.may_join(due, cost + next_bulk) {
                 break;
             }
+            let share = self.device_share;
             let Some(class) = self.device_share.pick(interactive_waits, bulk_waits) else {
                 break;
             };
             let queues = self.class_mut(class);
+            let next = queues.next_cost().unwrap_or_default();
+            if !batch.is_empty() && cost + next > cost_max {
+                // It keeps its turn, or else a request as large as a batch might never get one.
+                self.device_share = share;
+                break;
+            }
             let Some(Ready { request, decoded }) = queues.ready.pop() else {
                 break;
             };
             match turn(request) {
                 Turn::Take(request) => {
                     queues.ahead -= usize::from(decoded);
+                    queues.ready_cost -= next;
                     batch.push(request);
+                    cost += next;
                     has_interactive |= class == Class::Interactive;
-                    due += usize::from(!is_joining);
+                    if !is_joining {
+                        due += next;
+                    }
                 }
                 Turn::Park(request) => queues.ready.park(request.flow(), Ready { request, decoded }),
-                Turn::Leave => queues.ahead -= usize::from(decoded),
+                Turn::Leave => {
+                    queues.ahead -= usize::from(decoded);
+                    queues.ready_cost -= next;
+                }
             }
         }
         batch
@@ -207,13 +242,17 @@ impl<T: Scheduled> Scheduler<T> {
     pub fn retain(&mut self, mut keep: impl FnMut(&T) -> bool) {
         for queues in [&mut self.interactive, &mut self.bulk] {
             queues.encoded.retain(&mut keep);
-            let mut removed = 0;
+            let (mut removed, mut cost) = (0, 0);
             queues.ready.retain(|ready| {
                 let kept = keep(&ready.request);
-                removed += usize::from(ready.decoded && !kept);
+                if !kept {
+                    removed += usize::from(ready.decoded);
+                    cost += ready.request.cost();
+                }
                 kept
             });
             queues.ahead -= removed;
+            queues.ready_cost -= cost;
         }
     }
 
@@ -226,20 +265,22 @@ impl<T: Scheduled> Scheduler<T> {
                 queues.ahead -= usize::from(ready.decoded);
                 drained.push(ready.request);
             }
+            queues.ready_cost = 0;
         }
         drained
     }
 
-    /// Returns true if a batch of `size` delays its `due` requests only a little.
-    fn may_join(&self, due: usize, size: usize) -> bool {
+    /// Returns true if a batch of cost `all` delays its requests of cost `due` only a little.
+    fn may_join(&self, due: Cost, all: Cost) -> bool {
         let cost = &self.limits.cost;
         let alone = cost.batch(due);
-        cost.batch(size) <= alone + (alone + cost.batch(self.limits.max_batch)) / JOIN_DIVISOR
+        cost.batch(all) <= alone + (alone + cost.batch(self.limits.max_batch * PICTURE_COST)) / JOIN_DIVISOR
     }
 
     fn push_to_device(&mut self, request: T, decoded: bool) {
         let flow = request.flow();
         let queues = self.class_mut(request.class());
+        queues.ready_cost += request.cost();
         queues.ready.push_back(flow, Ready { request, decoded });
     }
 
@@ -264,6 +305,7 @@ mod tests {
         class: Class,
         flow: FlowId,
         number: usize,
+        cost: Cost,
     }
 
     impl Scheduled for Job {
@@ -273,10 +315,22 @@ mod tests {
         fn flow(&self) -> FlowId {
             self.flow
         }
+        fn cost(&self) -> Cost {
+            self.cost
+        }
     }
 
     fn job(class: Class, flow: FlowId, number: usize) -> Job {
-        Job { class, flow, number }
+        costly_job(class, flow, number, PICTURE_COST)
+    }
+
+    fn costly_job(class: Class, flow: FlowId, number: usize, cost: Cost) -> Job {
+        Job {
+            class,
+            flow,
+            number,
+            cost,
+        }
     }
 
     fn scheduler(max_batch: usize, row_ms: u64) -> Scheduler<Job> {
@@ -373,10 +427,50 @@ mod tests {
         assert_eq!(scheduler.take_batch(take).len(), 2);
     }
 
+    #[test]
+    fn a_batch_is_filled_by_cost_and_a_costly_request_is_one_of_its_own() {
+        let mut scheduler = scheduler(4, 10);
+        for (number, cost) in [1050, 250, 150, 1, 400, 399, 2, 200].into_iter().enumerate() {
+            scheduler.push_ready(costly_job(Class::Interactive, 1, number, cost));
+        }
+        assert_eq!(scheduler.ready_pictures(), 25);
+        for (costs, left) in [
+            (&[1050][..], 15),
+            (&[250, 150], 11),
+            (&[1], 11),
+            (&[400], 7),
+            (&[399], 3),
+            (&[2, 200], 0),
+        ] {
+            let batch: Vec<Cost> = scheduler.take_batch(take).iter().map(|job| job.cost).collect();
+            assert_eq!((&batch[..], scheduler.ready_pictures()), (costs, left));
+        }
+    }
+
+    /// Its turn comes in the middle of a batch, where it does not fit.
+    #[test]
+    fn a_bulk_request_as_large_as_a_batch_gets_its_turn() {
+        let mut scheduler = scheduler(4, 10);
+        scheduler.push_ready(costly_job(Class::Bulk, 9, 0, 4 * PICTURE_COST));
+        let mut interactive = 0;
+        loop {
+            while scheduler.interactive.ready.len() < 8 {
+                scheduler.push_ready(job(Class::Interactive, 1, 1));
+            }
+            let batch = scheduler.take_batch(take);
+            if batch[0].class == Class::Bulk {
+                assert_eq!(batch.len(), 1);
+                break;
+            }
+            interactive += batch.len();
+            assert!(interactive <= 10, "{interactive} interactive requests came first");
+        }
+    }
+
     #[derive(Clone, Copy, Debug)]
     enum Step {
-        Encoded(Class, FlowId),
-        Ready(Class, FlowId),
+        Encoded(Class, FlowId, Cost),
+        Ready(Class, FlowId, Cost),
         Decode,
         Decoded { whole: bool },
         Batch,
@@ -384,11 +478,16 @@ mod tests {
         Leave(FlowId),
     }
 
+    /// From a small picture to several large ones.
+    fn costs() -> impl Strategy<Value = Cost> {
+        prop_oneof![3 => Just(PICTURE_COST), 2 => 1..PICTURE_COST, 1 => PICTURE_COST..20 * PICTURE_COST]
+    }
+
     fn steps() -> impl Strategy<Value = Vec<Step>> {
         let class = prop_oneof![Just(Class::Interactive), Just(Class::Bulk)];
         let step = prop_oneof![
-            4 => (class.clone(), 0u64..4).prop_map(|(class, flow)| Step::Encoded(class, flow)),
-            2 => (class, 0u64..4).prop_map(|(class, flow)| Step::Ready(class, flow)),
+            4 => (class.clone(), 0u64..4, costs()).prop_map(|(class, flow, cost)| Step::Encoded(class, flow, cost)),
+            2 => (class, 0u64..4, costs()).prop_map(|(class, flow, cost)| Step::Ready(class, flow, cost)),
             4 => Just(Step::Decode),
             3 => any::<bool>().prop_map(|whole| Step::Decoded { whole }),
             2 => Just(Step::Batch),
@@ -407,20 +506,24 @@ mod tests {
             let mut scheduler = scheduler(max_batch, row_ms);
             let (mut decoding, mut decoded_waiting) = (Vec::<Job>::new(), Vec::<usize>::new());
             let (mut pushed, mut left) = (0, Vec::<usize>::new());
+            let mut ready = Vec::<Job>::new();
             for step in steps {
                 match step {
-                    Step::Encoded(class, flow) => {
-                        scheduler.push_encoded(job(class, flow, pushed));
+                    Step::Encoded(class, flow, cost) => {
+                        scheduler.push_encoded(costly_job(class, flow, pushed, cost));
                         pushed += 1;
                     }
-                    Step::Ready(class, flow) => {
-                        scheduler.push_ready(job(class, flow, pushed));
+                    Step::Ready(class, flow, cost) => {
+                        let job = costly_job(class, flow, pushed, cost);
+                        scheduler.push_ready(job);
+                        ready.push(job);
                         pushed += 1;
                     }
                     Step::Decode => decoding.extend(scheduler.next_to_decode(take)),
                     Step::Decoded { whole } => if let Some(job) = decoding.pop() {
                         if whole {
                             decoded_waiting.push(job.number);
+                            ready.push(job);
                         } else {
                             left.push(job.number);
                         }
@@ -428,7 +531,8 @@ mod tests {
                     },
                     Step::Batch => {
                         let batch = scheduler.take_batch(take);
-                        prop_assert!(batch.len() <= max_batch);
+                        let cost: Cost = batch.iter().map(|job| job.cost).sum();
+                        prop_assert!(cost <= max_batch * PICTURE_COST || batch.len() == 1);
                         prop_assert!(!batch.is_empty() || scheduler.ready() == 0);
                         left.extend(batch.iter().map(|job| job.number));
                     }
@@ -450,6 +554,10 @@ mod tests {
                     }
                 }
                 decoded_waiting.retain(|number| !left.contains(number));
+                ready.retain(|job| !left.contains(&job.number));
+                let ready_cost: Cost = ready.iter().map(|job| job.cost).sum();
+                prop_assert_eq!(scheduler.ready_pictures(), ready_cost.div_ceil(PICTURE_COST));
+                prop_assert_eq!(scheduler.ready(), ready.len());
                 let ahead = decoding.len() + decoded_waiting.len();
                 prop_assert!(ahead <= 2 * max_batch);
                 prop_assert_eq!(scheduler.interactive.ahead + scheduler.bulk.ahead, ahead);

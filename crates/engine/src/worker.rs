@@ -1,22 +1,24 @@
 //! The OS thread that runs one lane of a device.
 
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use headswap_model::{Backend, BackendError, Outputs, PlacedHead, StillWanted};
-use headswap_spec::PICTURE_BYTES;
+use headswap_model::{Backend, BackendError, Outputs, PlacedHead, StepCount, StillWanted};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::batch::Grouping;
+use super::batch::{Grouping, PictureRows};
 use super::batcher::Batch;
 use super::clock::Clock;
+use super::cost::PICTURE_COST;
 use super::error::{EngineError, Stage, StartError};
 use super::health::EngineHealth;
 use super::metrics::EngineMetrics;
-use super::request::{Answer, Entry, Heads, Input, Timing};
+use super::probe::Probe;
+use super::request::{Answer, Entry, Heads, Input, Timing, Wanted};
 use super::together::Member;
 
 /// The number of times that the backbone alone must fail, after a batch has failed, before the device counts as lost.
@@ -34,14 +36,16 @@ pub(super) struct Worker {
     pub health: EngineHealth,
     pub metrics: EngineMetrics,
     pub clock: Arc<dyn Clock>,
+    /// The largest cost of one forward pass, in pictures.
+    pub max_batch: usize,
 }
 
 /// The result of a batch's forward pass.
 struct Computed {
     grouping: Grouping,
     outputs: Outputs,
-    /// The rows whose features were computed, ascending.
-    features: Vec<usize>,
+    /// The range of each entry's wanted inputs in the outputs.
+    wanted: Vec<Range<usize>>,
     started: Instant,
     compute: Duration,
 }
@@ -49,15 +53,9 @@ struct Computed {
 impl Worker {
     /// Prepares the network, runs a batch of `max_batch` and reports the result to `ready`. Then it computes batches until
     /// the batcher has ended or the device is lost.
-    pub fn run(
-        mut self,
-        max_batch: usize,
-        stop: &AtomicBool,
-        ready: oneshot::Sender<Result<(), StartError>>,
-        member: Member,
-    ) {
+    pub fn run(mut self, stop: &AtomicBool, ready: oneshot::Sender<Result<(), StartError>>, member: Member) {
         let panic_guard = ReportPanic(self.health.clone());
-        let prepared = self.prepare(max_batch, stop);
+        let prepared = self.prepare(stop);
         let is_ready = prepared.is_ok();
         let _ = ready.send(prepared);
         while is_ready
@@ -71,7 +69,8 @@ impl Worker {
         member.finish();
     }
 
-    fn prepare(&mut self, max_batch: usize, stop: &AtomicBool) -> Result<(), StartError> {
+    fn prepare(&mut self, stop: &AtomicBool) -> Result<(), StartError> {
+        let max_batch = self.max_batch;
         guarded(|| self.network.prepare(max_batch, stop))?;
         self.probe(1)?;
         let largest = if max_batch > 1 { self.probe(max_batch) } else { Ok(()) };
@@ -84,12 +83,13 @@ impl Worker {
     }
 
     /// Computes a batch and answers each of its entries.
-    pub fn answer(&mut self, batch: Batch) {
-        // Entries with features need little time, so they come before the pictures.
-        let (from_features, pictures) = split(batch, |entry| matches!(entry.input, Input::Features(_)));
+    pub fn answer(&mut self, mut batch: Batch) {
+        batch.iter_mut().for_each(Entry::prepare_pixels);
+        // Entries with cached inputs need little time, so they come before the pictures.
+        let (from_inputs, pictures) = split(batch, |entry| matches!(entry.input, Input::HeadInputs(_)));
         // A head that failed before would make the others fail, too, so its entries run alone, after them.
         let (suspect, pictures) = split(pictures, has_suspect_head);
-        self.compute_or_halve(from_features);
+        self.compute_or_halve(from_inputs);
         self.compute_or_halve(pictures);
         for entry in suspect {
             self.compute_or_halve(vec![entry]);
@@ -124,6 +124,7 @@ impl Worker {
         if heads.len() > 1 {
             for head in &heads {
                 entry.heads = Heads::Pinned(vec![Arc::clone(head)]);
+
                 match self.compute(std::slice::from_ref(&entry)) {
                     Ok(computed) => {
                         answer = self.answer_of(0, &entry, &computed);
@@ -157,32 +158,43 @@ impl Worker {
     }
 
     fn probe(&mut self, rows: usize) -> Result<(), BackendError> {
-        let grey = [127; PICTURE_BYTES];
-        let (pictures, all) = (vec![&grey[..]; rows], (0..rows).collect::<Vec<_>>());
-        guarded(|| self.network.forward(&pictures, &[], &all).map(drop))
+        guarded(|| Probe::new().forward(&mut *self.network, rows))
     }
 
     fn compute(&mut self, batch: &[Entry]) -> Result<Computed, BackendError> {
-        let grouping = Grouping::new(batch.iter().map(Entry::pinned));
-        let mut features: Vec<usize> = (0..batch.len()).filter(|&row| batch[row].features).collect();
+        let pictures = PictureRows::new(batch);
+        let inputs = HeadInputRows::new(batch);
+        let grouping = Grouping::new(batch.iter().map(Entry::pinned), |entry, head| {
+            inputs
+                .of_head(batch, entry, head)
+                .or_else(|| pictures.of_head(batch, entry, head))
+        });
         let started = self.clock.now();
         for entry in batch {
             entry.progress.set(Stage::Computing);
         }
         let mut launch_check = LaunchCheck::new(batch, &*self.clock);
-        let network = &mut self.network;
+        let (network, cost_max) = (&mut self.network, self.max_batch * PICTURE_COST);
         let outputs = guarded(|| {
-            let inputs: Vec<&[f32]> = batch.iter().filter_map(features_input).collect();
-            if !inputs.is_empty() {
-                features.clear();
-                let logits = network.logits(&inputs, &grouping.heads())?;
-                return Ok(Outputs {
-                    logits,
-                    ..Outputs::default()
-                });
+            let mut outputs = grouping.empty_outputs();
+            if !inputs.rows.is_empty() {
+                let (heads, groups) = grouping.heads(&(0..inputs.rows.len()));
+                let logits = network.logits(&inputs.rows, &heads)?;
+                add_logits(&mut outputs, groups, logits);
+                return Ok(outputs);
             }
-            let pictures: Vec<&[u8]> = batch.iter().filter_map(picture).collect();
-            network.forward_if(&pictures, &grouping.heads(), &features, &mut launch_check)
+            outputs.inputs = vec![Vec::new(); pictures.wanted.len()];
+            for part in pictures.parts(cost_max) {
+                let (heads, groups) = grouping.heads(&part);
+                let (wanted, indices) = pictures.wanted_in(&part);
+                let computed = network.forward_if(&pictures.rows[part], &heads, &wanted, &mut launch_check)?;
+                add_logits(&mut outputs, groups, computed.logits);
+                for (index, input) in indices.into_iter().zip(computed.inputs) {
+                    outputs.inputs[index] = input;
+                }
+                add_steps(&mut outputs, computed.steps);
+            }
+            Ok(outputs)
         });
         let compute = self.clock.now() - started;
         let outputs = match outputs {
@@ -206,20 +218,20 @@ impl Worker {
         Ok(Computed {
             grouping,
             outputs,
-            features,
+            wanted: (0..batch.len()).map(|entry| pictures.wanted_of(entry)).collect(),
             started,
             compute,
         })
     }
 
     fn send_answers(&mut self, batch: Batch, computed: Computed) {
-        for (row, entry) in batch.into_iter().enumerate() {
+        for (index, entry) in batch.into_iter().enumerate() {
             // A head that computes may share batches again.
             for head in entry.pinned().iter().filter(|head| head.is_suspect()) {
                 head.set_suspect(false);
             }
-            let answer = self.answer_of(row, &entry, &computed);
-            if answer.features.as_deref().is_none_or(all_finite) {
+            let answer = self.answer_of(index, &entry, &computed);
+            if answer.inputs.iter().all(|input| all_finite(input)) {
                 entry.answer(Ok(answer));
             } else {
                 entry.answer(Err(EngineError::NotFinite("features")));
@@ -227,11 +239,11 @@ impl Worker {
         }
     }
 
-    fn answer_of(&self, row: usize, entry: &Entry, computed: &Computed) -> Answer {
+    fn answer_of(&self, index: usize, entry: &Entry, computed: &Computed) -> Answer {
         let Computed {
             grouping,
             outputs,
-            features,
+            wanted,
             started,
             compute,
         } = computed;
@@ -239,15 +251,21 @@ impl Worker {
             .saturating_duration_since(entry.arrived)
             .saturating_sub(entry.decode);
         self.metrics.observe_queue(queue);
-        let logits = grouping.logits(row, outputs).into_iter();
+        let mut logits = Vec::with_capacity(entry.pinned().len());
+        for (head, of_head) in entry.pinned().iter().zip(grouping.logits(index, outputs)) {
+            logits.push(match of_head {
+                Some(of_head) => check_finite(of_head),
+                None => Err(no_row(entry, head)),
+            });
+        }
         Answer {
-            logits: logits.map(check_finite).collect(),
-            features: features_of(row, features, outputs),
+            logits,
+            inputs: outputs.inputs[wanted[index].clone()].to_vec(),
             timing: Timing {
                 decode: entry.decode,
                 queue,
                 compute: *compute,
-                batch_size: grouping.rows(),
+                batch_size: grouping.entries(),
             },
         }
     }
@@ -349,33 +367,83 @@ fn has_suspect_head(entry: &Entry) -> bool {
     entry.pinned().iter().any(|head| PlacedHead::is_suspect(head))
 }
 
-fn picture(entry: &Entry) -> Option<&[u8]> {
-    match &entry.input {
-        Input::Pixels(pixels) => Some(pixels.as_bytes()),
-        _ => None,
+/// Returns the error of a head for which an entry has no input.
+fn no_row(entry: &Entry, head: &PlacedHead) -> EngineError {
+    if matches!(entry.input, Input::HeadInputs(_)) {
+        return EngineError::HeadChanged;
+    }
+    let [height, width] = head.size.map(|side| side as usize);
+    EngineError::PixelsOfAnotherSize { height, width }
+}
+
+/// The inputs of heads that a batch was given.
+struct HeadInputRows<'a> {
+    rows: Vec<&'a [f32]>,
+    /// The first row of each entry; none if it has pictures.
+    first: Vec<Option<usize>>,
+}
+
+impl<'a> HeadInputRows<'a> {
+    fn new(batch: &'a [Entry]) -> Self {
+        let (mut rows, mut first): (Vec<&[f32]>, _) = (Vec::new(), Vec::with_capacity(batch.len()));
+        for entry in batch {
+            let Input::HeadInputs(inputs) = &entry.input else {
+                first.push(None);
+                continue;
+            };
+            first.push(Some(rows.len()));
+            rows.extend(inputs.iter().map(|input| &input.values[..]));
+        }
+        Self { rows, first }
+    }
+
+    /// Returns the row of an entry's head.
+    fn of_head(&self, batch: &[Entry], entry: usize, head: usize) -> Option<usize> {
+        let (first, Input::HeadInputs(inputs)) = (self.first[entry]?, &batch[entry].input) else {
+            return None;
+        };
+        let head = batch[entry].pinned().get(head)?;
+        let own = Wanted {
+            preprocessing: head.preprocessing,
+            input: head.shared_input()?,
+        };
+        Some(first + inputs.iter().position(|input| input.of == own)?)
     }
 }
 
-fn features_input(entry: &Entry) -> Option<&[f32]> {
-    match &entry.input {
-        Input::Features(features) => Some(features),
-        _ => None,
+/// Adds the logits of a part to those of their groups.
+fn add_logits(outputs: &mut Outputs, groups: Vec<usize>, logits: Vec<Vec<f32>>) {
+    for (group, mut logits) in groups.into_iter().zip(logits) {
+        let all = &mut outputs.logits[group];
+        if all.is_empty() {
+            *all = logits;
+        } else {
+            all.append(&mut logits);
+        }
     }
 }
 
-/// Returns a row's features, if it is one of `rows`, whose features were computed.
-fn features_of(row: usize, rows: &[usize], outputs: &Outputs) -> Option<Vec<f32>> {
-    let position = rows.binary_search(&row).ok()?;
-    let width = outputs.features.len() / rows.len();
-    Some(outputs.features[position * width..(position + 1) * width].to_vec())
+fn add_steps(outputs: &mut Outputs, steps: Vec<StepCount>) {
+    if outputs.steps.is_empty() {
+        outputs.steps = steps;
+        return;
+    }
+    for (all, step) in outputs.steps.iter_mut().zip(steps) {
+        all.passes += step.passes;
+        all.rows += step.rows;
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::class::Class;
-    use crate::rig::{Answered, Entries, Forward, backend, head};
-    use headswap_model::HeadRows;
+    use crate::cost::{Cost, picture_cost};
+    use crate::request::PreparedPicture;
+    use crate::rig::{Answered, Entries, Forward, backend, head, pixels, torchvision};
+    use headswap_image::Prepared;
+    use headswap_model::{Device, HeadRows, InputRow, Placer, WantedInput};
+    use headswap_spec::{CompleteSpec, HeadInput, Preprocessing};
 
     /// A clock that a test sets.
     struct ManualClock(Mutex<Instant>);
@@ -399,10 +467,14 @@ mod tests {
     }
 
     fn rig(forward: impl Forward) -> Rig {
+        rig_of(backend(forward))
+    }
+
+    fn rig_of(network: Box<dyn Backend>) -> Rig {
         let entries = Entries::new();
         let clock = Arc::new(ManualClock(Mutex::new(Instant::now())));
         let worker = Worker {
-            network: backend(forward),
+            network,
             steps: Vec::new(),
             batches: Arc::new(Mutex::new(mpsc::unbounded_channel().1)),
             finished: mpsc::unbounded_channel().0,
@@ -410,6 +482,7 @@ mod tests {
             health: EngineHealth::default(),
             metrics: entries.metrics.clone(),
             clock: clock.clone(),
+            max_batch: 100,
         };
         Rig { worker, entries, clock }
     }
@@ -537,7 +610,10 @@ mod tests {
     async fn results_that_are_not_finite_are_errors() {
         let mut rig = rig(|_, _, _| Ok(f32::NAN));
         let (mut batch, mut answers) = rig.batch(&[&[2], &[2]]).await;
-        batch[1].features = true;
+        batch[1].wanted = vec![Wanted {
+            preprocessing: torchvision(),
+            input: HeadInput::Features,
+        }];
         rig.worker.answer(batch);
         assert_eq!(outcomes(&mut answers[0]).unwrap(), [false]);
         assert!(matches!(
@@ -598,5 +674,175 @@ mod tests {
         batch[0].deadline = Some(rig.clock.now() + Duration::from_millis(5));
         rig.worker.answer(batch);
         assert_eq!(rig.entries.metrics.expired_executed.get(), 1);
+    }
+
+    /// A backend whose results are the first value of each row's picture. It records the cost of each forward pass.
+    struct Shades(Arc<Mutex<Vec<Cost>>>);
+
+    fn shade(row: &InputRow<'_>) -> f32 {
+        match row.picture {
+            Prepared::Bytes { values, .. } => values[0].into(),
+            Prepared::Floats { values, .. } => values[0],
+        }
+    }
+
+    impl Backend for Shades {
+        fn into_lanes(self: Box<Self>) -> Vec<Vec<Box<dyn Backend>>> {
+            vec![vec![self]]
+        }
+
+        fn forward_if(
+            &mut self,
+            rows: &[InputRow<'_>],
+            groups: &[HeadRows<'_>],
+            wanted: &[WantedInput],
+            _: &mut dyn StillWanted,
+        ) -> Result<Outputs, BackendError> {
+            let costs = rows
+                .iter()
+                .map(|row| picture_cost(row.picture.size().map(|side| side as u32)));
+            self.0.lock().unwrap().push(costs.sum());
+            let mut logits = Vec::new();
+            for group in groups {
+                let of_rows = group
+                    .rows
+                    .iter()
+                    .map(|&row| vec![shade(&rows[row]); group.head.classes]);
+                logits.push(of_rows.flatten().collect());
+            }
+            Ok(Outputs {
+                logits,
+                inputs: wanted.iter().map(|wanted| vec![shade(&rows[wanted.row])]).collect(),
+                steps: Vec::new(),
+            })
+        }
+
+        fn logits(&mut self, _: &[&[f32]], _: &[HeadRows<'_>]) -> Result<Vec<Vec<f32>>, BackendError> {
+            Err(BackendError::ForeignHead)
+        }
+
+        fn placer(&self) -> Arc<dyn Placer> {
+            unreachable!("nothing is placed")
+        }
+
+        fn steps(&self) -> Vec<String> {
+            Vec::new()
+        }
+
+        fn devices(&self) -> Vec<Device> {
+            vec![Device::Null]
+        }
+
+        fn precision(&self) -> &'static str {
+            "f32"
+        }
+    }
+
+    /// torchvision's preprocessing with pictures of four times the pixels.
+    fn large() -> Preprocessing {
+        Preprocessing {
+            crop: Some([448, 448]),
+            ..torchvision()
+        }
+    }
+
+    fn large_head(classes: usize) -> Arc<PlacedHead> {
+        Arc::new(PlacedHead::new(
+            &CompleteSpec::plain(large(), classes),
+            classes,
+            0,
+            Box::new(()),
+        ))
+    }
+
+    fn picture(preprocessing: Preprocessing, shade: u8) -> PreparedPicture {
+        let [height, width] = preprocessing.size().unwrap().map(|side| side as usize);
+        let values = vec![shade; height * width * 3].into();
+        PreparedPicture {
+            preprocessing,
+            picture: Arc::new(Prepared::from_pixels(values, &preprocessing).unwrap()),
+        }
+    }
+
+    /// Each picture has a shade of its own; some entries have two pictures, and some want the inputs of both.
+    #[tokio::test(start_paused = true)]
+    async fn a_batch_that_costs_more_is_computed_in_parts_and_every_answer_is_its_own() {
+        let costs = Arc::new(Mutex::new(Vec::new()));
+        let mut rig = rig_of(Box::new(Shades(Arc::clone(&costs))));
+        rig.worker.max_batch = 3;
+        let heads = [head(2), large_head(3), large_head(4)];
+        let wanted = [torchvision(), large()].map(|preprocessing| Wanted {
+            preprocessing,
+            input: HeadInput::Features,
+        });
+        let (mut batch, mut answers) = (Vec::new(), Vec::new());
+        for number in 0..9u8 {
+            let pictures = vec![picture(torchvision(), 2 * number), picture(large(), 2 * number + 1)];
+            let of_entry = match number % 3 {
+                0 => vec![Arc::clone(&heads[0])],
+                1 => vec![Arc::clone(&heads[1]), Arc::clone(&heads[0])],
+                _ => vec![Arc::clone(&heads[2]), Arc::clone(&heads[1])],
+            };
+            let input = Input::Prepared(pictures);
+            let entry = rig.entries.entry(Class::Interactive, 1, input, Heads::Pinned(of_entry));
+            let (mut entry, answered) = entry.await;
+            if number % 2 == 0 {
+                entry.wanted = vec![wanted[1], wanted[0]];
+            }
+            batch.push(entry);
+            answers.push(answered);
+        }
+        rig.worker.answer(batch);
+
+        let costs = costs.lock().unwrap();
+        let [small, large] = [PICTURE_COST, picture_cost([448, 448])];
+        assert_eq!(costs.iter().sum::<Cost>(), 9 * (small + large));
+        assert!(
+            costs.iter().all(|&cost| cost <= 3 * PICTURE_COST || cost == large),
+            "{costs:?}"
+        );
+        for (number, answered) in answers.iter_mut().enumerate() {
+            let answer = answered.try_recv().unwrap().unwrap();
+            let [small, large] = [2 * number, 2 * number + 1].map(|shade| shade as f32);
+            let logits: Vec<Vec<f32>> = answer.logits.into_iter().map(Result::unwrap).collect();
+            let expected = match number % 3 {
+                0 => vec![vec![small; 2]],
+                1 => vec![vec![large; 3], vec![small; 2]],
+                _ => vec![vec![large; 4], vec![large; 3]],
+            };
+            assert_eq!(logits, expected, "{number}");
+            let inputs = if number % 2 == 0 {
+                vec![vec![large], vec![small]]
+            } else {
+                Vec::new()
+            };
+            assert_eq!(answer.inputs, inputs, "{number}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn raw_pixels_of_another_size_fail_only_that_head() {
+        let costs = Arc::new(Mutex::new(Vec::new()));
+        let mut rig = rig_of(Box::new(Shades(Arc::clone(&costs))));
+        let heads = vec![large_head(3), head(2), large_head(4)];
+        let entry = rig
+            .entries
+            .entry(Class::Interactive, 1, Input::Pixels(pixels(7)), Heads::Pinned(heads));
+        let (entry, mut answered) = entry.await;
+        let (other, mut other_answered) = rig.entries.picture(Class::Interactive, 1, vec![head(2)]).await;
+        rig.worker.answer(vec![entry, other]);
+        let answer = answered.try_recv().unwrap().unwrap();
+        let size = (448, 448);
+        for refused in [&answer.logits[0], &answer.logits[2]] {
+            let refused = refused.as_ref().unwrap_err();
+            assert!(
+                matches!(refused, EngineError::PixelsOfAnotherSize { height, width } if (*height, *width) == size),
+                "{refused}"
+            );
+        }
+        assert_eq!(answer.logits[1].as_deref().unwrap(), [7.0; 2]);
+        assert_eq!(outcomes(&mut other_answered).unwrap(), [true]);
+        assert_eq!(*costs.lock().unwrap(), [2 * PICTURE_COST]);
+        assert!(!rig.worker.health.is_lost());
     }
 }
