@@ -33,6 +33,18 @@ pub enum HeadError {
     VersionMismatch { live: u64, expected: u64 },
     #[error("the head's weights are refused: {reason}")]
     Weights { reason: String },
+    #[error("the head's spec is refused: {reason}")]
+    Spec { reason: String },
+    #[error(
+        "the head has no spec, and this server requires one; give the spec's JSON, whose `preprocessing` says how its \
+         pictures are prepared and whose `output` what its numbers mean"
+    )]
+    SpecMissing,
+    #[error(
+        "the head has one output, and nothing says what it means; give a spec with the output sigmoid (a probability) or \
+         linear (a value)"
+    )]
+    OneOutput,
     #[error("the labels are refused: {reason}")]
     Labels { reason: String },
     #[error("the annotations are refused: {reason}")]

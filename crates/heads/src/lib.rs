@@ -6,6 +6,7 @@
 mod annotations;
 mod commit;
 mod error;
+mod head_request;
 mod metrics;
 mod name;
 mod opening;
@@ -20,6 +21,7 @@ mod weights;
 
 pub use commit::Commit;
 pub use error::{HeadError, PlaceError, RESIDENT_BYTES_MAX};
+pub use head_request::HeadRequest;
 pub use metrics::HeadMetrics;
 pub use name::HeadName;
 pub use per_head::PerHead;
@@ -28,4 +30,4 @@ pub use residency::{Acquired, HeadPlacer, LoadTask, Pending, PinnedHead, Reserva
 pub use store::{HeadStore, StagedHead, StoreError};
 pub use table::{History, Page, RoutingTable};
 pub use version::{HeadInfo, HeadVersion};
-pub use weights::{HeadLimits, HeadWeights, Overridable, open_checkpoint};
+pub use weights::{HeadLimits, HeadWeights, assumed_without_spec, open_checkpoint};

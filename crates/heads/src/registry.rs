@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use headswap_checkpoint::Throttle;
+use headswap_checkpoint::{HeadReport, Throttle};
 
 use super::annotations;
 use super::commit::Commit;
@@ -70,6 +70,8 @@ pub struct Replaced {
     pub info: HeadInfo,
     /// Its labels.
     pub labels: Arc<[String]>,
+    /// What was found and decided when its file was read.
+    pub report: Arc<HeadReport>,
     /// The version that was live before; 0 if the head is new.
     pub previous_version: u64,
     /// Time to place and try it on the device.
@@ -227,6 +229,7 @@ impl<R: Send + Sync> HeadRegistry<R> {
         Ok(Replaced {
             info,
             labels: weights.labels,
+            report: weights.report,
             previous_version: live,
             place,
             store,
@@ -246,6 +249,7 @@ impl<R: Send + Sync> HeadRegistry<R> {
         Ok(Replaced {
             info,
             labels: weights.labels,
+            report: weights.report,
             previous_version: live,
             place: started.elapsed(),
             store: Duration::ZERO,
@@ -300,7 +304,10 @@ fn describe(name: HeadName, version: u64, weights: &HeadWeights, annotations: BT
         name,
         version,
         digest: weights.digest,
-        classes: weights.classes,
+        classes: weights.classes(),
+        spec: Arc::clone(&weights.spec),
+        has_spec: weights.has_spec,
+        assumed: Arc::clone(&weights.assumed),
         annotations,
         created_unix_us: now.as_micros() as u64,
         parameters: weights.parameters.keys().cloned().collect(),

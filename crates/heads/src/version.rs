@@ -1,8 +1,10 @@
 //! One published version of a head, and its metadata.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use headswap_checkpoint::Digest;
+use headswap_spec::CompleteSpec;
 
 use super::name::HeadName;
 use super::residency::{ResidencySlot, Tier};
@@ -14,10 +16,16 @@ pub struct HeadInfo {
     pub name: HeadName,
     /// 1, 2, 3, … for each name.
     pub version: u64,
-    /// SHA-256 of its tensors and labels.
+    /// SHA-256 of its tensors, labels and spec.
     pub digest: Digest,
-    /// K.
+    /// The number of classes.
     pub classes: usize,
+    /// What it computes of which pictures.
+    pub spec: Arc<CompleteSpec>,
+    /// True if the spec was given with the head, and is stored with it.
+    pub has_spec: bool,
+    /// What of the spec was assumed, a line each.
+    pub assumed: Arc<[String]>,
     /// The user's annotations.
     pub annotations: BTreeMap<String, String>,
     /// The time of its creation, in microseconds since 1970-01-01 UTC.
@@ -35,6 +43,17 @@ pub struct HeadVersion<R> {
     pub info: HeadInfo,
     pub(super) slot: ResidencySlot<R>,
 }
+
+impl HeadInfo {
+    /// Returns true if the backbone computes the input of its own layers, without parameters of the head.
+    pub fn shares_input(&self) -> bool {
+        let is_backbones = |name: &String| BACKBONE_NAMES.iter().any(|prefix| name.starts_with(prefix));
+        !self.parameters.iter().any(is_backbones)
+    }
+}
+
+/// What the names of the backbone's parameters before the last Linear begin with.
+const BACKBONE_NAMES: [&str; 3] = ["features.", "classifier.0.", "classifier.3."];
 
 impl<R> HeadVersion<R> {
     /// Returns its tier, or none once it is retired.

@@ -3,73 +3,78 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
-use headswap_checkpoint::{Checkpoint, CheckpointError, Digest, Parameters, TensorEntry, Throttle, excerpt};
-use headswap_spec::{LAST_BIAS, LAST_WEIGHT};
+use headswap_checkpoint::{
+    Checkpoint, CheckpointError, Digest, HeadFileError, HeadOptions, HeadReport, NormalHead, Parameters, SPEC,
+    Throttle, read_head,
+};
+use headswap_spec::{Architecture, CompleteSpec, HeadSpec, LAST_BIAS, LAST_WEIGHT, Output, Preprocessing};
 
 use super::error::HeadError;
-
-const LABEL_BYTES_MAX: usize = 1024;
-/// The limit for a file's header is 4 MiB; the annotations, the record and the list of tensors need the rest.
-const STORED_LABELS_BYTES_MAX: usize = 3 * 1024 * 1024;
+use super::head_request::{HeadRequest, check_labels};
 
 /// What a head's weights are checked against.
 #[derive(Clone, Debug)]
 pub struct HeadLimits {
     /// Maximum number of classes.
     pub classes_max: usize,
-    /// The number of features per row that the backbone computes.
-    pub features: usize,
-    /// The backbone's parameters before the last Linear, any of which a head may override.
-    pub deeper: BTreeMap<String, Overridable>,
+    /// The backbone's architecture.
+    pub architecture: Architecture,
+    /// How the backbone's pictures are prepared; those of heads without a spec are, too.
+    pub preprocessing: Preprocessing,
+    /// True to refuse heads without a spec.
+    pub require_spec: bool,
+    /// The digests of the backbone's parameters before the last Linear, any of which a head may override. A head's tensor
+    /// with the same digest is dropped, as it overrides nothing.
+    pub backbone: BTreeMap<String, Digest>,
 }
 
-/// A parameter of the backbone that a head may override.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Overridable {
-    /// Its shape, which an override must have, too.
-    pub shape: Vec<usize>,
-    /// Its digest; a head's tensor with the same digest is dropped, as it overrides nothing.
-    pub digest: Digest,
-}
-
-/// A head's parameters and labels, complete, of the right shapes, finite.
+/// A head's parameters, spec and labels, complete, of the right shapes, finite.
 #[derive(Clone, Debug)]
 pub struct HeadWeights {
-    /// `classifier.6.weight` of shape `[K, features]`, `classifier.6.bias` of shape `[K]`, and the parameters that differ
-    /// from the backbone's.
+    /// Those of [`CompleteSpec::parameter_names`], and the parameters that differ from the backbone's.
     pub parameters: Arc<Parameters>,
-    /// K labels, or none.
+    /// What it computes of which pictures.
+    pub spec: Arc<CompleteSpec>,
+    /// False if the spec is the backbone's preprocessing and a softmax because nothing else was said. It is then neither
+    /// stored nor part of the digest.
+    pub has_spec: bool,
+    /// Labels that fit the spec, or none.
     pub labels: Arc<[String]>,
-    /// SHA-256 of both.
+    /// SHA-256 of the parameters and the labels, and of the spec if it has one.
     pub digest: Digest,
-    /// K.
-    pub classes: usize,
+    /// What was assumed when it was read, a line each.
+    pub assumed: Arc<[String]>,
+    /// The prefixes of names that were seen through, the tensors that were left out, and the labels that did not fit. Not
+    /// stored.
+    pub report: Arc<HeadReport>,
 }
 
 impl HeadWeights {
-    /// Wraps parameters without checks; the last Linear's weight and bias must be there, and their shapes agree.
-    pub fn new(parameters: Parameters, labels: Vec<String>) -> Self {
-        let digest = Digest::of_parameters(&parameters, &labels);
+    /// Wraps the parameters of a last Linear, and others that a head overrides, without checks; `classifier.6.weight` and
+    /// `.bias` must be there. `preprocessing` is the backbone's.
+    pub fn new(parameters: Parameters, labels: Vec<String>, preprocessing: Preprocessing) -> Self {
         let classes = parameters[LAST_BIAS].values.len();
         Self {
+            digest: Digest::of_parameters(&parameters, &labels),
             parameters: Arc::new(parameters),
+            spec: Arc::new(CompleteSpec::plain(preprocessing, classes)),
+            has_spec: false,
             labels: labels.into(),
-            digest,
-            classes,
+            assumed: Arc::default(),
+            report: Arc::default(),
         }
     }
 
-    /// Reads a file in memory, in any format of [`Checkpoint`]. If `labels` is empty, the labels are read from a
-    /// safetensors file's metadata: the key `labels`, a JSON list.
+    /// Reads a file in memory, in any format of [`Checkpoint`].
     ///
     /// # Errors
-    /// [`HeadError::Weights`] or [`HeadError::Labels`], which name the tensor or label and the fault.
-    pub fn from_bytes(bytes: Bytes, labels: Vec<String>, limits: &HeadLimits) -> Result<Self, HeadError> {
+    /// [`HeadError`] names the tensor, the key of the spec or the label, and the fault.
+    pub fn from_bytes(bytes: Bytes, request: &HeadRequest, limits: &HeadLimits) -> Result<Self, HeadError> {
         let checkpoint = Checkpoint::from_bytes(bytes).map_err(|error| failed(Path::new("the file"), error))?;
-        Self::from_checkpoint(&checkpoint, labels, limits, &Throttle::off())
+        Self::from_checkpoint(&checkpoint, request, limits, &Throttle::off())
     }
 
     /// As [`HeadWeights::from_bytes`], from a file on the disk, tensor by tensor.
@@ -78,11 +83,11 @@ impl HeadWeights {
     /// As there, or [`HeadError::Unreadable`] if the system refuses to read the file.
     pub fn from_file(
         path: &Path,
-        labels: Vec<String>,
+        request: &HeadRequest,
         limits: &HeadLimits,
         throttle: &Throttle,
     ) -> Result<Self, HeadError> {
-        let weights = Self::from_checkpoint(&open_checkpoint(path)?, labels, limits, throttle);
+        let weights = Self::from_checkpoint(&open_checkpoint(path)?, request, limits, throttle);
         weights.map_err(|error| match error {
             HeadError::Unreadable { source, .. } => unreadable(path, source),
             error => error,
@@ -95,40 +100,175 @@ impl HeadWeights {
     /// As there.
     pub fn from_checkpoint(
         checkpoint: &Checkpoint,
-        labels: Vec<String>,
+        request: &HeadRequest,
         limits: &HeadLimits,
         throttle: &Throttle,
     ) -> Result<Self, HeadError> {
-        let entries = entries(checkpoint, limits)?;
-        let classes = check_shapes(&entries, limits)?;
-        let labels = if labels.is_empty() {
-            checkpoint.labels().map_err(|error| HeadError::Labels {
-                reason: error.to_string(),
-            })?
-        } else {
-            labels
+        let stored = match checkpoint.metadata().get(SPEC) {
+            Some(json) => Some(HeadSpec::from_json(json).map_err(|error| HeadError::Spec {
+                reason: format!("that in the file's metadata: {error}"),
+            })?),
+            None => None,
         };
-        check_labels(&labels, classes)?;
-        let mut parameters = Parameters::new();
-        for (name, entry) in entries {
-            let tensor = checkpoint
-                .read_throttled(entry, throttle)
-                .map_err(|error| failed(Path::new("a tensor"), error))?;
-            let backbone = limits.deeper.get(name);
-            if backbone.is_none_or(|backbone| backbone.digest != tensor.digest_throttled(throttle)) {
-                parameters.insert(name.to_owned(), Arc::new(tensor));
-            }
+        let with_stored = HeadRequest {
+            spec: request.spec.clone().or(stored.map(|spec| HeadSpec {
+                labels: spec.labels.filter(|_| request.labels.is_empty()),
+                ..spec
+            })),
+            labels: request.labels.clone(),
+        };
+        let spec = with_stored.spec_with_labels()?;
+        if spec.is_none() && limits.require_spec {
+            return Err(HeadError::SpecMissing);
         }
+        let options = HeadOptions {
+            architecture: limits.architecture,
+            spec: spec.as_ref(),
+            labels: &request.labels,
+            throttle,
+        };
+        let normal = read_head(checkpoint, &options).map_err(refused_file)?;
+        let (complete, assumed) = complete(&normal, spec.as_ref(), limits)?;
+        let labels = normal.labels;
+        check_classes(normal.rows, limits)?;
+        check_labels(&labels, &complete)?;
+
+        let mut parameters = normal.parameters;
+        parameters.retain(|name, tensor| {
+            let backbone = limits.backbone.get(name);
+            backbone.is_none_or(|digest| *digest != tensor.digest_throttled(throttle))
+        });
         for tensor in parameters.values() {
             tensor.digest_throttled(throttle);
         }
-        Ok(Self::new(parameters, labels))
+        let is_plain = complete == CompleteSpec::plain(limits.preprocessing, normal.rows);
+        let weights = Self::with_spec(parameters, complete, spec.is_some() || !is_plain, labels);
+        Ok(Self {
+            assumed: assumed.into(),
+            report: Arc::new(normal.report),
+            ..weights
+        })
+    }
+
+    /// Reads a file that a store wrote: tensors by their names in normal form, and the labels. `spec` is the stored one;
+    /// without one the head is a last Linear and what it overrides.
+    ///
+    /// # Errors
+    /// [`HeadError`] if a tensor is missing or cannot be read.
+    pub fn from_store(
+        path: &Path,
+        spec: Option<CompleteSpec>,
+        limits: &HeadLimits,
+        throttle: &Throttle,
+    ) -> Result<Self, HeadError> {
+        let checkpoint = open_checkpoint(path)?;
+        let labels = checkpoint.labels().map_err(|error| HeadError::Labels {
+            reason: error.to_string(),
+        })?;
+        let mut parameters = Parameters::new();
+        for entry in checkpoint.tensors() {
+            let tensor = checkpoint
+                .read_throttled(entry, throttle)
+                .map_err(|error| failed(path, error))?;
+            tensor.digest_throttled(throttle);
+            parameters.insert(entry.name.clone(), Arc::new(tensor));
+        }
+        let has_spec = spec.is_some();
+        let last = [LAST_WEIGHT, LAST_BIAS].map(str::to_owned);
+        let names = match &spec {
+            Some(spec) => (0..spec.layers.len())
+                .filter_map(|layer| spec.parameter_names(layer))
+                .flatten()
+                .collect(),
+            None => last.to_vec(),
+        };
+        if let Some(missing) = names.iter().find(|name| !parameters.contains_key(*name)) {
+            return Err(refused(format!("it lacks {missing}")));
+        }
+        let Some(spec) = spec else {
+            return Ok(Self::new(parameters, labels, limits.preprocessing));
+        };
+        Ok(Self::with_spec(parameters, spec, has_spec, labels))
+    }
+
+    fn with_spec(parameters: Parameters, spec: CompleteSpec, has_spec: bool, labels: Vec<String>) -> Self {
+        let digest = if has_spec {
+            Digest::of_head(&parameters, &spec.to_spec(&labels).to_json())
+        } else {
+            Digest::of_parameters(&parameters, &labels)
+        };
+        Self {
+            parameters: Arc::new(parameters),
+            spec: Arc::new(spec),
+            has_spec,
+            labels: labels.into(),
+            digest,
+            assumed: Arc::default(),
+            report: Arc::default(),
+        }
+    }
+
+    /// The number of classes.
+    pub fn classes(&self) -> usize {
+        self.spec.classes
     }
 
     /// Its tensors' bytes in f32.
     pub fn bytes(&self) -> u64 {
         self.parameters.values().map(|tensor| tensor.bytes() as u64).sum()
     }
+}
+
+/// Returns the complete spec of a head, and what of it was assumed.
+fn complete(
+    normal: &NormalHead,
+    spec: Option<&HeadSpec>,
+    limits: &HeadLimits,
+) -> Result<(CompleteSpec, Vec<String>), HeadError> {
+    let mut assumed = Vec::new();
+    if spec.is_none() {
+        assumed.push(ASSUMED_PREPROCESSING.to_owned());
+    }
+    let output = match normal.output {
+        Some(output) => output,
+        None if normal.rows == 1 => return Err(HeadError::OneOutput),
+        None => {
+            assumed.push(ASSUMED_OUTPUT.to_owned());
+            Output::Softmax
+        }
+    };
+    assumed.extend(normal.report.assumed.iter().cloned());
+    let complete = CompleteSpec {
+        preprocessing: spec.map_or(limits.preprocessing, |spec| spec.preprocessing),
+        input: normal.input,
+        layers: normal.layers.clone(),
+        output,
+        classes: spec.and_then(|spec| spec.classes).unwrap_or(normal.rows),
+    };
+    Ok((complete, assumed))
+}
+
+/// What is assumed of heads without a spec.
+const ASSUMED_PREPROCESSING: &str = "preprocessing: the backbone's";
+const ASSUMED_OUTPUT: &str = "output: softmax";
+
+/// One for all heads, of which there may be many.
+static ASSUMED_WITHOUT_SPEC: LazyLock<Arc<[String]>> =
+    LazyLock::new(|| [ASSUMED_PREPROCESSING, ASSUMED_OUTPUT].map(str::to_owned).into());
+
+/// Returns what is assumed of a stored head without a spec.
+pub fn assumed_without_spec() -> Arc<[String]> {
+    Arc::clone(&ASSUMED_WITHOUT_SPEC)
+}
+
+fn check_classes(rows: usize, limits: &HeadLimits) -> Result<(), HeadError> {
+    let classes_max = limits.classes_max;
+    if rows == 0 || rows > classes_max {
+        return Err(refused(format!(
+            "its last Linear has {rows} outputs; 1 to {classes_max} are accepted"
+        )));
+    }
+    Ok(())
 }
 
 /// Opens a file of weights and reads its headers.
@@ -142,6 +282,19 @@ pub fn open_checkpoint(path: &Path) -> Result<Checkpoint, HeadError> {
     Checkpoint::open(path).map_err(|error| failed(path, error))
 }
 
+/// Maps an error of a head's file to what the caller can change: the labels, the spec or the file.
+fn refused_file(error: HeadFileError) -> HeadError {
+    let reason = error.to_string();
+    match error {
+        HeadFileError::Checkpoint(error) => failed(Path::new("a tensor"), error),
+        HeadFileError::Labels { .. } | HeadFileError::LabelBytes { .. } => HeadError::Labels { reason },
+        HeadFileError::Classes { .. } | HeadFileError::Groups { .. } | HeadFileError::Counts { .. } => {
+            HeadError::Spec { reason }
+        }
+        _ => refused(reason),
+    }
+}
+
 /// Maps an error of a checkpoint. An early end of the file is the file's fault, any other I/O error the system's.
 fn failed(path: &Path, error: CheckpointError) -> HeadError {
     match error {
@@ -149,6 +302,9 @@ fn failed(path: &Path, error: CheckpointError) -> HeadError {
             refused("the file ends before its tensors do; save it again".into())
         }
         CheckpointError::Read(source) => unreadable(path, source),
+        CheckpointError::Labels { .. } => HeadError::Labels {
+            reason: error.to_string(),
+        },
         error => refused(error.to_string()),
     }
 }
@@ -164,98 +320,6 @@ fn refused(reason: String) -> HeadError {
     HeadError::Weights { reason }
 }
 
-/// Returns the checkpoint's tensors by their full names, all of which VGG16 has.
-fn entries<'a>(
-    checkpoint: &'a Checkpoint,
-    limits: &HeadLimits,
-) -> Result<BTreeMap<&'a str, &'a TensorEntry>, HeadError> {
-    let mut entries = BTreeMap::new();
-    for entry in checkpoint.tensors() {
-        let name = match entry.name.as_str() {
-            "weight" => LAST_WEIGHT,
-            "bias" => LAST_BIAS,
-            other => other,
-        };
-        if ![LAST_WEIGHT, LAST_BIAS].contains(&name) && !limits.deeper.contains_key(name) {
-            return Err(refused(format!(
-                "it holds `{}`, which VGG16 does not have; use torchvision's or timm's names, or weight and bias for the \
-                 last Linear",
-                excerpt(&entry.file_name)
-            )));
-        }
-        if entries.insert(name, entry).is_some() {
-            return Err(refused(format!(
-                "it holds {name} twice, under its full and its short name; leave one of them out"
-            )));
-        }
-    }
-    Ok(entries)
-}
-
-/// Checks that the last Linear is complete and every tensor has the right shape. Returns K.
-fn check_shapes(entries: &BTreeMap<&str, &TensorEntry>, limits: &HeadLimits) -> Result<usize, HeadError> {
-    for name in [LAST_WEIGHT, LAST_BIAS] {
-        if !entries.contains_key(name) {
-            return Err(refused(format!(
-                "it lacks {name}; a head needs the last Linear, {LAST_WEIGHT} and {LAST_BIAS} (or weight and bias)"
-            )));
-        }
-    }
-    let weight = &entries[LAST_WEIGHT].shape;
-    let &HeadLimits {
-        classes_max, features, ..
-    } = limits;
-    let [classes, _] = weight[..] else {
-        return Err(refused(format!(
-            "{LAST_WEIGHT} has shape {weight:?}; [K, {features}] is expected"
-        )));
-    };
-    if classes == 0 || classes > classes_max {
-        return Err(refused(format!(
-            "{LAST_WEIGHT} has {classes} classes; 1 to {classes_max} are accepted"
-        )));
-    }
-    let last = [(LAST_WEIGHT, vec![classes, features]), (LAST_BIAS, vec![classes])];
-    let last = last.iter().map(|(name, shape)| (*name, &shape[..]));
-    let deeper = limits
-        .deeper
-        .iter()
-        .map(|(name, backbone)| (name.as_str(), &backbone.shape[..]));
-    for (name, expected) in last.chain(deeper) {
-        if let Some(entry) = entries.get(name).filter(|entry| entry.shape[..] != *expected) {
-            let got = &entry.shape;
-            return Err(refused(format!("{name} has shape {got:?}; {expected:?} is expected")));
-        }
-    }
-    Ok(classes)
-}
-
-/// Returns the size of the labels in a file's header: a JSON list inside a JSON string.
-fn stored_bytes(labels: &[String]) -> usize {
-    let nested = serde_json::to_string(labels).and_then(|list| serde_json::to_string(&list));
-    nested.map_or(usize::MAX, |text| text.len())
-}
-
-fn check_labels(labels: &[String], classes: usize) -> Result<(), HeadError> {
-    let bytes = stored_bytes(labels);
-    let reason = if !labels.is_empty() && labels.len() != classes {
-        format!(
-            "there are {} for {classes} classes; give one for each or none",
-            labels.len()
-        )
-    } else if bytes > STORED_LABELS_BYTES_MAX {
-        format!("they take {bytes} bytes of a file's header; the limit is {STORED_LABELS_BYTES_MAX}")
-    } else if let Some(index) = labels.iter().position(|label| label.len() > LABEL_BYTES_MAX) {
-        format!(
-            "label {index} has {} bytes; the limit is {LABEL_BYTES_MAX}",
-            labels[index].len()
-        )
-    } else {
-        return Ok(());
-    };
-    Err(HeadError::Labels { reason })
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
@@ -266,12 +330,17 @@ mod tests {
     use safetensors::tensor::TensorView;
 
     use super::*;
+    use headswap_spec::Preset;
 
-    const LIMITS: HeadLimits = HeadLimits {
-        classes_max: 5,
-        features: 4,
-        deeper: BTreeMap::new(),
-    };
+    fn limits() -> HeadLimits {
+        HeadLimits {
+            classes_max: 5,
+            architecture: Architecture::Vgg16Narrow,
+            preprocessing: Preset::Torchvision.preprocessing(),
+            require_spec: false,
+            backbone: BTreeMap::new(),
+        }
+    }
 
     type Tensor<'a> = (&'a str, &'a [usize], &'a [f32]);
 
@@ -303,11 +372,22 @@ mod tests {
         file_of(Dtype::F32, tensors, &[])
     }
 
-    const WEIGHT: Tensor<'_> = (LAST_WEIGHT, &[2, 4], &[0.5, -1.0, 2.0, 0.0, 1.5, 3.0, -0.25, 8.0]);
+    /// Numbers that every element type holds exactly.
+    const NUMBERS: [f32; 256] = {
+        let mut numbers = [0.5; 256];
+        (numbers[1], numbers[2], numbers[3], numbers[254], numbers[255]) = (-1.0, 2.0, 0.0, -0.25, 8.0);
+        numbers
+    };
+    const WEIGHT: Tensor<'_> = (LAST_WEIGHT, &[2, 128], &NUMBERS);
     const BIAS: Tensor<'_> = (LAST_BIAS, &[2], &[1.0, -2.0]);
 
     fn read(bytes: &[u8]) -> Result<HeadWeights, HeadError> {
-        HeadWeights::from_bytes(bytes.to_vec().into(), Vec::new(), &LIMITS)
+        HeadWeights::from_bytes(bytes.to_vec().into(), &HeadRequest::default(), &limits())
+    }
+
+    fn read_with_labels(bytes: &[u8], labels: Vec<String>) -> Result<HeadWeights, HeadError> {
+        let request = HeadRequest { labels, spec: None };
+        HeadWeights::from_bytes(bytes.to_vec().into(), &request, &limits())
     }
 
     #[test]
@@ -341,10 +421,14 @@ mod tests {
     #[test]
     fn the_dtype_and_the_style_of_names_do_not_change_a_head() {
         let expected = read(&file(&[WEIGHT, BIAS])).unwrap();
-        assert_eq!((expected.classes, expected.bytes()), (2, 40));
+        assert_eq!((expected.classes(), expected.bytes()), (2, 1032));
         assert_eq!(expected.parameters[LAST_WEIGHT].values, WEIGHT.2);
         for dtype in [Dtype::F32, Dtype::F16, Dtype::BF16, Dtype::F64] {
-            for (weight, bias) in [(LAST_WEIGHT, LAST_BIAS), ("weight", "bias"), ("weight", LAST_BIAS)] {
+            for (weight, bias) in [
+                (LAST_WEIGHT, LAST_BIAS),
+                ("weight", "bias"),
+                ("module.classifier.6.weight", "module.classifier.6.bias"),
+            ] {
                 let bytes = file_of(dtype, &[(weight, WEIGHT.1, WEIGHT.2), (bias, BIAS.1, BIAS.2)], &[]);
                 let head = read(&bytes).unwrap();
                 assert_eq!(head.parameters, expected.parameters);
@@ -358,7 +442,7 @@ mod tests {
         let bytes = file_of(Dtype::F32, &[WEIGHT, BIAS], &[("labels", r#"["cat", "dog"]"#)]);
         assert_eq!(read(&bytes).unwrap().labels[..], ["cat", "dog"]);
         let given = ["a", "b"].map(ToOwned::to_owned).to_vec();
-        let head = HeadWeights::from_bytes(bytes.to_vec().into(), given, &LIMITS).unwrap();
+        let head = read_with_labels(&bytes, given).unwrap();
         assert_eq!(head.labels[..], ["a", "b"]);
         assert_ne!(
             read(&bytes).unwrap().digest,
@@ -398,7 +482,8 @@ mod tests {
             "x".repeat(9999)
         );
         check_weights_refused(b"", "it is empty");
-        check_weights_refused(b"{}", "neither safetensors");
+        check_weights_refused(b"{}", "the file is JSON");
+        check_weights_refused(b"?", "neither safetensors");
         for damaged in [
             good[..good.len() - 1].to_vec(),
             [&good[..], b"\0"].concat(),
@@ -410,7 +495,7 @@ mod tests {
         ] {
             check_weights_refused(&damaged, "safetensors file is damaged");
         }
-        check_weights_refused(&altered(&good, "[2,4]", "[3,4]"), "damaged");
+        check_weights_refused(&altered(&good, "[2,128]", "[3,128]"), "damaged");
         check_weights_refused(
             &altered(&good, "\"F32\"", "\"I32\""),
             "has dtype I32; F32, F16, BF16 and F64 are accepted",
@@ -423,35 +508,64 @@ mod tests {
         let short_bias = ("bias", BIAS.1, BIAS.2);
         let short_weight = ("weight", WEIGHT.1, WEIGHT.2);
         for (bytes, part) in [
-            (file(&[WEIGHT]), "it lacks classifier.6.bias"),
-            (file(&[BIAS]), "it lacks classifier.6.weight"),
-            (b"\x02\0\0\0\0\0\0\0{}".to_vec(), "it lacks classifier.6.weight"),
-            (file(&[WEIGHT, BIAS, deeper]), "`classifier.3.bias`"),
-            (file(&[WEIGHT, BIAS, deeper]), "which VGG16 does not have"),
-            (file(&[WEIGHT, BIAS, ("a\nb", BIAS.1, BIAS.2)]), r"`a\nb`"),
-            (file(&[WEIGHT, BIAS, short_bias]), "classifier.6.bias twice"),
-            (file(&[WEIGHT, BIAS, short_weight]), "classifier.6.weight twice"),
+            (file(&[BIAS]), "no Linear"),
+            (b"\x02\0\0\0\0\0\0\0{}".to_vec(), "no Linear"),
+            // A bias that is not where its weight is must not be left out.
+            (file(&[short_weight, BIAS]), "classifier.6.bias [2] has no place"),
+            (file(&[WEIGHT, short_bias]), "bias [2] has no place"),
+            (file(&[WEIGHT, BIAS, short_weight]), "several heads"),
+            (
+                file(&[WEIGHT, BIAS, deeper]),
+                "classifier.3.bias has shape [2]; [128] is expected",
+            ),
+            (
+                file(&[WEIGHT, BIAS, ("classifier.6.a\nb", BIAS.1, BIAS.2)]),
+                r"classifier.6.a\nb",
+            ),
         ] {
             check_weights_refused(&bytes, part);
         }
+        // Tensors of other modules are left out, and are in the report.
+        let head = read(&file(&[WEIGHT, BIAS, short_bias, ("a\nb", BIAS.1, BIAS.2)])).unwrap();
+        assert_eq!(head.digest, read(&file(&[WEIGHT, BIAS])).unwrap().digest);
+        assert_eq!(head.report.left_out, ["bias", r"a\nb"]);
+    }
+
+    /// PyTorch's `Linear(bias=False)`.
+    #[test]
+    fn a_linear_without_a_bias_has_zeros() {
+        let head = read(&file(&[WEIGHT])).unwrap();
+        assert_eq!(head.parameters[LAST_BIAS].values, [0.0, 0.0]);
+        let zeros = file(&[WEIGHT, (LAST_BIAS, &[2], &[0.0, 0.0])]);
+        assert_eq!(head.digest, read(&zeros).unwrap().digest);
     }
 
     #[test]
     fn wrong_shapes_are_refused() {
         for (weight, bias, part) in [
-            (&[0, 4][..], &[0][..], "has 0 classes; 1 to 5 are accepted"),
-            (&[6, 4], &[6], "has 6 classes; 1 to 5 are accepted"),
-            (&[2, 3], &[2], "weight has shape [2, 3]; [2, 4] is expected"),
-            (&[8], &[2], "weight has shape [8]; [K, 4] is expected"),
-            (&[2, 4, 1], &[2], "weight has shape [2, 4, 1]; [K, 4] is expected"),
-            (&[2, 4], &[3], "bias has shape [3]; [2] is expected"),
-            (&[2, 4], &[], "bias has shape []; [2] is expected"),
-            (&[2, 4], &[2, 1], "bias has shape [2, 1]; [2] is expected"),
+            (&[0, 128][..], &[0][..], "no Linear"),
+            (&[6, 128], &[6], "has 6 outputs; 1 to 5 are accepted"),
+            (&[2, 127], &[2], "takes 127 values"),
+            (&[256], &[2], "bias has shape [2]; [256] is expected"),
+            (&[256], &[256], "no Linear"),
+            (&[2, 128, 1], &[2], "no Linear"),
+            (&[2, 128], &[3], "bias has shape [3]; [2] is expected"),
+            (&[2, 128], &[], "bias has shape []; [2] is expected"),
+            (&[2, 128], &[2, 2], "bias has shape [2, 2]; [2] is expected"),
         ] {
             let weights = vec![0.5; weight.iter().product()];
             let biases = vec![0.5; bias.iter().product()];
             let bytes = file(&[(LAST_WEIGHT, weight, &weights), (LAST_BIAS, bias, &biases)]);
             check_weights_refused(&bytes, part);
+        }
+    }
+
+    #[test]
+    fn a_bias_may_be_a_row_or_a_column() {
+        let expected = read(&file(&[WEIGHT, BIAS])).unwrap();
+        for shape in [[1, 2], [2, 1]] {
+            let head = read(&file(&[WEIGHT, (LAST_BIAS, &shape, BIAS.2)])).unwrap();
+            assert_eq!((&head.parameters, head.digest), (&expected.parameters, expected.digest));
         }
     }
 
@@ -471,7 +585,7 @@ mod tests {
 
     fn check_labels_refused(given: Vec<String>, metadata: &str, part: &str) {
         let bytes = file_of(Dtype::F32, &[WEIGHT, BIAS], &[("labels", metadata)]);
-        let error = HeadWeights::from_bytes(bytes.into(), given, &LIMITS).unwrap_err();
+        let error = read_with_labels(&bytes, given).unwrap_err();
         let message = error.to_string();
         assert!(matches!(error, HeadError::Labels { .. }), "{message}");
         assert!(message.contains(part), "{message:?} lacks {part:?}");
@@ -482,19 +596,21 @@ mod tests {
     fn wrong_labels_are_refused() {
         let long = format!("{:?}", "x".repeat(10_000));
         for (metadata, part) in [
-            (r#"["a"]"#, "there are 1 for 2 classes"),
+            (r#"["a"]"#, "there are 1 labels and 2 classes"),
             ("cat, dog", "not a JSON list of strings"),
-            (r#"{"0": "cat"}"#, "not a JSON list of strings"),
+            // The form of Hugging Face's `id2label`.
+            (r#"{"0": "cat"}"#, "there are 1 labels and 2 classes"),
+            (r#"{"0": "cat", "2": "dog"}"#, "not a JSON list of strings"),
             (&long, "not a JSON list of strings"),
         ] {
             check_labels_refused(Vec::new(), metadata, part);
         }
         for (given, part) in [
-            (vec!["a".into()], "there are 1 for 2 classes"),
-            (vec!["a".into(); 3], "there are 3 for 2 classes"),
+            (vec!["a".into()], "there are 1 labels and 2 classes"),
+            (vec!["a".into(); 3], "there are 3 labels and 2 classes"),
             (
-                vec!["a".into(), "x".repeat(1025)],
-                "label 1 has 1025 bytes; the limit is 1024",
+                vec!["a".into(), "x".repeat(4097)],
+                "label 1 has 4097 bytes; the limit is 4096",
             ),
             (
                 vec!["x".repeat(5 << 20); 2],
@@ -507,9 +623,10 @@ mod tests {
 
     #[test]
     fn values_at_the_limits_are_accepted() {
-        let (weight, bias) = (vec![0.5; 20], vec![0.5; 5]);
-        let bytes = file(&[(LAST_WEIGHT, &[5, 4], &weight), (LAST_BIAS, &[5], &bias)]);
-        HeadWeights::from_bytes(bytes.to_vec().into(), vec!["x".repeat(1024); 5], &LIMITS).unwrap();
+        let (weight, bias) = (vec![0.5; 5 * 128], vec![0.5; 5]);
+        let bytes = file(&[(LAST_WEIGHT, &[5, 128], &weight), (LAST_BIAS, &[5], &bias)]);
+        let head = read_with_labels(&bytes, vec!["x".repeat(4096); 5]).unwrap();
+        assert_eq!((head.classes(), head.labels[4].len()), (5, 4096));
     }
 
     fn is_valid(head: &HeadWeights) -> bool {
@@ -518,7 +635,7 @@ mod tests {
             .values()
             .all(|tensor| tensor.values.iter().all(|value| value.is_finite()));
         let names: Vec<&String> = head.parameters.keys().collect();
-        finite && names == [LAST_BIAS, LAST_WEIGHT] && head.parameters[LAST_WEIGHT].shape == [head.classes, 4]
+        finite && names == [LAST_BIAS, LAST_WEIGHT] && head.parameters[LAST_WEIGHT].shape == [head.classes(), 128]
     }
 
     proptest! {

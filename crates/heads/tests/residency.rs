@@ -14,7 +14,7 @@ use headswap_heads::{
     HeadWeights, LoadTask, Pending, PinnedHead, PlaceError, RegistryLimits, RegistryParts, Replaced, Replacement,
     Reservation, ResidencyLimits, StagedHead, StoreError, Tier, Urgency,
 };
-use headswap_spec::{LAST_BIAS, LAST_WEIGHT};
+use headswap_spec::{LAST_BIAS, LAST_WEIGHT, Preset};
 use proptest::prelude::*;
 
 /// Bytes of a head with one class and two features.
@@ -76,7 +76,11 @@ fn weights(units: u64, number: f32) -> HeadWeights {
         let values = vec![number; shape.iter().product()];
         parameters.insert(name.to_owned(), Arc::new(HostTensor::new(shape, values)));
     }
-    HeadWeights::new(parameters, vec![number.to_string(); classes])
+    HeadWeights::new(
+        parameters,
+        vec![number.to_string(); classes],
+        Preset::Torchvision.preprocessing(),
+    )
 }
 
 type Heads = Arc<Mutex<BTreeMap<(HeadName, u64), (HeadInfo, HeadWeights)>>>;

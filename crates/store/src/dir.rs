@@ -6,10 +6,12 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use headswap_checkpoint::{Digest, Throttle};
 use headswap_heads::{HeadError, HeadInfo, HeadLimits, HeadName, HeadStore, HeadWeights, StagedHead, StoreError};
+use headswap_spec::CompleteSpec;
 
 use super::record;
 use super::safetensors_file::write_durably;
@@ -123,7 +125,7 @@ impl HeadStore for DirStore {
         let mut heads = Vec::new();
         for dir in self.head_dirs()? {
             for path in entries(&dir)?.into_iter().filter(|path| version_of(path).is_some()) {
-                match record::read(&path) {
+                match record::read(&path, &self.limits) {
                     Ok(info) => heads.push(info),
                     Err(reason) => tracing::warn!(path = %path.display(), reason, "a stored head is damaged; skipped"),
                 }
@@ -134,25 +136,23 @@ impl HeadStore for DirStore {
     }
 
     fn load(&self, info: &HeadInfo) -> Result<HeadWeights, HeadError> {
-        let weights = HeadWeights::from_file(
-            &self.path(&info.name, info.version),
-            Vec::new(),
-            &self.limits,
-            &Throttle::off(),
-        );
+        let path = self.path(&info.name, info.version);
+        let spec = info.has_spec.then(|| CompleteSpec::clone(&info.spec));
+        let weights = HeadWeights::from_store(&path, spec, &self.limits, &Throttle::off());
         let weights = weights.map_err(|error| damaged(info, error))?;
         if weights.digest != info.digest {
             let reason = format!("its digest is {}, not {} as acknowledged", weights.digest, info.digest);
             return Err(damaged_because(info, reason));
         }
-        if weights.classes != info.classes {
-            let reason = format!(
-                "it has {} classes, not {} as acknowledged",
-                weights.classes, info.classes
-            );
+        let classes = weights.classes();
+        if classes != info.classes {
+            let reason = format!("it has {classes} classes, not {} as acknowledged", info.classes);
             return Err(damaged_because(info, reason));
         }
-        Ok(weights)
+        Ok(HeadWeights {
+            assumed: Arc::clone(&info.assumed),
+            ..weights
+        })
     }
 
     fn labels(&self, info: &HeadInfo) -> Result<Vec<String>, HeadError> {
@@ -329,13 +329,18 @@ mod tests {
 
     use super::*;
     use headswap_checkpoint::{HostTensor, Parameters};
-    use headswap_spec::{LAST_BIAS, LAST_WEIGHT};
+    use headswap_heads::assumed_without_spec;
+    use headswap_spec::{Architecture, LAST_BIAS, LAST_WEIGHT, Preset};
 
-    const LIMITS: HeadLimits = HeadLimits {
-        classes_max: 8,
-        features: 3,
-        deeper: BTreeMap::new(),
-    };
+    fn limits() -> HeadLimits {
+        HeadLimits {
+            classes_max: 8,
+            architecture: Architecture::Vgg16Narrow,
+            preprocessing: Preset::Torchvision.preprocessing(),
+            require_spec: false,
+            backbone: BTreeMap::new(),
+        }
+    }
 
     fn weights(seed: f32) -> HeadWeights {
         let mut parameters = Parameters::new();
@@ -344,7 +349,8 @@ mod tests {
             let tensor = HostTensor::new(shape, values.collect());
             parameters.insert(name.to_owned(), Arc::new(tensor));
         }
-        HeadWeights::new(parameters, vec!["\"cat\"\n".into(), "dög".into()])
+        let labels = vec!["\"cat\"\n".into(), "dög".into()];
+        HeadWeights::new(parameters, labels, limits().preprocessing)
     }
 
     fn info(version: u64, weights: &HeadWeights) -> HeadInfo {
@@ -352,7 +358,14 @@ mod tests {
             name: HeadName::parse("cats").unwrap(),
             version,
             digest: weights.digest,
-            classes: weights.classes,
+            classes: weights.classes(),
+            spec: Arc::clone(&weights.spec),
+            has_spec: weights.has_spec,
+            assumed: if weights.has_spec {
+                Arc::clone(&weights.assumed)
+            } else {
+                assumed_without_spec()
+            },
             annotations: BTreeMap::from([("run".to_owned(), "é\n\"7\"".to_owned())]),
             created_unix_us: 1_700_000_000_000_001,
             parameters: weights.parameters.keys().cloned().collect(),
@@ -365,7 +378,7 @@ mod tests {
     }
 
     fn open(dir: &Path) -> DirStore {
-        DirStore::open(dir, backbone(), backbone(), LIMITS).unwrap()
+        DirStore::open(dir, backbone(), backbone(), limits()).unwrap()
     }
 
     /// Returns a store in which `cats` has versions 1 to `count`, and the directory of `cats`.
@@ -408,7 +421,7 @@ mod tests {
     fn heads_of_different_backbones_are_separate() {
         let (dir, ..) = with_versions(1);
         let other = Digest::of_parameters(&Parameters::new(), &["other".into()]);
-        let store = DirStore::open(dir.path(), other, other, LIMITS).unwrap();
+        let store = DirStore::open(dir.path(), other, other, limits()).unwrap();
         assert!(versions(&store).is_empty());
         assert_eq!(store.highest_version(&cats()).unwrap(), 0);
     }
@@ -586,7 +599,7 @@ mod tests {
     #[test]
     fn errors_name_the_path() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let error = DirStore::open(&file.path().join("heads"), backbone(), backbone(), LIMITS).unwrap_err();
+        let error = DirStore::open(&file.path().join("heads"), backbone(), backbone(), limits()).unwrap_err();
         assert!(error.to_string().contains("heads"), "{error}");
 
         let (_dir, store, cats_dir) = with_versions(0);
@@ -610,7 +623,7 @@ mod tests {
             (backbone(), "cats", 7),
             (other, "birds", 1),
         ] {
-            let store = DirStore::open(dir.path(), backbone, backbone, LIMITS).unwrap();
+            let store = DirStore::open(dir.path(), backbone, backbone, limits()).unwrap();
             let info = HeadInfo {
                 name: HeadName::parse(name).unwrap(),
                 ..info(version, &weights)
@@ -619,7 +632,7 @@ mod tests {
         }
 
         for _ in 0..2 {
-            let store = DirStore::open(dir.path(), backbone(), legacy, LIMITS).unwrap();
+            let store = DirStore::open(dir.path(), backbone(), legacy, limits()).unwrap();
             let listed = store.list().unwrap();
             let found: Vec<(String, u64)> = listed
                 .iter()
@@ -655,7 +668,7 @@ mod tests {
             for found in store.list().unwrap() {
                 if let Ok(loaded) = store.load(&found) {
                     let saved = weights(1.0);
-                    prop_assert_eq!((found.digest, found.classes), (saved.digest, saved.classes));
+                    prop_assert_eq!((found.digest, found.classes), (saved.digest, saved.classes()));
                     prop_assert_eq!(loaded.parameters, saved.parameters);
                     prop_assert_eq!(loaded.labels, saved.labels);
                 }

@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
+use std::sync::Arc;
 
-use headswap_checkpoint::{Checkpoint, Digest, LABELS};
-use headswap_heads::{HeadError, HeadInfo, HeadName, HeadWeights, open_checkpoint};
-use headswap_spec::LAST_BIAS;
+use headswap_checkpoint::{Checkpoint, Digest, LABELS, SPEC};
+use headswap_heads::{HeadError, HeadInfo, HeadLimits, HeadName, HeadWeights, assumed_without_spec, open_checkpoint};
+use headswap_spec::{CompleteSpec, HeadSpec, LAST_BIAS};
 use serde::{Deserialize, Serialize};
 
 /// The key of the file's metadata that holds a [`Record`] as JSON.
@@ -21,6 +22,9 @@ struct Record {
     annotations: BTreeMap<String, String>,
     /// Files of older releases lack it; their last bias has this length.
     classes: Option<usize>,
+    /// What of the spec was assumed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    assumed: Vec<String>,
 }
 
 /// Returns the metadata of a version's file.
@@ -32,8 +36,13 @@ pub(super) fn metadata(info: &HeadInfo, weights: &HeadWeights) -> Result<HashMap
         created_unix_us: info.created_unix_us,
         annotations: info.annotations.clone(),
         classes: Some(info.classes),
+        assumed: info.assumed.to_vec(),
     };
     let mut metadata = HashMap::from([(RECORD.to_owned(), serde_json::to_string(&record)?)]);
+    if info.has_spec {
+        // The labels have a key of their own, so that they need not be read with the spec.
+        metadata.insert(SPEC.to_owned(), info.spec.to_spec(&[]).to_json());
+    }
     if !weights.labels.is_empty() {
         metadata.insert(LABELS.to_owned(), serde_json::to_string(&weights.labels[..])?);
     }
@@ -41,7 +50,7 @@ pub(super) fn metadata(info: &HeadInfo, weights: &HeadWeights) -> Result<HashMap
 }
 
 /// Reads the metadata of the version at `path` from the file's header. The error says what is wrong with the file.
-pub(super) fn read(path: &Path) -> Result<HeadInfo, String> {
+pub(super) fn read(path: &Path, limits: &HeadLimits) -> Result<HeadInfo, String> {
     let file = Checkpoint::open(path).map_err(|error| error.to_string())?;
     let record = file
         .metadata()
@@ -54,13 +63,24 @@ pub(super) fn read(path: &Path) -> Result<HeadInfo, String> {
         return Err(format!("it belongs at {}", expected_path.display()));
     }
     let classes = record.classes.or_else(|| last_bias_len(&file));
+    let classes = classes.ok_or("its record lacks the number of classes")?;
+    let spec = spec(&file)?;
+    let has_spec = spec.is_some();
+    let spec = spec.unwrap_or_else(|| CompleteSpec::plain(limits.preprocessing, classes));
     let mut parameters: Vec<String> = file.tensors().map(|entry| entry.name.clone()).collect();
     parameters.sort();
     Ok(HeadInfo {
         name,
         version: record.version,
         digest: Digest::parse(&record.digest).ok_or("its record's digest is not a SHA-256")?,
-        classes: classes.ok_or("its record lacks the number of classes")?,
+        classes,
+        spec: Arc::new(spec),
+        has_spec,
+        assumed: if has_spec {
+            record.assumed.into()
+        } else {
+            assumed_without_spec()
+        },
         annotations: record.annotations,
         created_unix_us: record.created_unix_us,
         resident_bytes: file
@@ -69,6 +89,16 @@ pub(super) fn read(path: &Path) -> Result<HeadInfo, String> {
             .sum(),
         parameters,
     })
+}
+
+/// Returns the stored spec; none for a head without one.
+fn spec(file: &Checkpoint) -> Result<Option<CompleteSpec>, String> {
+    let Some(json) = file.metadata().get(SPEC) else {
+        return Ok(None);
+    };
+    let spec = HeadSpec::from_json(json).map_err(|error| error.to_string())?;
+    let complete = CompleteSpec::try_from(spec).map_err(|open| format!("its spec leaves {open} open"))?;
+    Ok(Some(complete))
 }
 
 fn last_bias_len(file: &Checkpoint) -> Option<usize> {

@@ -15,7 +15,7 @@ use headswap_heads::{
     HeadVersion, HeadWeights, PinnedHead, PlaceError, RegistryLimits, RegistryParts, Replaced, Replacement,
     Reservation, ResidencyLimits, StagedHead, StoreError, Urgency,
 };
-use headswap_spec::{LAST_BIAS, LAST_WEIGHT};
+use headswap_spec::{Architecture, LAST_BIAS, LAST_WEIGHT, Preset};
 use headswap_store::DirStore;
 use proptest::prelude::*;
 
@@ -49,7 +49,7 @@ fn weights(seed: f32) -> HeadWeights {
         ),
         (LAST_BIAS.to_owned(), Arc::new(HostTensor::new(vec![1], vec![seed]))),
     ]);
-    HeadWeights::new(parameters, Vec::new())
+    HeadWeights::new(parameters, Vec::new(), Preset::Torchvision.preprocessing())
 }
 
 fn seed_of(weights: &HeadWeights) -> f32 {
@@ -690,8 +690,10 @@ fn backbone() -> Digest {
 fn open_dir(dir: &Path, limits: RegistryLimits) -> Registry {
     let head_limits = HeadLimits {
         classes_max: 4,
-        features: 2,
-        deeper: BTreeMap::new(),
+        architecture: Architecture::Vgg16Narrow,
+        preprocessing: Preset::Torchvision.preprocessing(),
+        require_spec: false,
+        backbone: BTreeMap::new(),
     };
     let store = DirStore::open(dir, backbone(), backbone(), head_limits).unwrap();
     open_on(Arc::new(store), limits, Box::new(|_| Ok(()))).unwrap()
