@@ -16,7 +16,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut descriptors = Compiler::new([PROTO])?
         .include_imports(true)
         .include_source_info(true)
-        .open_files(["headswap/v1/classifier.proto", "headswap/v1/head_admin.proto"])?
+        .open_files([
+            "headswap/v1/classifier.proto",
+            "headswap/v1/head_admin.proto",
+            "headswap/v1/head_spec.proto",
+        ])?
         .file_descriptor_set();
     std::fs::write(out_dir.join("headswap_descriptor.bin"), descriptors.encode_to_vec())?;
     // tonic-types has the code for these.

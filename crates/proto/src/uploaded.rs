@@ -11,6 +11,9 @@ impl From<ReplaceHeadResponse> for UploadHeadResponse {
             place_us: replaced.place_us,
             store_us: replaced.store_us,
             sync_us: replaced.sync_us,
+            prefixes: replaced.prefixes,
+            left_out: replaced.left_out,
+            labels_left_out: replaced.labels_left_out,
         }
     }
 }
@@ -24,6 +27,9 @@ impl From<UploadHeadResponse> for ReplaceHeadResponse {
             place_us: uploaded.place_us,
             store_us: uploaded.store_us,
             sync_us: uploaded.sync_us,
+            prefixes: uploaded.prefixes,
+            left_out: uploaded.left_out,
+            labels_left_out: uploaded.labels_left_out,
         }
     }
 }

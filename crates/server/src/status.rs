@@ -46,14 +46,14 @@ fn from_engine(error: &EngineError) -> Status {
     let message = error.to_string();
     match error {
         EngineError::Full => exhausted("--in-flight-max", message),
-        EngineError::Image(_) => invalid("input", message),
+        EngineError::Image(_) | EngineError::PixelsOfAnotherSize { .. } => invalid("input", message),
         EngineError::PictureTooCostly { .. } => {
             let details = ErrorDetails::with_quota_failure_violation(DECODE_BYTES_MAX, message.clone());
             Status::with_error_details(Code::ResourceExhausted, message, details)
         }
         EngineError::Expired(_) => Status::deadline_exceeded(message),
         EngineError::Backend(_) | EngineError::NotFinite(_) | EngineError::NoHeads => Status::internal(message),
-        EngineError::DeviceLost | EngineError::Stopped => unavailable(&message),
+        EngineError::DeviceLost | EngineError::Stopped | EngineError::HeadChanged => unavailable(&message),
     }
 }
 
@@ -114,6 +114,7 @@ pub(crate) fn from_head(error: impl Borrow<HeadError>) -> Status {
         HeadError::Labels { .. } => invalid("labels", message),
         HeadError::Annotations { .. } => invalid("annotations", message),
         HeadError::Weights { .. } => invalid("source", message),
+        HeadError::Spec { .. } | HeadError::SpecMissing | HeadError::OneOutput => invalid("head_spec", message),
     }
 }
 

@@ -3,16 +3,17 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use headswap_engine::{Admitted, Answer, EngineError, HeadSource, Input, Request, Stage, Timing};
+use headswap_engine::{Admitted, Answer, CachedInput, EngineError, HeadSource, Input, Request, Stage, Timing, Wanted};
 use headswap_heads::HeadName;
-use headswap_image::Pixels;
-use headswap_model::top_k;
+use headswap_image::ImageError;
+use headswap_model::{Answered, Prediction};
+use headswap_spec::{HeadInput, Output, Preprocessing};
 use tokio::time::timeout_at;
 
 use super::app_state::AppState;
 use super::context::CallContext;
 use super::error::ServiceError;
-use super::feature_cache::Lookup;
+use super::feature_cache::{FeatureCache, Lookup, PendingFeatures};
 use super::requested_heads::{PinnedVersion, RequestedHeads};
 
 const HEADS_MAX: usize = 64;
@@ -24,7 +25,7 @@ const TOP_K_DEFAULT: usize = 5;
 pub enum Picture {
     /// JPEG, PNG, WebP, GIF or BMP.
     Encoded(Bytes),
-    /// 224 x 224 x 3 u8, see [`Pixels`].
+    /// Resized and cropped: height x width x 3 u8.
     Pixels(Bytes),
 }
 
@@ -68,27 +69,52 @@ pub struct Scores {
     pub version: u64,
     /// That version's SHA-256, in hexadecimal.
     pub digest: String,
-    /// The most probable classes, the most probable first.
-    pub predictions: Vec<Prediction>,
+    /// What the outputs mean.
+    pub output: Output,
+    /// The most probable classes, the most probable first; or values in their order.
+    pub predictions: Vec<Scored>,
     /// One logit per class, if requested.
     pub logits: Vec<f32>,
 }
 
-/// One class and its probability.
+/// One class, and what the head says of it.
 #[derive(Debug)]
-pub struct Prediction {
-    /// The class, from 0.
-    pub index: usize,
+pub struct Scored {
+    /// The class.
+    pub prediction: Prediction,
     /// Its label; empty if the head has none.
     pub label: String,
-    /// Its softmax over all classes.
-    pub probability: f32,
+}
+
+/// A request for what the backbone computes of a picture.
+#[derive(Clone, Debug, Default)]
+pub struct EmbedQuery {
+    /// The picture.
+    pub picture: Option<Picture>,
+    /// The head whose preprocessing prepares the picture; empty means the backbone's.
+    pub head: String,
+    /// The version of that head; 0 is the live one.
+    pub version: u64,
+    /// What to return.
+    pub kind: EmbedKind,
+}
+
+/// What the backbone computes of a picture.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EmbedKind {
+    /// What enters the last Linear.
+    #[default]
+    Features,
+    /// The last pooling's map, by channel, row and column.
+    Pool,
+    /// The mean of each of its channels.
+    Gap,
 }
 
 /// A picture's features.
 #[derive(Debug)]
 pub struct Embedded {
-    /// The input of the last Linear.
+    /// What was asked for.
     pub features: Vec<f32>,
     /// How long each stage took.
     pub timing: Timing,
@@ -126,19 +152,43 @@ impl ClassifyQuery {
 #[derive(Clone, Copy)]
 struct Outputs<'a> {
     heads: Option<&'a Arc<RequestedHeads>>,
-    features: bool,
+    wanted: Option<Wanted>,
 }
 
 impl Outputs<'_> {
-    fn request(self, call: &CallContext, input: Input) -> Request {
+    fn request(self, call: &CallContext, input: Input, wanted: Vec<Wanted>) -> Request {
         Request {
             input,
             heads: self.heads.map(|heads| Arc::clone(heads) as Arc<dyn HeadSource>),
-            features: self.features,
+            wanted,
             deadline: call.deadline,
             flow: call.flow,
         }
     }
+
+    /// Returns how pictures are prepared.
+    fn preprocessings(self) -> Vec<Preprocessing> {
+        match (self.heads, self.wanted) {
+            (Some(heads), _) => heads.preprocessings(),
+            (None, wanted) => wanted.into_iter().map(|wanted| wanted.preprocessing).collect(),
+        }
+    }
+
+    /// Returns the inputs from which all of it can be computed; none if there are no such inputs.
+    fn inputs(self) -> Option<Vec<Wanted>> {
+        match self.heads {
+            Some(heads) => heads.shared_inputs(),
+            None => Some(self.wanted.into_iter().collect()),
+        }
+    }
+}
+
+/// What a cache has of a request's inputs.
+#[derive(Default)]
+struct Cached {
+    hits: Vec<CachedInput>,
+    /// Inputs to compute, and where they go.
+    misses: Vec<(Wanted, PendingFeatures)>,
 }
 
 impl AppState {
@@ -170,7 +220,7 @@ impl AppState {
         }
         let outputs = Outputs {
             heads: Some(&heads),
-            features: false,
+            wanted: None,
         };
         let answer = self.compute(call, admitted, picture, outputs).await;
         let answer = answer.map_err(|error| match (&error, heads.error_of_all()) {
@@ -207,22 +257,36 @@ impl AppState {
     ///
     /// # Errors
     /// [`ServiceError`].
-    pub async fn embed(&self, call: &CallContext, picture: Option<Picture>) -> Result<Embedded, ServiceError> {
+    pub async fn embed(&self, call: &CallContext, query: EmbedQuery) -> Result<Embedded, ServiceError> {
         check_request_id(&call.request_id)?;
-        let picture = present(picture)?;
+        let picture = present(query.picture)?;
+        let preprocessing = if query.head.is_empty() {
+            self.model.preprocessing
+        } else {
+            let name = HeadName::parse(&query.head)?;
+            self.registry
+                .table()
+                .resolve(&name, query.version)?
+                .info
+                .spec
+                .preprocessing
+        };
         let admitted = self.admit(call).await?;
         let outputs = Outputs {
             heads: None,
-            features: true,
+            wanted: Some(Wanted {
+                preprocessing,
+                input: query.kind.into(),
+            }),
         };
-        let answer = self.compute(call, admitted, picture, outputs).await?;
+        let mut answer = self.compute(call, admitted, picture, outputs).await?;
         Ok(Embedded {
-            features: answer.features.unwrap_or_default(),
+            features: answer.inputs.pop().unwrap_or_default(),
             timing: answer.timing,
         })
     }
 
-    /// Computes the outputs of one picture, from cached features if possible.
+    /// Computes the outputs of one picture, from cached inputs of its heads if possible.
     async fn compute(
         &self,
         call: &CallContext,
@@ -230,46 +294,64 @@ impl AppState {
         picture: Picture,
         outputs: Outputs<'_>,
     ) -> Result<Answer, ServiceError> {
-        let Outputs { heads, features } = outputs;
-        let cache = self.cache.as_ref();
-        let cache = cache.filter(|_| heads.is_none_or(|heads| heads.share_features()));
-        let Some(cache) = cache else {
-            let request = outputs.request(call, input(picture)?);
+        let preprocessings = outputs.preprocessings();
+        let input = input(&picture, &preprocessings)?;
+        // Raw pixels give no inputs for heads whose pictures have another size, so the inputs would not be in order.
+        let inputs = match preprocessings.iter().all(|preprocessing| fits(&picture, preprocessing)) {
+            true => outputs.inputs(),
+            false => None,
+        };
+        let (Some(cache), Some(inputs)) = (&self.cache, inputs) else {
+            let request = outputs.request(call, input, outputs.wanted.into_iter().collect());
             return Ok(self.engine.run(admitted, request).await?);
         };
-        let lookup = cache.look_up(&picture, call.class);
-        let lookup = match call.deadline {
+        let lookup = look_up(cache, &picture, inputs, call);
+        let cached = match call.deadline {
             None => lookup.await,
             Some(deadline) => timeout_at(deadline, lookup)
                 .await
                 .map_err(|_| EngineError::Expired(Stage::Waiting))?,
         };
-        match lookup {
-            Lookup::Hit(cached) if heads.is_none() => Ok(Answer {
-                features: Some(cached.to_vec()),
-                ..Answer::default()
-            }),
-            Lookup::Hit(cached) => {
-                let outputs = Outputs {
-                    features: false,
-                    ..outputs
-                };
-                let request = outputs.request(call, Input::Features(cached));
-                Ok(self.engine.run(admitted, request).await?)
-            }
-            Lookup::Miss(pending) => {
-                let outputs = Outputs {
-                    features: true,
-                    ..outputs
-                };
-                let request = outputs.request(call, input(picture)?);
-                let mut answer = self.engine.run(admitted, request).await?;
-                if let Some(computed) = &answer.features {
-                    pending.insert(computed.as_slice().into());
-                }
-                answer.features = answer.features.filter(|_| features);
-                Ok(answer)
-            }
+        if cached.misses.is_empty() && outputs.heads.is_none() {
+            let mut answer = Answer::default();
+            answer.inputs.extend(cached.hits.iter().map(|hit| hit.values.to_vec()));
+            return Ok(answer);
+        }
+        if cached.misses.is_empty() {
+            let request = outputs.request(call, Input::HeadInputs(cached.hits), Vec::new());
+            return Ok(self.engine.run(admitted, request).await?);
+        }
+        let (wanted, pending): (Vec<Wanted>, Vec<PendingFeatures>) = cached.misses.into_iter().unzip();
+        let mut answer = self.engine.run(admitted, outputs.request(call, input, wanted)).await?;
+        for (pending, computed) in pending.into_iter().zip(&answer.inputs) {
+            pending.insert(computed.as_slice().into());
+        }
+        if outputs.wanted.is_none() {
+            answer.inputs.clear();
+        }
+        Ok(answer)
+    }
+}
+
+/// Looks up the inputs of a picture's heads, one after the other.
+async fn look_up(cache: &FeatureCache, picture: &Picture, inputs: Vec<Wanted>, call: &CallContext) -> Cached {
+    let key = cache.key(picture).await;
+    let mut cached = Cached::default();
+    for of in FeatureCache::in_order(key, inputs) {
+        match cache.look_up(key, &of, call.class).await {
+            Lookup::Hit(values) => cached.hits.push(CachedInput { of, values }),
+            Lookup::Miss(pending) => cached.misses.push((of, pending)),
+        }
+    }
+    cached
+}
+
+impl From<EmbedKind> for HeadInput {
+    fn from(kind: EmbedKind) -> Self {
+        match kind {
+            EmbedKind::Features => Self::Features,
+            EmbedKind::Pool => Self::Flatten,
+            EmbedKind::Gap => Self::GlobalAverage,
         }
     }
 }
@@ -282,34 +364,67 @@ struct ScoreOptions {
 
 impl ScoreOptions {
     fn scores(&self, head: &PinnedVersion, logits: Result<Vec<f32>, EngineError>) -> Result<Scores, ServiceError> {
-        let (info, logits) = (&head.version.info, logits?);
+        let (info, mut logits) = (&head.version.info, logits?);
         head.version.answered();
-        let k = match self.top_k {
-            0 => TOP_K_DEFAULT,
-            k => k as usize,
+        let (spec, labels) = (&info.spec, &head.pinned.labels);
+        let answered = Answered {
+            output: spec.output,
+            classes: spec.classes,
+            is_binary: spec.output == Output::Sigmoid && spec.classes == 1 && labels.len() == 2,
+            top_k: match (self.top_k, spec.output) {
+                (0, Output::Linear) => spec.classes,
+                (0, _) => TOP_K_DEFAULT,
+                (k, _) => k as usize,
+            },
         };
         let mut predictions = Vec::new();
-        for prediction in top_k(&logits, k) {
-            predictions.push(Prediction {
-                index: prediction.index,
-                label: head.pinned.labels.get(prediction.index).cloned().unwrap_or_default(),
-                probability: prediction.probability,
+        for prediction in answered.predictions(&logits) {
+            let label = match labels.len() {
+                0 => None,
+                // Those of groups may be one for each class of a group.
+                count => labels.get(prediction.index % count),
+            };
+            predictions.push(Scored {
+                prediction,
+                label: label.cloned().unwrap_or_default(),
             });
         }
+        logits.truncate(spec.classes);
         Ok(Scores {
             version: info.version,
             digest: info.digest.to_string(),
+            output: spec.output,
             predictions,
             logits: if self.logits { logits } else { Vec::new() },
         })
     }
 }
 
-fn input(picture: Picture) -> Result<Input, ServiceError> {
-    Ok(match picture {
-        Picture::Encoded(bytes) => Input::Image(bytes),
-        Picture::Pixels(bytes) => Input::Pixels(Pixels::from_bytes(bytes)?),
-    })
+/// Returns the engine's input. Raw pixels must be those of one of the preprocessings at least.
+fn input(picture: &Picture, preprocessings: &[Preprocessing]) -> Result<Input, ServiceError> {
+    let bytes = match picture {
+        Picture::Encoded(bytes) => return Ok(Input::Image(bytes.clone())),
+        Picture::Pixels(bytes) => bytes,
+    };
+    if preprocessings.iter().any(|preprocessing| fits(picture, preprocessing)) {
+        return Ok(Input::Pixels(bytes.clone()));
+    }
+    let [height, width] = preprocessings.first().map_or([0; 2], size);
+    let got = bytes.len();
+    Err(ServiceError::Image(ImageError::PixelsLength { got, height, width }))
+}
+
+/// Returns true unless it is raw pixels of another size.
+fn fits(picture: &Picture, preprocessing: &Preprocessing) -> bool {
+    match picture {
+        Picture::Encoded(_) => true,
+        Picture::Pixels(bytes) => bytes.len() == size(preprocessing).iter().product::<usize>() * 3,
+    }
+}
+
+/// Returns height and width of prepared pictures.
+fn size(preprocessing: &Preprocessing) -> [usize; 2] {
+    preprocessing.size().unwrap_or_default().map(|side| side as usize)
 }
 
 fn present(picture: Option<Picture>) -> Result<Picture, ServiceError> {
@@ -329,4 +444,131 @@ fn check_request_id(request_id: &str) -> Result<(), ServiceError> {
 
 fn invalid(field: &'static str, message: String) -> ServiceError {
     ServiceError::Invalid { field, message }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+    use std::task::{Context, Poll, Waker};
+
+    use headswap_checkpoint::{Digest, Parameters};
+    use headswap_engine::Class;
+    use headswap_spec::Preset;
+
+    use super::*;
+    use crate::CacheMetrics;
+
+    fn with_crop(crop: [u32; 2]) -> Preprocessing {
+        Preprocessing {
+            crop: Some(crop),
+            ..Preset::Torchvision.preprocessing()
+        }
+    }
+
+    fn pixels(bytes: usize) -> Picture {
+        Picture::Pixels(vec![0; bytes].into())
+    }
+
+    #[test]
+    fn pixels_of_a_size_that_no_head_takes_are_refused() {
+        let [small, large] = [[32, 64], [224, 224]].map(with_crop);
+        for (bytes, preprocessings) in [
+            (32 * 64 * 3, &[small][..]),
+            (32 * 64 * 3, &[large, small]),
+            (224 * 224 * 3, &[small, large]),
+        ] {
+            assert!(matches!(input(&pixels(bytes), preprocessings), Ok(Input::Pixels(_))));
+        }
+        for (got, preprocessings, [height, width]) in [
+            (0, &[small][..], [32, 64]),
+            (32 * 64 * 3 - 1, &[small, large], [32, 64]),
+            (32 * 64 * 3 + 1, &[large, small], [224, 224]),
+            (32 * 64 * 3, &[large], [224, 224]),
+        ] {
+            match input(&pixels(got), preprocessings) {
+                Err(ServiceError::Image(error)) => {
+                    assert_eq!(error, ImageError::PixelsLength { got, height, width });
+                }
+                other => panic!("{got}: {other:?}"),
+            }
+        }
+        let image = Picture::Encoded(Bytes::new());
+        assert!(matches!(input(&image, &[small]), Ok(Input::Image(_))));
+    }
+
+    fn cache() -> FeatureCache {
+        let backbone = Digest::of_parameters(&Parameters::new(), &[]);
+        FeatureCache::new(backbone, 1 << 20, 16, CacheMetrics::default()).unwrap()
+    }
+
+    fn call() -> CallContext {
+        CallContext {
+            deadline: None,
+            class: Class::Interactive,
+            flow: 0,
+            request_id: String::new(),
+            peer: String::new(),
+        }
+    }
+
+    /// A lookup of several inputs, polled by hand.
+    struct Lookups<'a> {
+        running: Option<Pin<Box<dyn Future<Output = Cached> + 'a>>>,
+        hits: usize,
+    }
+
+    impl<'a> Lookups<'a> {
+        fn new(cache: &'a FeatureCache, picture: &'a Picture, inputs: Vec<Wanted>, call: &'a CallContext) -> Self {
+            Self {
+                running: Some(Box::pin(look_up(cache, picture, inputs, call))),
+                hits: 0,
+            }
+        }
+
+        /// Runs until it waits or ends; then it inserts what it missed.
+        fn poll(&mut self) {
+            let Some(running) = &mut self.running else { return };
+            let Poll::Ready(cached) = running.as_mut().poll(&mut Context::from_waker(Waker::noop())) else {
+                return;
+            };
+            self.hits = cached.hits.len();
+            for (_, pending) in cached.misses {
+                pending.insert([0.5; 16].as_slice().into());
+            }
+            self.running = None;
+        }
+    }
+
+    /// Two requests look up three inputs in any order while another request computes one of them and then fails.
+    #[test]
+    fn lookups_of_several_inputs_never_wait_for_each_other() {
+        let [a, b, c] = [HeadInput::Features, HeadInput::Flatten, HeadInput::GlobalMax].map(|input| Wanted {
+            preprocessing: Preset::Torchvision.preprocessing(),
+            input,
+        });
+        let orders = [[a, b, c], [a, c, b], [b, a, c], [b, c, a], [c, a, b], [c, b, a]];
+        let (picture, call) = (Picture::Encoded("a picture".into()), call());
+        for (first, second) in orders.iter().flat_map(|one| orders.iter().map(move |two| (one, two))) {
+            for held in [a, b, c] {
+                let cache = cache();
+                let mut other = Box::pin(look_up(&cache, &picture, vec![held], &call));
+                let Poll::Ready(held) = other.as_mut().poll(&mut Context::from_waker(Waker::noop())) else {
+                    panic!("a lookup of an empty cache waits");
+                };
+                let mut lookups = [first, second].map(|order| Lookups::new(&cache, &picture, order.to_vec(), &call));
+                lookups.iter_mut().for_each(Lookups::poll);
+                assert!(lookups.iter().all(|lookup| lookup.running.is_some()));
+                drop(held);
+                // One gets to the end at once, and then the other.
+                for _ in 0..2 {
+                    lookups.iter_mut().for_each(Lookups::poll);
+                }
+                assert!(
+                    lookups.iter().all(|lookup| lookup.running.is_none()),
+                    "{first:?} {second:?}"
+                );
+                assert_eq!(lookups.iter().map(|lookup| lookup.hits).sum::<usize>(), 3);
+            }
+        }
+    }
 }

@@ -1,13 +1,14 @@
-//! A cache of pictures' features, which saves decoding and the backbone.
+//! A cache of what the backbone computed of pictures, which saves decoding and the backbone.
 //!
-//! A picture that was seen before, perhaps for other heads, costs only the last Linear. Concurrent requests of one class
+//! A picture that was seen before, perhaps for other heads with the same preprocessing and input, costs only the heads' own
+//! layers. Concurrent requests of one class
 //! with the same picture compute it once; an interactive request does not wait for a bulk one.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use headswap_checkpoint::Digest;
-use headswap_engine::Class;
+use headswap_engine::{Class, Wanted};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
@@ -24,9 +25,13 @@ const ENTRY_BYTES: usize = 128;
 /// Larger pictures are hashed on the blocking pool: SHA-256 takes about half a millisecond for this many bytes.
 const HASHED_INLINE_BYTES_MAX: usize = 1 << 20;
 
-/// SHA-256 of the backbone's digest, the kind of input and its bytes.
+/// SHA-256 of a [`PictureKey`], the preprocessing and the input of heads.
 type Key = [u8; 32];
 type Features = Arc<[f32]>;
+
+/// SHA-256 of the backbone's digest, the kind of picture and its bytes.
+#[derive(Clone, Copy)]
+pub(super) struct PictureKey([u8; 32]);
 /// Pictures that are being computed, and the channels that receive their features.
 type PendingMap = HashMap<(Key, Class), watch::Receiver<Option<Features>>>;
 
@@ -101,9 +106,16 @@ impl FeatureCache {
         })
     }
 
-    /// Looks up a picture's features. If another request of this class is computing them, waits for its result.
-    pub(super) async fn look_up(&self, picture: &Picture, class: Class) -> Lookup {
-        let (key, metrics) = (self.key(picture).await, &self.0.metrics);
+    /// Returns the inputs of a picture in the order in which a request that wants several looks them up, so that no two
+    /// requests wait for each other.
+    pub(super) fn in_order(picture: PictureKey, mut inputs: Vec<Wanted>) -> Vec<Wanted> {
+        inputs.sort_by_key(|input| picture.of(input));
+        inputs
+    }
+
+    /// Looks up an input of heads. If another request of this class is computing it, waits for its result.
+    pub(super) async fn look_up(&self, picture: PictureKey, input: &Wanted, class: Class) -> Lookup {
+        let (key, metrics) = (picture.of(input), &self.0.metrics);
         loop {
             let mut pending = match self.look_up_now(key, class) {
                 Ok(lookup) => {
@@ -143,7 +155,8 @@ impl FeatureCache {
         }))
     }
 
-    async fn key(&self, picture: &Picture) -> Key {
+    /// Returns the key of a picture.
+    pub(super) async fn key(&self, picture: &Picture) -> PictureKey {
         let (kind, bytes) = match picture {
             Picture::Encoded(bytes) => (b'i', bytes),
             Picture::Pixels(bytes) => (b'p', bytes),
@@ -158,9 +171,17 @@ impl FeatureCache {
     }
 }
 
-fn hash(backbone: Digest, kind: u8, bytes: &[u8]) -> Key {
+fn hash(backbone: Digest, kind: u8, bytes: &[u8]) -> PictureKey {
     let hash = Sha256::new().chain_update(backbone.as_bytes()).chain_update([kind]);
-    hash.chain_update(bytes).finalize().into()
+    PictureKey(hash.chain_update(bytes).finalize().into())
+}
+
+impl PictureKey {
+    /// Returns the key of an input of heads. Preprocessings with equal numbers have one key.
+    fn of(self, input: &Wanted) -> Key {
+        let hash = Sha256::new().chain_update(self.0).chain_update([input.input as u8]);
+        hash.chain_update(input.preprocessing.to_json()).finalize().into()
+    }
 }
 
 impl State {
@@ -182,5 +203,70 @@ impl PendingFeatures {
 impl Drop for PendingFeatures {
     fn drop(&mut self) {
         self.cache.pending().remove(&self.key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use headswap_checkpoint::Parameters;
+    use headswap_spec::{ChannelOrder, HeadInput, Preprocessing, Preset};
+
+    use super::*;
+
+    fn digest(name: &str) -> Digest {
+        Digest::of_parameters(&Parameters::new(), &[name.to_owned()])
+    }
+
+    fn cache(backbone: &str) -> FeatureCache {
+        FeatureCache::new(digest(backbone), 1 << 20, 16, CacheMetrics::default()).unwrap()
+    }
+
+    fn wanted(preprocessing: Preprocessing, input: HeadInput) -> Wanted {
+        Wanted { preprocessing, input }
+    }
+
+    /// Looks up without another request at work.
+    async fn is_hit(cache: &FeatureCache, picture: &Picture, input: &Wanted) -> bool {
+        let key = cache.key(picture).await;
+        matches!(cache.look_up(key, input, Class::Interactive).await, Lookup::Hit(_))
+    }
+
+    #[tokio::test]
+    async fn equal_numbers_hit_and_all_else_misses() {
+        let torchvision = Preset::Torchvision.preprocessing();
+        let (cache, picture) = (cache("a"), Picture::Encoded("a picture".into()));
+        let inserted = wanted(torchvision, HeadInput::GlobalAverage);
+        match cache.look_up(cache.key(&picture).await, &inserted, Class::Bulk).await {
+            Lookup::Miss(pending) => pending.insert([0.5; 16].as_slice().into()),
+            Lookup::Hit(_) => panic!("the cache is empty"),
+        }
+        assert!(is_hit(&cache, &picture, &inserted).await);
+        let by_numbers = Preprocessing::from_json(&torchvision.to_json()).unwrap();
+        assert!(is_hit(&cache, &picture, &wanted(by_numbers, HeadInput::GlobalAverage)).await);
+        for missed in [
+            wanted(torchvision, HeadInput::GlobalMax),
+            wanted(torchvision, HeadInput::Features),
+            wanted(Preset::Half.preprocessing(), HeadInput::GlobalAverage),
+            wanted(
+                Preprocessing {
+                    channels: ChannelOrder::Bgr,
+                    ..torchvision
+                },
+                HeadInput::GlobalAverage,
+            ),
+        ] {
+            assert!(!is_hit(&cache, &picture, &missed).await, "{missed:?}");
+        }
+        for other in [
+            Picture::Encoded("a Picture".into()),
+            Picture::Pixels("a picture".into()),
+        ] {
+            assert!(!is_hit(&cache, &other, &inserted).await, "{other:?}");
+        }
+        let key = cache.key(&picture).await;
+        assert!(self::cache("b").key(&picture).await.0 != key.0);
+        // The bytes in the cache are those of the one row that was inserted.
+        assert_eq!(cache.0.metrics.bytes.get(), 16 * 4 + ENTRY_BYTES as i64);
+        assert_eq!((cache.0.metrics.hits.get(), cache.0.metrics.misses.get()), (2, 7));
     }
 }

@@ -13,7 +13,7 @@ mod model_info;
 mod requested_heads;
 
 pub use app_state::AppState;
-pub use classify::{Classified, ClassifyQuery, Embedded, HeadAnswer, Picture, Prediction, Scores};
+pub use classify::{Classified, ClassifyQuery, EmbedKind, EmbedQuery, Embedded, HeadAnswer, Picture, Scored, Scores};
 pub use context::CallContext;
 pub use error::ServiceError;
 pub use feature_cache::{CacheMetrics, FeatureCache};

@@ -1,12 +1,14 @@
 //! The metadata of the loaded backbone.
 
-use headswap_spec::Architecture;
+use headswap_spec::{Architecture, Preprocessing};
 
 /// The metadata that DescribeModel returns.
 #[derive(Clone, Debug)]
 pub struct ModelInfo {
     /// The architecture.
     pub architecture: Architecture,
+    /// How pictures are prepared for the backbone, and for heads without a spec.
+    pub preprocessing: Preprocessing,
     /// SHA-256 of the backbone, in hexadecimal.
     pub backbone_digest: String,
     /// The source of the weights.

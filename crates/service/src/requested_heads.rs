@@ -2,10 +2,10 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use headswap_engine::{Class, HeadSource, Pinned, PinnedHeads};
-use headswap_heads::{Acquired, HeadError, HeadName, HeadRegistry, Pending, PinnedHead, Tier, Urgency};
+use headswap_engine::{Class, HeadSource, Pinned, PinnedHeads, Wanted};
+use headswap_heads::{Acquired, HeadError, HeadInfo, HeadName, HeadRegistry, Pending, PinnedHead, Tier, Urgency};
 use headswap_model::PlacedHead;
-use headswap_spec::{LAST_BIAS, LAST_WEIGHT};
+use headswap_spec::Preprocessing;
 
 use super::Version;
 
@@ -40,14 +40,11 @@ struct Loading {
 }
 
 impl RequestedHead {
-    /// Returns true if it overrides only the last Linear.
-    fn shares_features(&self) -> bool {
+    /// Returns the metadata of its version; none if it failed.
+    fn info(&self) -> Option<&HeadInfo> {
         match self {
-            Self::Resolved(_, version) | Self::Pinned(PinnedVersion { version, .. }) => {
-                let parameters = &version.info.parameters;
-                parameters.iter().all(|name| name == LAST_WEIGHT || name == LAST_BIAS)
-            }
-            Self::Failed(_) => true,
+            Self::Resolved(_, version) | Self::Pinned(PinnedVersion { version, .. }) => Some(&version.info),
+            Self::Failed(_) => None,
         }
     }
 
@@ -98,9 +95,22 @@ impl RequestedHeads {
         first
     }
 
-    /// Returns true if all heads can be computed from the backbone's features.
-    pub fn share_features(&self) -> bool {
-        self.lock().iter().all(RequestedHead::shares_features)
+    /// Returns the inputs of all heads, each once; none if a head computes its input with parameters of its own.
+    pub fn shared_inputs(&self) -> Option<Vec<Wanted>> {
+        let mut inputs: Vec<Wanted> = Vec::new();
+        for info in self.lock().iter().filter_map(RequestedHead::info) {
+            if !info.shares_input() {
+                return None;
+            }
+            let input = Wanted {
+                preprocessing: info.spec.preprocessing,
+                input: info.spec.input,
+            };
+            if !inputs.contains(&input) {
+                inputs.push(input);
+            }
+        }
+        Some(inputs)
     }
 
     /// Takes the result of each head, in the order of the request. The caller calls this once, after the answer.
@@ -197,6 +207,16 @@ impl RequestedHeads {
 }
 
 impl HeadSource for RequestedHeads {
+    fn preprocessings(&self) -> Vec<Preprocessing> {
+        let mut all = Vec::new();
+        for info in self.lock().iter().filter_map(RequestedHead::info) {
+            if !all.contains(&info.spec.preprocessing) {
+                all.push(info.spec.preprocessing);
+            }
+        }
+        all
+    }
+
     fn resident(&self) -> bool {
         self.lock().iter().all(RequestedHead::is_resident)
     }

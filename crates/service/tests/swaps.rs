@@ -14,13 +14,13 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use headswap_checkpoint::{Digest, HostTensor, Parameters, Throttle};
 use headswap_heads::{
-    HeadError, HeadInfo, HeadLimits, HeadMetrics, HeadName, HeadPlacer, HeadRegistry, HeadStore, HeadWeights,
-    PlaceError, RegistryLimits, RegistryParts, Reservation, ResidencyLimits, StagedHead, StoreError,
+    HeadError, HeadInfo, HeadLimits, HeadMetrics, HeadName, HeadPlacer, HeadRegistry, HeadRequest, HeadStore,
+    HeadWeights, PlaceError, RegistryLimits, RegistryParts, Reservation, ResidencyLimits, StagedHead, StoreError,
 };
 use headswap_model::PlacedHead;
 use headswap_service::heads::{HeadQuery, HeadUpload, Source, SourceSettings, Swap, Swapped, UploadHeader};
 use headswap_service::{HeadAdmin, HeadAdminParts, ModelInfo, ServiceError};
-use headswap_spec::{Architecture, LAST_BIAS, LAST_WEIGHT};
+use headswap_spec::{Architecture, LAST_BIAS, LAST_WEIGHT, Preset};
 use headswap_store::DirStore;
 use tokio::task::JoinHandle;
 
@@ -156,6 +156,8 @@ impl HeadStore for Store {
 }
 
 const UPLOADS_MAX: usize = 4;
+/// Bytes of a head with two classes and 128 features.
+const HEAD_BYTES: usize = 1032;
 
 const REGISTRY_LIMITS: RegistryLimits = RegistryLimits {
     heads_max: 100,
@@ -175,7 +177,7 @@ struct Placer(Arc<Breakpoints>);
 impl HeadPlacer<PlacedHead> for Placer {
     fn place(&self, weights: &HeadWeights, reservation: Reservation) -> Result<PlacedHead, PlaceError> {
         self.0.pass(At::Placing, &weights.labels[0]);
-        Ok(PlacedHead::new(weights.classes, 12, Box::new(())).keeping(reservation))
+        Ok(PlacedHead::new(&weights.spec, weights.classes(), HEAD_BYTES, Box::new(())).keeping(reservation))
     }
 }
 
@@ -200,8 +202,10 @@ impl Bench {
         let mut metrics = prometheus_client::registry::Registry::default();
         let limits = HeadLimits {
             classes_max: 4,
-            features: 2,
-            deeper: BTreeMap::new(),
+            architecture: Architecture::Vgg16Narrow,
+            preprocessing: Preset::Torchvision.preprocessing(),
+            require_spec: false,
+            backbone: BTreeMap::new(),
         };
         let backbone = Digest::of_parameters(&Parameters::new(), &[]);
         let store = DirStore::open(dir, backbone, backbone, limits.clone()).unwrap();
@@ -215,7 +219,7 @@ impl Bench {
             placer: Box::new(Placer(Arc::clone(&breakpoints))),
             metrics: head_metrics.clone(),
         };
-        let own = HeadWeights::new(weights(), vec!["own".into()]);
+        let own = HeadWeights::new(weights(), labels("own"), Preset::Torchvision.preprocessing());
         let registry = HeadRegistry::open(parts, REGISTRY_LIMITS, &own);
         let admin = HeadAdmin::new(HeadAdminParts {
             registry: Arc::new(registry.unwrap()),
@@ -229,6 +233,7 @@ impl Bench {
             },
             model: ModelInfo {
                 architecture: Architecture::Vgg16Narrow,
+                preprocessing: Preset::Torchvision.preprocessing(),
                 backbone_digest: String::new(),
                 weights: String::new(),
                 device: String::new(),
@@ -323,8 +328,8 @@ impl Bench {
 
 fn weights() -> Parameters {
     let (weight, bias) = (
-        HostTensor::new(vec![1, 2], vec![1.0; 2]),
-        HostTensor::new(vec![1], vec![1.0]),
+        HostTensor::new(vec![2, 128], vec![1.0; 256]),
+        HostTensor::new(vec![2], vec![1.0; 2]),
     );
     Parameters::from([
         (LAST_WEIGHT.to_owned(), Arc::new(weight)),
@@ -345,9 +350,17 @@ fn source() -> Source {
 fn swap(head: &str, label: &str) -> Swap {
     Swap {
         head: head.into(),
-        labels: vec![label.into()],
+        request: HeadRequest {
+            labels: labels(label),
+            spec: None,
+        },
         ..Swap::default()
     }
+}
+
+/// Returns a head's labels, the first of which selects breakpoints.
+fn labels(first: &str) -> Vec<String> {
+    vec![first.into(), "other".into()]
 }
 
 /// Lets every task that can run do so.
@@ -388,7 +401,10 @@ async fn swaps_of_one_head_run_in_order_of_arrival() {
         })
         .collect();
     futures::future::join_all(calls).await;
-    assert_eq!(bench.admin.get("cats", 0).await.unwrap().head.labels[..], ["19"]);
+    assert_eq!(
+        bench.admin.get("cats", 0).await.unwrap().head.labels[..],
+        ["19", "other"]
+    );
 }
 
 /// A small swap waits neither for the maximum number of blocked uploads nor for blocked swaps of other heads. When all

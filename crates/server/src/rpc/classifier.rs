@@ -7,15 +7,16 @@ use std::time::Duration;
 use headswap_engine::{self, Class};
 use headswap_proto::classifier_service_server::ClassifierService;
 use headswap_proto::{
-    ClassifyRequest, ClassifyResponse, ClassifyStreamRequest, EmbedRequest, EmbedResponse, HeadResult, Prediction,
-    Timing, classify_request, embed_request,
+    ClassifyRequest, ClassifyResponse, ClassifyStreamRequest, EmbedKind, EmbedRequest, EmbedResponse, HeadResult,
+    Prediction, Timing, classify_request, embed_request,
 };
-use headswap_service::{Classified, ClassifyQuery, HeadAnswer, Lifecycle, Picture};
+use headswap_service::{Classified, ClassifyQuery, EmbedQuery, HeadAnswer, Lifecycle, Picture, Scored};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::classify_stream::{ClassifyStream, ResponseStream, StreamLimits};
 use super::context;
 use super::metrics::RpcMetrics;
+use super::spec_messages::output_kind;
 use crate::status;
 
 /// The classification service.
@@ -90,13 +91,20 @@ impl ClassifierService for ClassifierRpc {
             let _accepted = self.lifecycle.accept()?;
             let state = self.lifecycle.pass()?;
             let request = request.into_inner();
+            let kind = embed_kind(request.kind());
             call.request_id = request.request_id;
             observed.request_id.clone_from(&call.request_id);
             let picture = request.input.map(|input| match input {
                 embed_request::Input::Image(bytes) => Picture::Encoded(bytes),
                 embed_request::Input::Pixels(bytes) => Picture::Pixels(bytes),
             });
-            let embedded = state.embed(&call, picture).await?;
+            let query = EmbedQuery {
+                picture,
+                head: request.head,
+                version: request.head_version,
+                kind,
+            };
+            let embedded = state.embed(&call, query).await?;
             Ok(EmbedResponse {
                 features: embedded.features,
                 request_id: std::mem::take(&mut call.request_id),
@@ -106,6 +114,14 @@ impl ClassifierService for ClassifierRpc {
         }
         .await;
         observed.end(result.map(Response::new).map_err(status::from_service))
+    }
+}
+
+fn embed_kind(kind: EmbedKind) -> headswap_service::EmbedKind {
+    match kind {
+        EmbedKind::Unspecified | EmbedKind::Features => headswap_service::EmbedKind::Features,
+        EmbedKind::Pool => headswap_service::EmbedKind::Pool,
+        EmbedKind::Gap => headswap_service::EmbedKind::Gap,
     }
 }
 
@@ -146,10 +162,14 @@ pub(super) fn result(answer: HeadAnswer) -> HeadResult {
     };
     let mut predictions = Vec::with_capacity(scores.predictions.len());
     for prediction in scores.predictions {
+        let Scored { prediction, label } = prediction;
         predictions.push(Prediction {
             index: prediction.index as u32,
-            label: prediction.label,
+            label,
             probability: prediction.probability,
+            kind: output_kind(scores.output).into(),
+            value: prediction.value,
+            group: prediction.group as u32,
         });
     }
     HeadResult {

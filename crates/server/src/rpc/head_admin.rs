@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use headswap_heads::HeadRequest;
 use headswap_proto::head_admin_service_server::HeadAdminService;
 use headswap_proto::{
     DescribeModelRequest, DescribeModelResponse, GetHeadRequest, GetHeadResponse, HeadTier, ListHeadsRequest,
@@ -14,6 +15,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::head_messages::{got_head, head_page, model_description, replaced, tier};
 use super::metrics::RpcMetrics;
+use super::spec_messages::requested;
 use super::upload::upload;
 use crate::edge::arrival::Peer;
 use crate::edge::deadline;
@@ -123,13 +125,23 @@ async fn replace(
     deadline: Option<tokio::time::Instant>,
 ) -> Result<Swapped, Status> {
     let source = match request.source {
-        Some(replace_head_request::Source::Safetensors(bytes)) => Source::Bytes(bytes),
+        Some(replace_head_request::Source::Safetensors(bytes) | replace_head_request::Source::File(bytes)) => {
+            Source::Bytes(bytes)
+        }
         Some(replace_head_request::Source::Uri(uri)) => Source::Uri(uri),
-        None => return Err(invalid("source", "set `safetensors` or `uri`".into())),
+        None => return Err(invalid("source", "set `file` or `uri`".into())),
+    };
+    let (message, json) = match request.head_spec {
+        Some(replace_head_request::HeadSpec::Spec(spec)) => (Some(spec), None),
+        Some(replace_head_request::HeadSpec::SpecJson(json)) => (None, Some(json)),
+        None => (None, None),
     };
     let swap = Swap {
         head: request.head,
-        labels: request.labels,
+        request: HeadRequest {
+            labels: request.labels,
+            spec: requested(message, json)?,
+        },
         expected_version: request.expected_version,
         dry_run: request.dry_run,
         annotations: request.annotations.into_iter().collect(),

@@ -1,5 +1,6 @@
 //! Conversions of head and model descriptions to messages.
 
+use super::spec_messages::{preprocessing_message, spec_message};
 use headswap_heads::Tier;
 use headswap_proto::{
     DescribeModelResponse, GetHeadResponse, HeadInfo, HeadTier, ListHeadsResponse, Parameter, ReplaceHeadResponse,
@@ -22,6 +23,9 @@ pub(super) fn head_info(head: HeadDescription) -> HeadInfo {
         split_layer: head.split_layer,
         tier: head.tier.map_or(HeadTier::Unspecified, tier_message).into(),
         requests: head.requests,
+        spec: Some(spec_message(&info.spec)),
+        spec_json: info.spec.to_spec(&[]).to_json(),
+        assumed: info.assumed.to_vec(),
     }
 }
 
@@ -33,6 +37,9 @@ pub(super) fn replaced(swapped: Swapped) -> ReplaceHeadResponse {
         place_us: swapped.place.as_micros() as u64,
         store_us: swapped.store.as_micros() as u64,
         sync_us: swapped.sync.as_micros() as u64,
+        prefixes: swapped.report.prefixes.clone(),
+        left_out: swapped.report.left_out.clone(),
+        labels_left_out: swapped.report.labels_left_out.clone(),
     }
 }
 
@@ -64,6 +71,7 @@ pub(super) fn model_description(description: ModelDescription) -> DescribeModelR
         precision: model.precision.clone(),
         max_batch: model.max_batch as u32,
         head: Some(head_info(description.head)),
+        preprocessing: Some(preprocessing_message(&model.preprocessing)),
     }
 }
 

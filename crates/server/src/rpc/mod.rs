@@ -8,6 +8,7 @@ mod context;
 mod head_admin;
 mod head_messages;
 mod metrics;
+mod spec_messages;
 mod upload;
 
 pub use classifier::ClassifierRpc;

@@ -4,14 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use headswap_heads::HeadRequest;
 use headswap_proto::upload_head_request::Part;
-use headswap_proto::{UploadHeadHeader, UploadHeadRequest};
+use headswap_proto::{UploadHeadHeader, UploadHeadRequest, upload_head_header};
 use headswap_service::heads::{Swap, Swapped, UploadHeader};
 use headswap_service::{HeadAdmin, Lifecycle};
 use headswap_store::Announced;
 use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
+use super::spec_messages::requested;
 use crate::status::{self, ADMIN_MESSAGE_BYTES_MAX, invalid};
 
 const CHUNK_BYTES_MAX: usize = 4 << 20;
@@ -29,7 +31,7 @@ pub(super) async fn upload(
     let Some(Part::Header(header)) = parts.next().await? else {
         return Err(invalid("header", "the first message must hold the header".into()));
     };
-    let upload = heads.begin_upload(upload_header(header), deadline);
+    let upload = heads.begin_upload(upload_header(header)?, deadline);
     let mut upload = upload.map_err(status::from_service)?;
     while let Some(part) = parts.next().await? {
         if !upload.write(chunk(part)?).await {
@@ -41,10 +43,18 @@ pub(super) async fn upload(
     upload.finish().await.map_err(status::from_service)
 }
 
-fn upload_header(header: UploadHeadHeader) -> UploadHeader {
+fn upload_header(header: UploadHeadHeader) -> Result<UploadHeader, Status> {
+    let (message, json) = match header.head_spec {
+        Some(upload_head_header::HeadSpec::Spec(spec)) => (Some(spec), None),
+        Some(upload_head_header::HeadSpec::SpecJson(json)) => (None, Some(json)),
+        None => (None, None),
+    };
     let swap = Swap {
         head: header.head,
-        labels: header.labels,
+        request: HeadRequest {
+            labels: header.labels,
+            spec: requested(message, json)?,
+        },
         expected_version: header.expected_version,
         dry_run: header.dry_run,
         annotations: header.annotations.into_iter().collect(),
@@ -53,7 +63,7 @@ fn upload_header(header: UploadHeadHeader) -> UploadHeader {
         bytes: Some(header.size_bytes).filter(|bytes| *bytes > 0),
         sha256: header.sha256,
     };
-    UploadHeader { swap, announced }
+    Ok(UploadHeader { swap, announced })
 }
 
 fn chunk(part: Part) -> Result<Bytes, Status> {

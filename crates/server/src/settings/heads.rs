@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
 use headswap_heads::{RegistryLimits, ResidencyLimits};
 
@@ -26,6 +27,9 @@ pub struct HeadArgs {
     /// Directory whose files ReplaceHead's file:// URIs may name. Without it, such URIs are refused
     #[arg(long, env = "HEADSWAP_HEAD_SOURCE_DIR", value_name = "DIR")]
     pub head_source_dir: Option<PathBuf>,
+    /// Refuse new heads without a spec, instead of assuming the backbone's preprocessing and softmax for them
+    #[arg(long, env = "HEADSWAP_REQUIRE_SPEC", value_parser = BoolishValueParser::new())]
+    pub require_spec: bool,
     /// Limit on the number of heads
     #[arg(long, env = "HEADSWAP_HEADS_MAX", default_value_t = 100_000)]
     pub heads_max: usize,

@@ -8,8 +8,9 @@ use super::at_least_one;
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Limits")]
 pub struct LimitArgs {
-    /// Size of the feature cache in bytes, 16 kB a picture. A cached picture costs only the last Linear layer. 0 disables the
-    /// cache
+    /// Size of the feature cache in bytes. It keeps the input of each head's own part: 16 kB a picture for a head that is the
+    /// last Linear layer, 2 kB for one of each channel's mean, 100 kB for one of the 7x7 map. A cached picture costs only that
+    /// part. 0 disables the cache
     #[arg(long, env = "HEADSWAP_FEATURE_CACHE_BYTES_MAX", default_value_t = 0)]
     pub feature_cache_bytes_max: u64,
     /// Limit on requests in flight, for unary calls and for requests of streams separately. Unary calls above it are refused

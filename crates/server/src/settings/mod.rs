@@ -12,6 +12,7 @@ mod model;
 mod null_backend;
 mod operations;
 mod pictures;
+mod preprocessing_source;
 mod threads;
 
 use clap::parser::ValueSource;

@@ -9,6 +9,7 @@ use headswap_spec::Architecture;
 
 use super::labels_source::LabelsSource;
 use super::memory;
+use super::preprocessing_source::PreprocessingSource;
 use crate::ServerError;
 
 /// The backbone and what computes it.
@@ -25,6 +26,15 @@ pub struct ModelArgs {
     /// Architecture of the backbone
     #[arg(long, env = "HEADSWAP_ARCH", value_enum, default_value = "vgg16")]
     pub arch: Architecture,
+    /// How pictures are prepared for the backbone, and for heads without a spec: torchvision (the default), torchvision-stretch,
+    /// unit, half, keras-unit, keras-caffe, tensorflow-caffe, or a file with the JSON of a spec's `preprocessing`
+    #[arg(
+        long,
+        env = "HEADSWAP_PREPROCESSING",
+        value_name = "PRESET|FILE",
+        default_value = "torchvision"
+    )]
+    pub preprocessing: PreprocessingSource,
     /// auto, cpu, cuda (every GPU) or cuda:N
     #[arg(long, env = "HEADSWAP_DEVICE", default_value = "auto")]
     pub device: DeviceChoice,
@@ -54,6 +64,7 @@ impl ModelArgs {
                         untrained numbers to try the server with";
             mistakes.push(text.to_owned());
         }
+        mistakes.extend(self.preprocessing.read().err());
         if self.threads > THREADS_MAX {
             let threads = self.threads;
             mistakes.push(format!(

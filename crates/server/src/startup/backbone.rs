@@ -5,12 +5,12 @@ use std::path::Path;
 use std::time::Instant;
 
 use headswap_checkpoint::{Digest, Parameters};
-use headswap_heads::{HeadLimits, HeadWeights, Overridable};
+use headswap_heads::{HeadLimits, HeadWeights};
 use headswap_model::{Backbone, WeightsSource};
 use headswap_spec::{Architecture, imagenet_labels};
 
 use crate::ServerError;
-use crate::settings::{LabelsSource, ModelArgs};
+use crate::settings::{LabelsSource, ModelArgs, ServeArgs};
 
 /// The most classes a head may have.
 const CLASSES_MAX: usize = 65_536;
@@ -30,13 +30,15 @@ pub(super) struct LoadedBackbone {
 
 impl LoadedBackbone {
     /// Reads the weights. Returns the parameters before the last Linear beside what stays known of them.
-    pub fn load(args: &ModelArgs) -> Result<(Self, Backbone), ServerError> {
+    pub fn load(settings: &ServeArgs) -> Result<(Self, Backbone), ServerError> {
+        let args = &settings.model;
         let Some(source) = &args.weights else {
             return Err(ServerError::Settings("--weights is missing".into()));
         };
         if *source == WeightsSource::Demo {
             tracing::warn!("--weights demo: the backbone is UNTRAINED; its answers mean nothing");
         }
+        let preprocessing = args.preprocessing.read().map_err(ServerError::Settings)?;
         let started = Instant::now();
         let mut backbone = Backbone::load(source, args.arch)?;
         let last = backbone.take_last_linear();
@@ -47,10 +49,12 @@ impl LoadedBackbone {
             legacy_digest: backbone.legacy_digest,
             head_limits: HeadLimits {
                 classes_max: CLASSES_MAX,
-                features: args.arch.features(),
-                deeper: overridable(&backbone.parameters),
+                architecture: args.arch,
+                preprocessing,
+                require_spec: settings.heads.require_spec,
+                backbone: digests(&backbone.parameters),
             },
-            default_head: HeadWeights::new(last, labels(args, source, backbone.classes)?),
+            default_head: HeadWeights::new(last, labels(args, source, backbone.classes)?, preprocessing),
         };
         tracing::info!(
             weights = %source,
@@ -63,14 +67,13 @@ impl LoadedBackbone {
     }
 }
 
-/// What of the backbone heads may override, besides its last Linear.
-fn overridable(backbone: &Parameters) -> BTreeMap<String, Overridable> {
-    let mut overridable = BTreeMap::new();
+/// Returns the digests of what heads may override, besides the last Linear.
+fn digests(backbone: &Parameters) -> BTreeMap<String, Digest> {
+    let mut digests = BTreeMap::new();
     for (name, tensor) in backbone {
-        let (shape, digest) = (tensor.shape.clone(), tensor.digest());
-        overridable.insert(name.clone(), Overridable { shape, digest });
+        digests.insert(name.clone(), tensor.digest());
     }
-    overridable
+    digests
 }
 
 /// The labels of the backbone's classes: as set, else ImageNet's for trained weights of 1000 classes, else none.

@@ -69,7 +69,7 @@ struct DevicePlacer(Arc<dyn Placer>);
 
 impl HeadPlacer<PlacedHead> for DevicePlacer {
     fn place(&self, weights: &HeadWeights, reservation: Reservation) -> Result<PlacedHead, PlaceError> {
-        match self.0.place(&weights.parameters) {
+        match self.0.place(&weights.parameters, &weights.spec) {
             Ok(placed) => Ok(placed.keeping(reservation)),
             Err(error @ BackendError::OutOfMemory(_)) => Err(PlaceError::OutOfMemory(error.to_string())),
             Err(error) => Err(PlaceError::Refused(error.to_string())),

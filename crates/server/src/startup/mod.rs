@@ -58,6 +58,7 @@ pub(super) async fn start(
 
     let model = ModelInfo {
         architecture: backbone.architecture,
+        preprocessing: backbone.head_limits.preprocessing,
         backbone_digest: backbone.digest.to_string(),
         weights: backbone.source.to_string(),
         device: backend.device_names(),
@@ -115,7 +116,7 @@ struct Loaded {
 
 impl Loaded {
     fn load(args: &ServeArgs, torch: Option<&dyn TorchRuntime>, metrics: HeadMetrics) -> Result<Self, ServerError> {
-        let (backbone, parameters) = LoadedBackbone::load(&args.model)?;
+        let (backbone, parameters) = LoadedBackbone::load(args)?;
         let backend = ReadyBackend::open(parameters, args, torch)?;
         let heads = StoredHeads::open(args, &backbone, &backend, metrics)?;
         Ok(Self {

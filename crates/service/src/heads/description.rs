@@ -42,7 +42,7 @@ pub struct ModelDescription {
     pub model: Arc<ModelInfo>,
     /// The layers, as PyTorch prints them.
     pub layers: String,
-    /// Every parameter, in the network's order.
+    /// VGG16's parameters that lead to the head, in the network's order; those of layers of the head's own are not among them.
     pub parameters: Vec<ParameterDescription>,
     /// The head whose overrides are marked, without its labels.
     pub head: HeadDescription,
@@ -70,8 +70,11 @@ impl SplitLayers {
     }
 
     pub fn of_head(&self, info: &HeadInfo) -> String {
-        let split = self.0.iter().find(|layer| overrides(info, layer));
-        split.map(|layer| layer.name.clone()).unwrap_or_default()
+        if let Some(split) = self.0.iter().find(|layer| overrides(info, layer)) {
+            return split.name.clone();
+        }
+        // Its own layers take over from here.
+        info.spec.input.first_replaced().to_owned()
     }
 
     /// Describes a version, without its labels.
@@ -107,18 +110,19 @@ impl HeadAdmin {
         let version = self.registry.table().resolve(&HeadName::parse(head)?, 0)?;
         let (architecture, info) = (self.model.architecture, &version.info);
         let mut parameters = Vec::new();
-        for (name, shape) in architecture.parameters(info.classes) {
-            let own = self.limits.deeper.get(&name);
+        let layers = info.spec.passed_layers(architecture);
+        for (name, shape) in layers.iter().flat_map(Layer::parameters) {
+            let own = self.limits.backbone.get(&name);
             parameters.push(ParameterDescription {
                 overridden: info.parameters.contains(&name),
-                digest: own.map(|own| own.digest.to_string()).unwrap_or_default(),
+                digest: own.map(ToString::to_string).unwrap_or_default(),
                 shape,
                 name,
             });
         }
         Ok(ModelDescription {
             model: Arc::clone(&self.model),
-            layers: describe_layers(architecture, info.classes),
+            layers: describe_layers(architecture, &info.spec),
             parameters,
             head: self.split_layers.describe(&version, true),
         })

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use headswap_checkpoint::Throttle;
-use headswap_heads::{HeadError, HeadLimits, HeadWeights};
+use headswap_heads::{HeadError, HeadLimits, HeadRequest, HeadWeights};
 use headswap_store::{UPLOAD_BYTES_MAX, Upload};
 
 use crate::ServiceError;
@@ -48,11 +48,16 @@ impl WeightsFile {
     }
 
     /// Reads and checks the weights; blocking.
-    pub fn read(self, labels: Vec<String>, limits: &HeadLimits, throttle: &Throttle) -> Result<HeadWeights, HeadError> {
+    pub fn read(
+        self,
+        request: &HeadRequest,
+        limits: &HeadLimits,
+        throttle: &Throttle,
+    ) -> Result<HeadWeights, HeadError> {
         match self {
-            Self::Memory(bytes) => HeadWeights::from_bytes(bytes, labels, limits),
-            Self::Disk { path, .. } => HeadWeights::from_file(&path, labels, limits, throttle),
-            Self::Upload(mut upload) => HeadWeights::from_file(upload.whole()?, labels, limits, throttle),
+            Self::Memory(bytes) => HeadWeights::from_bytes(bytes, request, limits),
+            Self::Disk { path, .. } => HeadWeights::from_file(&path, request, limits, throttle),
+            Self::Upload(mut upload) => HeadWeights::from_file(upload.whole()?, request, limits, throttle),
         }
     }
 }
@@ -61,7 +66,7 @@ impl SourceSettings {
     /// Returns the file that a `file://` URI names, if it is below the source directory after links are resolved; blocking.
     pub(super) fn find(&self, uri: &str) -> Result<WeightsFile, ServiceError> {
         let Some(dir) = &self.dir else {
-            return refused("this server reads no files; start it with --head-source-dir or send `safetensors`".into());
+            return refused("this server reads no files; start it with --head-source-dir or send `file`".into());
         };
         let Some(path) = uri.strip_prefix("file://").filter(|path| path.starts_with('/')) else {
             return refused(format!(

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use headswap_checkpoint::Throttle;
-use headswap_heads::{Commit, HeadError, HeadName, HeadWeights, Replaced, Replacement, Tier};
+use headswap_checkpoint::{HeadReport, Throttle};
+use headswap_heads::{Commit, HeadError, HeadName, HeadRequest, HeadWeights, Replaced, Replacement, Tier};
 
 use super::HeadAdmin;
 use super::caller::Caller;
@@ -20,8 +20,8 @@ use crate::ServiceError;
 pub struct Swap {
     /// The head; empty is the default one.
     pub head: String,
-    /// K labels; empty means those in the file.
-    pub labels: Vec<String>,
+    /// What comes with the weights.
+    pub request: HeadRequest,
     /// Replace only if this version is live; 0 means only if the head is new.
     pub expected_version: Option<u64>,
     /// Check everything, change nothing.
@@ -35,6 +35,8 @@ pub struct Swap {
 pub struct Swapped {
     /// The version that is live now, or would be.
     pub head: HeadDescription,
+    /// What was found and decided when the file was read.
+    pub report: Arc<HeadReport>,
     /// The version that was live before; 0 if the head is new.
     pub previous_version: u64,
     /// Time to read and check the weights.
@@ -102,9 +104,9 @@ impl HeadAdmin {
         let file = file.await?;
         let lane = self.lane(&file);
         let permit = lane.threads.permit().await?;
-        let (limits, labels) = (Arc::clone(&self.limits), job.swap.labels);
+        let (limits, request) = (Arc::clone(&self.limits), job.swap.request);
         let reading = lane.threads.start(permit, job.priority.clone(), move |throttle| {
-            read(file, labels, &limits, throttle)
+            read(file, &request, &limits, throttle)
         })?;
         let (permit, weights) = reading.await?;
         let (weights, validate) = weights?;
@@ -150,6 +152,7 @@ impl HeadAdmin {
         };
         Swapped {
             head,
+            report: replaced.report,
             previous_version: replaced.previous_version,
             validate,
             place: replaced.place,
@@ -162,12 +165,12 @@ impl HeadAdmin {
 /// Reads and checks the weights. Also returns the time that this took.
 fn read(
     file: WeightsFile,
-    labels: Vec<String>,
+    request: &HeadRequest,
     limits: &headswap_heads::HeadLimits,
     throttle: &Throttle,
 ) -> Result<(HeadWeights, Duration), HeadError> {
     let started = Instant::now();
-    let weights = file.read(labels, limits, throttle)?;
+    let weights = file.read(request, limits, throttle)?;
     Ok((weights, started.elapsed()))
 }
 
@@ -183,5 +186,13 @@ fn log(replaced: &Replaced, dry_run: bool) {
             previous_version = replaced.previous_version,
             "head replaced"
         );
+        if !info.assumed.is_empty() {
+            tracing::warn!(
+                head = %info.name,
+                version = info.version,
+                assumed = info.assumed.join("; "),
+                "a head's file and spec leave something open"
+            );
+        }
     }
 }
