@@ -76,7 +76,12 @@ func main() {
 			if label == "" {
 				label = fmt.Sprint(prediction.GetIndex())
 			}
-			fmt.Printf("  %5.1f %%  %s\n", 100*prediction.GetProbability(), label)
+			// Some heads answer values, which are no probabilities.
+			if prediction.GetKind() == headswapv1.OutputKind_OUTPUT_KIND_LINEAR {
+				fmt.Printf("  %8.4g  %s\n", prediction.GetValue(), label)
+			} else {
+				fmt.Printf("  %5.1f %%  %s\n", 100*prediction.GetProbability(), label)
+			}
 		}
 	}
 }

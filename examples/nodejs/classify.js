@@ -17,6 +17,7 @@ const protos = protoLoader.loadSync(["headswap/v1/classifier.proto", "google/rpc
   includeDirs: [fileURLToPath(new URL("../../proto", import.meta.url))],
   keepCase: true,
   defaults: true,
+  enums: String,
   longs: Number,
 });
 const { headswap } = grpc.loadPackageDefinition(protos);
@@ -59,8 +60,10 @@ try {
       continue;
     }
     console.log(`${result.head}, version ${result.version}`);
-    for (const { probability, label, index } of result.predictions) {
-      console.log(`  ${(100 * probability).toFixed(1)} %  ${label || index}`);
+    for (const { probability, value, kind, label, index } of result.predictions) {
+      // Some heads answer values, which are no probabilities.
+      const answer = kind === "OUTPUT_KIND_LINEAR" ? value.toPrecision(4) : `${(100 * probability).toFixed(1)} %`;
+      console.log(`  ${answer}  ${label || index}`);
     }
   }
 } catch (error) {

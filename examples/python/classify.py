@@ -15,7 +15,7 @@ import sys
 import grpc
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
-from headswap.v1 import classifier_pb2, classifier_pb2_grpc
+from headswap.v1 import classifier_pb2, classifier_pb2_grpc, head_spec_pb2
 
 # The messages of error details that the server sends.
 DETAILS = (
@@ -54,7 +54,14 @@ def main():
             continue
         print(f"{result.head}, version {result.version}")
         for prediction in result.predictions:
-            print(f"  {prediction.probability:6.1%}  {prediction.label or prediction.index}")
+            name = prediction.label or prediction.index
+            # Some heads answer values, which are no probabilities.
+            if prediction.kind == head_spec_pb2.OUTPUT_KIND_LINEAR:
+                print(f"  {prediction.value:8.4g}  {name}")
+            elif prediction.kind == head_spec_pb2.OUTPUT_KIND_GROUPS:
+                print(f"  {prediction.probability:6.1%}  {name} (group {prediction.group})")
+            else:
+                print(f"  {prediction.probability:6.1%}  {name}")
 
 
 def print_details(status):

@@ -5,9 +5,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use clap::Args;
 use futures::StreamExt as _;
+use headswap_checkpoint::excerpt;
 use headswap_client::ClientError;
 use headswap_proto::classify_request::Input;
-use headswap_proto::{ClassifyRequest, ClassifyResponse, ClassifyStreamRequest, HeadResult, Prediction, Timing};
+use headswap_proto::{
+    ClassifyRequest, ClassifyResponse, ClassifyStreamRequest, HeadResult, OutputKind, Prediction, Timing,
+};
 use serde_json::{Value, json};
 
 use crate::commands::address::Address;
@@ -36,9 +39,9 @@ pub(super) struct ClassifyArgs {
     /// A head to ask; may be given several times
     #[arg(long = "head", value_name = "NAME")]
     heads: Vec<String>,
-    /// How many classes to show
-    #[arg(long, default_value_t = 5)]
-    top_k: u32,
+    /// How many classes to show [default: 5; all values of a head whose output is linear]
+    #[arg(long, value_name = "N")]
+    top_k: Option<u32>,
     /// The version to ask; 0 is the live one
     #[arg(long, default_value_t = 0)]
     head_version: u64,
@@ -129,7 +132,7 @@ impl Asked {
         let request = ClassifyRequest {
             input: Some(Input::Image(image)),
             heads: self.args.heads.clone(),
-            top_k: self.args.top_k,
+            top_k: self.args.top_k.unwrap_or_default(),
             head_version: self.args.head_version,
             include_logits: self.args.logits,
             request_id: index.to_string(),
@@ -164,7 +167,7 @@ impl Asked {
 impl ClassifyArgs {
     /// Prints the answers in the order of the pictures.
     fn show(&self, pictures: &[Picture], answers: &[Option<ClassifyResponse>]) -> Result<(), CliError> {
-        let mut headings = vec!["picture", "head", "rank", "class", "probability"];
+        let mut headings = vec!["picture", "head", "rank", "class", "answer"];
         if self.timing {
             headings.extend(["decode ms", "queue ms", "compute ms", "batch"]);
         }
@@ -180,9 +183,14 @@ impl ClassifyArgs {
             for result in &response.results {
                 let head = format!("{}@{}", result.head, result.version);
                 for (rank, prediction) in result.predictions.iter().enumerate() {
-                    let probability = format!("{:.2} %", 100.0 * prediction.probability);
                     let rank = (rank + 1).to_string();
-                    let mut row = vec![picture.name(), head.clone(), rank, class(prediction), probability];
+                    let mut row = vec![
+                        picture.name(),
+                        head.clone(),
+                        rank,
+                        class(prediction),
+                        answer(prediction),
+                    ];
                     row.extend(timing.take().iter().flat_map(timing_cells));
                     rows.add_row(row);
                 }
@@ -222,22 +230,46 @@ fn milliseconds(us: u64) -> f64 {
 
 /// The class's label, or its index if it has none.
 pub(super) fn class(prediction: &Prediction) -> String {
-    if prediction.label.is_empty() {
+    let class = if prediction.label.is_empty() {
         format!("class {}", prediction.index)
     } else {
-        prediction.label.clone()
+        excerpt(&prediction.label)
+    };
+    match prediction.kind() {
+        OutputKind::Groups => format!("group {}: {class}", prediction.group),
+        _ => class,
+    }
+}
+
+/// The probability in percent, or the value.
+fn answer(prediction: &Prediction) -> String {
+    match prediction.kind() {
+        OutputKind::Linear => prediction.value.to_string(),
+        _ => format!("{:.2} %", 100.0 * prediction.probability),
+    }
+}
+
+/// What a prediction says, by its kind.
+fn prediction_json(prediction: &Prediction) -> Value {
+    let Prediction {
+        index,
+        label,
+        probability,
+        value,
+        group,
+        ..
+    } = prediction;
+    match prediction.kind() {
+        OutputKind::Linear => json!({ "index": index, "label": label, "value": value }),
+        OutputKind::Groups => json!({ "index": index, "label": label, "probability": probability, "group": group }),
+        _ => json!({ "index": index, "label": label, "probability": probability }),
     }
 }
 
 fn result_json(result: &HeadResult) -> Value {
     let mut predictions = Vec::new();
-    for Prediction {
-        index,
-        label,
-        probability,
-    } in &result.predictions
-    {
-        predictions.push(json!({ "index": index, "label": label, "probability": probability }));
+    for prediction in &result.predictions {
+        predictions.push(prediction_json(prediction));
     }
     json!({
         "head": result.head,

@@ -1,6 +1,7 @@
 //! `headswap describe`.
 
 use clap::Args;
+use headswap_checkpoint::excerpt;
 use headswap_proto::{DescribeModelRequest, DescribeModelResponse, Parameter};
 use serde_json::json;
 
@@ -51,11 +52,19 @@ pub(super) async fn run(args: DescribeArgs) -> Result<(), CliError> {
     }
     print_table(&rows)?;
     let overridden: u64 = model.parameters.iter().filter(|p| p.overridden).map(|p| p.count).sum();
+    // Of VGG16's layers, and of its own.
+    let of_head = model.head.as_ref().map_or(overridden, |head| head.resident_bytes / 4);
     print_line(format_args!(
         "\n{} parameters, {} of them {head}'s",
-        grouped(model.parameter_count),
-        grouped(overridden)
+        grouped(model.parameter_count - overridden + of_head),
+        grouped(of_head)
     ))?;
+    if let Some(described) = &model.head {
+        print_line(format_args!("spec      {head}: {}", described.spec_json))?;
+        for assumed in &described.assumed {
+            print_line(format_args!("assumed   {}", excerpt(assumed)))?;
+        }
+    }
     print_line(format_args!("weights   {} ({})", model.weights, model.backbone_digest))?;
     print_line(format_args!(
         "computes  on {} in {}, batches of up to {}",
@@ -85,7 +94,11 @@ fn to_json(model: &DescribeModelResponse) -> serde_json::Value {
         "device": model.device,
         "precision": model.precision,
         "max_batch": model.max_batch,
-        "head": model.head.as_ref().map(|head| json!({ "head": head.head, "version": head.version })),
+        "head": model.head.as_ref().map(|head| json!({
+            "head": head.head, "version": head.version,
+            "spec": serde_json::from_str::<serde_json::Value>(&head.spec_json).unwrap_or_default(),
+            "assumed": head.assumed,
+        })),
     })
 }
 

@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use futures::{StreamExt as _, stream};
 use headswap_client::{Classifier, ClientError};
 use headswap_proto::embed_request::Input;
-use headswap_proto::{EmbedRequest, EmbedResponse};
+use headswap_proto::{EmbedKind, EmbedRequest, EmbedResponse};
 use serde_json::json;
 use tonic::{Code, Status};
 
@@ -38,8 +38,31 @@ pub(super) struct EmbedArgs {
     /// Pictures under way at the same time
     #[arg(long, default_value = "8", value_parser = clap::value_parser!(u16).range(1..=1024))]
     concurrency: u16,
+    /// What to compute: what enters the last Linear layer (features), the last pooling's map (pool), or its means (gap)
+    #[arg(long, value_enum, default_value = "features")]
+    kind: Kind,
+    /// Prepare the pictures as for this head, instead of as for the backbone
+    #[arg(long, default_value = "", hide_default_value = true)]
+    head: String,
     #[command(flatten)]
     address: Address,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Kind {
+    Features,
+    Pool,
+    Gap,
+}
+
+impl From<Kind> for EmbedKind {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::Features => Self::Features,
+            Kind::Pool => Self::Pool,
+            Kind::Gap => Self::Gap,
+        }
+    }
 }
 
 pub(super) async fn run(args: EmbedArgs) -> Result<(), CliError> {
@@ -49,7 +72,7 @@ pub(super) async fn run(args: EmbedArgs) -> Result<(), CliError> {
     let client = args.address.connect().await?;
     let bar = progress(found.len() as u64, "embedding");
     let mut answers = stream::iter(found)
-        .map(|picture| embed(client.clone(), picture))
+        .map(|picture| embed(client.clone(), picture, &args))
         .buffered(args.concurrency.into());
     while let Some((name, answer)) = answers.next().await {
         bar.inc(1);
@@ -79,7 +102,11 @@ pub(super) async fn run(args: EmbedArgs) -> Result<(), CliError> {
 }
 
 /// Reads a picture and asks for its features.
-async fn embed(mut client: Classifier, picture: Picture) -> (String, Result<EmbedResponse, ClientError>) {
+async fn embed(
+    mut client: Classifier,
+    picture: Picture,
+    args: &EmbedArgs,
+) -> (String, Result<EmbedResponse, ClientError>) {
     let name = picture.name();
     let image = match picture.read() {
         Ok(image) => image,
@@ -87,6 +114,8 @@ async fn embed(mut client: Classifier, picture: Picture) -> (String, Result<Embe
     };
     let request = EmbedRequest {
         input: Some(Input::Image(image)),
+        head: args.head.clone(),
+        kind: EmbedKind::from(args.kind).into(),
         ..EmbedRequest::default()
     };
     let answer = client.embed(request).await.map(tonic::Response::into_inner);

@@ -99,13 +99,6 @@ pub(super) struct WorkBar {
 }
 
 impl WorkBar {
-    /// Counts units.
-    pub fn units(message: &'static str) -> Self {
-        Self {
-            bar: progress(0, message),
-        }
-    }
-
     /// Counts bytes.
     pub fn bytes(message: &'static str) -> Self {
         Self {

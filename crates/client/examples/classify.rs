@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use headswap_client::{connect_classifier, describe_status};
 use headswap_proto::classify_request::Input;
-use headswap_proto::{ClassifyRequest, ClassifyResponse};
+use headswap_proto::{ClassifyRequest, ClassifyResponse, OutputKind};
 use tonic::{Request, Status};
 use tonic_types::StatusExt as _;
 
@@ -50,10 +50,16 @@ fn print(response: &ClassifyResponse) {
         }
         println!("{}, version {}", result.head, result.version);
         for prediction in &result.predictions {
-            let percent = 100.0 * prediction.probability;
-            match prediction.label.as_str() {
-                "" => println!("  {percent:5.1} %  {}", prediction.index),
-                label => println!("  {percent:5.1} %  {label}"),
+            let index = prediction.index.to_string();
+            let name = match prediction.label.as_str() {
+                "" => &index,
+                label => label,
+            };
+            // Some heads answer values, which are no probabilities.
+            if prediction.kind() == OutputKind::Linear {
+                println!("  {:8.4}  {name}", prediction.value);
+            } else {
+                println!("  {:5.1} %  {name}", 100.0 * prediction.probability);
             }
         }
     }

@@ -37,6 +37,14 @@ pub enum ClientError {
         /// What is wrong with it, and what to do.
         reason: String,
     },
+    /// Neither the file nor the command says something.
+    #[error("{}: neither the file nor the command says {missing}", path.display())]
+    Missing {
+        /// The file.
+        path: PathBuf,
+        /// What, each with the flag that gives it.
+        missing: String,
+    },
     /// A file cannot be read.
     #[error("cannot read {}: {source}", path.display())]
     Read {

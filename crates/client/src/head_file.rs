@@ -1,63 +1,87 @@
-//! A file of a head's weights, checked before anything of it is sent.
+//! A file of a head, read and checked before anything of it is sent.
 
-use std::collections::{BTreeMap, HashMap};
-use std::io::ErrorKind;
+use std::collections::BTreeMap;
+use std::io::{BufWriter, ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
-use headswap_checkpoint::{Checkpoint, CheckpointError, TensorEntry, excerpt};
+use headswap_checkpoint::{
+    Checkpoint, CheckpointError, HeadFileError, HeadOptions, HeadReport, Inspection, NormalHead, SPEC, Throttle,
+    inspect_head, read_head, write_head,
+};
 use headswap_proto::Parameter;
-use headswap_spec::{Architecture, LAST_BIAS, LAST_WEIGHT};
+use headswap_spec::{HeadSpec, SpecDraft};
+use serde_json::json;
+use tempfile::NamedTempFile;
 
 use super::error::ClientError;
-use super::labels::check_labels;
-use super::progress::Progress;
 
-/// As ReplaceHeadRequest states it.
-const CLASSES_MAX: usize = 65_536;
+/// What is said about a head besides its file.
+#[derive(Clone, Debug, Default)]
+pub struct GivenSpec {
+    /// The keys of the spec that were given.
+    pub keys: SpecDraft,
+    /// Which of several networks in the file is the head: a key of the file's dictionaries, or a prefix of names.
+    pub tensors: Option<String>,
+}
 
-/// A file of weights that is a head: readable to its end, with the last Linear, without tensors that VGG16 does not have,
-/// finite, and with as many labels as classes or none. Only its shapes are left to compare with the server's.
+/// A head's file that was read to its end: its tensors are finite and have the right shapes, its spec is complete, and its
+/// labels fit. Only the backbone is left to compare with the server's.
 #[derive(Debug)]
 pub struct HeadFile {
     path: PathBuf,
-    checkpoint: Checkpoint,
-    /// SHA-256 of each tensor by its name in the file, in lower-case hexadecimal.
-    digests: HashMap<String, String>,
+    normal: NormalHead,
+    spec: HeadSpec,
+}
+
+/// What of a head's file a server needs.
+#[derive(Debug)]
+pub struct Differing {
+    /// A safetensors file of it in normal form, with the spec; removed when this is dropped.
+    pub file: NamedTempFile,
+    /// The names of its tensors.
+    pub names: Vec<String>,
+    /// Their bytes in the file.
+    pub bytes: u64,
+    /// How many tensors the backbone has already.
+    pub same: usize,
 }
 
 impl HeadFile {
-    /// Opens the file and reads all of it. `labels` are those that are to be sent with it; if empty, those in the file's
-    /// metadata are checked.
+    /// Opens the file and reads all of it.
     ///
     /// # Errors
-    /// [`ClientError::Read`], [`ClientError::Checkpoint`] or [`ClientError::Head`] says what is wrong and what to do.
-    pub fn open(path: &Path, labels: &[String], progress: &dyn Progress) -> Result<Self, ClientError> {
-        if path.is_dir() {
-            return Err(refused(path, "it is a directory; give a file of weights".to_owned()));
-        }
-        let checkpoint = Checkpoint::open(path).map_err(|error| unusable(path, error))?;
-        let classes = check_names(&checkpoint).map_err(|reason| refused(path, reason))?;
-        let labels_checked = if labels.is_empty() {
-            let own = checkpoint.labels().map_err(|error| unusable(path, error))?;
-            check_labels(&own, classes)
-        } else {
-            check_labels(labels, classes)
+    /// [`ClientError::Read`], [`ClientError::Checkpoint`] or [`ClientError::Head`] says what is wrong and what to do, and
+    /// [`ClientError::Missing`] what neither the file nor `given` says.
+    pub fn open(path: &Path, given: &GivenSpec) -> Result<Self, ClientError> {
+        let checkpoint = open(path, given)?;
+        let inspection = inspect_head(&checkpoint, None).map_err(|error| unusable_head(path, error))?;
+        let spec = spec(path, &checkpoint, &inspection, given)?;
+        let options = HeadOptions {
+            architecture: inspection.architecture,
+            spec: Some(&spec),
+            labels: &[],
+            throttle: &Throttle::off(),
         };
-        labels_checked.map_err(|reason| refused(path, reason))?;
-
-        progress.start(checkpoint.tensors().count() as u64);
-        let mut digests = HashMap::new();
-        for entry in checkpoint.tensors() {
-            let tensor = checkpoint.read(entry).map_err(|error| unusable(path, error))?;
-            digests.insert(entry.name.clone(), tensor.digest().to_string());
-            progress.advance(1);
-        }
-        progress.finish();
+        let normal = read_head(&checkpoint, &options).map_err(|error| unusable_head(path, error))?;
         Ok(Self {
             path: path.to_owned(),
-            checkpoint,
-            digests,
+            spec: normal.full_spec(&spec),
+            normal,
         })
+    }
+
+    /// Returns what is in a file, without reading its tensors.
+    ///
+    /// # Errors
+    /// As [`HeadFile::open`]; what is missing is no error.
+    pub fn inspect(path: &Path, tensors: Option<&str>) -> Result<(Checkpoint, Inspection), ClientError> {
+        let given = GivenSpec {
+            tensors: tensors.map(str::to_owned),
+            ..GivenSpec::default()
+        };
+        let checkpoint = open(path, &given)?;
+        let inspection = inspect_head(&checkpoint, None).map_err(|error| unusable_head(path, error))?;
+        Ok((checkpoint, inspection))
     }
 
     /// The file.
@@ -65,128 +89,125 @@ impl HeadFile {
         &self.path
     }
 
-    /// Compares the shapes with those of the server's model, `parameters`.
+    /// The complete spec.
+    pub fn spec(&self) -> &HeadSpec {
+        &self.spec
+    }
+
+    /// What was found and decided while it was read.
+    pub fn report(&self) -> &HeadReport {
+        &self.normal.report
+    }
+
+    /// Sets the labels of a head that has none.
+    pub fn set_labels(&mut self, labels: Vec<String>) {
+        self.normal.labels.clone_from(&labels);
+        self.spec.labels = Some(labels);
+    }
+
+    /// Compares the tensors with those of the server's model, `parameters`.
     ///
     /// # Errors
-    /// [`ClientError::Head`] names the first tensor that differs.
-    pub fn check_shapes(&self, parameters: &[Parameter]) -> Result<(), ClientError> {
-        for entry in self.checkpoint.tensors() {
-            let name = full_name(&entry.name);
-            let Some(parameter) = parameters.iter().find(|parameter| parameter.name == name) else {
-                let reason = format!("it holds {name}, which the server's model does not have; leave it out");
-                return Err(refused(&self.path, reason));
+    /// [`ClientError::Head`] if the file is of another architecture.
+    pub fn check_architecture(&self, parameters: &[Parameter]) -> Result<(), ClientError> {
+        for (name, tensor) in &self.normal.parameters {
+            let Some(parameter) = parameters.iter().find(|parameter| parameter.name == *name) else {
+                continue;
             };
-            if !fits(entry, &parameter.shape) {
-                let expected = describe_shape(name, &parameter.shape);
-                let reason = format!(
-                    "{name} has shape {:?}, the server's model takes {expected}; use a head of that model",
-                    entry.shape
-                );
+            let own: Vec<u64> = tensor.shape.iter().map(|size| *size as u64).collect();
+            // The last Linear's rows are the head's own.
+            let is_last = parameter.digest.is_empty();
+            if own != parameter.shape && !(is_last && own[1..] == parameter.shape[1..]) {
+                let expected = match parameter.shape[..] {
+                    [_, features] if is_last => format!("[K, {features}]"),
+                    _ => format!("{:?}", parameter.shape),
+                };
+                let reason =
+                    format!("{name} has shape {own:?}, the server's model takes {expected}; use a head of that model");
                 return Err(refused(&self.path, reason));
             }
         }
         Ok(())
     }
 
-    /// Leaves out the tensors that equal the server's own and returns how many they are. The last Linear stays.
-    pub(super) fn leave_out_same(&mut self, parameters: &[Parameter]) -> usize {
+    /// Writes the spec and the tensors that differ from the server's, `parameters`, to a file of their own.
+    ///
+    /// # Errors
+    /// [`ClientError::Io`] if there is no space for it.
+    pub fn differing(mut self, parameters: &[Parameter]) -> Result<Differing, ClientError> {
         let backbone: BTreeMap<&str, &str> = parameters
             .iter()
             .map(|parameter| (parameter.name.as_str(), parameter.digest.as_str()))
             .collect();
-        let mut same = Vec::new();
-        for entry in self.checkpoint.tensors() {
-            let digest = self.digests.get(&entry.name).map(String::as_str);
-            if !is_last(full_name(&entry.name)) && digest.is_some() && digest == backbone.get(&*entry.name).copied() {
-                same.push(entry.name.clone());
-            }
-        }
-        self.checkpoint.leave_out(&same);
-        same.len()
+        let count = self.normal.parameters.len();
+        self.normal
+            .parameters
+            .retain(|name, tensor| backbone.get(name.as_str()) != Some(&tensor.digest().to_string().as_str()));
+        let parameters = &self.normal.parameters;
+        Ok(Differing {
+            names: parameters.keys().cloned().collect(),
+            bytes: parameters.values().map(|tensor| tensor.bytes() as u64).sum(),
+            same: count - parameters.len(),
+            file: self.write()?,
+        })
     }
 
-    pub(super) fn checkpoint(&self) -> &Checkpoint {
-        &self.checkpoint
+    /// Writes the head in normal form, with its spec, as safetensors.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn write_to(&self, out: &mut dyn std::io::Write) -> std::io::Result<()> {
+        write_head(&self.normal, &self.spec, out)
+    }
+
+    fn write(&self) -> Result<NamedTempFile, ClientError> {
+        let mut file = NamedTempFile::new()?;
+        let mut out = BufWriter::new(file.as_file_mut());
+        self.write_to(&mut out)?;
+        out.flush()?;
+        drop(out);
+        Ok(file)
     }
 }
 
-/// torchvision's name: the last Linear may be called `weight` and `bias` alone.
-fn full_name(name: &str) -> &str {
-    match name {
-        "weight" => LAST_WEIGHT,
-        "bias" => LAST_BIAS,
-        other => other,
+fn open(path: &Path, given: &GivenSpec) -> Result<Checkpoint, ClientError> {
+    if path.is_dir() {
+        return Err(refused(path, "it is a directory; give a file of weights".to_owned()));
     }
+    Checkpoint::open_selecting(path, given.tensors.as_deref()).map_err(|error| unusable(path, error))
 }
 
-fn is_last(name: &str) -> bool {
-    name == LAST_WEIGHT || name == LAST_BIAS
-}
-
-/// Returns the number of classes if the last Linear is there, its two shapes agree, and VGG16 has every tensor.
-fn check_names(checkpoint: &Checkpoint) -> Result<usize, String> {
-    let known = Architecture::Vgg16.parameters(1);
-    let mut last: BTreeMap<&str, &TensorEntry> = BTreeMap::new();
-    for entry in checkpoint.tensors() {
-        let name = full_name(&entry.name);
-        if !known.iter().any(|(known, _)| known == name) {
-            return Err(format!(
-                "it holds `{}`, which VGG16 does not have; leave it out, or use torchvision's or timm's names",
-                excerpt(&entry.file_name)
-            ));
-        }
-        if is_last(name) && last.insert(name, entry).is_some() {
-            return Err(format!(
-                "it holds {name} twice, under its full and its short name; leave one of them out"
-            ));
-        }
+/// Returns the spec of a file: its own, with what was given in its place.
+fn spec(
+    path: &Path,
+    checkpoint: &Checkpoint,
+    inspection: &Inspection,
+    given: &GivenSpec,
+) -> Result<HeadSpec, ClientError> {
+    let in_spec = |error: headswap_spec::SpecError| refused(path, format!("what is said about it is refused: {error}"));
+    let mut draft = match checkpoint.metadata().get(SPEC) {
+        Some(json) => SpecDraft::from_json(json).map_err(in_spec)?,
+        None => SpecDraft::default(),
+    };
+    draft.extend(given.keys.clone());
+    if !draft.has("output")
+        && let Some(output) = inspection.output
+    {
+        draft.set("output", json!(output));
     }
     let mut missing = Vec::new();
-    for name in [LAST_WEIGHT, LAST_BIAS] {
-        if !last.contains_key(name) {
-            missing.push(name);
+    for lack in &inspection.missing {
+        if !draft.has(lack.key) {
+            missing.push(format!("{} ({})", lack.what, lack.flag));
         }
     }
     if !missing.is_empty() {
-        return Err(format!(
-            "it lacks {}; a head needs the last Linear, {LAST_WEIGHT} and {LAST_BIAS} (or weight and bias)",
-            missing.join(" and ")
-        ));
+        return Err(ClientError::Missing {
+            path: path.to_owned(),
+            missing: missing.join("; "),
+        });
     }
-    let (weight, bias) = (&last[LAST_WEIGHT].shape, &last[LAST_BIAS].shape);
-    let [classes, _] = weight[..] else {
-        return Err(format!(
-            "{LAST_WEIGHT} has shape {weight:?}; a matrix of classes x features is expected"
-        ));
-    };
-    if classes == 0 || classes > CLASSES_MAX {
-        return Err(format!(
-            "{LAST_WEIGHT} has {classes} classes; the limits are 1 and {CLASSES_MAX}"
-        ));
-    }
-    if bias[..] != [classes] {
-        return Err(format!(
-            "{LAST_WEIGHT} has {classes} rows and {LAST_BIAS} the shape {bias:?}; save both from one layer"
-        ));
-    }
-    Ok(classes)
-}
-
-/// Whether a tensor may take the place of a parameter of this shape. The number of classes is the head's own.
-fn fits(entry: &TensorEntry, shape: &[u64]) -> bool {
-    let got: Vec<u64> = entry.shape.iter().map(|size| *size as u64).collect();
-    if is_last(full_name(&entry.name)) {
-        got.len() == shape.len() && got.get(1..) == shape.get(1..)
-    } else {
-        got == shape
-    }
-}
-
-fn describe_shape(name: &str, shape: &[u64]) -> String {
-    match shape {
-        [_, features] if name == LAST_WEIGHT => format!("[K, {features}]"),
-        shape => format!("{shape:?}"),
-    }
+    draft.finish().map_err(in_spec)
 }
 
 fn refused(path: &Path, reason: String) -> ClientError {
@@ -196,7 +217,14 @@ fn refused(path: &Path, reason: String) -> ClientError {
     }
 }
 
-pub(super) fn unusable(path: &Path, error: CheckpointError) -> ClientError {
+fn unusable_head(path: &Path, error: HeadFileError) -> ClientError {
+    match error {
+        HeadFileError::Checkpoint(error) => unusable(path, error),
+        error => refused(path, error.to_string()),
+    }
+}
+
+fn unusable(path: &Path, error: CheckpointError) -> ClientError {
     match error {
         CheckpointError::Read(source) if source.kind() == ErrorKind::UnexpectedEof => refused(
             path,

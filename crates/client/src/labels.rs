@@ -2,14 +2,14 @@
 
 use std::path::Path;
 
+use headswap_spec::LABEL_BYTES_MAX;
+
 use super::error::ClientError;
 
-/// Bytes of a label at most: the server's limit.
-const LABEL_BYTES_MAX: usize = 1024;
 /// Bytes of a file of labels at most: the server's limit on all labels of a head.
 const FILE_BYTES_MAX: u64 = 3 << 20;
 
-/// Reads a text file that has a label on each line, in the order of the classes.
+/// Reads a file of labels in the order of the classes: text with a label on each line, which may be empty, or a JSON list.
 ///
 /// # Errors
 /// [`ClientError::Read`], or [`ClientError::Head`] if it is not such a text.
@@ -28,43 +28,19 @@ pub fn read_labels(path: &Path) -> Result<Vec<String>, ClientError> {
     };
     // Windows' editors begin UTF-8 files with this mark.
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
-    let mut labels = Vec::new();
-    for (index, label) in text.lines().enumerate() {
-        if label.trim().is_empty() {
-            let reason = format!(
-                "line {} is blank; give a label on each line, and nothing else",
-                index + 1
-            );
-            return Err(refused(path, &reason));
-        }
-        labels.push(label.to_owned());
-    }
+    let labels: Vec<String> = match serde_json::from_str(text) {
+        Ok(labels) => labels,
+        Err(_) => text.lines().map(str::to_owned).collect(),
+    };
     if labels.is_empty() {
-        return Err(refused(
-            path,
-            "it is empty; give a label on each line, or leave out --labels",
-        ));
+        let reason = "it is empty; give a label on each line, or leave out --labels";
+        return Err(refused(path, reason));
+    }
+    if let Some(index) = labels.iter().position(|label| label.len() > LABEL_BYTES_MAX) {
+        let reason = format!("label {index} is longer than {LABEL_BYTES_MAX} bytes");
+        return Err(refused(path, &reason));
     }
     Ok(labels)
-}
-
-/// Whether these are the labels of so many classes. None at all are.
-pub(super) fn check_labels(labels: &[String], classes: usize) -> Result<(), String> {
-    if !labels.is_empty() && labels.len() != classes {
-        return Err(format!(
-            "there are {} labels for {classes} classes; give one for each or none",
-            labels.len()
-        ));
-    }
-    for (index, label) in labels.iter().enumerate() {
-        if label.len() > LABEL_BYTES_MAX {
-            return Err(format!(
-                "label {index} has {} bytes; the limit is {LABEL_BYTES_MAX}",
-                label.len()
-            ));
-        }
-    }
-    Ok(())
 }
 
 fn refused(path: &Path, reason: &str) -> ClientError {

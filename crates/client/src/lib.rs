@@ -1,7 +1,6 @@
 //! A client of a Headswap server: connections, and heads on their way to it.
 
 mod connect;
-mod differing;
 mod error;
 mod head_file;
 mod labels;
@@ -9,9 +8,8 @@ mod progress;
 mod upload;
 
 pub use connect::{Admin, Classifier, connect_admin, connect_classifier};
-pub use differing::Differing;
 pub use error::{ClientError, describe_status};
-pub use head_file::HeadFile;
+pub use head_file::{Differing, GivenSpec, HeadFile};
 pub use labels::read_labels;
 pub use progress::Progress;
 pub use upload::upload;

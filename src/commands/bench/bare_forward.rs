@@ -5,10 +5,11 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use headswap_image::{self as image, ImageSettings};
-use headswap_model::{Backbone, Backend, HeadRows, PlacedHead, TorchRuntime, open_backend};
+use bytes::Bytes;
+use headswap_image::{self as image, ImageSettings, Prepared};
+use headswap_model::{Backbone, Backend, HeadRows, InputRow, PlacedHead, TorchRuntime, open_backend};
 use headswap_proto::classify_request::Input;
-use headswap_spec::{Architecture, PICTURE_BYTES};
+use headswap_spec::{Architecture, CompleteSpec, LAST_BIAS, PICTURE_BYTES, PICTURE_SIDE, Preprocessing, Preset};
 
 use crate::commands::bench::ModelArgs;
 use crate::commands::error::CliError;
@@ -32,6 +33,7 @@ type Job = Box<dyn FnOnce(&mut Lane) + Send>;
 struct Lane {
     network: Box<dyn Backend>,
     head: Arc<PlacedHead>,
+    preprocessing: Preprocessing,
 }
 
 impl BareForward {
@@ -39,13 +41,20 @@ impl BareForward {
         let mut backbone = Backbone::load(&args.weights, Architecture::Vgg16).map_err(|error| failed(&error))?;
         let last = backbone.take_last_linear();
         let network = open_backend(backbone, &args.backend(), torch).map_err(|error| failed(&error))?;
-        let head = Arc::new(network.placer().place(&last).map_err(|error| failed(&error))?);
+        let preprocessing = Preset::Torchvision.preprocessing();
+        let spec = CompleteSpec::plain(preprocessing, last[LAST_BIAS].values.len());
+        let head = network.placer().place(&last, &spec).map_err(|error| failed(&error))?;
+        let head = Arc::new(head);
         let devices: Vec<String> = network.devices().iter().map(ToString::to_string).collect();
         let device = (devices.join(","), network.precision().to_owned());
         let mut lanes = Vec::new();
         for network in network.into_lanes().into_iter().flatten() {
             let head = Arc::clone(&head);
-            lanes.push(LaneThread::start(Lane { network, head })?);
+            lanes.push(LaneThread::start(Lane {
+                network,
+                head,
+                preprocessing,
+            })?);
         }
         Ok(Self { lanes, device })
     }
@@ -82,9 +91,9 @@ impl BareForward {
                 Some(Input::Image(bytes)) => {
                     let pixels = image::decode(bytes, ImageSettings::default());
                     let pixels = pixels.map_err(|error| CliError::Failed(error.to_string()))?;
-                    lane.forward(&[pixels.as_bytes()])
+                    lane.forward(&[pixels.into()])
                 }
-                Some(Input::Pixels(pixels)) => lane.forward(&[pixels]),
+                Some(Input::Pixels(pixels)) => lane.forward(&[picture(pixels.clone())]),
                 None => Ok(()),
             })
         });
@@ -135,21 +144,36 @@ impl LaneThread {
         self.ask(move |lane| {
             let prepared = lane.network.prepare(batch, &AtomicBool::new(false));
             prepared.map_err(|error| failed(&error))?;
-            let picture: Vec<u8> = (0..PICTURE_BYTES).map(|index| (index * 31 % 251) as u8).collect();
-            let pictures = vec![&picture[..]; batch];
+            let values = (0..PICTURE_BYTES).map(|index| (index * 31 % 251) as u8).collect();
+            let pictures = vec![picture(values); batch];
             Times::of(length, || lane.forward(&pictures))
         })
     }
 }
 
 impl Lane {
-    fn forward(&mut self, pictures: &[&[u8]]) -> Result<(), CliError> {
+    fn forward(&mut self, pictures: &[Prepared]) -> Result<(), CliError> {
         let groups = [HeadRows {
             head: &self.head,
             rows: (0..pictures.len()).collect(),
         }];
-        let outputs = self.network.forward(pictures, &groups, &[]);
+        let mut rows = Vec::with_capacity(pictures.len());
+        for picture in pictures {
+            rows.push(InputRow {
+                picture,
+                preprocessing: &self.preprocessing,
+            });
+        }
+        let outputs = self.network.forward(&rows, &groups, &[]);
         outputs.map(drop).map_err(|error| CliError::Failed(error.to_string()))
+    }
+}
+
+/// A picture of 224x224 pixels.
+fn picture(values: Bytes) -> Prepared {
+    Prepared::Bytes {
+        size: [PICTURE_SIDE; 2],
+        values,
     }
 }
 

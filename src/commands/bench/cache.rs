@@ -134,7 +134,7 @@ impl Workload for Pass {
 }
 
 /// A picture of its own for each seed, as a BMP file: BITMAPFILEHEADER, BITMAPINFOHEADER, rows of blue, green, red.
-fn bmp(seed: u64) -> Vec<u8> {
+pub(super) fn bmp(seed: u64) -> Vec<u8> {
     let (side, bytes) = (SIDE as u32, (SIDE * SIDE * 3) as u32);
     let mut file = b"BM".to_vec();
     for number in [54 + bytes, 0, 54, 40, side, side] {

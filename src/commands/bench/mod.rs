@@ -1,5 +1,6 @@
 //! `headswap bench`, and of its sub-commands `forward`: the network alone.
 
+mod architectures;
 mod bare_forward;
 mod cache;
 mod heads;
@@ -18,6 +19,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use headswap_model::{BackendChoice, BackendSettings, DeviceChoice, NullFault, Precision, TorchRuntime, WeightsSource};
 use serde_json::json;
 
+use self::architectures::BenchArchitecturesArgs;
 use self::bare_forward::BareForward;
 use self::cache::BenchCacheArgs;
 use self::heads::BenchHeadsArgs;
@@ -43,6 +45,9 @@ pub(super) enum BenchCommand {
     Cache(BenchCacheArgs),
     /// Many heads on one backbone, beside few
     Heads(BenchHeadsArgs),
+    /// Heads of several architectures, sizes and preprocessings, beside plain ones
+    #[command(after_help = architectures::EXAMPLES)]
+    Architectures(BenchArchitecturesArgs),
     /// A large head uploaded under load
     Upload(BenchUploadArgs),
     /// Unary calls beside streams, read or not, and beside cancelled calls
@@ -83,6 +88,7 @@ impl BenchCommand {
     pub fn backend(&self) -> Option<BackendSettings> {
         match self {
             Self::Forward(args) => Some(args.model.backend()),
+            Self::Architectures(args) => Some(args.model.backend()),
             Self::Serve(args) => args.own_backend(),
             Self::Cache(_) | Self::Heads(_) | Self::Image(_) | Self::Isolation(_) | Self::Upload(_) => None,
         }
@@ -150,6 +156,7 @@ pub(super) async fn run(command: BenchCommand, torch: Option<&'static dyn TorchR
         BenchCommand::Serve(args) => serve::run(args, torch).await,
         BenchCommand::Cache(args) => cache::run(args).await,
         BenchCommand::Heads(args) => heads::run(args).await,
+        BenchCommand::Architectures(args) => architectures::run(args, torch).await,
         BenchCommand::Upload(args) => upload::run(args).await,
         BenchCommand::Isolation(args) => isolation::run(args).await,
     }

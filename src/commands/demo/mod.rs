@@ -114,6 +114,7 @@ impl Demo {
             let request = EmbedRequest {
                 input: Some(embed_request::Input::Image(image.clone())),
                 request_id: name.clone(),
+                ..EmbedRequest::default()
             };
             let features = client.embed(request).await?.into_inner().features;
             photographs.push(Photograph { name, image, features });

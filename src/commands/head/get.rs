@@ -62,6 +62,8 @@ fn show(response: &GetHeadResponse) -> Result<(), CliError> {
         ("created", rfc3339(head.created_unix_us)),
         ("classes", head.classes.to_string()),
         ("labels", labels_summary(&head.labels)),
+        ("spec", excerpt_of_spec(&head.spec_json)),
+        ("assumed", assumed(&head.assumed)),
         ("split layer", head.split_layer.clone()),
         ("overrides", head.parameters.join(" ")),
         ("bytes", bytes(head.resident_bytes)),
@@ -75,6 +77,18 @@ fn show(response: &GetHeadResponse) -> Result<(), CliError> {
         rows.add_row([key, value]);
     }
     print_table(&rows)
+}
+
+/// The spec's JSON. It has no labels, so that it is short.
+fn excerpt_of_spec(json: &str) -> String {
+    json.chars().filter(|char| !char.is_control()).collect()
+}
+
+fn assumed(assumed: &[String]) -> String {
+    match assumed.len() {
+        0 => "nothing".to_owned(),
+        _ => assumed.iter().map(|line| excerpt(line)).collect::<Vec<_>>().join("; "),
+    }
 }
 
 fn show_labels(labels: &[String]) -> Result<(), CliError> {

@@ -1,19 +1,25 @@
 //! `headswap head`.
 
+mod convert;
 mod get;
+mod inspect;
 mod list;
 mod replace;
+mod spec_args;
 
 use clap::Subcommand;
-use headswap_checkpoint::excerpt;
+use headswap_checkpoint::{HeadReport, excerpt};
 use headswap_proto::{HeadInfo, HeadTier};
 use serde_json::{Value, json};
 
+use self::convert::ConvertArgs;
 use self::get::GetArgs;
+use self::inspect::InspectArgs;
 use self::list::ListArgs;
 use self::replace::ReplaceArgs;
 use crate::commands::date::rfc3339;
 use crate::commands::error::CliError;
+use crate::commands::output::note;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum HeadCommand {
@@ -26,6 +32,12 @@ pub(super) enum HeadCommand {
     /// Show one version of a head
     #[command(after_help = get::EXAMPLES)]
     Get(GetArgs),
+    /// Show what a head's file holds, and what is missing to serve it
+    #[command(after_help = inspect::EXAMPLES)]
+    Inspect(InspectArgs),
+    /// Write a head and its spec to a file that needs no flags
+    #[command(after_help = convert::EXAMPLES)]
+    Convert(ConvertArgs),
 }
 
 pub(super) async fn run(command: HeadCommand) -> Result<(), CliError> {
@@ -33,6 +45,8 @@ pub(super) async fn run(command: HeadCommand) -> Result<(), CliError> {
         HeadCommand::Replace(args) => replace::run(args).await,
         HeadCommand::List(args) => list::run(args).await,
         HeadCommand::Get(args) => get::run(args).await,
+        HeadCommand::Inspect(args) => inspect::run(args).await,
+        HeadCommand::Convert(args) => convert::run(&args),
     }
 }
 
@@ -52,6 +66,7 @@ fn head_json(head: &HeadInfo) -> Value {
         "created_unix_us": head.created_unix_us, "created": rfc3339(head.created_unix_us),
         "resident_bytes": head.resident_bytes, "parameters": head.parameters,
         "split_layer": head.split_layer, "tier": tier(head), "requests": head.requests,
+        "spec": serde_json::from_str::<Value>(&head.spec_json).unwrap_or_default(), "assumed": head.assumed,
     })
 }
 
@@ -77,4 +92,28 @@ fn annotations(head: &HeadInfo) -> Vec<(String, String)> {
     }
     notes.sort();
     notes
+}
+
+/// Prints what was found and decided while a file was read.
+fn print_report(read: &HeadReport) {
+    for (what, names) in [
+        ("prefixes removed from names", &read.prefixes),
+        ("left out, as no part of the network", &read.left_out),
+        ("labels left out", &read.labels_left_out),
+        ("assumed", &read.assumed),
+    ] {
+        if !names.is_empty() {
+            note(format_args!("{what}: {}", listed(names)));
+        }
+    }
+}
+
+/// The first of many names, safe for a terminal.
+fn listed(names: &[String]) -> String {
+    const SHOWN: usize = 12;
+    let mut shown: Vec<String> = names.iter().take(SHOWN).map(|name| excerpt(name)).collect();
+    if names.len() > SHOWN {
+        shown.push(format!("and {} more", names.len() - SHOWN));
+    }
+    shown.join(", ")
 }
