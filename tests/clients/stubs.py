@@ -1,13 +1,15 @@
 """Stubs generated from proto/ as its README says, and the examples, against a server.
 
-A language is skipped if its tools are not installed or its packages cannot be had. PYTHON_WITH_TORCH names a Python that has
-torch and examples/python/requirements.txt, for the example that replaces a head.
+A language is skipped if its tools are not installed or its packages cannot be had.
 """
 
 import importlib.util
+import json
+import math
 import os
 import pathlib
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -24,13 +26,23 @@ BINARY = pathlib.Path(os.environ["HEADSWAP_BINARY"])
 CHELSEA = ROOT / "images/chelsea.png"
 # The well-known types, which some installations of protoc lack.
 WELL_KNOWN = pathlib.Path(importlib.util.find_spec("grpc_tools").origin).parent / "_proto"
-PROTOS = ["headswap/v1/classifier.proto", "headswap/v1/head_admin.proto"]
+PROTOS = [f"headswap/v1/{name}.proto" for name in ("classifier", "head_admin", "head_spec")]
 
 
 def run(*command, **options):
     """Runs a command in the project's root; returns the finished process."""
     options = {"cwd": ROOT, "text": True, "capture_output": True, "timeout": 120} | options
     return subprocess.run([str(word) for word in command], **options)
+
+
+def safetensors(shapes):
+    """A safetensors file of tensors of these shapes, of zeros."""
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        start, end = end, end + 4 * math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [start, end]}
+    header = json.dumps(header).encode()
+    return struct.pack("<Q", len(header)) + header + bytes(end)
 
 
 class StubsTest(unittest.TestCase):
@@ -112,21 +124,23 @@ class StubsTest(unittest.TestCase):
         )
 
     def test_python_example_replaces_a_head(self):
-        python = os.environ.get("PYTHON_WITH_TORCH", "python3")
-        if run(python, "-c", "import torch, safetensors.torch, grpc, google.protobuf").returncode != 0:
-            self.skipTest(f"{python} lacks torch, safetensors, grpc or protobuf")
-        file = pathlib.Path(self.folder.name) / "finetuned.pth"
-        tensors = "{'classifier.6.weight': torch.rand(2, 128), 'classifier.6.bias': torch.rand(2)}"
-        save = f"import sys, torch; torch.save({tensors}, sys.argv[1])"
-        self.succeed(run(python, "-c", save, file))
-        replaced = self.succeed(
-            run(
-                *(python, "examples/python/replace_head.py", "cats", file, "--labels", "cat,tiger"),
-                *("--expected-version", 0, "--address", self.server.addresses["admin"]),
-                env=os.environ | {"PYTHONPATH": os.pathsep.join([str(self.python), os.environ.get("PYTHONPATH", "")])},
-            )
-        )
+        file = pathlib.Path(self.folder.name) / "cats.safetensors"
+        file.write_bytes(safetensors({"classifier.6.weight": [2, 128], "classifier.6.bias": [2]}))
+
+        def replace(*flags):
+            command = [sys.executable, "examples/python/replace_head.py", "cats", file, "--labels", "cat,tiger", *flags]
+            environment = os.environ | {"PYTHONPATH": str(self.python)}
+            return run(*command, "--address", self.server.addresses["admin"], env=environment)
+
+        spec = ("--preprocessing", "unit", "--output", "sigmoid")
+        replaced = self.succeed(replace(*spec, "--expected-version", 0))
         self.assertIn("cats: version 0 -> 1, 2 classes", replaced.stdout)
+        self.assertNotIn("assumed", replaced.stdout)
+        old = self.succeed(replace("--old-field"))
+        self.assertIn("cats: version 1 -> 2, 2 classes", old.stdout)
+        self.assertIn("assumed: output: softmax", old.stdout)
+        self.assertEqual(replace().returncode, 2)
+        self.assertIn("ABORTED", replace(*spec, "--expected-version", 0).stderr)
 
     def test_nodejs_example(self):
         self.install_packages("examples/nodejs")

@@ -185,3 +185,72 @@ fn tables_explain_their_columns_and_name_the_machine() {
     }
     assert_eq!(lines[1]["image"], "images/rocket.jpg");
 }
+
+/// Returns the lines of a part of `bench architectures`.
+fn part<'a>(lines: &'a [serde_json::Value], name: &str) -> Vec<&'a serde_json::Value> {
+    lines.iter().filter(|line| line["part"] == name).collect()
+}
+
+#[test]
+fn architectures_sizes_and_preprocessings_are_measured() {
+    let args = [
+        "bench",
+        "architectures",
+        "--arch",
+        "vgg16-narrow",
+        "--heads",
+        "10",
+        "--images",
+        "2",
+        "--sides",
+        "64,320",
+        "--batch",
+        "2",
+        "--concurrency",
+        "8",
+        "--seconds",
+        "0.05",
+        "--repetitions",
+        "2",
+    ];
+    let lines = Ran::of(&[&args[..], &["--json"]].concat()).succeeded().json_lines();
+    let heads = part(&lines, "heads");
+    for measured in heads[0]["measured"].as_array().unwrap() {
+        assert!(measured["images_per_second"].as_f64().unwrap() > 0.0, "{measured}");
+        assert_eq!((&measured["failed"], &measured["wrong"]), (&0.into(), &0.into()));
+    }
+    assert_eq!(heads[0]["measured"][1]["heads"], "five, mixed");
+    assert!(heads[0]["tensor_bytes"].as_u64().unwrap() > 0);
+
+    let sizes = part(&lines, "sizes");
+    let sides: Vec<u64> = sizes.iter().map(|line| line["side"].as_u64().unwrap()).collect();
+    assert_eq!(sides, [224, 64, 320]);
+    assert_eq!(
+        (&sizes[0]["a_pixel"], &sizes[0]["average_a_pixel"]),
+        (&1.0.into(), &1.0.into())
+    );
+
+    let preprocessings = part(&lines, "preprocessings");
+    assert_eq!(preprocessings[0]["wrong"], 0);
+    let second = preprocessings[0]["second_round"].as_array().unwrap();
+    assert_eq!(second.len(), 5);
+    for one in second {
+        assert_eq!(
+            (&one["pictures"], &one["hits"], &one["wrong"]),
+            (&2.into(), &2.into(), &0.into())
+        );
+    }
+
+    for (part, headings) in [
+        ("heads", &["heads", "images/s", "of one", "p99", "failed", "wrong"][..]),
+        (
+            "sizes",
+            &["side", "features", "a pixel", "average", "a pixel of average", "tiles"],
+        ),
+    ] {
+        check_legend(
+            &Ran::of(&[&args[..], &["--parts", part]].concat()).succeeded().stdout,
+            headings,
+        );
+    }
+}

@@ -34,6 +34,8 @@ fn documented_flags_exist() {
         &["head", "replace"],
         &["head", "list"],
         &["head", "get"],
+        &["head", "inspect"],
+        &["head", "convert"],
         &["describe"],
         &["weights", "inspect"],
         &["weights", "convert"],

@@ -18,6 +18,7 @@ mod operations;
 mod refusals;
 mod replace_command;
 mod resources;
+mod specs;
 mod support;
 mod torch;
 mod unix_socket;

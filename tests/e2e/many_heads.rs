@@ -13,6 +13,7 @@ use headswap_proto::{
     ClassifyResponse, EmbedRequest, GetHeadRequest, HeadInfo, HeadResult, HeadTier, ListHeadsRequest,
     ReplaceHeadRequest,
 };
+use headswap_spec::Preset;
 use headswap_spec::{LAST_BIAS, LAST_WEIGHT};
 use headswap_store::DirStore;
 use tokio::task::JoinSet;
@@ -484,20 +485,26 @@ fn the_price_of_many_heads() {
     let backbone = Backbone::load(&WeightsSource::Demo, NARROW).unwrap().digest;
     let limits = HeadLimits {
         classes_max: CLASSES,
-        features: NARROW.features(),
-        deeper: BTreeMap::new(),
+        architecture: NARROW,
+        preprocessing: Preset::Torchvision.preprocessing(),
+        require_spec: false,
+        backbone: BTreeMap::new(),
     };
+    let preprocessing = limits.preprocessing;
     let dir = tempfile::tempdir().unwrap();
     let store = DirStore::open(dir.path(), backbone, backbone, limits).unwrap();
     let mut saved = 0;
     for heads in [0, 1000, 10_000] {
         for head in saved..heads {
-            let weights = HeadWeights::new(demo_head(NARROW, CLASSES, head as u64), Vec::new());
+            let weights = HeadWeights::new(demo_head(NARROW, CLASSES, head as u64), Vec::new(), preprocessing);
             let info = StoredInfo {
                 name: HeadName::parse(&format!("head-{head}")).unwrap(),
                 version: 1,
                 digest: weights.digest,
                 classes: CLASSES,
+                spec: weights.spec.clone(),
+                has_spec: false,
+                assumed: weights.assumed.clone(),
                 annotations: BTreeMap::new(),
                 created_unix_us: head as u64,
                 parameters: weights.parameters.keys().cloned().collect(),

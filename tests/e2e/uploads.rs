@@ -204,7 +204,7 @@ fn invalid_uploads(file: &[u8]) -> Vec<(Vec<UploadHeadRequest>, Code, &'static s
                 1000,
             ),
             invalid,
-            "1 for 2 classes",
+            "1 labels and 2 classes",
         ),
     ]
 }
@@ -335,5 +335,6 @@ fn replace_cats(server: &Server, file: &Path, flags: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_headswap"));
     command.args(["head", "replace", "cats"]).arg(file);
     command.args(["--admin-address", &server.admin]).args(flags);
+    command.args(["--preprocessing", "torchvision", "--output", "softmax"]);
     command.output().unwrap()
 }

@@ -41,6 +41,11 @@ impl Server {
         Self::spawn_with(weights, heads_dir, &[], Stdio::inherit()).ready()
     }
 
+    /// As [`Server::start_on`], with more arguments.
+    pub fn start_on_with(weights: &str, heads_dir: &Path, args: &[&str]) -> Self {
+        Self::spawn_with(weights, heads_dir, args, Stdio::inherit()).ready()
+    }
+
     /// Starts the server with its log in the file `log` and waits until it is ready.
     pub fn start_logging(log: &Path, heads_dir: &Path, args: &[&str]) -> Self {
         let log = std::fs::File::create(log).unwrap();
