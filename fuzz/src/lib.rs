@@ -3,11 +3,13 @@
 
 mod allocator;
 mod check;
+mod check_head;
 mod check_picture;
 mod check_spec;
 mod container;
 
 pub use check::check;
+pub use check_head::check_head;
 pub use check_picture::check_picture;
 pub use check_spec::check_spec;
 pub use container::archive;
