@@ -1,4 +1,4 @@
-//! Files that are no weights are refused by what they are, with the remedy.
+//! Files that are not weights are refused by what they are, with the remedy.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 

@@ -1,4 +1,4 @@
-//! Files that are no head of VGG16 are refused by name, with what to do.
+//! Files that are not heads of VGG16 are refused by name, with what to do.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 

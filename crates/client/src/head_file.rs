@@ -73,7 +73,7 @@ impl HeadFile {
     /// Returns what is in a file, without reading its tensors.
     ///
     /// # Errors
-    /// As [`HeadFile::open`]; what is missing is no error.
+    /// As [`HeadFile::open`]; what is missing is not an error.
     pub fn inspect(path: &Path, tensors: Option<&str>) -> Result<(Checkpoint, Inspection), ClientError> {
         let given = GivenSpec {
             tensors: tensors.map(str::to_owned),

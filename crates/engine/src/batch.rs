@@ -89,6 +89,29 @@ impl Grouping {
     }
 }
 
+/// Adds what a part computed: the logits of its groups, as [`Grouping::heads`] numbers them, and its inputs by their index.
+pub(super) fn add_part(outputs: &mut Outputs, part: Outputs, groups: Vec<usize>, indices: Vec<usize>) {
+    for (group, mut logits) in groups.into_iter().zip(part.logits) {
+        let all = &mut outputs.logits[group];
+        if all.is_empty() {
+            *all = logits;
+        } else {
+            all.append(&mut logits);
+        }
+    }
+    for (index, input) in indices.into_iter().zip(part.inputs) {
+        outputs.inputs[index] = input;
+    }
+    if outputs.steps.is_empty() {
+        outputs.steps = part.steps;
+        return;
+    }
+    for (all, step) in outputs.steps.iter_mut().zip(part.steps) {
+        all.passes += step.passes;
+        all.rows += step.rows;
+    }
+}
+
 /// The pictures of a batch as rows: each entry has one for each of its preprocessings.
 pub(super) struct PictureRows<'a> {
     pub rows: Vec<InputRow<'a>>,
@@ -166,6 +189,41 @@ impl<'a> PictureRows<'a> {
         }
         parts.push(start..self.rows.len());
         parts
+    }
+}
+
+/// The inputs of heads that a batch was given.
+pub(super) struct HeadInputRows<'a> {
+    pub rows: Vec<&'a [f32]>,
+    /// The first row of each entry; none if it has pictures.
+    first: Vec<Option<usize>>,
+}
+
+impl<'a> HeadInputRows<'a> {
+    pub fn new(batch: &'a [Entry]) -> Self {
+        let (mut rows, mut first): (Vec<&[f32]>, _) = (Vec::new(), Vec::with_capacity(batch.len()));
+        for entry in batch {
+            let Input::HeadInputs(inputs) = &entry.input else {
+                first.push(None);
+                continue;
+            };
+            first.push(Some(rows.len()));
+            rows.extend(inputs.iter().map(|input| &input.values[..]));
+        }
+        Self { rows, first }
+    }
+
+    /// Returns the row of an entry's head.
+    pub fn of_head(&self, batch: &[Entry], entry: usize, head: usize) -> Option<usize> {
+        let (first, Input::HeadInputs(inputs)) = (self.first[entry]?, &batch[entry].input) else {
+            return None;
+        };
+        let head = batch[entry].pinned().get(head)?;
+        let own = Wanted {
+            preprocessing: head.preprocessing,
+            input: head.shared_input()?,
+        };
+        Some(first + inputs.iter().position(|input| input.of == own)?)
     }
 }
 

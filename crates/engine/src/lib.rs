@@ -18,6 +18,7 @@ mod error;
 mod fair_queue;
 mod handle;
 mod health;
+mod launch_check;
 mod metrics;
 pub mod policy;
 mod probe;

@@ -157,14 +157,33 @@ impl<F> Forward for F where
 {
 }
 
+/// The same of rows: maps the pictures, the groups and the launch check to a value for each picture.
+pub(super) trait ForwardRows:
+    FnMut(&[InputRow<'_>], &[HeadRows<'_>], &mut dyn StillWanted) -> Result<Vec<f32>, BackendError> + Send + 'static
+{
+}
+
+impl<F> ForwardRows for F where
+    F: FnMut(&[InputRow<'_>], &[HeadRows<'_>], &mut dyn StillWanted) -> Result<Vec<f32>, BackendError> + Send + 'static
+{
+}
+
 /// Returns a backend that runs `forward`.
-pub(super) fn backend(forward: impl Forward) -> Box<dyn Backend> {
+pub(super) fn backend(mut forward: impl Forward) -> Box<dyn Backend> {
+    backend_of_rows(move |rows, groups, still_wanted| {
+        let value = forward(groups, rows.len(), still_wanted)?;
+        Ok(vec![value; rows.len()])
+    })
+}
+
+/// Returns a backend that runs `forward`, which returns the value of all results of each row.
+pub(super) fn backend_of_rows<F: ForwardRows>(forward: F) -> Box<dyn Backend> {
     Box::new(FnBackend(forward))
 }
 
 struct FnBackend<F>(F);
 
-impl<F: Forward> Backend for FnBackend<F> {
+impl<F: ForwardRows> Backend for FnBackend<F> {
     fn into_lanes(self: Box<Self>) -> Vec<Vec<Box<dyn Backend>>> {
         vec![vec![self]]
     }
@@ -176,16 +195,14 @@ impl<F: Forward> Backend for FnBackend<F> {
         wanted: &[WantedInput],
         still_wanted: &mut dyn StillWanted,
     ) -> Result<Outputs, BackendError> {
-        let value = (self.0)(groups, rows.len(), still_wanted)?;
-        let mut logits = Vec::new();
+        let values = (self.0)(rows, groups, still_wanted)?;
+        let mut outputs = Outputs::default();
         for group in groups {
-            logits.push(vec![value; group.rows.len() * group.head.classes]);
+            let of_rows = group.rows.iter().map(|&row| vec![values[row]; group.head.classes]);
+            outputs.logits.push(of_rows.flatten().collect());
         }
-        Ok(Outputs {
-            logits,
-            inputs: vec![vec![value]; wanted.len()],
-            steps: Vec::new(),
-        })
+        outputs.inputs = wanted.iter().map(|wanted| vec![values[wanted.row]]).collect();
+        Ok(outputs)
     }
 
     fn logits(&mut self, _: &[&[f32]], _: &[HeadRows<'_>]) -> Result<Vec<Vec<f32>>, BackendError> {

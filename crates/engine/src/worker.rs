@@ -6,19 +6,20 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use headswap_model::{Backend, BackendError, Outputs, PlacedHead, StepCount, StillWanted};
+use headswap_model::{Backend, BackendError, Outputs, PlacedHead};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::batch::{Grouping, PictureRows};
+use super::batch::{Grouping, HeadInputRows, PictureRows, add_part};
 use super::batcher::Batch;
 use super::clock::Clock;
 use super::cost::PICTURE_COST;
 use super::error::{EngineError, Stage, StartError};
 use super::health::EngineHealth;
+use super::launch_check::LaunchCheck;
 use super::metrics::EngineMetrics;
 use super::probe::Probe;
-use super::request::{Answer, Entry, Heads, Input, Timing, Wanted};
+use super::request::{Answer, Entry, Heads, Input, Timing};
 use super::together::Member;
 
 /// The number of times that the backbone alone must fail, after a batch has failed, before the device counts as lost.
@@ -179,8 +180,11 @@ impl Worker {
             let mut outputs = grouping.empty_outputs();
             if !inputs.rows.is_empty() {
                 let (heads, groups) = grouping.heads(&(0..inputs.rows.len()));
-                let logits = network.logits(&inputs.rows, &heads)?;
-                add_logits(&mut outputs, groups, logits);
+                let part = Outputs {
+                    logits: network.logits(&inputs.rows, &heads)?,
+                    ..Outputs::default()
+                };
+                add_part(&mut outputs, part, groups, Vec::new());
                 return Ok(outputs);
             }
             outputs.inputs = vec![Vec::new(); pictures.wanted.len()];
@@ -188,11 +192,7 @@ impl Worker {
                 let (heads, groups) = grouping.heads(&part);
                 let (wanted, indices) = pictures.wanted_in(&part);
                 let computed = network.forward_if(&pictures.rows[part], &heads, &wanted, &mut launch_check)?;
-                add_logits(&mut outputs, groups, computed.logits);
-                for (index, input) in indices.into_iter().zip(computed.inputs) {
-                    outputs.inputs[index] = input;
-                }
-                add_steps(&mut outputs, computed.steps);
+                add_part(&mut outputs, computed, groups, indices);
             }
             Ok(outputs)
         });
@@ -304,32 +304,6 @@ impl Drop for ReportPanic {
     }
 }
 
-/// The network's check for expired and cancelled rows right before it launches a batch.
-struct LaunchCheck<'a> {
-    batch: &'a [Entry],
-    clock: &'a dyn Clock,
-    /// The number of expired rows at the last check.
-    expired: usize,
-}
-
-impl<'a> LaunchCheck<'a> {
-    fn new(batch: &'a [Entry], clock: &'a dyn Clock) -> Self {
-        Self {
-            batch,
-            clock,
-            expired: 0,
-        }
-    }
-}
-
-impl StillWanted for LaunchCheck<'_> {
-    fn still_wanted(&mut self) -> bool {
-        let now = self.clock.now();
-        self.expired = self.batch.iter().filter(|entry| entry.expired(now)).count();
-        self.expired == 0 && !self.batch.iter().any(Entry::cancelled)
-    }
-}
-
 /// Turns a panic in the network into an error for its batch.
 fn guarded<T>(compute: impl FnOnce() -> Result<T, BackendError>) -> Result<T, BackendError> {
     catch_unwind(AssertUnwindSafe(compute))
@@ -376,73 +350,15 @@ fn no_row(entry: &Entry, head: &PlacedHead) -> EngineError {
     EngineError::PixelsOfAnotherSize { height, width }
 }
 
-/// The inputs of heads that a batch was given.
-struct HeadInputRows<'a> {
-    rows: Vec<&'a [f32]>,
-    /// The first row of each entry; none if it has pictures.
-    first: Vec<Option<usize>>,
-}
-
-impl<'a> HeadInputRows<'a> {
-    fn new(batch: &'a [Entry]) -> Self {
-        let (mut rows, mut first): (Vec<&[f32]>, _) = (Vec::new(), Vec::with_capacity(batch.len()));
-        for entry in batch {
-            let Input::HeadInputs(inputs) = &entry.input else {
-                first.push(None);
-                continue;
-            };
-            first.push(Some(rows.len()));
-            rows.extend(inputs.iter().map(|input| &input.values[..]));
-        }
-        Self { rows, first }
-    }
-
-    /// Returns the row of an entry's head.
-    fn of_head(&self, batch: &[Entry], entry: usize, head: usize) -> Option<usize> {
-        let (first, Input::HeadInputs(inputs)) = (self.first[entry]?, &batch[entry].input) else {
-            return None;
-        };
-        let head = batch[entry].pinned().get(head)?;
-        let own = Wanted {
-            preprocessing: head.preprocessing,
-            input: head.shared_input()?,
-        };
-        Some(first + inputs.iter().position(|input| input.of == own)?)
-    }
-}
-
-/// Adds the logits of a part to those of their groups.
-fn add_logits(outputs: &mut Outputs, groups: Vec<usize>, logits: Vec<Vec<f32>>) {
-    for (group, mut logits) in groups.into_iter().zip(logits) {
-        let all = &mut outputs.logits[group];
-        if all.is_empty() {
-            *all = logits;
-        } else {
-            all.append(&mut logits);
-        }
-    }
-}
-
-fn add_steps(outputs: &mut Outputs, steps: Vec<StepCount>) {
-    if outputs.steps.is_empty() {
-        outputs.steps = steps;
-        return;
-    }
-    for (all, step) in outputs.steps.iter_mut().zip(steps) {
-        all.passes += step.passes;
-        all.rows += step.rows;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::class::Class;
     use crate::cost::{Cost, picture_cost};
-    use crate::request::PreparedPicture;
-    use crate::rig::{Answered, Entries, Forward, backend, head, pixels, torchvision};
+    use crate::request::{PreparedPicture, Wanted};
+    use crate::rig::{Answered, Entries, Forward, backend, backend_of_rows, head, pixels, torchvision};
     use headswap_image::Prepared;
-    use headswap_model::{Device, HeadRows, InputRow, Placer, WantedInput};
+    use headswap_model::{HeadRows, InputRow};
     use headswap_spec::{CompleteSpec, HeadInput, Preprocessing};
 
     /// A clock that a test sets.
@@ -676,65 +592,20 @@ mod tests {
         assert_eq!(rig.entries.metrics.expired_executed.get(), 1);
     }
 
-    /// A backend whose results are the first value of each row's picture. It records the cost of each forward pass.
-    struct Shades(Arc<Mutex<Vec<Cost>>>);
+    /// Returns a backend whose results are the first value of each row's picture. It records the cost of each forward pass.
+    fn shades(costs: &Arc<Mutex<Vec<Cost>>>) -> Box<dyn Backend> {
+        let costs = Arc::clone(costs);
+        backend_of_rows(move |rows, _, _| {
+            let sizes = rows.iter().map(|row| row.picture.size().map(|side| side as u32));
+            costs.lock().unwrap().push(sizes.map(picture_cost).sum());
+            Ok(rows.iter().map(shade).collect())
+        })
+    }
 
     fn shade(row: &InputRow<'_>) -> f32 {
         match row.picture {
             Prepared::Bytes { values, .. } => values[0].into(),
             Prepared::Floats { values, .. } => values[0],
-        }
-    }
-
-    impl Backend for Shades {
-        fn into_lanes(self: Box<Self>) -> Vec<Vec<Box<dyn Backend>>> {
-            vec![vec![self]]
-        }
-
-        fn forward_if(
-            &mut self,
-            rows: &[InputRow<'_>],
-            groups: &[HeadRows<'_>],
-            wanted: &[WantedInput],
-            _: &mut dyn StillWanted,
-        ) -> Result<Outputs, BackendError> {
-            let costs = rows
-                .iter()
-                .map(|row| picture_cost(row.picture.size().map(|side| side as u32)));
-            self.0.lock().unwrap().push(costs.sum());
-            let mut logits = Vec::new();
-            for group in groups {
-                let of_rows = group
-                    .rows
-                    .iter()
-                    .map(|&row| vec![shade(&rows[row]); group.head.classes]);
-                logits.push(of_rows.flatten().collect());
-            }
-            Ok(Outputs {
-                logits,
-                inputs: wanted.iter().map(|wanted| vec![shade(&rows[wanted.row])]).collect(),
-                steps: Vec::new(),
-            })
-        }
-
-        fn logits(&mut self, _: &[&[f32]], _: &[HeadRows<'_>]) -> Result<Vec<Vec<f32>>, BackendError> {
-            Err(BackendError::ForeignHead)
-        }
-
-        fn placer(&self) -> Arc<dyn Placer> {
-            unreachable!("nothing is placed")
-        }
-
-        fn steps(&self) -> Vec<String> {
-            Vec::new()
-        }
-
-        fn devices(&self) -> Vec<Device> {
-            vec![Device::Null]
-        }
-
-        fn precision(&self) -> &'static str {
-            "f32"
         }
     }
 
@@ -768,7 +639,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_batch_that_costs_more_is_computed_in_parts_and_every_answer_is_its_own() {
         let costs = Arc::new(Mutex::new(Vec::new()));
-        let mut rig = rig_of(Box::new(Shades(Arc::clone(&costs))));
+        let mut rig = rig_of(shades(&costs));
         rig.worker.max_batch = 3;
         let heads = [head(2), large_head(3), large_head(4)];
         let wanted = [torchvision(), large()].map(|preprocessing| Wanted {
@@ -823,7 +694,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn raw_pixels_of_another_size_fail_only_that_head() {
         let costs = Arc::new(Mutex::new(Vec::new()));
-        let mut rig = rig_of(Box::new(Shades(Arc::clone(&costs))));
+        let mut rig = rig_of(shades(&costs));
         let heads = vec![large_head(3), head(2), large_head(4)];
         let entry = rig
             .entries

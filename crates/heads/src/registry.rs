@@ -300,17 +300,5 @@ fn numbers_exhausted(name: &HeadName) -> StoreError {
 
 fn describe(name: HeadName, version: u64, weights: &HeadWeights, annotations: BTreeMap<String, String>) -> HeadInfo {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    HeadInfo {
-        name,
-        version,
-        digest: weights.digest,
-        classes: weights.classes(),
-        spec: Arc::clone(&weights.spec),
-        has_spec: weights.has_spec,
-        assumed: Arc::clone(&weights.assumed),
-        annotations,
-        created_unix_us: now.as_micros() as u64,
-        parameters: weights.parameters.keys().cloned().collect(),
-        resident_bytes: weights.bytes(),
-    }
+    HeadInfo::of(weights, name, version, annotations, now.as_micros() as u64)
 }

@@ -8,6 +8,7 @@ use headswap_spec::CompleteSpec;
 
 use super::name::HeadName;
 use super::residency::{ResidencySlot, Tier};
+use super::weights::HeadWeights;
 
 /// The metadata of a version.
 #[derive(Clone, Debug, PartialEq)]
@@ -45,6 +46,29 @@ pub struct HeadVersion<R> {
 }
 
 impl HeadInfo {
+    /// Describes a version of these weights.
+    pub fn of(
+        weights: &HeadWeights,
+        name: HeadName,
+        version: u64,
+        annotations: BTreeMap<String, String>,
+        created_unix_us: u64,
+    ) -> Self {
+        Self {
+            name,
+            version,
+            digest: weights.digest,
+            classes: weights.classes(),
+            spec: Arc::clone(&weights.spec),
+            has_spec: weights.has_spec,
+            assumed: Arc::clone(&weights.assumed),
+            annotations,
+            created_unix_us,
+            parameters: weights.parameters.keys().cloned().collect(),
+            resident_bytes: weights.bytes(),
+        }
+    }
+
     /// Returns true if the backbone computes the input of its own layers, without parameters of the head.
     pub fn shares_input(&self) -> bool {
         let is_backbones = |name: &String| BACKBONE_NAMES.iter().any(|prefix| name.starts_with(prefix));

@@ -37,16 +37,6 @@ pub struct Stack<W, B> {
     programs: BTreeMap<HeadInput, Program<W, B>>,
 }
 
-const INPUTS: [HeadInput; 7] = [
-    HeadInput::Flatten,
-    HeadInput::FlattenHwc,
-    HeadInput::Adaptive7x7,
-    HeadInput::GlobalAverage,
-    HeadInput::GlobalMax,
-    HeadInput::GlobalMaxAverage,
-    HeadInput::Features,
-];
-
 impl<W, B> Stack<W, B> {
     /// Returns a stack of these steps. `backbone` are the parameters of each.
     ///
@@ -59,7 +49,7 @@ impl<W, B> Stack<W, B> {
             backbone,
             programs: BTreeMap::new(),
         };
-        for input in INPUTS {
+        for input in HeadInput::ALL {
             let program = stack.program(input);
             stack.programs.insert(input, program);
         }

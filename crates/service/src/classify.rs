@@ -1,33 +1,22 @@
-//! The use cases Classify and Embed.
+//! The use case Classify.
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use headswap_engine::{Admitted, Answer, CachedInput, EngineError, HeadSource, Input, Request, Stage, Timing, Wanted};
 use headswap_heads::HeadName;
-use headswap_image::ImageError;
 use headswap_model::{Answered, Prediction};
-use headswap_spec::{HeadInput, Output, Preprocessing};
+use headswap_spec::{Output, Preprocessing};
 use tokio::time::timeout_at;
 
 use super::app_state::AppState;
 use super::context::CallContext;
 use super::error::ServiceError;
 use super::feature_cache::{FeatureCache, Lookup, PendingFeatures};
+use super::picture::Picture;
 use super::requested_heads::{PinnedVersion, RequestedHeads};
 
 const HEADS_MAX: usize = 64;
-const REQUEST_ID_BYTES_MAX: usize = 128;
 const TOP_K_DEFAULT: usize = 5;
-
-/// A picture as a caller sends it.
-#[derive(Clone, Debug)]
-pub enum Picture {
-    /// JPEG, PNG, WebP, GIF or BMP.
-    Encoded(Bytes),
-    /// Resized and cropped: height x width x 3 u8.
-    Pixels(Bytes),
-}
 
 /// A classification request.
 #[derive(Clone, Debug, Default)]
@@ -86,47 +75,13 @@ pub struct Scored {
     pub label: String,
 }
 
-/// A request for what the backbone computes of a picture.
-#[derive(Clone, Debug, Default)]
-pub struct EmbedQuery {
-    /// The picture.
-    pub picture: Option<Picture>,
-    /// The head whose preprocessing prepares the picture; empty means the backbone's.
-    pub head: String,
-    /// The version of that head; 0 is the live one.
-    pub version: u64,
-    /// What to return.
-    pub kind: EmbedKind,
-}
-
-/// What the backbone computes of a picture.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum EmbedKind {
-    /// What enters the last Linear.
-    #[default]
-    Features,
-    /// The last pooling's map, by channel, row and column.
-    Pool,
-    /// The mean of each of its channels.
-    Gap,
-}
-
-/// A picture's features.
-#[derive(Debug)]
-pub struct Embedded {
-    /// What was asked for.
-    pub features: Vec<f32>,
-    /// How long each stage took.
-    pub timing: Timing,
-}
-
 impl ClassifyQuery {
     /// Returns the names of the heads, the default one if the query has none.
     fn names(&self) -> Result<Vec<String>, ServiceError> {
         match self.heads.len() {
             0 => Ok(vec![HeadName::DEFAULT.to_owned()]),
             1..=HEADS_MAX => Ok(self.heads.clone()),
-            got => Err(invalid(
+            got => Err(ServiceError::invalid(
                 "heads",
                 format!("{got} heads are requested; the limit is {HEADS_MAX}; split the request"),
             )),
@@ -150,9 +105,9 @@ impl ClassifyQuery {
 
 /// What a request computes.
 #[derive(Clone, Copy)]
-struct Outputs<'a> {
-    heads: Option<&'a Arc<RequestedHeads>>,
-    wanted: Option<Wanted>,
+pub(super) struct Outputs<'a> {
+    pub heads: Option<&'a Arc<RequestedHeads>>,
+    pub wanted: Option<Wanted>,
 }
 
 impl Outputs<'_> {
@@ -211,9 +166,9 @@ impl AppState {
         admitted: Admitted,
         query: ClassifyQuery,
     ) -> Result<Classified, ServiceError> {
-        check_request_id(&call.request_id)?;
+        call.check_request_id()?;
         let names = query.names()?;
-        let picture = present(query.picture)?;
+        let picture = Picture::present(query.picture)?;
         let heads = RequestedHeads::resolve(&self.registry, &names, query.version, call.class);
         if let Some(error) = heads.error_of_all() {
             return Err(ServiceError::Head(error));
@@ -253,41 +208,8 @@ impl AppState {
         })
     }
 
-    /// Runs one picture through the backbone alone.
-    ///
-    /// # Errors
-    /// [`ServiceError`].
-    pub async fn embed(&self, call: &CallContext, query: EmbedQuery) -> Result<Embedded, ServiceError> {
-        check_request_id(&call.request_id)?;
-        let picture = present(query.picture)?;
-        let preprocessing = if query.head.is_empty() {
-            self.model.preprocessing
-        } else {
-            let name = HeadName::parse(&query.head)?;
-            self.registry
-                .table()
-                .resolve(&name, query.version)?
-                .info
-                .spec
-                .preprocessing
-        };
-        let admitted = self.admit(call).await?;
-        let outputs = Outputs {
-            heads: None,
-            wanted: Some(Wanted {
-                preprocessing,
-                input: query.kind.into(),
-            }),
-        };
-        let mut answer = self.compute(call, admitted, picture, outputs).await?;
-        Ok(Embedded {
-            features: answer.inputs.pop().unwrap_or_default(),
-            timing: answer.timing,
-        })
-    }
-
     /// Computes the outputs of one picture, from cached inputs of its heads if possible.
-    async fn compute(
+    pub(super) async fn compute(
         &self,
         call: &CallContext,
         admitted: Admitted,
@@ -295,9 +217,9 @@ impl AppState {
         outputs: Outputs<'_>,
     ) -> Result<Answer, ServiceError> {
         let preprocessings = outputs.preprocessings();
-        let input = input(&picture, &preprocessings)?;
+        let input = picture.input(&preprocessings)?;
         // Raw pixels give no inputs for heads whose pictures have another size, so the inputs would not be in order.
-        let inputs = match preprocessings.iter().all(|preprocessing| fits(&picture, preprocessing)) {
+        let inputs = match preprocessings.iter().all(|preprocessing| picture.fits(preprocessing)) {
             true => outputs.inputs(),
             false => None,
         };
@@ -346,16 +268,6 @@ async fn look_up(cache: &FeatureCache, picture: &Picture, inputs: Vec<Wanted>, c
     cached
 }
 
-impl From<EmbedKind> for HeadInput {
-    fn from(kind: EmbedKind) -> Self {
-        match kind {
-            EmbedKind::Features => Self::Features,
-            EmbedKind::Pool => Self::Flatten,
-            EmbedKind::Gap => Self::GlobalAverage,
-        }
-    }
-}
-
 /// What to return of a head's logits.
 struct ScoreOptions {
     top_k: u32,
@@ -397,178 +309,5 @@ impl ScoreOptions {
             predictions,
             logits: if self.logits { logits } else { Vec::new() },
         })
-    }
-}
-
-/// Returns the engine's input. Raw pixels must be those of one of the preprocessings at least.
-fn input(picture: &Picture, preprocessings: &[Preprocessing]) -> Result<Input, ServiceError> {
-    let bytes = match picture {
-        Picture::Encoded(bytes) => return Ok(Input::Image(bytes.clone())),
-        Picture::Pixels(bytes) => bytes,
-    };
-    if preprocessings.iter().any(|preprocessing| fits(picture, preprocessing)) {
-        return Ok(Input::Pixels(bytes.clone()));
-    }
-    let [height, width] = preprocessings.first().map_or([0; 2], size);
-    let got = bytes.len();
-    Err(ServiceError::Image(ImageError::PixelsLength { got, height, width }))
-}
-
-/// Returns true unless it is raw pixels of another size.
-fn fits(picture: &Picture, preprocessing: &Preprocessing) -> bool {
-    match picture {
-        Picture::Encoded(_) => true,
-        Picture::Pixels(bytes) => bytes.len() == size(preprocessing).iter().product::<usize>() * 3,
-    }
-}
-
-/// Returns height and width of prepared pictures.
-fn size(preprocessing: &Preprocessing) -> [usize; 2] {
-    preprocessing.size().unwrap_or_default().map(|side| side as usize)
-}
-
-fn present(picture: Option<Picture>) -> Result<Picture, ServiceError> {
-    picture.ok_or_else(|| invalid("input", "set `image` or `pixels`".into()))
-}
-
-fn check_request_id(request_id: &str) -> Result<(), ServiceError> {
-    if request_id.len() <= REQUEST_ID_BYTES_MAX {
-        return Ok(());
-    }
-    let got = request_id.len();
-    Err(invalid(
-        "request_id",
-        format!("it has {got} bytes; the limit is {REQUEST_ID_BYTES_MAX}"),
-    ))
-}
-
-fn invalid(field: &'static str, message: String) -> ServiceError {
-    ServiceError::Invalid { field, message }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::pin::Pin;
-    use std::task::{Context, Poll, Waker};
-
-    use headswap_checkpoint::{Digest, Parameters};
-    use headswap_engine::Class;
-    use headswap_spec::Preset;
-
-    use super::*;
-    use crate::CacheMetrics;
-
-    fn with_crop(crop: [u32; 2]) -> Preprocessing {
-        Preprocessing {
-            crop: Some(crop),
-            ..Preset::Torchvision.preprocessing()
-        }
-    }
-
-    fn pixels(bytes: usize) -> Picture {
-        Picture::Pixels(vec![0; bytes].into())
-    }
-
-    #[test]
-    fn pixels_of_a_size_that_no_head_takes_are_refused() {
-        let [small, large] = [[32, 64], [224, 224]].map(with_crop);
-        for (bytes, preprocessings) in [
-            (32 * 64 * 3, &[small][..]),
-            (32 * 64 * 3, &[large, small]),
-            (224 * 224 * 3, &[small, large]),
-        ] {
-            assert!(matches!(input(&pixels(bytes), preprocessings), Ok(Input::Pixels(_))));
-        }
-        for (got, preprocessings, [height, width]) in [
-            (0, &[small][..], [32, 64]),
-            (32 * 64 * 3 - 1, &[small, large], [32, 64]),
-            (32 * 64 * 3 + 1, &[large, small], [224, 224]),
-            (32 * 64 * 3, &[large], [224, 224]),
-        ] {
-            match input(&pixels(got), preprocessings) {
-                Err(ServiceError::Image(error)) => {
-                    assert_eq!(error, ImageError::PixelsLength { got, height, width });
-                }
-                other => panic!("{got}: {other:?}"),
-            }
-        }
-        let image = Picture::Encoded(Bytes::new());
-        assert!(matches!(input(&image, &[small]), Ok(Input::Image(_))));
-    }
-
-    fn cache() -> FeatureCache {
-        let backbone = Digest::of_parameters(&Parameters::new(), &[]);
-        FeatureCache::new(backbone, 1 << 20, 16, CacheMetrics::default()).unwrap()
-    }
-
-    fn call() -> CallContext {
-        CallContext {
-            deadline: None,
-            class: Class::Interactive,
-            flow: 0,
-            request_id: String::new(),
-            peer: String::new(),
-        }
-    }
-
-    /// A lookup of several inputs, polled by hand.
-    struct Lookups<'a> {
-        running: Option<Pin<Box<dyn Future<Output = Cached> + 'a>>>,
-        hits: usize,
-    }
-
-    impl<'a> Lookups<'a> {
-        fn new(cache: &'a FeatureCache, picture: &'a Picture, inputs: Vec<Wanted>, call: &'a CallContext) -> Self {
-            Self {
-                running: Some(Box::pin(look_up(cache, picture, inputs, call))),
-                hits: 0,
-            }
-        }
-
-        /// Runs until it waits or ends; then it inserts what it missed.
-        fn poll(&mut self) {
-            let Some(running) = &mut self.running else { return };
-            let Poll::Ready(cached) = running.as_mut().poll(&mut Context::from_waker(Waker::noop())) else {
-                return;
-            };
-            self.hits = cached.hits.len();
-            for (_, pending) in cached.misses {
-                pending.insert([0.5; 16].as_slice().into());
-            }
-            self.running = None;
-        }
-    }
-
-    /// Two requests look up three inputs in any order while another request computes one of them and then fails.
-    #[test]
-    fn lookups_of_several_inputs_never_wait_for_each_other() {
-        let [a, b, c] = [HeadInput::Features, HeadInput::Flatten, HeadInput::GlobalMax].map(|input| Wanted {
-            preprocessing: Preset::Torchvision.preprocessing(),
-            input,
-        });
-        let orders = [[a, b, c], [a, c, b], [b, a, c], [b, c, a], [c, a, b], [c, b, a]];
-        let (picture, call) = (Picture::Encoded("a picture".into()), call());
-        for (first, second) in orders.iter().flat_map(|one| orders.iter().map(move |two| (one, two))) {
-            for held in [a, b, c] {
-                let cache = cache();
-                let mut other = Box::pin(look_up(&cache, &picture, vec![held], &call));
-                let Poll::Ready(held) = other.as_mut().poll(&mut Context::from_waker(Waker::noop())) else {
-                    panic!("a lookup of an empty cache waits");
-                };
-                let mut lookups = [first, second].map(|order| Lookups::new(&cache, &picture, order.to_vec(), &call));
-                lookups.iter_mut().for_each(Lookups::poll);
-                assert!(lookups.iter().all(|lookup| lookup.running.is_some()));
-                drop(held);
-                // One gets to the end at once, and then the other.
-                for _ in 0..2 {
-                    lookups.iter_mut().for_each(Lookups::poll);
-                }
-                assert!(
-                    lookups.iter().all(|lookup| lookup.running.is_none()),
-                    "{first:?} {second:?}"
-                );
-                assert_eq!(lookups.iter().map(|lookup| lookup.hits).sum::<usize>(), 3);
-            }
-        }
     }
 }

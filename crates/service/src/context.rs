@@ -3,6 +3,10 @@
 use headswap_engine::{Class, FlowId};
 use tokio::time::Instant;
 
+use super::error::ServiceError;
+
+const REQUEST_ID_BYTES_MAX: usize = 128;
+
 /// The metadata of a call.
 #[derive(Clone, Debug)]
 pub struct CallContext {
@@ -16,4 +20,18 @@ pub struct CallContext {
     pub request_id: String,
     /// The caller's address, for logs; empty if unknown.
     pub peer: String,
+}
+
+impl CallContext {
+    /// Refuses a long identifier, which the logs would repeat.
+    pub(super) fn check_request_id(&self) -> Result<(), ServiceError> {
+        if self.request_id.len() <= REQUEST_ID_BYTES_MAX {
+            return Ok(());
+        }
+        let got = self.request_id.len();
+        Err(ServiceError::invalid(
+            "request_id",
+            format!("it has {got} bytes; the limit is {REQUEST_ID_BYTES_MAX}"),
+        ))
+    }
 }

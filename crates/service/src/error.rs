@@ -51,6 +51,12 @@ pub enum ServiceError {
     Internal(String),
 }
 
+impl ServiceError {
+    pub(super) fn invalid(field: &'static str, message: String) -> Self {
+        Self::Invalid { field, message }
+    }
+}
+
 impl From<HeadError> for ServiceError {
     fn from(error: HeadError) -> Self {
         match error {

@@ -17,7 +17,7 @@ use quick_cache::sync::Cache;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 
-use super::classify::Picture;
+use super::picture::Picture;
 
 /// Bytes of an entry beside its features: the key and the cache's own data.
 const ENTRY_BYTES: usize = 128;

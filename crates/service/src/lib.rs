@@ -5,21 +5,25 @@
 mod app_state;
 mod classify;
 mod context;
+mod embed;
 mod error;
 mod feature_cache;
 pub mod heads;
 mod lifecycle;
 mod model_info;
+mod picture;
 mod requested_heads;
 
 pub use app_state::AppState;
-pub use classify::{Classified, ClassifyQuery, EmbedKind, EmbedQuery, Embedded, HeadAnswer, Picture, Scored, Scores};
+pub use classify::{Classified, ClassifyQuery, HeadAnswer, Scored, Scores};
 pub use context::CallContext;
+pub use embed::{EmbedKind, EmbedQuery, Embedded};
 pub use error::ServiceError;
 pub use feature_cache::{CacheMetrics, FeatureCache};
 pub use heads::{HeadAdmin, HeadAdminParts};
 pub use lifecycle::{Accepted, Lifecycle};
 pub use model_info::ModelInfo;
+pub use picture::Picture;
 
 use std::sync::Arc;
 

@@ -60,6 +60,17 @@ pub enum HeadInput {
 }
 
 impl HeadInput {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Flatten,
+        Self::FlattenHwc,
+        Self::Adaptive7x7,
+        Self::GlobalAverage,
+        Self::GlobalMax,
+        Self::GlobalMaxAverage,
+        Self::Features,
+    ];
+
     /// Returns its name in JSON.
     pub fn name(self) -> &'static str {
         match self {

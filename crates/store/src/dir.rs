@@ -354,23 +354,18 @@ mod tests {
     }
 
     fn info(version: u64, weights: &HeadWeights) -> HeadInfo {
-        HeadInfo {
-            name: HeadName::parse("cats").unwrap(),
+        let annotations = BTreeMap::from([("run".to_owned(), "é\n\"7\"".to_owned())]);
+        let mut info = HeadInfo::of(
+            weights,
+            HeadName::parse("cats").unwrap(),
             version,
-            digest: weights.digest,
-            classes: weights.classes(),
-            spec: Arc::clone(&weights.spec),
-            has_spec: weights.has_spec,
-            assumed: if weights.has_spec {
-                Arc::clone(&weights.assumed)
-            } else {
-                assumed_without_spec()
-            },
-            annotations: BTreeMap::from([("run".to_owned(), "é\n\"7\"".to_owned())]),
-            created_unix_us: 1_700_000_000_000_001,
-            parameters: weights.parameters.keys().cloned().collect(),
-            resident_bytes: weights.bytes(),
+            annotations,
+            1_700_000_000_000_001,
+        );
+        if !info.has_spec {
+            info.assumed = assumed_without_spec();
         }
+        info
     }
 
     fn backbone() -> Digest {

@@ -5,7 +5,6 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use headswap_checkpoint::{Checkpoint, Digest, Parameters, SPEC, StoredDtype, safetensors_header};
 use headswap_heads::{
@@ -93,19 +92,14 @@ fn two_layers() -> HeadWeights {
 }
 
 fn info(version: u64, weights: &HeadWeights) -> HeadInfo {
-    HeadInfo {
-        name: HeadName::parse("cats").unwrap(),
+    let annotations = BTreeMap::from([("run".to_owned(), "7".to_owned())]);
+    HeadInfo::of(
+        weights,
+        HeadName::parse("cats").unwrap(),
         version,
-        digest: weights.digest,
-        classes: weights.classes(),
-        spec: Arc::clone(&weights.spec),
-        has_spec: weights.has_spec,
-        assumed: Arc::clone(&weights.assumed),
-        annotations: BTreeMap::from([("run".to_owned(), "7".to_owned())]),
-        created_unix_us: 1_700_000_000_000_001,
-        parameters: weights.parameters.keys().cloned().collect(),
-        resident_bytes: weights.bytes(),
-    }
+        annotations,
+        1_700_000_000_000_001,
+    )
 }
 
 /// A store in a directory.

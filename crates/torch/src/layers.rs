@@ -95,15 +95,7 @@ mod tests {
             let maps = Tensor::from_slice(&numbers).reshape(shape);
             // Channels last in memory, as convolutions return them.
             let maps = maps.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2]);
-            for input in [
-                HeadInput::Flatten,
-                HeadInput::FlattenHwc,
-                HeadInput::Adaptive7x7,
-                HeadInput::GlobalAverage,
-                HeadInput::GlobalMax,
-                HeadInput::GlobalMaxAverage,
-                HeadInput::Features,
-            ] {
+            for input in HeadInput::ALL {
                 let mut want = Vec::new();
                 for maps in numbers.chunks_exact(area) {
                     pool_maps(input, maps, [height, width], &mut want);

@@ -84,7 +84,7 @@ fn read_draft(path: &Path) -> Result<SpecDraft, CliError> {
         return Err(refused(format!("it is longer than {SPEC_BYTES_MAX} bytes")).into());
     }
     let text = std::fs::read_to_string(path).map_err(|error| ClientError::unreadable(path, error))?;
-    SpecDraft::from_json(&text).map_err(|error| refused(format!("it is no head spec: {error}")).into())
+    SpecDraft::from_json(&text).map_err(|error| refused(format!("it is not a head spec: {error}")).into())
 }
 
 fn output(text: &str) -> Result<Value, String> {

@@ -35,7 +35,7 @@ pub enum HeadFileError {
     Unsupported { name: String, class: String },
     /// The file holds no Linear.
     #[error(
-        "the file holds {held} and no Linear, so it is no head; save the whole model.state_dict(), its classifier included"
+        "the file holds {held} and no Linear, so it is not a head; save the whole model.state_dict(), its classifier included"
     )]
     NoLinear { held: String },
     /// torchvision's weights without a classifier.

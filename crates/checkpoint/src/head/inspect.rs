@@ -72,7 +72,7 @@ pub struct Missing {
 /// Inspects a head's file without reading its tensors.
 ///
 /// # Errors
-/// [`HeadFileError`] if it is no head of VGG16.
+/// [`HeadFileError`] if it is not a head of VGG16.
 pub fn inspect_head(checkpoint: &Checkpoint, architecture: Option<Architecture>) -> Result<Inspection, HeadFileError> {
     let spec = stored_spec(checkpoint)?;
     let plan = plan::plan(checkpoint, architecture, spec.as_ref())?;

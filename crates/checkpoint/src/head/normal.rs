@@ -80,7 +80,7 @@ pub struct HeadReport {
 /// Reads a head of any form.
 ///
 /// # Errors
-/// [`HeadFileError`] if the file is no head of this architecture, or if it does not say what the spec leaves out.
+/// [`HeadFileError`] if the file is not a head of this architecture, or if it does not say what the spec leaves out.
 pub fn read_head(checkpoint: &Checkpoint, options: &HeadOptions<'_>) -> Result<NormalHead, HeadFileError> {
     let spec = effective_spec(checkpoint, options.spec)?;
     let spec = spec.as_ref();

@@ -30,7 +30,7 @@ const WRAPPERS: [&str; 5] = ["module", "_orig_mod", "_forward_module", "model", 
 /// Understands a file. Without an architecture the one that fits is taken.
 ///
 /// # Errors
-/// [`HeadFileError`] for what is no head of VGG16.
+/// [`HeadFileError`] for what is not a head of VGG16.
 pub(super) fn plan<'a>(
     checkpoint: &'a Checkpoint,
     architecture: Option<Architecture>,

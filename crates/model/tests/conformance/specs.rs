@@ -175,16 +175,17 @@ fn run(
     network.forward(&batch, &groups, &wanted).unwrap()
 }
 
+fn place_all(network: &dyn headswap_model::Backend) -> (Vec<PlacedHead>, Vec<CompleteSpec>) {
+    let place = |(parameters, spec)| (network.placer().place(&parameters, &spec).unwrap(), spec);
+    heads().into_iter().map(place).unzip()
+}
+
 /// Each row by itself, all rows in one batch, and from the inputs that the batch returned.
 #[test]
 fn heads_of_any_spec_are_the_same_in_any_mix() {
     for case in CASES {
         let mut network = open(Architecture::Vgg16Narrow, case, 2).0;
-        let (mut placed, mut specs) = (Vec::new(), Vec::new());
-        for (parameters, spec) in heads() {
-            placed.push(network.placer().place(&parameters, &spec).unwrap());
-            specs.push(spec);
-        }
+        let (placed, specs) = place_all(&*network);
         // Two rows of each head; the batch has them mixed.
         let rows: Vec<(usize, usize)> = (0..2 * placed.len()).map(|row| (row * 7 % placed.len(), row)).collect();
         let together = run(&mut *network, &rows, &placed, &specs);
@@ -220,11 +221,7 @@ fn heads_of_any_spec_are_the_same_in_any_mix() {
 fn heads_of_different_specs_share_what_agrees() {
     for case in CASES {
         let mut network = open(Architecture::Vgg16Narrow, case, 2).0;
-        let (mut placed, mut specs) = (Vec::new(), Vec::new());
-        for (parameters, spec) in heads() {
-            placed.push(network.placer().place(&parameters, &spec).unwrap());
-            specs.push(spec);
-        }
+        let (placed, specs) = place_all(&*network);
         let mut passes = |heads: &[usize]| {
             let rows: Vec<(usize, usize)> = heads.iter().map(|&head| (head, 0)).collect();
             let outputs = run(&mut *network, &rows, &placed, &specs);

@@ -60,10 +60,8 @@ fn after(token: &str) -> Result<Option<HeadName>, ServiceError> {
     if token.is_empty() {
         return Ok(None);
     }
-    let name = HeadName::parse(token).map_err(|_| ServiceError::Invalid {
-        field: "page_token",
-        message: "the token is invalid; start without one".into(),
-    })?;
+    let name = HeadName::parse(token)
+        .map_err(|_| ServiceError::invalid("page_token", "the token is invalid; start without one".into()))?;
     Ok(Some(name))
 }
 

@@ -88,7 +88,7 @@ impl SourceSettings {
 }
 
 fn refused(message: String) -> Result<WeightsFile, ServiceError> {
-    Err(ServiceError::Invalid { field: "uri", message })
+    Err(ServiceError::invalid("uri", message))
 }
 
 /// Returns the canonical path and the length of a file below a directory.
