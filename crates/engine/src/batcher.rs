@@ -192,7 +192,7 @@ impl Batcher {
         let entry = decoded
             .entry
             .and_then(|entry| self.metrics.alive(entry, Instant::now()));
-        self.scheduler.decoded(decoded.class, entry);
+        self.scheduler.decoded(decoded.class, decoded.cost, entry);
     }
 
     fn on_loaded(&mut self, loaded: Loaded) {
@@ -326,6 +326,11 @@ fn with_heads(mut entry: Entry, heads: PinnedHeads) -> Option<Entry> {
         return None;
     }
     entry.heads = Heads::Pinned(heads);
+    // A head that was replaced while it was loaded may ask for other pictures than the memory was computed for.
+    if entry.is_encoded() && entry.preprocessings().iter().any(|own| !entry.priced.contains(own)) {
+        entry.answer(Err(EngineError::HeadChanged));
+        return None;
+    }
     Some(entry)
 }
 

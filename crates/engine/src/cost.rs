@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use headswap_spec::PICTURE_SIDE;
+use headswap_spec::{PICTURE_SIDE, Preprocessing};
 
 /// A predicted cost, in hundredths of that of one picture of 224x224 pixels.
 pub type Cost = usize;
@@ -19,6 +19,17 @@ const PICTURE_PIXELS: usize = PICTURE_SIDE * PICTURE_SIDE;
 pub fn picture_cost([height, width]: [u32; 2]) -> Cost {
     let pixels = height as usize * width as usize;
     FIXED_COST + ((PICTURE_COST - FIXED_COST) * pixels).div_ceil(PICTURE_PIXELS)
+}
+
+/// The highest cost of one request: nobody waits longer than for so many pictures because a caller asks much at once.
+pub const REQUEST_COST_MAX: Cost = 32 * PICTURE_COST;
+
+/// Returns the predicted cost of a picture that is prepared in each of these ways.
+pub fn pictures_cost(preprocessings: &[Preprocessing]) -> Cost {
+    let costs = preprocessings.iter();
+    costs
+        .map(|preprocessing| preprocessing.size().map_or(PICTURE_COST, picture_cost))
+        .sum()
 }
 
 /// The time of a forward pass by the number of pictures, interpolated linearly between the measured sizes.

@@ -10,6 +10,7 @@ use headswap_spec::Preprocessing;
 use tokio::sync::mpsc;
 
 use super::class::Class;
+use super::cost::Cost;
 use super::decode_budget::DecodeBudget;
 use super::error::Stage;
 use super::metrics::EngineMetrics;
@@ -45,17 +46,18 @@ impl Decode for PictureDecoder {
     fn decode(&self, bytes: &Bytes, wanted: &[Preprocessing]) -> Result<Vec<Arc<Prepared>>, ImageError> {
         let picture = headswap_image::open(bytes, self.0)?;
         // What is decoded at a part of its size is decoded apart, so that no head's pictures depend on the other heads.
-        let (scaled, whole): (Vec<&Preprocessing>, Vec<&Preprocessing>) = distinct_pictures(wanted)
-            .into_iter()
-            .partition(|preprocessing| picture.is_scaled_for(preprocessing));
-        let mut prepared: Vec<Arc<Prepared>> = Vec::with_capacity(wanted.len());
-        for part in [&scaled, &whole] {
-            if !part.is_empty() {
-                let picture = headswap_image::open(bytes, self.0)?;
-                prepared.extend(picture.prepare(part)?.into_iter().map(Arc::new));
-            }
-        }
-        let distinct = [scaled, whole].concat();
+        let mut distinct = distinct_pictures(wanted);
+        distinct.sort_by_key(|preprocessing| picture.is_scaled_for(preprocessing));
+        let (whole, scaled) =
+            distinct.split_at(distinct.partition_point(|preprocessing| !picture.is_scaled_for(preprocessing)));
+        let mut prepared = if whole.is_empty() || scaled.is_empty() {
+            picture.prepare(&distinct)?
+        } else {
+            let mut prepared = picture.prepare(whole)?;
+            prepared.extend(headswap_image::open(bytes, self.0)?.prepare(scaled)?);
+            prepared
+        };
+        let prepared: Vec<Arc<Prepared>> = prepared.drain(..).map(Arc::new).collect();
         let mut of_each = Vec::with_capacity(wanted.len());
         for preprocessing in wanted {
             let found = distinct.iter().position(|other| other.has_same_picture(preprocessing));
@@ -79,6 +81,7 @@ fn distinct_pictures(wanted: &[Preprocessing]) -> Vec<&Preprocessing> {
 /// A picture that was decoded or refused.
 pub(super) struct Decoded {
     pub class: Class,
+    pub cost: Cost,
     /// The memory to release, in bytes.
     pub memory: u64,
     /// The entry with its pixels; none if the picture was refused and the entry answered.
@@ -111,7 +114,7 @@ impl Decoders {
         let (decode, done, metrics) = (self.decode.clone(), self.done.clone(), self.metrics.clone());
         entry.progress.set(Stage::Decoding);
         tokio::task::spawn_blocking(move || {
-            let (class, memory) = (entry.class(), entry.memory);
+            let (class, cost, memory) = (entry.class(), entry.cost, entry.memory);
             let started = Instant::now();
             let decoded = match &entry.input {
                 Input::Image(bytes) => {
@@ -134,7 +137,12 @@ impl Decoders {
                 }
             };
             // The receiver is dropped only when the runtime shuts down.
-            let _ = done.send(Decoded { class, memory, entry });
+            let _ = done.send(Decoded {
+                class,
+                cost,
+                memory,
+                entry,
+            });
         });
     }
 

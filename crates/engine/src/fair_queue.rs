@@ -5,7 +5,8 @@ use std::collections::{HashMap, VecDeque};
 use super::class::FlowId;
 
 /// Items by flow. Each [`FairQueue::pop`] takes the oldest item of the next flow, so that a flow of many items delays
-/// another flow by at most one item.
+/// another flow by at most one item. A flow of costly items is [charged](FairQueue::charge) turns, which it leaves to the
+/// others.
 #[derive(Debug)]
 pub struct FairQueue<T> {
     flows: HashMap<FlowId, Flow<T>>,
@@ -19,6 +20,8 @@ pub struct FairQueue<T> {
 #[derive(Debug)]
 struct Flow<T> {
     items: VecDeque<T>,
+    /// The turns that it leaves to others.
+    owed: usize,
 }
 
 impl<T> Default for FairQueue<T> {
@@ -36,11 +39,6 @@ impl<T> FairQueue<T> {
     /// The number of items, those of parked flows included.
     pub fn len(&self) -> usize {
         self.len
-    }
-
-    /// Returns true if a flow can be served.
-    pub fn has_active(&self) -> bool {
-        !self.active.is_empty()
     }
 
     /// Adds an item behind the others of its flow.
@@ -73,7 +71,27 @@ impl<T> FairQueue<T> {
             self.active.push_back(id);
         }
         self.len -= 1;
+        self.settle();
         Some(item)
+    }
+
+    /// Makes a flow of which an item was just popped leave so many turns to other flows, while any wait.
+    pub fn charge(&mut self, flow: FlowId, turns: usize) {
+        if let Some(flow) = self.flows.get_mut(&flow) {
+            flow.owed += turns;
+            self.settle();
+        }
+    }
+
+    /// Passes over flows that owe their turn. With no other flow, a flow has soon paid.
+    fn settle(&mut self) {
+        while let Some(&id) = self.active.front()
+            && let Some(flow) = self.flows.get_mut(&id)
+            && flow.owed > 0
+        {
+            flow.owed -= 1;
+            self.active.rotate_left(1);
+        }
     }
 
     /// Puts an item that was just popped back to the front of its flow, which is not served until
@@ -82,6 +100,7 @@ impl<T> FairQueue<T> {
         self.push_front(flow, item);
         self.active.retain(|&active| active != flow);
         self.parked.push_back(flow);
+        self.settle();
     }
 
     /// Serves parked flows again, before the others.
@@ -89,6 +108,7 @@ impl<T> FairQueue<T> {
         while let Some(flow) = self.parked.pop_back() {
             self.active.push_front(flow);
         }
+        self.settle();
     }
 
     /// Removes the items for which `keep` is false.
@@ -100,6 +120,7 @@ impl<T> FairQueue<T> {
         self.active.retain(|flow| self.flows.contains_key(flow));
         self.parked.retain(|flow| self.flows.contains_key(flow));
         self.len = self.flows.values().map(|flow| flow.items.len()).sum();
+        self.settle();
     }
 
     /// Takes every item.
@@ -114,7 +135,10 @@ impl<T> FairQueue<T> {
     fn flow(&mut self, id: FlowId) -> &mut Flow<T> {
         self.flows.entry(id).or_insert_with(|| {
             self.active.push_back(id);
-            Flow { items: VecDeque::new() }
+            Flow {
+                items: VecDeque::new(),
+                owed: 0,
+            }
         })
     }
 }
@@ -162,8 +186,29 @@ mod tests {
             while let Some((flow, number, kept)) = queue.pop() {
                 prop_assert!(kept && last.insert(flow, number).is_none_or(|before| before < number));
             }
-            prop_assert!(!queue.has_active());
+            prop_assert!(queue.peek().is_none());
         }
+    }
+
+    /// Flow 0's items cost as much as four of the others'.
+    #[test]
+    fn a_flow_of_costly_items_gets_fewer_turns() {
+        let mut queue = FairQueue::default();
+        for number in 0..40 {
+            for flow in 0..3 {
+                queue.push_back(flow, (flow, number));
+            }
+        }
+        let mut served = [0; 3];
+        for _ in 0..36 {
+            let (flow, _) = queue.pop().unwrap();
+            queue.charge(flow, if flow == 0 { 3 } else { 0 });
+            served[flow as usize] += 1;
+        }
+        assert_eq!(served, [4, 16, 16]);
+        // Alone, it is served at once.
+        queue.retain(|item| item.0 == 0);
+        assert_eq!(std::iter::from_fn(|| queue.pop()).count(), 36);
     }
 
     #[test]
@@ -176,10 +221,10 @@ mod tests {
         assert_eq!(first, (1, 'a'));
         queue.park(1, first);
         assert_eq!(queue.pop(), Some((2, 'c')));
-        assert_eq!((queue.pop(), queue.len(), queue.has_active()), (None, 2, false));
+        assert_eq!((queue.pop(), queue.len(), queue.peek().is_some()), (None, 2, false));
         // Items added to a parked flow are parked, too.
         queue.push_back(1, (1, 'd'));
-        assert!(!queue.has_active());
+        assert!(queue.peek().is_none());
         queue.unpark();
         assert_eq!(
             std::iter::from_fn(|| queue.pop())

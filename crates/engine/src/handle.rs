@@ -257,7 +257,7 @@ impl Engine {
     pub async fn run(&self, admitted: Admitted, request: Request) -> Result<Answer, EngineError> {
         let preprocessings = request.preprocessings();
         let cost = request.cost(&preprocessings);
-        let memory = self.memory(&request.input, preprocessings).await?;
+        let memory = self.memory(&request.input, preprocessings.clone()).await?;
         let (answer, receiver) = oneshot::channel();
         let progress = Progress::default();
         let deadline = request.deadline;
@@ -266,6 +266,7 @@ impl Engine {
             heads: request.heads.map_or(Heads::Pinned(Vec::new()), Heads::Source),
             wanted: request.wanted,
             cost,
+            priced: preprocessings,
             deadline,
             flow: request.flow,
             admitted,

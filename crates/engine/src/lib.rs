@@ -34,7 +34,7 @@ pub use admission::Admitted;
 pub use calibrate::{Calibration, calibrate, measure};
 pub use class::{Class, FlowId};
 pub use clock::{Clock, SystemClock};
-pub use cost::{Cost, CostTable, PICTURE_COST, picture_cost};
+pub use cost::{Cost, CostTable, PICTURE_COST, REQUEST_COST_MAX, picture_cost, pictures_cost};
 pub use decoders::{Decode, PictureDecoder};
 pub use error::{DECODE_BYTES_MAX, EngineError, Stage, StartError};
 pub use handle::{Engine, EngineSettings, EngineThreads, start};

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::admission::Admitted;
 use super::class::{Class, FlowId};
-use super::cost::{Cost, PICTURE_COST, picture_cost};
+use super::cost::{Cost, PICTURE_COST, pictures_cost};
 use super::error::{EngineError, Stage};
 use super::metrics::Counted;
 use super::scheduler::Scheduled;
@@ -118,11 +118,7 @@ impl Request {
         if matches!(self.input, Input::HeadInputs(_)) {
             return PICTURE_COST;
         }
-        let mut cost = 0;
-        for preprocessing in preprocessings {
-            cost += preprocessing.size().map_or(PICTURE_COST, picture_cost);
-        }
-        cost.max(1)
+        pictures_cost(preprocessings).max(1)
     }
 }
 
@@ -171,6 +167,8 @@ pub(super) struct Entry {
     pub wanted: Vec<Wanted>,
     /// The predicted cost of computing it.
     pub cost: Cost,
+    /// How its pictures were to be prepared when its cost and memory were computed.
+    pub priced: Vec<Preprocessing>,
     pub deadline: Option<Instant>,
     pub flow: FlowId,
     pub admitted: Admitted,
@@ -223,6 +221,14 @@ impl Entry {
             add_distinct(&mut all, wanted.preprocessing);
         }
         all
+    }
+
+    /// Leaves out prepared pictures that neither its heads nor what is wanted need.
+    pub fn leave_out_pictures(&mut self) {
+        let needed = self.preprocessings();
+        if let Input::Prepared(pictures) = &mut self.input {
+            pictures.retain(|picture| needed.contains(&picture.preprocessing));
+        }
     }
 
     /// Makes prepared pictures of raw pixels, for the preprocessings whose pictures have as many.

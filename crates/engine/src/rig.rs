@@ -73,6 +73,7 @@ impl Entries {
             heads,
             wanted: Vec::new(),
             cost: PICTURE_COST,
+            priced: vec![torchvision()],
             deadline: None,
             flow,
             admitted: self.admission.admit(class, None).await.unwrap(),

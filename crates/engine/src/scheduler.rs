@@ -1,8 +1,8 @@
 //! The order in which admitted requests are decoded and computed. Pure: no clock, no tokio.
 //!
 //! Interactive requests come before bulk ones, which keep a share; within a class, flows take turns. Requests wait
-//! encoded: pictures are decoded at most two batches ahead of the devices, and bulk ones at most one, so that an
-//! interactive picture can be decoded before a decoded bulk batch is dispatched.
+//! encoded: pictures of the cost of at most two batches are decoded ahead of the devices, and of bulk ones at most one, to
+//! within one request, so that an interactive picture can be decoded before a decoded bulk batch is dispatched.
 
 use super::class::{Class, FlowId};
 use super::cost::{Cost, CostTable, PICTURE_COST};
@@ -62,8 +62,8 @@ struct ClassQueues<T> {
     ready: FairQueue<Ready<T>>,
     /// The cost of the requests in `ready`.
     ready_cost: Cost,
-    /// The number of pictures that are being decoded, or decoded and waiting for a device.
-    ahead: usize,
+    /// The cost of the requests that are being decoded, or decoded and waiting for a device.
+    ahead: Cost,
 }
 
 #[derive(Debug)]
@@ -89,10 +89,28 @@ impl<T> Default for ClassQueues<T> {
 const JOIN_DIVISOR: u32 = 8;
 
 impl<T: Scheduled> ClassQueues<T> {
-    /// Returns the cost of the request whose turn is next.
+    /// Returns the cost of the request whose turn for a device is next.
     fn next_cost(&self) -> Option<Cost> {
         self.ready.peek().map(|ready| ready.request.cost())
     }
+
+    /// Counts a request of this cost as no longer ready.
+    fn take(&mut self, cost: Cost, decoded: bool) {
+        self.ready_cost -= cost;
+        if decoded {
+            self.ahead -= cost;
+        }
+    }
+
+    /// Returns the cost of the request whose turn for a decode slot is next.
+    fn next_encoded_cost(&self) -> Option<Cost> {
+        self.encoded.peek().map(Scheduled::cost)
+    }
+}
+
+/// Returns the turns that a flow leaves to others for a request of this cost, beside its own.
+fn turns(cost: Cost) -> usize {
+    (cost / PICTURE_COST).saturating_sub(1)
 }
 
 impl<T: Scheduled> Scheduler<T> {
@@ -136,18 +154,18 @@ impl<T: Scheduled> Scheduler<T> {
     /// Returns the next request to decode, unless enough pictures are decoded ahead; `turn` decides about each request
     /// whose turn has come. The caller must pass every returned request to [`Scheduler::decoded`].
     pub fn next_to_decode(&mut self, mut turn: impl FnMut(T) -> Turn<T>) -> Option<T> {
-        let batch = self.limits.max_batch * self.limits.devices;
+        let batches = self.limits.max_batch * self.limits.devices * PICTURE_COST;
         loop {
-            if self.interactive.ahead + self.bulk.ahead >= 2 * batch {
+            if self.interactive.ahead + self.bulk.ahead >= 2 * batches {
                 return None;
             }
-            let bulk_waits = self.bulk.ahead < batch && self.bulk.encoded.has_active();
-            let interactive_waits = self.interactive.encoded.has_active();
-            let class = self.decode_share.pick(interactive_waits, bulk_waits)?;
+            let bulk = self.bulk.next_encoded_cost().filter(|_| self.bulk.ahead < batches);
+            let class = self.decode_share.pick(self.interactive.next_encoded_cost(), bulk)?;
             let queues = self.class_mut(class);
             match turn(queues.encoded.pop()?) {
                 Turn::Take(request) => {
-                    queues.ahead += 1;
+                    queues.ahead += request.cost();
+                    queues.encoded.charge(request.flow(), turns(request.cost()));
                     return Some(request);
                 }
                 Turn::Park(request) => queues.encoded.park(request.flow(), request),
@@ -156,11 +174,11 @@ impl<T: Scheduled> Scheduler<T> {
         }
     }
 
-    /// Ends the decoding of a request of this class; `request` is none if its picture was refused.
-    pub fn decoded(&mut self, class: Class, request: Option<T>) {
+    /// Ends the decoding of a request of this class and cost; `request` is none if its picture was refused.
+    pub fn decoded(&mut self, class: Class, cost: Cost, request: Option<T>) {
         match request {
             Some(request) => self.push_to_device(request, true),
-            None => self.class_mut(class).ahead -= 1,
+            None => self.class_mut(class).ahead -= cost,
         }
     }
 
@@ -188,15 +206,13 @@ impl<T: Scheduled> Scheduler<T> {
         let mut due = 0;
         let mut has_interactive = false;
         while cost < cost_max {
-            let interactive_waits = self.interactive.ready.has_active();
-            let bulk_waits = self.bulk.ready.has_active();
-            let is_joining = has_interactive && !interactive_waits;
-            let next_bulk = self.bulk.next_cost().unwrap_or_default();
-            if is_joining && !self.may_join(due, cost + next_bulk) {
+            let (interactive, bulk) = (self.interactive.next_cost(), self.bulk.next_cost());
+            let is_joining = has_interactive && interactive.is_none();
+            if is_joining && !self.may_join(due, cost + bulk.unwrap_or_default()) {
                 break;
             }
             let share = self.device_share;
-            let Some(class) = self.device_share.pick(interactive_waits, bulk_waits) else {
+            let Some(class) = self.device_share.pick(interactive, bulk) else {
                 break;
             };
             let queues = self.class_mut(class);
@@ -211,8 +227,8 @@ impl<T: Scheduled> Scheduler<T> {
             };
             match turn(request) {
                 Turn::Take(request) => {
-                    queues.ahead -= usize::from(decoded);
-                    queues.ready_cost -= next;
+                    queues.take(next, decoded);
+                    queues.ready.charge(request.flow(), turns(next));
                     batch.push(request);
                     cost += next;
                     has_interactive |= class == Class::Interactive;
@@ -221,10 +237,7 @@ impl<T: Scheduled> Scheduler<T> {
                     }
                 }
                 Turn::Park(request) => queues.ready.park(request.flow(), Ready { request, decoded }),
-                Turn::Leave => {
-                    queues.ahead -= usize::from(decoded);
-                    queues.ready_cost -= next;
-                }
+                Turn::Leave => queues.take(next, decoded),
             }
         }
         batch
@@ -246,8 +259,8 @@ impl<T: Scheduled> Scheduler<T> {
             queues.ready.retain(|ready| {
                 let kept = keep(&ready.request);
                 if !kept {
-                    removed += usize::from(ready.decoded);
                     cost += ready.request.cost();
+                    removed += if ready.decoded { ready.request.cost() } else { 0 };
                 }
                 kept
             });
@@ -262,7 +275,7 @@ impl<T: Scheduled> Scheduler<T> {
         for queues in [&mut self.interactive, &mut self.bulk] {
             drained.extend(queues.encoded.drain());
             for ready in queues.ready.drain() {
-                queues.ahead -= usize::from(ready.decoded);
+                queues.ahead -= if ready.decoded { ready.request.cost() } else { 0 };
                 drained.push(ready.request);
             }
             queues.ready_cost = 0;
@@ -404,11 +417,62 @@ mod tests {
         assert!(urgent.iter().all(|job| job.class == Class::Interactive));
         // After a batch is dispatched, as many more pictures may be decoded.
         for job in granted.into_iter().chain(urgent) {
-            scheduler.decoded(job.class, Some(job));
+            scheduler.decoded(job.class, job.cost, Some(job));
         }
         assert_eq!(scheduler.next_to_decode(take), None);
         let left = scheduler.take_batch(take).len();
         assert_eq!(std::iter::from_fn(|| scheduler.next_to_decode(take)).count(), left);
+    }
+
+    /// Pictures of 150x150 cost less than half; a full batch of them is decoded ahead.
+    #[test]
+    fn a_batch_of_small_pictures_becomes_full() {
+        for class in [Class::Interactive, Class::Bulk] {
+            let mut scheduler = scheduler(4, 10);
+            for number in 0..40 {
+                scheduler.push_encoded(costly_job(class, 1, number, 40));
+            }
+            while let Some(job) = scheduler.next_to_decode(take) {
+                scheduler.decoded(class, job.cost, Some(job));
+            }
+            assert!(scheduler.ready_pictures() >= 4);
+            assert_eq!(scheduler.take_batch(take).len(), 10);
+        }
+    }
+
+    #[test]
+    fn decoded_pictures_of_costly_requests_are_as_few() {
+        let mut scheduler = scheduler(4, 10);
+        for number in 0..40 {
+            scheduler.push_encoded(costly_job(Class::Interactive, 1, number, 5 * PICTURE_COST));
+            scheduler.push_encoded(costly_job(Class::Bulk, 2, number, 5 * PICTURE_COST));
+        }
+        assert_eq!(std::iter::from_fn(|| scheduler.next_to_decode(take)).count(), 2);
+    }
+
+    /// A bulk request that costs as much as 20 gets a twentieth of the turns.
+    #[test]
+    fn bulk_keeps_its_share_by_cost() {
+        let mut scheduler = scheduler(4, 10);
+        let (mut interactive, mut bulk) = (0, 0);
+        for number in 0..400 {
+            while scheduler.interactive.ready.len() < 8 {
+                scheduler.push_ready(job(Class::Interactive, 1, number));
+            }
+            while scheduler.bulk.ready.len() < 2 {
+                scheduler.push_ready(costly_job(Class::Bulk, 9, number, 20 * PICTURE_COST));
+            }
+            for job in scheduler.take_batch(take) {
+                match job.class {
+                    Class::Interactive => interactive += job.cost,
+                    Class::Bulk => bulk += job.cost,
+                }
+            }
+        }
+        assert!(
+            (10 * bulk).abs_diff(interactive + bulk) <= 10 * 20 * PICTURE_COST,
+            "{interactive} {bulk}"
+        );
     }
 
     #[test]
@@ -504,7 +568,7 @@ mod tests {
         #[test]
         fn limits_hold_and_no_request_is_lost(steps in steps(), max_batch in 1usize..6, row_ms in 0u64..3) {
             let mut scheduler = scheduler(max_batch, row_ms);
-            let (mut decoding, mut decoded_waiting) = (Vec::<Job>::new(), Vec::<usize>::new());
+            let (mut decoding, mut decoded_waiting) = (Vec::<Job>::new(), Vec::<Job>::new());
             let (mut pushed, mut left) = (0, Vec::<usize>::new());
             let mut ready = Vec::<Job>::new();
             for step in steps {
@@ -522,12 +586,12 @@ mod tests {
                     Step::Decode => decoding.extend(scheduler.next_to_decode(take)),
                     Step::Decoded { whole } => if let Some(job) = decoding.pop() {
                         if whole {
-                            decoded_waiting.push(job.number);
+                            decoded_waiting.push(job);
                             ready.push(job);
                         } else {
                             left.push(job.number);
                         }
-                        scheduler.decoded(job.class, whole.then_some(job));
+                        scheduler.decoded(job.class, job.cost, whole.then_some(job));
                     },
                     Step::Batch => {
                         let batch = scheduler.take_batch(take);
@@ -553,16 +617,23 @@ mod tests {
                         left.extend(batch.iter().map(|job| job.number));
                     }
                 }
-                decoded_waiting.retain(|number| !left.contains(number));
+                decoded_waiting.retain(|job| !left.contains(&job.number));
                 ready.retain(|job| !left.contains(&job.number));
                 let ready_cost: Cost = ready.iter().map(|job| job.cost).sum();
                 prop_assert_eq!(scheduler.ready_pictures(), ready_cost.div_ceil(PICTURE_COST));
                 prop_assert_eq!(scheduler.ready(), ready.len());
-                let ahead = decoding.len() + decoded_waiting.len();
-                prop_assert!(ahead <= 2 * max_batch);
-                prop_assert_eq!(scheduler.interactive.ahead + scheduler.bulk.ahead, ahead);
-                let bulk = decoding.iter().filter(|job| job.class == Class::Bulk).count();
-                prop_assert!(bulk <= max_batch && scheduler.bulk.ahead <= max_batch);
+                // The limits hold to within one request of each class.
+                let ahead_of = |class: Class| {
+                    let of_class = decoding.iter().chain(&decoded_waiting).filter(move |job| job.class == class);
+                    let costs: Vec<Cost> = of_class.map(|job| job.cost).collect();
+                    (costs.iter().sum::<Cost>(), costs.into_iter().max().unwrap_or_default())
+                };
+                let (interactive, largest_interactive) = ahead_of(Class::Interactive);
+                let (bulk, largest_bulk) = ahead_of(Class::Bulk);
+                let cost_max = max_batch * PICTURE_COST;
+                prop_assert_eq!((scheduler.interactive.ahead, scheduler.bulk.ahead), (interactive, bulk));
+                prop_assert!(interactive + bulk < 2 * cost_max + largest_interactive.max(largest_bulk) || interactive + bulk == 0);
+                prop_assert!(bulk < cost_max + largest_bulk || bulk == 0);
             }
             left.extend(scheduler.drain().iter().map(|job| job.number));
             left.extend(decoding.iter().map(|job| job.number));

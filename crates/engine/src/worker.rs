@@ -122,14 +122,21 @@ impl Worker {
         let heads = entry.pinned().to_vec();
         let mut logits = Vec::new();
         let mut answer = Answer::default();
+        let (input, mut inputs) = (entry.input.clone(), Vec::new());
         if heads.len() > 1 {
             for head in &heads {
                 entry.heads = Heads::Pinned(vec![Arc::clone(head)]);
-
+                entry.input = input.clone();
+                entry.leave_out_pictures();
                 match self.compute(std::slice::from_ref(&entry)) {
                     Ok(computed) => {
                         answer = self.answer_of(0, &entry, &computed);
                         logits.append(&mut answer.logits);
+                        // The first head that computes gives them for all.
+                        if !entry.wanted.is_empty() {
+                            inputs = std::mem::take(&mut answer.inputs);
+                            entry.wanted.clear();
+                        }
                     }
                     // The caller gave up, so the head did not fail.
                     Err(BackendError::NotWanted) => return drop(self.alive(vec![entry])),
@@ -149,6 +156,7 @@ impl Worker {
             entry.answer(Err(error.clone().into()));
         } else {
             answer.logits = logits;
+            answer.inputs = inputs;
             entry.answer(Ok(answer));
         }
     }
@@ -231,7 +239,8 @@ impl Worker {
                 head.set_suspect(false);
             }
             let answer = self.answer_of(index, &entry, &computed);
-            if answer.inputs.iter().all(|input| all_finite(input)) {
+            // One head's inputs that are not finite are no other head's fault.
+            if answer.logits.iter().any(Result::is_ok) || answer.inputs.iter().all(|input| all_finite(input)) {
                 entry.answer(Ok(answer));
             } else {
                 entry.answer(Err(EngineError::NotFinite("features")));
@@ -457,6 +466,65 @@ mod tests {
         assert_eq!(all, [vec![true], vec![false], vec![true]]);
         // The backbone computes, so the device is not lost.
         assert!(!rig.worker.health.is_lost());
+    }
+
+    /// The heads of a failing request are tried with one picture each; the first one's pass also gives what is wanted.
+    #[tokio::test(start_paused = true)]
+    async fn a_failing_head_does_not_repeat_the_others_pictures() {
+        let rows = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&rows);
+        let mut rig = rig_of(backend_of_rows(move |rows, groups, _| {
+            seen.lock().unwrap().push(rows.len());
+            if has(groups, 13) {
+                return Err(failed());
+            }
+            Ok(rows.iter().map(shade).collect())
+        }));
+        let heads = vec![head(2), large_head(3), head(13), large_head(4)];
+        let pictures = vec![picture(torchvision(), 1), picture(large(), 2)];
+        let entry = rig
+            .entries
+            .entry(Class::Interactive, 1, Input::Prepared(pictures), Heads::Pinned(heads));
+        let (mut entry, mut answered) = entry.await;
+        entry.wanted = [large(), torchvision()]
+            .map(|preprocessing| Wanted {
+                preprocessing,
+                input: HeadInput::Features,
+            })
+            .to_vec();
+        rig.worker.answer(vec![entry]);
+        let answer = answered.try_recv().unwrap().unwrap();
+        let first: Vec<Option<f32>> = answer
+            .logits
+            .iter()
+            .map(|logits| logits.as_ref().ok().map(|all| all[0]))
+            .collect();
+        assert_eq!(first, [Some(1.0), Some(2.0), None, Some(2.0)]);
+        assert_eq!(answer.inputs, [[2.0], [1.0]]);
+        // All at once; then the first head with both pictures, and each other with its own.
+        assert_eq!(*rows.lock().unwrap(), [2, 2, 1, 1, 1]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn inputs_that_are_not_finite_fail_only_their_head() {
+        let mut rig = rig_of(backend_of_rows(|rows, _, _| {
+            let value = |row: &InputRow<'_>| if shade(row) == 1.0 { f32::NAN } else { shade(row) };
+            Ok(rows.iter().map(value).collect())
+        }));
+        let pictures = vec![picture(torchvision(), 1), picture(large(), 2)];
+        let heads = Heads::Pinned(vec![head(2), large_head(3)]);
+        let entry = rig
+            .entries
+            .entry(Class::Interactive, 1, Input::Prepared(pictures), heads);
+        let (mut entry, mut answered) = entry.await;
+        entry.wanted = [torchvision(), large()]
+            .map(|preprocessing| Wanted {
+                preprocessing,
+                input: HeadInput::Features,
+            })
+            .to_vec();
+        rig.worker.answer(vec![entry]);
+        assert_eq!(outcomes(&mut answered).unwrap(), [false, true]);
     }
 
     #[tokio::test(start_paused = true)]

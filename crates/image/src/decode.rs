@@ -1,6 +1,7 @@
 //! Decodes a file's bytes to [`Pixels`], or to [`Prepared`] pictures.
 
-use headswap_spec::Preprocessing;
+use bytes::Bytes;
+use headswap_spec::{Preprocessing, Preset};
 
 use super::error::{ImageError, malformed};
 use super::fanout::Fanout;
@@ -8,10 +9,9 @@ use super::format::Format;
 use super::jpeg::Jpeg;
 use super::picture::{Picture, Shape};
 use super::pixels::Pixels;
-use super::plan::{Decoded, ResizePlan};
+use super::plan::Decoded;
 use super::preparation::takes_scaled;
 use super::prepared::Prepared;
-use super::resize::Resizer;
 use super::scaling::{JpegScaling, WHOLE};
 use super::webp::WebP;
 use super::{bmp, foreign, gif, png};
@@ -122,7 +122,7 @@ fn explained(error: ImageError, bytes: &[u8]) -> ImageError {
 impl Opened<'_> {
     /// Returns an upper bound of the memory that [`Opened::decode`] allocates at any time, in bytes.
     pub fn memory(&self) -> u64 {
-        self.picture.memory().saturating_add(self.plan().memory())
+        self.memory_to_prepare(&[&Preset::Torchvision.preprocessing()])
     }
 
     /// Decodes the picture, resizes its short side to 256 and crops the middle 224x224. `docs/pictures.md` states how
@@ -131,14 +131,10 @@ impl Opened<'_> {
     /// # Errors
     /// [`ImageError`] if the picture is damaged or not supported.
     pub fn decode(self) -> Result<Pixels, ImageError> {
-        let mut rows = Resizer::new(&self.plan());
-        let decoded = self.picture.decode(&mut rows);
-        decoded.map_err(|error| explained(error, self.bytes))?;
-        Pixels::from_bytes(rows.finish().into())
-    }
-
-    fn plan(&self) -> ResizePlan {
-        ResizePlan::for_vgg16(self.decoded())
+        match self.prepare(&[&Preset::Torchvision.preprocessing()])?.pop() {
+            Some(Prepared::Bytes { values, .. }) => Pixels::from_bytes(values),
+            Some(Prepared::Floats { .. }) | None => Pixels::from_bytes(Bytes::new()),
+        }
     }
 
     /// Returns the picture as the decoder writes it.

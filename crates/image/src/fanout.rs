@@ -93,12 +93,17 @@ impl RowSink for Fanout {
     }
 }
 
-/// Writes the grey value of each pixel of four bytes, as Pillow's `convert("L")` computes it.
+/// Writes the grey value of each pixel of four bytes.
 fn to_grey(row: &[u8], target: &mut [u8]) {
-    for (grey, [red, green, blue, _]) in target.iter_mut().zip(row.as_chunks().0) {
-        let [red, green, blue] = [*red, *green, *blue].map(u32::from);
-        *grey = ((red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16) as u8;
+    for (target, [red, green, blue, _]) in target.iter_mut().zip(row.as_chunks().0) {
+        *target = grey([*red, *green, *blue]);
     }
+}
+
+/// Returns a pixel's grey value, as Pillow's `convert("L")` computes it.
+pub(super) fn grey(rgb: [u8; 3]) -> u8 {
+    let [red, green, blue] = rgb.map(u32::from);
+    ((red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16) as u8
 }
 
 #[cfg(test)]

@@ -3,8 +3,6 @@
 
 use std::ops::Range;
 
-use headswap_spec::PICTURE_SIDE;
-
 use super::axis::{Axis, Span};
 use super::columns::Columns;
 use super::filter::Filter;
@@ -12,7 +10,7 @@ use super::kernel;
 use super::picture::Shape;
 use super::resize::ROW_START;
 use super::scaling::WHOLE;
-use super::side::{Side, short_side};
+use super::side::Side;
 
 /// The short side after resizing for VGG16.
 pub(super) const SHORT: u32 = 256;
@@ -78,9 +76,10 @@ impl ResizePlan {
     }
 
     /// Returns what torchvision's `Resize(256)` and `CenterCrop(224)` do with a Pillow picture.
+    #[cfg(test)]
     pub(super) fn for_vgg16(decoded: Decoded) -> Self {
-        let resized = short_side(SHORT, decoded.whole);
-        let sides = resized.map(|resized| Side::middle(resized, PICTURE_SIDE as u64));
+        let resized = super::side::short_side(SHORT, decoded.whole);
+        let sides = resized.map(|resized| Side::middle(resized, headswap_spec::PICTURE_SIDE as u64));
         Self::new(decoded, Filter::Bilinear, sides)
     }
 

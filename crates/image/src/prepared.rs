@@ -5,6 +5,8 @@ use std::fmt;
 use bytes::Bytes;
 use headswap_spec::{ChannelOrder, Preprocessing, ValueRange};
 
+use super::fanout::grey;
+
 /// The scale of 0 to 255 to 0 to 1. Values are then divided by 255 rather than multiplied, as torchvision's `ToTensor` does.
 const UNIT: f32 = 1.0 / 255.0;
 /// Keeps a picture of one colour from a division by zero.
@@ -32,10 +34,17 @@ pub enum Prepared {
 
 impl Prepared {
     /// Wraps raw pixels, rows of red, green and blue bytes, as a picture of the preprocessing's size; none if it has another
-    /// number of bytes.
+    /// number of bytes. They become three times their grey value if the preprocessing asks for that.
     pub fn from_pixels(values: Bytes, preprocessing: &Preprocessing) -> Option<Self> {
         let size = preprocessing.size().ok()?.map(|side| side as usize);
-        (size[0] * size[1] * 3 == values.len()).then_some(Self::Bytes { size, values })
+        if size[0] * size[1] * 3 != values.len() {
+            return None;
+        }
+        let values = match preprocessing.channels {
+            ChannelOrder::Grey => values.as_chunks().0.iter().flat_map(|&rgb| [grey(rgb); 3]).collect(),
+            ChannelOrder::Rgb | ChannelOrder::Bgr => values,
+        };
+        Some(Self::Bytes { size, values })
     }
 
     /// Returns height and width, in pixels.
@@ -190,6 +199,24 @@ mod tests {
         Preprocessing {
             normalisation: ValueRange::Standardised,
             ..Preset::Unit.preprocessing()
+        }
+    }
+
+    #[test]
+    fn raw_pixels_become_grey_if_the_preprocessing_asks_for_that() {
+        let pixels: Bytes = [255u8, 0, 0, 0, 255, 0].repeat(224 * 112).into();
+        let rgb = Preset::Unit.preprocessing();
+        assert_eq!(
+            Prepared::from_pixels(pixels.clone(), &rgb).unwrap().normalised(&rgb)[..2],
+            [1.0, 0.0]
+        );
+        let grey = Preprocessing {
+            channels: ChannelOrder::Grey,
+            ..rgb
+        };
+        let input = Prepared::from_pixels(pixels, &grey).unwrap().normalised(&grey);
+        for plane in input.chunks_exact(224 * 224) {
+            assert_eq!(plane[..2], [76.0 / 255.0, 150.0 / 255.0]);
         }
     }
 

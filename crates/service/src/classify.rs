@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use headswap_engine::{Admitted, Answer, CachedInput, EngineError, HeadSource, Input, Request, Stage, Timing, Wanted};
+use headswap_engine::{
+    Admitted, Answer, CachedInput, EngineError, HeadSource, Input, PICTURE_COST, REQUEST_COST_MAX, Request, Stage,
+    Timing, Wanted, pictures_cost,
+};
 use headswap_heads::HeadName;
 use headswap_model::{Answered, Prediction};
 use headswap_spec::{Output, Preprocessing};
@@ -217,6 +220,7 @@ impl AppState {
         outputs: Outputs<'_>,
     ) -> Result<Answer, ServiceError> {
         let preprocessings = outputs.preprocessings();
+        check_cost(&preprocessings)?;
         let input = picture.input(&preprocessings)?;
         // Raw pixels give no inputs for heads whose pictures have another size, so the inputs would not be in order.
         let inputs = match preprocessings.iter().all(|preprocessing| picture.fits(preprocessing)) {
@@ -246,7 +250,10 @@ impl AppState {
         let (wanted, pending): (Vec<Wanted>, Vec<PendingFeatures>) = cached.misses.into_iter().unzip();
         let mut answer = self.engine.run(admitted, outputs.request(call, input, wanted)).await?;
         for (pending, computed) in pending.into_iter().zip(&answer.inputs) {
-            pending.insert(computed.as_slice().into());
+            // Those of an extreme preprocessing may overflow.
+            if computed.iter().all(|value| value.is_finite()) {
+                pending.insert(computed.as_slice().into());
+            }
         }
         if outputs.wanted.is_none() {
             answer.inputs.clear();
@@ -255,17 +262,44 @@ impl AppState {
     }
 }
 
-/// Looks up the inputs of a picture's heads, one after the other.
+/// Looks up the inputs of a picture's heads, one after the other. It waits for inputs that another request computes only
+/// while it has none to compute itself, so that nobody waits for a request that waits.
 async fn look_up(cache: &FeatureCache, picture: &Picture, inputs: Vec<Wanted>, call: &CallContext) -> Cached {
     let key = cache.key(picture).await;
     let mut cached = Cached::default();
-    for of in FeatureCache::in_order(key, inputs) {
+    for of in inputs {
+        if !cached.misses.is_empty() {
+            cached
+                .misses
+                .extend(cache.claim(key, &of, call.class).map(|pending| (of, pending)));
+            continue;
+        }
         match cache.look_up(key, &of, call.class).await {
             Lookup::Hit(values) => cached.hits.push(CachedInput { of, values }),
             Lookup::Miss(pending) => cached.misses.push((of, pending)),
         }
     }
     cached
+}
+
+/// Refuses a request that would keep a device for long.
+fn check_cost(preprocessings: &[Preprocessing]) -> Result<(), ServiceError> {
+    let cost = pictures_cost(preprocessings);
+    if cost <= REQUEST_COST_MAX {
+        return Ok(());
+    }
+    let (ways, pictures, limit) = (
+        preprocessings.len(),
+        cost / PICTURE_COST,
+        REQUEST_COST_MAX / PICTURE_COST,
+    );
+    Err(ServiceError::invalid(
+        "heads",
+        format!(
+            "they prepare the picture in {ways} ways, which cost as much as {pictures} pictures of 224x224; the limit is \
+             {limit}; split the request"
+        ),
+    ))
 }
 
 /// What to return of a head's logits.

@@ -106,11 +106,15 @@ impl FeatureCache {
         })
     }
 
-    /// Returns the inputs of a picture in the order in which a request that wants several looks them up, so that no two
-    /// requests wait for each other.
-    pub(super) fn in_order(picture: PictureKey, mut inputs: Vec<Wanted>) -> Vec<Wanted> {
-        inputs.sort_by_key(|input| picture.of(input));
-        inputs
+    /// Returns an input for the caller to compute, unless the cache has it or another request of this class computes it.
+    pub(super) fn claim(&self, picture: PictureKey, input: &Wanted, class: Class) -> Option<PendingFeatures> {
+        match self.look_up_now(picture.of(input), class) {
+            Ok(Lookup::Miss(pending)) => {
+                self.0.metrics.misses.inc();
+                Some(pending)
+            }
+            Ok(Lookup::Hit(_)) | Err(_) => None,
+        }
     }
 
     /// Looks up an input of heads. If another request of this class is computing it, waits for its result.

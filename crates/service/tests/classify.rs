@@ -29,7 +29,8 @@ use headswap_store::DirStore;
 /// The narrow architecture's features.
 const FEATURES: usize = 128;
 
-/// A backend whose first logit is the height of the picture over 448, and whose others are 1, 2, 3, …
+/// A backend whose first logit is the height of the picture over 448, and 1 more if its levels go from -1 to 1, and whose
+/// others are 1, 2, 3, …
 struct Heights(Arc<Counts>);
 
 /// How often each path of the backend ran.
@@ -46,7 +47,8 @@ fn logits(first: f32, classes: usize) -> Vec<f32> {
 }
 
 fn first_logit(row: &InputRow<'_>) -> f32 {
-    row.picture.size()[0] as f32 / 448.0
+    let is_half = row.preprocessing.normalisation == Preset::Half.preprocessing().normalisation;
+    row.picture.size()[0] as f32 / 448.0 + f32::from(u8::from(is_half))
 }
 
 impl Backend for Heights {
@@ -451,4 +453,64 @@ async fn heads_share_cached_inputs_if_their_preprocessing_has_the_same_numbers()
     let classified = bench.classify(query(&["half", "default", "same"])).await.unwrap();
     assert!(classified.results.iter().all(|result| result.outcome.is_ok()));
     assert_eq!((bench.batches(), bench.hits()), ((2, 2), 3));
+}
+
+/// Returns the first logit of each head.
+async fn first_logits(bench: &Bench, heads: &[&str]) -> Vec<f32> {
+    let asked = ClassifyQuery {
+        include_logits: true,
+        ..query(heads)
+    };
+    let results = bench.classify(asked).await.unwrap().results;
+    results
+        .into_iter()
+        .map(|result| result.outcome.unwrap().logits[0])
+        .collect()
+}
+
+/// Each head gets its own input, whichever of them are cached.
+#[tokio::test]
+async fn cached_and_computed_inputs_reach_their_own_heads() {
+    for cached in ["default", "half"] {
+        let bench = Bench::new(&[("same", 2, SAME), ("half", 2, HALF)]).await;
+        first_logits(&bench, &[cached]).await;
+        // One is cached, the other is not; then both are.
+        for _ in 0..2 {
+            assert_eq!(
+                first_logits(&bench, &["half", "same", "default"]).await,
+                [1.5, 0.5, 0.5],
+                "{cached}"
+            );
+            assert_eq!(first_logits(&bench, &["default", "half"]).await, [0.5, 1.5], "{cached}");
+        }
+        // A batch of at most one picture has a part for each of two.
+        assert_eq!(bench.batches(), (3, 3));
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_costs_too_much_is_refused_with_what_to_do() {
+    let spec = |side: usize| {
+        format!(r#"{{"preprocessing": {{"resize": {{"stretch": [512, {side}]}}, "scale": 1}}, "output": "softmax"}}"#)
+    };
+    let specs: Vec<(String, String)> = (0..7).map(|head| (format!("head{head}"), spec(512 - head))).collect();
+    let heads: Vec<(&str, usize, &str)> = specs.iter().map(|(name, spec)| (&**name, 2, &**spec)).collect();
+    let bench = Bench::new(&heads).await;
+    let picture = || Some(Picture::Encoded(bytes::Bytes::from_static(b"no picture")));
+    let asked = |count: usize| ClassifyQuery {
+        picture: picture(),
+        heads: specs[..count].iter().map(|(name, _)| name.clone()).collect(),
+        ..ClassifyQuery::default()
+    };
+    let error = bench.classify(asked(7)).await.unwrap_err();
+    assert!(matches!(error, ServiceError::Invalid { field: "heads", .. }), "{error}");
+    assert!(
+        error.to_string().contains("the limit is 32; split the request"),
+        "{error}"
+    );
+    // Six cost less, so the picture is looked at.
+    assert!(!matches!(
+        bench.classify(asked(6)).await.unwrap_err(),
+        ServiceError::Invalid { .. }
+    ));
 }
