@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::entry::TensorEntry;
 use super::error::CheckpointError;
 use super::format::{CheckpointFormat, detect};
+use super::graph::Graph;
 use super::module::Module;
 use super::names::{self, Naming};
 use super::source::Source;
@@ -31,6 +32,7 @@ pub struct Checkpoint {
     naming: Naming,
     selected: Option<String>,
     modules: Vec<Module>,
+    graph: Option<Graph>,
     label_lists: Vec<(String, Vec<String>)>,
 }
 
@@ -43,6 +45,8 @@ pub(super) struct Headers {
     /// The key that was asked for, unless it is a dictionary's.
     pub selected: Option<String>,
     pub modules: Vec<Module>,
+    /// `Some` if the modules are all that the network computes.
+    pub graph: Option<Graph>,
     /// Class names, by the path of keys to them.
     pub label_lists: Vec<(String, Vec<String>)>,
 }
@@ -118,6 +122,11 @@ impl Checkpoint {
         &self.modules
     }
 
+    /// What the file says of the whole network, if it says all that it computes.
+    pub fn graph(&self) -> Option<&Graph> {
+        self.graph.as_ref()
+    }
+
     /// The lists of class names that a training script saved beside the network, each with the path of keys to it:
     /// `class_to_idx`, `hyper_parameters.classes` and others. Only lists of text and complete mappings.
     pub fn label_lists(&self) -> Vec<(String, Vec<String>)> {
@@ -166,6 +175,7 @@ impl Checkpoint {
             container,
             selected,
             modules,
+            graph,
             label_lists,
         } = match format {
             CheckpointFormat::Safetensors => safetensors::open(&source, key),
@@ -195,6 +205,7 @@ impl Checkpoint {
             naming,
             selected,
             modules,
+            graph,
             label_lists,
         })
     }

@@ -15,6 +15,7 @@ mod fit;
 mod foreign;
 mod format;
 mod gather;
+mod graph;
 mod head;
 mod label_lists;
 mod module;
@@ -43,6 +44,7 @@ pub use entry::TensorEntry;
 pub use error::CheckpointError;
 pub use fit::{Misfit, fit_backbone, fit_head};
 pub use format::CheckpointFormat;
+pub use graph::Graph;
 pub use head::{
     Finding, HeadFileError, HeadOptions, HeadReport, InspectedModule, Inspection, Missing, NormalHead, SPEC,
     inspect_head, read_backbone, read_head, write_head,

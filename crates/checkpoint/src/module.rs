@@ -24,6 +24,8 @@ pub enum ModuleKind {
         /// What is added to the variance.
         eps: f64,
     },
+    /// x times a weight plus a bias, one of each for every channel.
+    Affine,
     /// `nn.ReLU`.
     Relu,
     /// `nn.LeakyReLU`.
@@ -53,8 +55,12 @@ pub enum ModuleKind {
     LogSoftmax,
     /// `nn.Dropout` and its kin, which do nothing outside of training.
     Dropout,
-    /// `nn.Flatten` from the first dimension after the batch's to the last.
-    Flatten,
+    /// All dimensions but the batch's become one: `nn.Flatten`, Keras's `Flatten`.
+    Flatten {
+        /// True if a map's values follow each other by row, column and channel, as in Keras; else by channel, row and
+        /// column.
+        channels_last: bool,
+    },
     /// `nn.Identity`.
     Identity,
     /// `nn.MaxPool2d` of 2 x 2 places that do not overlap, without padding.
@@ -83,6 +89,7 @@ impl ModuleKind {
             Self::Linear => "Linear",
             Self::Conv2d { .. } => "Conv2d",
             Self::BatchNorm { .. } => "BatchNorm",
+            Self::Affine => "Affine",
             Self::Relu => "ReLU",
             Self::LeakyRelu { .. } => "LeakyReLU",
             Self::Elu { .. } => "ELU",
@@ -93,7 +100,7 @@ impl ModuleKind {
             Self::Softmax => "Softmax",
             Self::LogSoftmax => "LogSoftmax",
             Self::Dropout => "Dropout",
-            Self::Flatten => "Flatten",
+            Self::Flatten { .. } => "Flatten",
             Self::Identity => "Identity",
             Self::MaxPool => "MaxPool2d",
             Self::AdaptiveAveragePool { .. } => "AdaptiveAvgPool2d",

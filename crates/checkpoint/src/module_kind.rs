@@ -4,6 +4,9 @@ use super::module::ModuleKind;
 use super::pickle::{Objects, Ref, Value};
 use super::text::excerpt;
 
+/// PyTorch's maps have their channels first.
+const FLATTEN: ModuleKind = ModuleKind::Flatten { channels_last: false };
+
 /// The attributes of a layer.
 pub(super) enum Attributes<'a> {
     /// Those of a pickled object.
@@ -27,11 +30,7 @@ pub(super) fn needs_attributes(class: &str) -> bool {
 fn known(class: &str, attributes: &Attributes<'_>) -> Option<ModuleKind> {
     let (module, name) = class.rsplit_once('.')?;
     if module == "torchvision.models.vgg" && name == "VGG" || module == "fastai.layers" && name == "Flatten" {
-        return Some(if name == "VGG" {
-            ModuleKind::Container
-        } else {
-            ModuleKind::Flatten
-        });
+        return Some(if name == "VGG" { ModuleKind::Container } else { FLATTEN });
     }
     if name == "OptimizedModule" && module.starts_with("torch._dynamo") {
         return Some(ModuleKind::Container);
@@ -65,7 +64,7 @@ fn known(class: &str, attributes: &Attributes<'_>) -> Option<ModuleKind> {
         "Dropout" | "Dropout1d" | "Dropout2d" | "Dropout3d" | "AlphaDropout" | "FeatureAlphaDropout" => {
             ModuleKind::Dropout
         }
-        "Flatten" if attributes.flattens_all() => ModuleKind::Flatten,
+        "Flatten" if attributes.flattens_all() => FLATTEN,
         "Identity" => ModuleKind::Identity,
         "MaxPool2d" if attributes.halves() => ModuleKind::MaxPool,
         "AdaptiveAvgPool2d" => ModuleKind::AdaptiveAveragePool {

@@ -17,7 +17,7 @@ fn network() -> Vec<(&'static str, ModuleKind)> {
         ("features.2", ModuleKind::Relu),
         ("features.3", ModuleKind::MaxPool),
         ("pool", ModuleKind::AdaptiveAveragePool { size: [2, 2] }),
-        ("flat", ModuleKind::Flatten),
+        ("flat", ModuleKind::Flatten { channels_last: false }),
         ("classifier", ModuleKind::Container),
         ("classifier.fc1", ModuleKind::Linear),
         ("classifier.relu", ModuleKind::LeakyRelu { slope: 0.2 }),

@@ -3,6 +3,7 @@
 
 mod architecture;
 mod bounded;
+mod channel_transform;
 mod complete_spec;
 mod describe;
 mod error;
@@ -15,6 +16,7 @@ mod spec_draft;
 mod step;
 
 pub use architecture::{Architecture, Layer, LayerKind};
+pub use channel_transform::ChannelTransform;
 pub use complete_spec::CompleteSpec;
 pub use describe::describe_layers;
 pub use error::SpecError;

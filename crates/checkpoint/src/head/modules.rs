@@ -21,6 +21,8 @@ pub(super) struct Said {
 #[derive(Debug)]
 pub(super) struct Modules<'a> {
     modules: &'a [Module],
+    /// True if they are all that the network computes, in order.
+    is_graph: bool,
     places: HashMap<&'a str, usize>,
 }
 
@@ -47,12 +49,16 @@ fn unlike(module: &Module, expected: &'static str) -> HeadFileError {
 }
 
 impl<'a> Modules<'a> {
-    pub fn new(modules: &'a [Module]) -> Self {
+    pub fn new(modules: &'a [Module], is_graph: bool) -> Self {
         let mut places = HashMap::with_capacity(modules.len());
         for (place, module) in modules.iter().enumerate() {
             places.entry(module.path.as_str()).or_insert(place);
         }
-        Self { modules, places }
+        Self {
+            modules,
+            is_graph,
+            places,
+        }
     }
 
     /// The place of a module in the order of definition.
@@ -94,7 +100,7 @@ impl<'a> Modules<'a> {
             }
             let layer = self.layer_of(part)?;
             if layer == HeadLayer::Linear {
-                if is_joined {
+                if is_joined && !self.is_graph {
                     return None;
                 }
                 is_joined = true;
@@ -220,6 +226,7 @@ impl<'a> Modules<'a> {
             (PartKind::BatchNorm { .. }, ModuleKind::BatchNorm { eps }) => {
                 Some(HeadLayer::BatchNorm(Some(*eps as f32)))
             }
+            (PartKind::Affine { .. }, ModuleKind::Affine) => Some(HeadLayer::Affine),
             _ => None,
         }
     }
@@ -289,13 +296,18 @@ impl<'a> Modules<'a> {
         (Some(layers), output)
     }
 
-    /// Where the head stands, by the last pooling before it.
-    fn input(&self, first: &str) -> Option<HeadInput> {
+    /// Where the head stands, by the last pooling before it, or by how a graph flattens the map.
+    pub fn input(&self, first: &str) -> Option<HeadInput> {
         let mut input = None;
         let mut concatenated = None;
+        let mut is_map = true;
         for module in &self.modules[..self.place(first)?] {
             let pooled = match &module.kind {
                 ModuleKind::Conv2d { .. } | ModuleKind::Linear => None,
+                ModuleKind::Flatten { channels_last } if self.is_graph && is_map => match channels_last {
+                    true => Some(HeadInput::FlattenHwc),
+                    false => Some(HeadInput::Flatten),
+                },
                 ModuleKind::AdaptiveAveragePool { size: [7, 7] } => Some(HeadInput::Adaptive7x7),
                 ModuleKind::AdaptiveAveragePool { size: [1, 1] } => Some(HeadInput::GlobalAverage),
                 ModuleKind::AdaptiveMaxPool { size: [1, 1] } => Some(HeadInput::GlobalMax),
@@ -310,6 +322,7 @@ impl<'a> Modules<'a> {
             if concatenated.is_none_or(|path| path == module.path || !is_within(&module.path, path)) {
                 input = pooled;
             }
+            is_map = matches!(module.kind, ModuleKind::Conv2d { .. });
         }
         input
     }
@@ -327,10 +340,10 @@ impl<'a> Modules<'a> {
             ModuleKind::Tanh => HeadLayer::Tanh,
             ModuleKind::Sigmoid => return Some(Step::Probabilities(Output::Sigmoid)),
             ModuleKind::Softmax | ModuleKind::LogSoftmax => return Some(Step::Probabilities(Output::Softmax)),
-            ModuleKind::Dropout | ModuleKind::Flatten | ModuleKind::Identity | ModuleKind::Container => {
+            ModuleKind::Dropout | ModuleKind::Flatten { .. } | ModuleKind::Identity | ModuleKind::Container => {
                 return Some(Step::Nothing);
             }
-            ModuleKind::Linear | ModuleKind::Conv2d { .. } | ModuleKind::BatchNorm { .. } => {
+            ModuleKind::Linear | ModuleKind::Conv2d { .. } | ModuleKind::BatchNorm { .. } | ModuleKind::Affine => {
                 return Some(Step::Parameters);
             }
             ModuleKind::MaxPool | ModuleKind::AdaptiveAveragePool { .. } | ModuleKind::AdaptiveMaxPool { .. } => {
@@ -347,6 +360,9 @@ impl<'a> Modules<'a> {
 
     /// Returns true if both are in one Sequential, directly or in others within it.
     fn is_sequential(&self, first: &str, second: &str) -> bool {
+        if self.is_graph {
+            return true;
+        }
         let mut around = parent(first);
         while !is_within(second, around) {
             if !self.is_container(around) {
@@ -410,7 +426,7 @@ mod tests {
             });
         }
         let parts: Vec<&Part<'_>> = parts.iter().collect();
-        let said = Modules::new(&network).read(&parts);
+        let said = Modules::new(&network, false).read(&parts);
         assert_eq!((said.layers.as_deref(), said.output), (layers, output), "{modules:?}");
     }
 
@@ -506,7 +522,7 @@ mod tests {
             network.push(Module { path, kind });
         }
         let second = (modules[0].len() + 1).to_string();
-        let checked = Modules::new(&network).check_convolutions(&[("0", false), (&second, true)]);
+        let checked = Modules::new(&network, false).check_convolutions(&[("0", false), (&second, true)]);
         match (checked, expected) {
             (Ok(()), Ok(())) => {}
             (Err(error), Err(part)) => assert!(error.to_string().contains(part), "{error}"),
@@ -564,7 +580,7 @@ mod tests {
                 ("", M::Container),
                 ("pool", gap.clone()),
                 ("head", M::Container),
-                ("head.0", M::Flatten),
+                ("head.0", M::Flatten { channels_last: false }),
                 ("head.1", activation),
                 ("head.2", M::Linear),
             ];
@@ -585,7 +601,7 @@ mod tests {
         ];
         let network = network(&modules);
         assert_eq!(
-            Modules::new(&network).unread("features.28", "head.1"),
+            Modules::new(&network, false).unread("features.28", "head.1"),
             ["head.0 (LayerNorm)"]
         );
     }
@@ -615,7 +631,7 @@ mod tests {
             (&average, "fc", Some(HeadInput::GlobalAverage)),
             (&none, "fc", None),
         ] {
-            assert_eq!(Modules::new(&network(modules)).input(first), input);
+            assert_eq!(Modules::new(&network(modules), false).input(first), input);
         }
     }
 }

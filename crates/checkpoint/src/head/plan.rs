@@ -36,7 +36,7 @@ pub(super) fn plan<'a>(
     architecture: Option<Architecture>,
     spec: Option<&HeadSpec>,
 ) -> Result<Plan<'a>, HeadFileError> {
-    let modules = Modules::new(checkpoint.modules());
+    let modules = Modules::new(checkpoint.modules(), checkpoint.graph().is_some());
     let parts = part::parts(checkpoint, &modules)?;
     let network = network::find(&parts)?;
     let architecture = agreed(&parts, &network, architecture)?;
