@@ -1,10 +1,14 @@
 //! One tensor of a checkpoint: its names, its shape, and where its elements are in the file.
 
+use std::sync::Arc;
+
 use half::{bf16, f16};
 use safetensors::Dtype;
 
+use super::chunks::Chunks;
 use super::error::CheckpointError;
 use super::gather;
+use super::scatter::Elements;
 use super::source::Source;
 use super::sparse::Sparse;
 use super::stream::Packed;
@@ -52,6 +56,8 @@ pub(super) struct Layout {
     pub encoding: Encoding,
     /// The stored elements of a sparse tensor, whose other fields are not used.
     pub sparse: Option<Box<Sparse>>,
+    /// The chunks of which the tensor is a view. They are as if contiguous for `strides`, and `start` is that of the first.
+    pub chunks: Option<Arc<Chunks>>,
 }
 
 impl Layout {
@@ -140,6 +146,7 @@ impl TensorEntry {
                 }),
                 encoding: storage.encoding,
                 sparse: None,
+                chunks: None,
             },
         })
     }
@@ -162,6 +169,7 @@ impl TensorEntry {
                 strides: None,
                 encoding: Encoding::default(),
                 sparse: Some(Box::new(sparse)),
+                chunks: None,
             },
         })
     }
@@ -183,10 +191,19 @@ impl TensorEntry {
             dtype: self.dtype,
         })?;
         let item = item_bytes(self.dtype).unwrap_or(1);
-        let values = match (&self.layout.sparse, &self.layout.strides) {
-            (Some(sparse), _) => sparse.densify(self, source, widen, throttle)?,
-            (None, None) => self.read_contiguous(source, item, widen, throttle)?,
-            (None, Some(strides)) => gather::gather(self, source, item, widen, strides)?,
+        let Layout {
+            sparse,
+            chunks,
+            strides,
+            ..
+        } = &self.layout;
+        let values = match (sparse, chunks, strides) {
+            (Some(sparse), _, _) => sparse.densify(self, source, widen, throttle)?,
+            (None, Some(chunks), _) => chunks.read(self, source, widen, throttle)?,
+            (None, None, None) => self.read_contiguous(source, item, widen, throttle)?,
+            (None, None, Some(strides)) => {
+                gather::gather(self, source, Elements { bytes: item, widen }, strides, throttle)?
+            }
         };
         let finite = values.chunks(FINITE_BLOCK).all(|block| {
             throttle.pause();

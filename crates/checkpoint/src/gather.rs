@@ -4,10 +4,12 @@ use std::io::{self, Read};
 
 use bytes::Bytes;
 
-use super::entry::{Encoding, TensorEntry, Widen, extent, refused};
+use super::entry::{Encoding, TensorEntry, extent, refused};
 use super::error::CheckpointError;
+use super::scatter::{Elements, Filling, Region, Scatter};
 use super::source::Source;
 use super::stream::{Latin1, Stream};
+use super::throttle::Throttle;
 
 /// Bytes that are decoded at once: a multiple of every element's size.
 const BLOCK_BYTES: usize = 64 * 1024;
@@ -21,8 +23,47 @@ const WINDOW_BYTES: u64 = 4096;
 pub(super) fn gather(
     entry: &TensorEntry,
     source: &Source,
-    item: usize,
-    widen: Widen,
+    elements: Elements,
+    strides: &[(usize, usize)],
+    throttle: &Throttle,
+) -> Result<Vec<f32>, CheckpointError> {
+    match Scatter::dense(strides) {
+        Some(scatter) => reorder(entry, source, elements, &scatter, throttle),
+        None => pick(entry, source, elements, strides),
+    }
+}
+
+/// Reads a view without gaps: the storage in its own order, block by block.
+fn reorder(
+    entry: &TensorEntry,
+    source: &Source,
+    elements: Elements,
+    scatter: &Scatter,
+    throttle: &Throttle,
+) -> Result<Vec<f32>, CheckpointError> {
+    let count = entry.elements();
+    let sizes = [count / scatter.row_elements(), scatter.row_elements()];
+    let region = Region {
+        storage: &sizes,
+        origin: &[0, 0],
+        sizes: &sizes,
+    };
+    let encoding = entry.layout.encoding;
+    let mut filling = Filling::new(count, scatter, elements, throttle);
+    let read = decoded(source, entry.layout.start, encoding, (count * elements.bytes) as u64)
+        .and_then(|mut reader| filling.read(&region, &mut reader));
+    match read {
+        Err(error) if encoding == Encoding::default() => Err(error.into()),
+        Err(error) => Err(entry.undecodable(error)),
+        Ok(()) => Ok(filling.finish()),
+    }
+}
+
+/// Reads any view, element by element.
+fn pick(
+    entry: &TensorEntry,
+    source: &Source,
+    Elements { bytes: item, widen }: Elements,
     strides: &[(usize, usize)],
 ) -> Result<Vec<f32>, CheckpointError> {
     let (sizes, steps): (Vec<usize>, Vec<usize>) = strides.iter().copied().unzip();
@@ -104,20 +145,9 @@ pub(super) fn decode_blocks(
     start: u64,
     encoding: Encoding,
     bytes: u64,
-    each: impl FnMut(&[u8]),
+    mut each: impl FnMut(&[u8]),
 ) -> io::Result<()> {
-    let mut stream = match encoding.packed {
-        None => Stream::plain(source, 0, source.length()),
-        Some(packed) => Stream::inflated(source, packed),
-    };
-    stream.skip(start)?;
-    match encoding.latin1_bytes {
-        None => read_blocks(stream, bytes, each),
-        Some(length) => read_blocks(Latin1(io::BufReader::new(stream.take(length))), bytes, each),
-    }
-}
-
-fn read_blocks(mut reader: impl Read, bytes: u64, mut each: impl FnMut(&[u8])) -> io::Result<()> {
+    let mut reader = decoded(source, start, encoding, bytes)?;
     let mut block = vec![0; BLOCK_BYTES.min(bytes as usize)];
     let mut left = bytes;
     while left > 0 {
@@ -129,6 +159,19 @@ fn read_blocks(mut reader: impl Read, bytes: u64, mut each: impl FnMut(&[u8])) -
     Ok(())
 }
 
+/// Returns `bytes` decoded bytes from the offset `start`.
+fn decoded(source: &Source, start: u64, encoding: Encoding, bytes: u64) -> io::Result<Box<dyn Read + '_>> {
+    let mut stream = match encoding.packed {
+        None => Stream::plain(source, 0, source.length()),
+        Some(packed) => Stream::inflated(source, packed),
+    };
+    stream.skip(start)?;
+    Ok(match encoding.latin1_bytes {
+        None => Box::new(stream.take(bytes)),
+        Some(length) => Box::new(Latin1(io::BufReader::new(stream.take(length)))),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -136,7 +179,6 @@ mod tests {
     use safetensors::Dtype;
 
     use super::super::entry::{Storage, StorageView};
-    use super::super::throttle::Throttle;
     use super::*;
 
     #[test]

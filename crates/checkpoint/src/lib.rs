@@ -7,6 +7,7 @@
 
 mod candidate;
 mod checkpoint;
+mod chunks;
 mod cursor;
 mod digest;
 mod entry;
@@ -16,6 +17,7 @@ mod foreign;
 mod format;
 mod gather;
 mod graph;
+mod hdf5;
 mod head;
 mod label_lists;
 mod module;
@@ -26,6 +28,7 @@ mod network;
 mod pickle;
 mod plain_pickle;
 mod safetensors;
+mod scatter;
 mod source;
 mod sparse;
 mod state_dict;
@@ -45,6 +48,8 @@ pub use error::CheckpointError;
 pub use fit::{Misfit, fit_backbone, fit_head};
 pub use format::CheckpointFormat;
 pub use graph::Graph;
+#[doc(hidden)]
+pub use hdf5::Hdf5Listing;
 pub use head::{
     Finding, HeadFileError, HeadOptions, HeadReport, InspectedModule, Inspection, Missing, NormalHead, SPEC,
     inspect_head, read_backbone, read_head, write_head,
