@@ -4,9 +4,9 @@ use std::io::{self, Read};
 
 use flate2::read::ZlibDecoder;
 
-use super::entry::{TensorEntry, Widen, item_bytes, refused};
+use super::entry::{Elements, TensorEntry, refused};
 use super::error::CheckpointError;
-use super::scatter::{Elements, Filling, Region, Scatter};
+use super::scatter::{Filling, Region, Scatter};
 use super::source::Source;
 use super::stream::Stream;
 use super::throttle::Throttle;
@@ -66,17 +66,13 @@ impl Chunks {
         &self,
         entry: &TensorEntry,
         source: &Source,
-        widen: Widen,
+        elements: Elements,
         throttle: &Throttle,
     ) -> Result<Vec<f32>, CheckpointError> {
         let scatter = match &entry.layout.strides {
             None => Scatter::identity(entry.elements()),
             Some(strides) => Scatter::dense(strides)
                 .ok_or_else(|| refused(&entry.name, "is a view with gaps of a tensor in chunks"))?,
-        };
-        let elements = Elements {
-            bytes: item_bytes(entry.dtype).unwrap_or(1),
-            widen,
         };
         let mut filling = Filling::new(entry.elements(), &scatter, elements, throttle);
         let mut origin = vec![0; self.sizes.len()];

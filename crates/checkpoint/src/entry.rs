@@ -8,7 +8,6 @@ use safetensors::Dtype;
 use super::chunks::Chunks;
 use super::error::CheckpointError;
 use super::gather;
-use super::scatter::Elements;
 use super::source::Source;
 use super::sparse::Sparse;
 use super::stream::Packed;
@@ -186,11 +185,10 @@ impl TensorEntry {
 
     /// Returns the values as f32, in row-major order.
     pub(super) fn read(&self, source: &Source, throttle: &Throttle) -> Result<HostTensor, CheckpointError> {
-        let widen = widen(self.dtype).ok_or_else(|| CheckpointError::Dtype {
+        let elements = elements(self.dtype).ok_or_else(|| CheckpointError::Dtype {
             name: excerpt(&self.name),
             dtype: self.dtype,
         })?;
-        let item = item_bytes(self.dtype).unwrap_or(1);
         let Layout {
             sparse,
             chunks,
@@ -198,12 +196,10 @@ impl TensorEntry {
             ..
         } = &self.layout;
         let values = match (sparse, chunks, strides) {
-            (Some(sparse), _, _) => sparse.densify(self, source, widen, throttle)?,
-            (None, Some(chunks), _) => chunks.read(self, source, widen, throttle)?,
-            (None, None, None) => self.read_contiguous(source, item, widen, throttle)?,
-            (None, None, Some(strides)) => {
-                gather::gather(self, source, Elements { bytes: item, widen }, strides, throttle)?
-            }
+            (Some(sparse), _, _) => sparse.densify(self, source, elements.widen, throttle)?,
+            (None, Some(chunks), _) => chunks.read(self, source, elements, throttle)?,
+            (None, None, None) => self.read_contiguous(source, elements, throttle)?,
+            (None, None, Some(strides)) => gather::gather(self, source, elements, strides, throttle)?,
         };
         let finite = values.chunks(FINITE_BLOCK).all(|block| {
             throttle.pause();
@@ -222,8 +218,7 @@ impl TensorEntry {
     fn read_contiguous(
         &self,
         source: &Source,
-        item: usize,
-        widen: Widen,
+        Elements { bytes: item, widen }: Elements,
         throttle: &Throttle,
     ) -> Result<Vec<f32>, CheckpointError> {
         let count = self.elements();
@@ -290,11 +285,20 @@ pub(super) fn item_bytes(dtype: Dtype) -> Option<usize> {
     bits.is_multiple_of(8).then_some(bits / 8)
 }
 
+/// How elements are stored.
+#[derive(Clone, Copy)]
+pub(super) struct Elements {
+    /// The bytes of one.
+    pub bytes: usize,
+    pub widen: Widen,
+}
+
 /// Appends little-endian elements, converted to f32.
 pub(super) type Widen = fn(&[u8], &mut Vec<f32>);
 
-fn widen(dtype: Dtype) -> Option<Widen> {
-    Some(match dtype {
+/// Returns how elements of this type are stored, if they are read.
+pub(super) fn elements(dtype: Dtype) -> Option<Elements> {
+    let widen: Widen = match dtype {
         Dtype::F32 => |bytes, values| values.extend(bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b))),
         Dtype::F16 => {
             |bytes, values| values.extend(bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()))
@@ -304,5 +308,7 @@ fn widen(dtype: Dtype) -> Option<Widen> {
         }
         Dtype::F64 => |bytes, values| values.extend(bytes.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b) as f32)),
         _ => return None,
-    })
+    };
+    let bytes = item_bytes(dtype)?;
+    Some(Elements { bytes, widen })
 }

@@ -2,7 +2,7 @@
 
 use std::io::{self, Read};
 
-use super::entry::Widen;
+use super::entry::Elements;
 use super::throttle::Throttle;
 
 /// Elements that are read at once. As f32 they fit into a core's cache, and a block of a Linear with 4096 columns has 64
@@ -63,14 +63,6 @@ impl Scatter {
         }
         place
     }
-}
-
-/// How elements are stored.
-#[derive(Clone, Copy)]
-pub(super) struct Elements {
-    /// The bytes of one.
-    pub bytes: usize,
-    pub widen: Widen,
 }
 
 /// A box of a storage's elements that are stored one after the other.

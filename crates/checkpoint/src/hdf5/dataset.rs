@@ -10,7 +10,7 @@ use super::super::error::CheckpointError;
 use super::super::text::excerpt;
 use super::attribute::{Attribute, attributes};
 use super::datatype::{Class, Datatype};
-use super::error::{Hdf5Error, REMEDY, Result, damaged, unsupported};
+use super::error::{Hdf5Error, PACKED_REMEDY, REMEDY, Result, damaged, unsupported};
 use super::global_heap::GlobalHeap;
 use super::image::Image;
 use super::layout::{ChunkedLayout, Layout};
@@ -36,7 +36,7 @@ pub struct Dataset {
 enum Content {
     Contiguous(Dtype, Storage),
     Chunked(Dtype, Arc<Chunks>),
-    /// Why it is not read, as a clause.
+    /// Why it is not read, as a clause, and the remedy.
     Unreadable(String),
 }
 
@@ -73,7 +73,8 @@ impl Dataset {
             None => Err(unsupported("has no shape")),
         };
         let content = match content {
-            Err(Hdf5Error::Unsupported(reason)) => Content::Unreadable(reason),
+            Err(Hdf5Error::Unsupported(reason)) => Content::Unreadable(format!("{reason}; {REMEDY}")),
+            Err(Hdf5Error::Packed(reason)) => Content::Unreadable(format!("{reason}; {PACKED_REMEDY}")),
             content => content?,
         };
         let shape = shape.unwrap_or_default();
@@ -139,7 +140,7 @@ impl Dataset {
             Content::Unreadable(reason) => {
                 return Err(CheckpointError::Unreadable {
                     name: excerpt(&self.path),
-                    reason: format!("{reason}; {REMEDY}"),
+                    reason: reason.clone(),
                 });
             }
         };
@@ -166,24 +167,19 @@ impl View<'_> {
     }
 }
 
-/// Returns true if `sizes` are those of `shape`, some divided into several.
+/// Returns true if `sizes` are those of `shape`, some divided into several. Sizes of 1 may be left out or added.
 fn divides(sizes: &[usize], shape: &[usize]) -> bool {
-    let mut sizes = sizes.iter();
-    let whole = shape.iter().all(|&whole| {
+    let mut sizes = sizes.iter().copied().filter(|&size| size != 1);
+    for whole in shape.iter().copied().filter(|&size| size != 1) {
         let mut product = 1usize;
-        // A size of 1 may stand for itself or be left out.
-        while product != whole || (whole == 1 && sizes.as_slice().first() == Some(&1)) {
-            match sizes.next().and_then(|size| product.checked_mul(*size)) {
-                Some(next) if next != 0 || whole == 0 => product = next,
+        while product != whole {
+            match sizes.next().and_then(|size| product.checked_mul(size)) {
+                Some(next) if next <= whole => product = next,
                 _ => return false,
             }
-            if product > whole {
-                return false;
-            }
         }
-        true
-    });
-    whole && sizes.all(|size| *size == 1)
+    }
+    sizes.next().is_none()
 }
 
 /// Finds the elements.
@@ -285,9 +281,7 @@ fn chunked(
 /// Returns the chunks with offsets in the source, after checking that they may hold `bytes` bytes.
 fn shifted(mut chunks: Chunks, bytes: u64, file: &Storage) -> Result<Chunks> {
     if file.encoding.packed.is_some() {
-        return Err(unsupported(
-            "is in chunks inside a compressed archive: unpack that with `unzip` and pack it with `zip -0`, or",
-        ));
+        return Err(Hdf5Error::Packed("is in chunks inside a compressed archive"));
     }
     let stored: u64 = chunks.table.iter().map(|chunk| chunk.bytes).sum();
     if bytes > INFLATED_BYTES_MAX.min(stored.saturating_mul(INFLATION_MAX)) {
@@ -297,4 +291,64 @@ fn shifted(mut chunks: Chunks, bytes: u64, file: &Storage) -> Result<Chunks> {
         chunk.start += file.start;
     }
     Ok(chunks)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_view_may_divide_and_permute_dimensions() {
+        // A Dense layer on 2x3x5 features in Keras's order, as PyTorch flattens them.
+        let view = View {
+            sizes: &[2, 3, 5, 4],
+            axes: &[3, 2, 0, 1],
+            shape: &[4, 30],
+        };
+        assert_eq!(view.strides(&[30, 4]), Some(vec![1, 4, 60, 20]));
+        assert_eq!(view.strides(&[4, 30]), None);
+        assert_eq!(
+            View {
+                axes: &[3, 2, 0, 0],
+                ..view
+            }
+            .strides(&[30, 4]),
+            None
+        );
+        assert_eq!(
+            View {
+                axes: &[3, 2, 0],
+                ..view
+            }
+            .strides(&[30, 4]),
+            None
+        );
+        assert_eq!(
+            View {
+                shape: &[5, 30],
+                ..view
+            }
+            .strides(&[30, 4]),
+            None
+        );
+    }
+
+    #[test]
+    fn sizes_divide_a_shape_in_order() {
+        for (sizes, shape, expected) in [
+            (&[2, 3, 4][..], &[6, 4][..], true),
+            (&[6, 4], &[6, 4], true),
+            (&[4, 6], &[6, 4], false),
+            (&[6, 2], &[6, 4], false),
+            (&[1, 6, 1, 4, 1], &[6, 4], true),
+            (&[1, 1], &[1, 1], true),
+            (&[6], &[1, 6], true),
+            (&[0, 3], &[0, 3], true),
+            (&[3, 0], &[0, 3], false),
+            (&[], &[], true),
+            (&[2], &[], false),
+        ] {
+            assert_eq!(divides(sizes, shape), expected, "{sizes:?} {shape:?}");
+        }
+    }
 }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::super::entry::Storage;
 use super::super::source::Source;
 use super::super::zip::content;
-use super::error::{Result, damaged, unsupported};
+use super::error::{Hdf5Error, Result, damaged, unsupported};
 
 /// Limit of the bytes of metadata that are read, each as often as it is read. It bounds the time that structures take
 /// which overlap or point to each other. A VGG16 of Keras has 100 kB.
@@ -52,9 +52,7 @@ impl<'a> Image<'a> {
             content(source, storage).take(storage.bytes).read_to_end(&mut bytes)?;
             Content::Inflated(bytes.into())
         } else {
-            return Err(unsupported(
-                "is compressed in its archive: unpack that with `unzip`, pack it with `zip -0`, or",
-            ));
+            return Err(Hdf5Error::Packed("is too large for a compressed archive"));
         };
         let length = match &content {
             Content::Plain { .. } => storage.bytes,

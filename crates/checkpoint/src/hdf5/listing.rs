@@ -51,6 +51,15 @@ impl Hdf5Listing {
         all
     }
 
+    /// Returns the paths of the datasets.
+    pub fn paths(&self) -> Vec<&str> {
+        self.file
+            .datasets()
+            .iter()
+            .map(|dataset| dataset.path.as_str())
+            .collect()
+    }
+
     /// Returns the types of the datasets' elements; `None` for those that cannot be read.
     pub fn dtypes(&self) -> Vec<Option<Dtype>> {
         self.file.datasets().iter().map(Dataset::dtype).collect()

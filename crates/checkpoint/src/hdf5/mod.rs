@@ -144,3 +144,113 @@ impl Walk<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::Write as _;
+
+    use flate2::write::DeflateEncoder;
+
+    use super::super::entry::Encoding;
+    use super::super::stream::Packed;
+    use super::super::throttle::Throttle;
+    use super::*;
+
+    const BEFORE: &[u8] = b"the bytes of an archive before its member";
+
+    fn fixture(name: &str) -> Vec<u8> {
+        fs::read(format!("../../tests/fixtures/hdf5/{name}")).unwrap()
+    }
+
+    /// Returns the source and the range of a member of an archive.
+    fn member(file: &[u8], is_deflated: bool) -> (Source, Storage) {
+        let mut encoding = Encoding::default();
+        let mut bytes = BEFORE.to_vec();
+        if is_deflated {
+            let mut encoder = DeflateEncoder::new(bytes, flate2::Compression::best());
+            encoder.write_all(file).unwrap();
+            bytes = encoder.finish().unwrap();
+            encoding.packed = Some(Packed {
+                start: BEFORE.len() as u64,
+                bytes: (bytes.len() - BEFORE.len()) as u64,
+            });
+        } else {
+            bytes.extend(file);
+        }
+        let storage = Storage {
+            start: if is_deflated { 0 } else { BEFORE.len() as u64 },
+            bytes: file.len() as u64,
+            encoding,
+        };
+        (Source::Memory(bytes.into()), storage)
+    }
+
+    /// Returns the last value of each dataset, or the error.
+    fn last_values(file: &Hdf5, source: &Source) -> Vec<(String, std::result::Result<f32, String>)> {
+        let last_value = |dataset: &Dataset| {
+            let tensor = dataset.entry("x")?.read(source, &Throttle::off())?;
+            Ok(tensor.values[tensor.values.len() - 1])
+        };
+        let last_text = |dataset| last_value(dataset).map_err(|error: CheckpointError| error.to_string());
+        let datasets = file.datasets().iter();
+        datasets
+            .map(|dataset| (dataset.path.clone(), last_text(dataset)))
+            .collect()
+    }
+
+    #[test]
+    fn a_file_is_read_inside_of_an_archive() {
+        for is_deflated in [false, true] {
+            let (source, storage) = member(&fixture("keras2.h5"), is_deflated);
+            let file = Hdf5::open(&source, &storage).unwrap();
+            let values = last_values(&file, &source);
+            let dense = "model_weights/dense_1/dense_1";
+            let expected = [
+                (format!("{dense}/bias:0"), Ok((3.0 * 7.0 - 127.0) / 64.0)),
+                (format!("{dense}/kernel:0"), Ok((23.0 * 7.0 - 127.0) / 64.0)),
+            ];
+            assert_eq!(values, expected);
+            let names = vec!["dense_1/kernel:0".to_owned(), "dense_1/bias:0".to_owned()];
+            let attributes = file.attributes("model_weights/dense_1");
+            assert_eq!(attributes, [("weight_names".to_owned(), Attribute::Texts(names))]);
+            assert!(file.attributes("model_weights/dense_2").is_empty());
+            let paths: Vec<&str> = file.groups().iter().map(|group| group.path.as_str()).collect();
+            assert_eq!(
+                paths,
+                [
+                    "",
+                    "model_weights",
+                    "model_weights/dense_1",
+                    dense,
+                    "model_weights/flatten"
+                ]
+            );
+        }
+    }
+
+    #[test]
+    fn chunks_are_read_inside_of_an_archive_unless_it_is_compressed() {
+        let (source, storage) = member(&fixture("chunks.h5"), false);
+        let file = Hdf5::open(&source, &storage).unwrap();
+        assert!(last_values(&file, &source).iter().all(|(_, value)| value.is_ok()));
+        let (source, storage) = member(&fixture("chunks.h5"), true);
+        let file = Hdf5::open(&source, &storage).unwrap();
+        for (path, value) in last_values(&file, &source) {
+            let expected = "is in chunks inside a compressed archive; unpack that with `unzip` and pack it again with \
+                            `zip -0`";
+            assert_eq!(value, Err(format!("{path} {expected}")));
+        }
+    }
+
+    #[test]
+    fn a_large_file_is_refused_inside_of_a_compressed_archive() {
+        let (source, mut storage) = member(&fixture("keras2.h5"), true);
+        storage.bytes = 65 << 20;
+        let error = Hdf5::open(&source, &storage).unwrap_err().to_string();
+        assert!(
+            error.starts_with("the HDF5 file is too large for a compressed archive; unpack"),
+            "{error}"
+        );
+    }
+}
