@@ -1,7 +1,7 @@
 //! What holds for any bytes read as an HDF5 file: no panic, bounded memory, and datasets that match their entries.
 
 use bytes::Bytes;
-use headswap_checkpoint::{CheckpointError, HostTensor, Hdf5Listing, TensorEntry};
+use headswap_checkpoint::{CheckpointError, Hdf5Listing, HostTensor, TensorEntry};
 
 use crate::allocator::measure;
 
@@ -68,8 +68,17 @@ fn read(file: &Hdf5Listing, entry: Result<TensorEntry, CheckpointError>) -> Opti
 fn check_reversal(forward: &HostTensor, reversed: &HostTensor) {
     let mut index = vec![0; forward.shape.len()];
     for value in &forward.values {
-        let place = index.iter().zip(&forward.shape).rev().fold(0, |place, (at, size)| place * size + at);
-        assert_eq!(reversed.values[place].to_bits(), value.to_bits(), "{:?} {index:?}", forward.shape);
+        let place = index
+            .iter()
+            .zip(&forward.shape)
+            .rev()
+            .fold(0, |place, (at, size)| place * size + at);
+        assert_eq!(
+            reversed.values[place].to_bits(),
+            value.to_bits(),
+            "{:?} {index:?}",
+            forward.shape
+        );
         for (at, size) in index.iter_mut().zip(&forward.shape).rev() {
             *at += 1;
             if *at < *size {

@@ -70,10 +70,7 @@ fn a_wrong_file_is_refused_before_there_is_a_connection() {
     fs::create_dir(&folder).unwrap();
     let metadata = [("labels", r#"["only one"]"#)];
     let cases = [
-        (
-            folder.display().to_string(),
-            "it is a directory; give a file of weights",
-        ),
+        (folder.display().to_string(), "a directory: give a file of weights"),
         (files.path("none").display().to_string(), "cannot read "),
         (files.write("empty", b""), "it is empty; save model.state_dict()"),
         (files.write("text", b"hello, world"), "neither safetensors nor"),
@@ -133,7 +130,7 @@ fn wrong_labels_are_refused_before_there_is_a_connection() {
     let head = files.head("head", &demo_head(NARROW, 2, 1));
     let folder = files.0.path().display().to_string();
     for (labels, text) in [
-        (folder, "it is a directory; give a text file of labels"),
+        (folder, "it has no directories; give the directory of training pictures"),
         (files.path("none").display().to_string(), "cannot read "),
         (files.write("empty.txt", b""), "it is empty; give a label on each line"),
         (files.write("latin1.txt", b"\xe9t\xe9\ncat\n"), "it is not UTF-8 text"),

@@ -15,7 +15,7 @@ use super::source::Source;
 use super::tensor::HostTensor;
 use super::text::excerpt;
 use super::throttle::Throttle;
-use super::{label_lists, plain_pickle, safetensors, torch_legacy, torch_zip};
+use super::{foreign, keras, label_lists, plain_pickle, safetensors, torch_legacy, torch_zip};
 
 /// The key of a safetensors file's metadata whose value is the labels, as a JSON list.
 pub const LABELS: &str = "labels";
@@ -67,6 +67,9 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::open`].
     pub fn open_selecting(path: &Path, key: Option<&str>) -> Result<Self, CheckpointError> {
+        if path.is_dir() {
+            return Err(foreign::directory(path));
+        }
         Self::read_headers(Source::open(path)?, key)
     }
 
@@ -182,6 +185,8 @@ impl Checkpoint {
             CheckpointFormat::TorchZip => torch_zip::open(&source, key),
             CheckpointFormat::TorchLegacy => torch_legacy::open(&source, key),
             CheckpointFormat::Pickle => plain_pickle::open(&source, key),
+            CheckpointFormat::KerasH5 => keras::open(&source, key),
+            CheckpointFormat::KerasZip => keras::open_archive(&source, key),
         }?;
         entries.sort_by_key(|entry| entry.layout.file_offset());
         entries.iter_mut().for_each(names::canonicalize);

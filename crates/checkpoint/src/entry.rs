@@ -173,6 +173,30 @@ impl TensorEntry {
         })
     }
 
+    /// Returns a matrix whose columns are a map's values by row, column and channel, as one whose columns are the same by
+    /// channel, row and column. `map` is the number of each; their product is that of the columns.
+    pub(super) fn with_columns_channels_first(&self, map: [usize; 3]) -> Self {
+        let [rows, columns, channels] = map;
+        let (outputs, inputs) = match self.shape[..] {
+            [outputs, inputs] if inputs == rows * columns * channels => (outputs, inputs),
+            _ => return self.clone(),
+        };
+        // (size, stride) of each dimension of more than one element.
+        let before = self
+            .layout
+            .strides
+            .clone()
+            .unwrap_or_else(|| vec![(outputs, inputs), (inputs, 1)]);
+        let mut strides: Vec<(usize, usize)> = before.iter().copied().take(usize::from(outputs > 1)).collect();
+        let step = before.last().map_or(1, |(_, stride)| *stride);
+        strides.push((channels, step));
+        strides.push((rows, step * channels * columns));
+        strides.push((columns, step * channels));
+        let mut entry = self.clone();
+        entry.layout.strides = Some(strides);
+        entry
+    }
+
     /// The number of elements.
     pub fn elements(&self) -> usize {
         self.shape.iter().product()

@@ -15,7 +15,8 @@ pub enum CheckpointError {
     Read(#[from] io::Error),
     /// The first bytes are not those of any supported format.
     #[error(
-        "the file is neither safetensors nor what torch.save writes: {reason}; save model.state_dict() with either"
+        "the file is neither safetensors nor what torch.save or Keras writes: {reason}; save model.state_dict(), or a Keras \
+         model with model.save(\"model.keras\")"
     )]
     Format {
         /// What the file looks like.
@@ -61,6 +62,20 @@ pub enum CheckpointError {
     #[error("the file holds {reason}; save model.state_dict() alone and give that file")]
     StateDict {
         /// What it holds instead.
+        reason: String,
+    },
+    /// A Keras file that has no network, or none that is read.
+    #[error("the Keras file cannot be read: {reason}")]
+    Keras {
+        /// What it has, and the remedy.
+        reason: String,
+    },
+    /// A layer of the network that a file describes computes what heads and VGG16 do not.
+    #[error("the layer {name} {reason}")]
+    Layer {
+        /// Its name in the file.
+        name: String,
+        /// What is wrong, and the remedy.
         reason: String,
     },
     /// A tensor's shape or storage is impossible.

@@ -1,12 +1,15 @@
 //! Files that people take for weights, by what they are, each with its remedy.
 
+use std::path::Path;
+
 use super::error::CheckpointError;
 
 /// Bytes of a file's start that [`start`] wants.
 pub(super) const START_BYTES: u64 = 512;
 
-const HDF5: &[u8] = b"\x89HDF\r\n\x1a\n";
 const NOT_YET: &str = "this release does not read it yet; convert it with PyTorch and save its state_dict()";
+const FROM_SAVED_MODEL: &str = "convert it with `pip install tf2onnx tensorflow` and `python -m tf2onnx.convert \
+                                --saved-model DIRECTORY --output model.onnx`, and give model.onnx";
 const DECOMPRESS: &str = "decompress it and give the file inside";
 
 /// Returns the error for a file that starts so, unless it is unknown.
@@ -26,8 +29,14 @@ pub(super) fn start(start: &[u8]) -> Option<CheckpointError> {
             "an XML answer of a server, as S3 sends for errors",
             "open it to see the error, then download again",
         )
-    } else if start.starts_with(HDF5) {
-        ("a Keras file (HDF5)", NOT_YET)
+    } else if start.get(4..8) == Some(b"TFL3") {
+        (
+            "a TensorFlow Lite model",
+            "convert it with `pip install tf2onnx tensorflow` and `python -m tf2onnx.convert --tflite model.tflite --output \
+             model.onnx`, and give model.onnx",
+        )
+    } else if matches!(start, [0x08, 0x01, 0x12, ..]) {
+        ("a part of a TensorFlow SavedModel", FROM_SAVED_MODEL)
     } else if is_onnx(start) {
         ("an ONNX file", NOT_YET)
     } else if start.starts_with(&[0x1f, 0x8b]) {
@@ -60,20 +69,32 @@ pub(super) fn start(start: &[u8]) -> Option<CheckpointError> {
     Some(CheckpointError::Other { what, remedy })
 }
 
+/// Returns the error for a directory.
+pub(super) fn directory(path: &Path) -> CheckpointError {
+    let has = |name: &str| path.join(name).is_file();
+    let (what, remedy) = if has("saved_model.pb") {
+        ("a TensorFlow SavedModel", FROM_SAVED_MODEL)
+    } else if has("model.weights.h5") && has("config.json") {
+        (
+            "an unpacked .keras file",
+            "pack it with `zip -0 ../model.keras *` in the directory, and give that file",
+        )
+    } else {
+        ("a directory", "give a file of weights")
+    };
+    CheckpointError::Other { what, remedy }
+}
+
 /// Returns the error for a zip archive with these entries, none of which is the pickle of torch.save.
 pub(super) fn archive<'a>(names: impl Iterator<Item = &'a str>) -> CheckpointError {
     let mut has_array = false;
     let mut has_weights = false;
-    let mut is_keras = false;
     for name in names {
         let extension = name.rsplit_once('.').map_or("", |(_, extension)| extension);
         has_array |= extension == "npy";
         has_weights |= ["pth", "pt", "ckpt", "safetensors", "bin", "pkl", "tar"].contains(&extension);
-        is_keras |= name.ends_with("model.weights.h5");
     }
-    let (what, remedy) = if is_keras {
-        ("a Keras file (.keras)", NOT_YET)
-    } else if has_array {
+    let (what, remedy) = if has_array {
         (
             "a NumPy archive (.npz)",
             "save the arrays as tensors with torch.save(dict, \"model.pth\")",

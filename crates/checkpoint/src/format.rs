@@ -2,10 +2,13 @@
 
 use std::fmt;
 
+use headswap_spec::Framework;
+
 use super::error::CheckpointError;
 use super::source::Source;
 use super::text::excerpt;
-use super::{foreign, torch_legacy};
+use super::zip::Archive;
+use super::{foreign, keras, torch_legacy};
 
 /// A checkpoint's file format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +21,20 @@ pub enum CheckpointFormat {
     TorchLegacy,
     /// A plain pickle of NumPy arrays by name.
     Pickle,
+    /// What Keras saves as `.h5`: a model of Keras 2 or 3, or weights alone.
+    KerasH5,
+    /// The zip archive that Keras 3 saves as `.keras`.
+    KerasZip,
+}
+
+impl CheckpointFormat {
+    /// Returns what wrote the file, and so which numbers hold where it states none.
+    pub fn framework(self) -> Framework {
+        match self {
+            Self::KerasH5 | Self::KerasZip => Framework::Keras,
+            Self::Safetensors | Self::TorchZip | Self::TorchLegacy | Self::Pickle => Framework::PyTorch,
+        }
+    }
 }
 
 impl fmt::Display for CheckpointFormat {
@@ -27,9 +44,13 @@ impl fmt::Display for CheckpointFormat {
             Self::TorchZip => "PyTorch (zip)",
             Self::TorchLegacy => "PyTorch (legacy)",
             Self::Pickle => "pickle",
+            Self::KerasH5 => "Keras (HDF5)",
+            Self::KerasZip => "Keras (.keras)",
         })
     }
 }
+
+const HDF5: &[u8] = b"\x89HDF\r\n\x1a\n";
 
 /// Returns the format, by the first bytes.
 pub(super) fn detect(source: &Source) -> Result<CheckpointFormat, CheckpointError> {
@@ -39,7 +60,12 @@ pub(super) fn detect(source: &Source) -> Result<CheckpointFormat, CheckpointErro
         .windows(torch_legacy::MAGIC.len())
         .any(|window| window == torch_legacy::MAGIC);
     if start.starts_with(b"PK\x03\x04") {
-        Ok(CheckpointFormat::TorchZip)
+        match keras::is_archive(&Archive::open(source)?) {
+            true => Ok(CheckpointFormat::KerasZip),
+            false => Ok(CheckpointFormat::TorchZip),
+        }
+    } else if start.starts_with(HDF5) {
+        Ok(CheckpointFormat::KerasH5)
     } else if is_pickle && has_magic {
         Ok(CheckpointFormat::TorchLegacy)
     } else if start.get(8) == Some(&b'{') {

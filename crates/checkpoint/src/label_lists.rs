@@ -84,7 +84,7 @@ fn complete(numbered: BTreeMap<usize, String>) -> Option<Vec<String>> {
 ///
 /// # Errors
 /// Why the text is neither.
-pub(super) fn from_json(text: &str) -> Result<Vec<String>, String> {
+pub fn from_json(text: &str) -> Result<Vec<String>, String> {
     match serde_json::from_str(text).map_err(|error| error.to_string())? {
         Json::Object(entries) => {
             let mut numbered = BTreeMap::new();

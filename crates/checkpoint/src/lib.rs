@@ -19,6 +19,7 @@ mod gather;
 mod graph;
 mod hdf5;
 mod head;
+mod keras;
 mod label_lists;
 mod module;
 mod module_kind;
@@ -54,6 +55,7 @@ pub use head::{
     Finding, HeadFileError, HeadOptions, HeadReport, InspectedModule, Inspection, Missing, NormalHead, SPEC,
     inspect_head, read_backbone, read_head, write_head,
 };
+pub use label_lists::from_json as labels_from_json;
 pub use module::{Module, ModuleKind};
 pub use names::Naming;
 pub use tensor::{HostTensor, Parameters};

@@ -47,8 +47,10 @@ fn files_that_are_no_weights_are_named_with_their_remedy() {
     );
     check(
         b"\x89HDF\r\n\x1a\n\0\0",
-        "a Keras file (HDF5): this release does not read it yet",
+        "the HDF5 file is damaged: its superblock is cut off",
     );
+    check(b"\x1c\0\0\0TFL3\x14\0\x20\0", "python -m tf2onnx.convert --tflite");
+    check(b"\x08\x01\x12\xd9\x85", "python -m tf2onnx.convert --saved-model");
     check(
         b"\x08\x08\x12\x07pytorch\x1a\x052.11.0",
         "an ONNX file: this release does not read it yet",
@@ -71,7 +73,7 @@ fn files_that_are_no_weights_are_named_with_their_remedy() {
     check(&archive(&["a.npy", "b.npy"]), "a NumPy archive (.npz)");
     check(
         &archive(&["metadata.json", "config.json", "model.weights.h5"]),
-        "a Keras file (.keras): this release does not read it yet",
+        "the Keras (.keras) file is damaged",
     );
     check(
         &archive(&["vgg16.pth"]),
@@ -131,4 +133,20 @@ fn labels_in_metadata_are_lists_or_mappings() {
         assert!(labels("labels", wrong).is_err(), "{wrong}");
     }
     assert!(open("state_dict.safetensors").modules().is_empty());
+}
+
+#[test]
+fn directories_are_named_with_their_remedy() {
+    let folder = std::env::temp_dir().join(format!("headswap-directory-{}", std::process::id()));
+    std::fs::create_dir(&folder).unwrap();
+    let said = |files: &[&str]| {
+        for file in files {
+            std::fs::write(folder.join(file), "").unwrap();
+        }
+        Checkpoint::open(&folder).unwrap_err().to_string()
+    };
+    assert!(said(&[]).contains("a directory: give a file of weights"));
+    assert!(said(&["config.json", "model.weights.h5"]).contains("an unpacked .keras file: pack it"));
+    assert!(said(&["saved_model.pb"]).contains("python -m tf2onnx.convert --saved-model DIRECTORY"));
+    std::fs::remove_dir_all(folder).unwrap();
 }

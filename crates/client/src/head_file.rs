@@ -171,9 +171,6 @@ impl HeadFile {
 }
 
 fn open(path: &Path, given: &GivenSpec) -> Result<Checkpoint, ClientError> {
-    if path.is_dir() {
-        return Err(refused(path, "it is a directory; give a file of weights".to_owned()));
-    }
     Checkpoint::open_selecting(path, given.tensors.as_deref()).map_err(|error| unusable(path, error))
 }
 

@@ -10,6 +10,6 @@ mod upload;
 pub use connect::{Admin, Classifier, connect_admin, connect_classifier};
 pub use error::{ClientError, describe_status};
 pub use head_file::{Differing, GivenSpec, HeadFile};
-pub use labels::read_labels;
+pub use labels::{Labels, read_labels};
 pub use progress::Progress;
 pub use upload::upload;

@@ -239,7 +239,7 @@ fn complete(
     };
     assumed.extend(normal.report.assumed.iter().cloned());
     let complete = CompleteSpec {
-        preprocessing: spec.map_or(limits.preprocessing, |spec| spec.preprocessing),
+        preprocessing: normal.preprocessing.unwrap_or(limits.preprocessing),
         input: normal.input,
         layers: normal.layers.clone(),
         output,
@@ -276,9 +276,6 @@ fn check_classes(rows: usize, limits: &HeadLimits) -> Result<(), HeadError> {
 /// # Errors
 /// [`HeadError::Weights`] or [`HeadError::Unreadable`].
 pub fn open_checkpoint(path: &Path) -> Result<Checkpoint, HeadError> {
-    if path.is_dir() {
-        return Err(refused("it is a directory; give a file of weights".into()));
-    }
     Checkpoint::open(path).map_err(|error| failed(path, error))
 }
 

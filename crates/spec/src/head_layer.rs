@@ -17,6 +17,24 @@ pub enum Framework {
     Keras,
 }
 
+impl Framework {
+    /// Returns its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::PyTorch => "PyTorch",
+            Self::Keras => "Keras",
+        }
+    }
+
+    /// Returns what is added to a batch norm's variance by default.
+    pub fn batch_norm_eps(self) -> f64 {
+        match self {
+            Self::PyTorch => 1e-5,
+            Self::Keras => 1e-3,
+        }
+    }
+}
+
 /// A layer of a head. Dropout and log-softmax have no place here: the one is the identity when serving, the other an
 /// [`Output`](crate::Output). A number that is `None` is the framework's default.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -59,9 +77,10 @@ pub enum GeluKind {
 impl HeadLayer {
     /// Returns the layer with every number that it needs, and true if one is `framework`'s default.
     pub fn resolved(self, framework: Framework) -> (Self, bool) {
-        let (eps, slope) = match framework {
-            Framework::PyTorch => (1e-5, 0.01),
-            Framework::Keras => (1e-3, 0.3),
+        let eps = framework.batch_norm_eps() as f32;
+        let slope = match framework {
+            Framework::PyTorch => 0.01,
+            Framework::Keras => 0.3,
         };
         let layer = match self {
             Self::BatchNorm(None) => Self::BatchNorm(Some(eps)),

@@ -120,8 +120,14 @@ pub enum Preset {
     KerasUnit,
     /// Keras's `load_img` and `preprocess_input`: the nearest pixels of 224x224, BGR less ImageNet's means
     KerasCaffe,
+    /// Keras's `load_img` alone, for a model that scales its pictures: the nearest pixels of 224x224, values of 0 to 255
+    KerasRaw,
+    /// TensorFlow's `image.resize` and `/ 255`: bilinear without antialiasing, values of 0 to 1
+    TensorflowUnit,
     /// TensorFlow's `image.resize` and `preprocess_input`: bilinear without antialiasing, BGR less ImageNet's means
     TensorflowCaffe,
+    /// `image_dataset_from_directory` alone, for a model that scales its pictures: bilinear without antialiasing, 0 to 255
+    TensorflowRaw,
 }
 
 /// ImageNet's means of blue, green and red for values of 0 to 255, as Keras's `preprocess_input` in its mode `caffe` has them.
@@ -130,6 +136,20 @@ const UNIT: f32 = 1.0 / 255.0;
 const VGG16: [u32; 2] = [224, 224];
 
 impl Preset {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::Torchvision,
+        Self::TorchvisionStretch,
+        Self::Unit,
+        Self::Half,
+        Self::KerasUnit,
+        Self::KerasCaffe,
+        Self::KerasRaw,
+        Self::TensorflowUnit,
+        Self::TensorflowCaffe,
+        Self::TensorflowRaw,
+    ];
+
     /// Returns what it stands for.
     pub fn preprocessing(self) -> Preprocessing {
         let stretched = |filter, channels, scale, mean, std| Preprocessing {
@@ -152,7 +172,10 @@ impl Preset {
             Self::Half => stretched(bilinear, rgb, UNIT, half, half),
             Self::KerasUnit => stretched(ResizeFilter::Nearest, rgb, UNIT, zero, one),
             Self::KerasCaffe => stretched(ResizeFilter::Nearest, bgr, 1.0, CAFFE_MEAN, one),
+            Self::KerasRaw => stretched(ResizeFilter::Nearest, rgb, 1.0, zero, one),
+            Self::TensorflowUnit => stretched(ResizeFilter::BilinearNoAntialias, rgb, UNIT, zero, one),
             Self::TensorflowCaffe => stretched(ResizeFilter::BilinearNoAntialias, bgr, 1.0, CAFFE_MEAN, one),
+            Self::TensorflowRaw => stretched(ResizeFilter::BilinearNoAntialias, rgb, 1.0, zero, one),
         }
     }
 }
@@ -179,6 +202,16 @@ impl Preprocessing {
     pub fn to_json(&self) -> String {
         // Nothing of it can fail: it has no map with keys that are not strings, and goes to memory.
         serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// Returns it for pictures of `size`, if it is a [`Preset`] that stretches pictures to VGG16's own size.
+    pub fn preset_for(&self, size: [u32; 2]) -> Option<Self> {
+        let is_preset = Preset::ALL.into_iter().any(|preset| preset.preprocessing() == *self);
+        let is_stretched = self.crop.is_none() && matches!(self.resize, Some(Resize::Stretch(_)));
+        (is_preset && is_stretched).then_some(Self {
+            resize: Some(Resize::Stretch(size)),
+            ..*self
+        })
     }
 
     /// Returns height and width of every prepared picture.

@@ -65,6 +65,7 @@ fn presets_are_their_numbers() {
     let caffe = r#""channels": "bgr", "scale": 1, "mean": [103.939, 116.779, 123.68]"#;
     let unit = r#""scale": 0.00392156862745098"#;
     let stretch = r#""resize": {"stretch": [224, 224]}"#;
+    let tensorflow = r#""filter": "bilinear_no_antialias""#;
     for (preset, numbers) in [
         (
             "torchvision",
@@ -78,10 +79,10 @@ fn presets_are_their_numbers() {
         ),
         ("keras-unit", format!(r#"{stretch}, "filter": "nearest", {unit}"#)),
         ("keras-caffe", format!(r#"{stretch}, "filter": "nearest", {caffe}"#)),
-        (
-            "tensorflow-caffe",
-            format!(r#"{stretch}, "filter": "bilinear_no_antialias", {caffe}"#),
-        ),
+        ("keras-raw", format!(r#"{stretch}, "filter": "nearest", "scale": 1"#)),
+        ("tensorflow-unit", format!("{stretch}, {tensorflow}, {unit}")),
+        ("tensorflow-caffe", format!("{stretch}, {tensorflow}, {caffe}")),
+        ("tensorflow-raw", format!(r#"{stretch}, {tensorflow}, "scale": 1"#)),
     ] {
         let preset = format!(r#"{{"preset": "{preset}"}}"#);
         assert_eq!(

@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use headswap_checkpoint::{Checkpoint, Finding, InspectedModule, Inspection, excerpt};
+use headswap_checkpoint::{Checkpoint, Finding, Graph, InspectedModule, Inspection, excerpt};
 use headswap_client::{ClientError, HeadFile};
 use headswap_proto::{DescribeModelRequest, Parameter};
-use headswap_spec::HeadLayer;
+use headswap_spec::{ChannelTransform, HeadLayer};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -51,6 +51,9 @@ pub(super) async fn run(args: InspectArgs) -> Result<(), CliError> {
     print_line(format_args!("file      {}", args.file.display()))?;
     print_line(format_args!("format    {}", checkpoint.format()))?;
     print_line(format_args!("network   {}", network(&inspection)))?;
+    if let Some(graph) = &inspection.graph {
+        print_line(format_args!("pictures  {}", pictures(graph)))?;
+    }
     print_names("prefixes", &inspection.prefixes)?;
     if let Some(compared) = &compared {
         print_line(format_args!(
@@ -132,6 +135,26 @@ fn network(inspection: &Inspection) -> String {
         0 => format!("a head alone, for {architecture}: it stands on the server's backbone"),
         count => format!("{architecture}, {count} convolutions{norms}"),
     }
+}
+
+/// What a file says of its pictures.
+fn pictures(graph: &Graph) -> String {
+    let size = match graph.size {
+        Some([height, width]) => format!("{height}x{width}"),
+        None => "of any size".to_owned(),
+    };
+    let transform = &graph.transform;
+    if *transform == ChannelTransform::IDENTITY {
+        return size;
+    }
+    let order = if transform.reversed {
+        "channels reversed, then "
+    } else {
+        ""
+    };
+    let scale = transform.scale.map(|factor| factor as f32);
+    let shift = transform.shift.map(|number| number as f32);
+    format!("{size}; the file itself computes, of what it is fed: {order}x · {scale:?} + {shift:?}")
 }
 
 fn print_modules(modules: &[InspectedModule]) -> Result<(), CliError> {

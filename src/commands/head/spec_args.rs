@@ -8,6 +8,7 @@ use headswap_spec::{Preset, SPEC_BYTES_MAX, SpecDraft};
 use serde_json::{Value, json};
 
 use crate::commands::error::CliError;
+use crate::commands::output::note;
 
 /// What the file does not say.
 #[derive(Args, Clone, Debug)]
@@ -34,8 +35,9 @@ pub(crate) struct SpecArgs {
     /// The number of classes, if the last Linear has unused rows after them
     #[arg(long, value_name = "K")]
     classes: Option<usize>,
-    /// The class labels: UTF-8 text with a label on each line, or a JSON list [default: those in the file]
-    #[arg(long, value_name = "FILE")]
+    /// The class labels: UTF-8 text with a label on each line, a JSON list, Keras's class_indices as JSON, or the directory of
+    /// the training pictures, with a directory for each class [default: those in the file]
+    #[arg(long, value_name = "FILE|DIR")]
     labels: Option<PathBuf>,
     /// Which of several networks in the file is the head: a key of its dictionary, such as model_ema, or a prefix of names, such
     /// as student
@@ -65,7 +67,11 @@ impl SpecArgs {
             }
         }
         if let Some(path) = &self.labels {
-            keys.set("labels", json!(read_labels(path)?));
+            let read = read_labels(path)?;
+            if let Some(text) = read.note {
+                note(text);
+            }
+            keys.set("labels", json!(read.labels));
         }
         Ok(GivenSpec {
             keys,

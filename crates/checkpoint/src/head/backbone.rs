@@ -6,6 +6,7 @@ use headswap_spec::{Architecture, HeadInput};
 
 use super::error::HeadFileError;
 use super::fold::Join;
+use super::network::channels;
 use super::normal::{HeadOptions, HeadReport, read_head};
 use super::plan::Plan;
 use super::values::Reader;
@@ -73,7 +74,8 @@ pub(super) fn read_parameters(
                 let norm = &plan.parts[index];
                 let eps = plan.modules.eps(norm.path);
                 is_eps_assumed |= eps.is_none();
-                Some(reader.batch_norm(norm, eps.unwrap_or(1e-5))?)
+                let usual = plan.framework.batch_norm_eps();
+                Some(reader.batch_norm(norm, eps.unwrap_or(usual))?)
             }
         };
         let weight = reader.weight(part)?;
@@ -93,13 +95,23 @@ pub(super) fn read_parameters(
         }
     }
     if is_eps_assumed {
-        let line = "the convolutions' batch norms: eps 0.00001, PyTorch's default";
-        report.assumed.push(line.to_owned());
+        let (eps, framework) = (plan.framework.batch_norm_eps(), plan.framework.name());
+        report.assumed.push(format!(
+            "the convolutions' batch norms: eps {eps}, {framework}'s default"
+        ));
     }
     for (name, index) in &plan.found.features {
         let part = &plan.parts[*index];
         let (input, output) = part.linear().unwrap_or_default();
-        insert(parameters, name, (vec![output, input], reader.weight(part)?));
+        let weight = match part.weight {
+            Some(weight) if plan.found.is_channels_last && input != plan.architecture.features() => {
+                let map = [7, 7, channels(plan.architecture)];
+                let entry = weight.entry().with_columns_channels_first(map);
+                reader.checkpoint.read_throttled(&entry, reader.throttle)?.values
+            }
+            _ => reader.weight(part)?,
+        };
+        insert(parameters, name, (vec![output, input], weight));
         if part.bias.is_some() || plan.network.whole {
             insert_bias(parameters, name, reader.bias(part, output)?);
         }

@@ -16,6 +16,18 @@ pub enum HeadFileError {
     /// The spec in the file's metadata is not a spec.
     #[error("the file's `headswap.spec` is not a head spec: {0}; give --spec, or convert the file again")]
     Spec(#[from] SpecError),
+    /// The file's own first layers do not fit the preprocessing.
+    #[error("{0}")]
+    Preprocessing(SpecError),
+    /// The file's pictures have another size.
+    #[error(
+        "the file's pictures are {file}, and \"preprocessing\" makes them {given}; give the file's size ({{\"stretch\": {example}}})"
+    )]
+    PictureSize {
+        file: String,
+        given: String,
+        example: String,
+    },
     /// The network is not that of the server.
     #[error("the file holds {found}, and {expected} is expected; give a head of that architecture")]
     Architecture { found: String, expected: String },

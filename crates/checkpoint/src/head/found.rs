@@ -1,6 +1,6 @@
 //! Finds a head's own modules: which of the file's Linears and norms are the head, and in which order.
 
-use headswap_spec::{Architecture, HeadInput};
+use headswap_spec::{Architecture, Framework, HeadInput};
 
 use super::error::HeadFileError;
 use super::modules::Modules;
@@ -12,6 +12,8 @@ use super::part::{Part, PartKind, is_within, transposed};
 pub(super) struct Found {
     /// The Linears that compute `features`, with torchvision's names.
     pub features: Vec<(&'static str, usize)>,
+    /// True if the first of them takes the map by row, column and channel.
+    pub is_channels_last: bool,
     /// The head's Linears, batch norms and affines in order.
     pub layers: Vec<usize>,
     /// Those of other heads, which are left out.
@@ -26,6 +28,8 @@ pub(super) struct Search<'a> {
     pub network: &'a Network,
     pub modules: &'a Modules<'a>,
     pub architecture: Architecture,
+    /// What wrote the file.
+    pub framework: Framework,
     /// The spec's input.
     pub input: Option<HeadInput>,
 }
@@ -192,6 +196,11 @@ impl Search<'_> {
                 None => said = false,
             }
         }
+        found.is_channels_last = match self.modules.input(self.parts[first].path) {
+            Some(HeadInput::FlattenHwc) => true,
+            Some(HeadInput::Flatten | HeadInput::Adaptive7x7) => false,
+            _ => self.framework == Framework::Keras,
+        };
         found.layers.drain(..2);
         found.features = vec![(FIRST, first), (SECOND, second)];
         let [one, other] = [self.parts[first].path, self.parts[second].path];
@@ -200,7 +209,8 @@ impl Search<'_> {
         let known = [("classifier.1", "classifier.4"), ("pre_logits.fc1", "pre_logits.fc2")]
             .into_iter()
             .any(|(a, b)| is_named(one, a) && is_named(other, b));
-        if !(said || torchvision || known) {
+        let keras = self.framework == Framework::Keras && is_named(one, "fc1") && is_named(other, "fc2");
+        if !(said || torchvision || known || keras) {
             let names = format!("{} and {}", self.parts[first].name(), self.parts[second].name());
             found
                 .assumed

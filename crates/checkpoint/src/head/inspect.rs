@@ -8,13 +8,16 @@ use super::layers::{self, Finding};
 use super::normal::stored_spec;
 use super::part::{Part, PartKind};
 use super::plan::{self, Plan};
-use crate::Checkpoint;
+use crate::{Checkpoint, Graph};
 
 /// A head's file, by its names, shapes and modules.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct Inspection {
     /// VGG16, or the narrow one of tests.
     pub architecture: Architecture,
+    /// The size of its pictures and what it computes of them before its first convolution, if the file says all that the
+    /// network computes.
+    pub graph: Option<Graph>,
     /// True if a batch norm follows each convolution.
     pub bn: bool,
     /// The prefixes of wrappers.
@@ -97,6 +100,7 @@ pub fn inspect_head(checkpoint: &Checkpoint, architecture: Option<Architecture>)
             ),
         );
     }
+    let in_graph = checkpoint.graph().map_or_else(Vec::new, |graph| graph.assumed.clone());
     let mut label_lists = Vec::new();
     let in_metadata = checkpoint.labels()?;
     if !in_metadata.is_empty() {
@@ -107,6 +111,7 @@ pub fn inspect_head(checkpoint: &Checkpoint, architecture: Option<Architecture>)
     }
     Ok(Inspection {
         architecture: plan.architecture,
+        graph: checkpoint.graph().cloned(),
         bn: plan
             .network
             .convolutions
@@ -127,7 +132,7 @@ pub fn inspect_head(checkpoint: &Checkpoint, architecture: Option<Architecture>)
         rows: plan.rows(),
         label_lists,
         left_out: plan.left_out.clone(),
-        assumed: [plan.found.assumed.clone(), decision.assumed].concat(),
+        assumed: [in_graph, plan.found.assumed.clone(), decision.assumed].concat(),
         missing,
     })
 }

@@ -1,11 +1,10 @@
 //! Decides where a head stands and what its layers are: from its spec, from its modules, or from a layout that is known.
 
-use headswap_spec::{Framework, HeadInput, HeadLayer, HeadSpec, Output};
+use headswap_spec::{HeadInput, HeadLayer, HeadSpec, Output};
 
 use super::error::HeadFileError;
 use super::found::input_width;
 use super::layout::{Layout, fastai};
-use super::modules::Modules;
 use super::part::{Part, PartKind};
 use super::plan::Plan;
 
@@ -54,7 +53,7 @@ pub(super) fn decide(plan: &Plan<'_>, spec: Option<&HeadSpec>) -> Decision {
     };
     let mut assumed = Vec::new();
     let layers = match (spec.and_then(|spec| spec.layers.clone()), said.layers) {
-        (Some(layers), _) => Finding::Known(resolved(layers, &head, &plan.modules, &mut assumed)),
+        (Some(layers), _) => Finding::Known(resolved(layers, plan, &mut assumed)),
         (None, Some(layers)) => Finding::Known(layers),
         (None, None) => usual(plan, &input, layout, &mut assumed),
     };
@@ -84,25 +83,22 @@ fn input(plan: &Plan<'_>, said: Option<HeadInput>, layout: Option<&Layout>) -> F
     Finding::Missing
 }
 
-/// Fills in the numbers that the spec leaves out: those of the file's modules, else PyTorch's defaults.
-fn resolved(
-    layers: Vec<HeadLayer>,
-    head: &[&Part<'_>],
-    modules: &Modules<'_>,
-    assumed: &mut Vec<String>,
-) -> Vec<HeadLayer> {
+/// Fills in the numbers that the spec leaves out: those of the file's modules, else the framework's defaults.
+fn resolved(layers: Vec<HeadLayer>, plan: &Plan<'_>, assumed: &mut Vec<String>) -> Vec<HeadLayer> {
+    let head = plan.head();
     let mut norms = head
         .iter()
         .filter(|part| matches!(part.kind, PartKind::BatchNorm { .. }));
     let mut resolved = Vec::with_capacity(layers.len());
     for (index, mut layer) in layers.into_iter().enumerate() {
         if let HeadLayer::BatchNorm(eps) = &mut layer {
-            let stored = norms.next().and_then(|part| modules.eps(part.path));
+            let stored = norms.next().and_then(|part| plan.modules.eps(part.path));
             *eps = eps.or(stored.map(|eps| eps as f32));
         }
-        let (full, is_default) = layer.resolved(Framework::PyTorch);
+        let (full, is_default) = layer.resolved(plan.framework);
         if is_default {
-            assumed.push(format!("layers[{index}]: {}, PyTorch's default", number(full)));
+            let framework = plan.framework.name();
+            assumed.push(format!("layers[{index}]: {}, {framework}'s default", number(full)));
         }
         resolved.push(full);
     }

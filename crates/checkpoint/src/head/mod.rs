@@ -7,6 +7,7 @@
 
 mod backbone;
 mod chain;
+mod composition;
 mod error;
 mod fold;
 mod found;

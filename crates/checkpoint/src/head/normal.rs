@@ -1,6 +1,6 @@
 //! A head in normal form: what is stored, digested and placed, whatever its file looked like.
 
-use headswap_spec::{Architecture, HeadInput, HeadLayer, HeadSpec, LAST_BIAS, LAST_WEIGHT, Output};
+use headswap_spec::{Architecture, HeadInput, HeadLayer, HeadSpec, LAST_BIAS, LAST_WEIGHT, Output, Preprocessing};
 
 use super::backbone;
 use super::error::HeadFileError;
@@ -8,7 +8,7 @@ use super::fold;
 use super::layers::{self, Decision};
 use super::plan::{self, Plan};
 use super::values::Reader;
-use super::{head_input, labels};
+use super::{composition, head_input, labels};
 use crate::{Checkpoint, CheckpointError, Parameters, Throttle};
 
 /// The key of a safetensors file's metadata whose value is the head's spec, as JSON.
@@ -50,6 +50,9 @@ pub struct NormalHead {
     /// the head's own: `classifier.6.weight` and `.bias` if `input` is `features` and `layers` is one linear, else
     /// `head.N.weight` and `.bias`, N the index in `layers`, for each linear (`[out, in]`, `[out]`) and affine (`[n]`).
     pub parameters: Parameters,
+    /// How pictures are prepared for its first convolution: the spec's preprocessing, followed by what the file's own first
+    /// layers compute. `None` without a spec.
+    pub preprocessing: Option<Preprocessing>,
     /// Where it stands.
     pub input: HeadInput,
     /// Its layers from there on, without batch norms, every number given.
@@ -82,7 +85,8 @@ pub struct HeadReport {
 /// # Errors
 /// [`HeadFileError`] if the file is not a head of this architecture, or if it does not say what the spec leaves out.
 pub fn read_head(checkpoint: &Checkpoint, options: &HeadOptions<'_>) -> Result<NormalHead, HeadFileError> {
-    let spec = effective_spec(checkpoint, options.spec)?;
+    let mut assumed = stored_assumed(checkpoint);
+    let spec = effective_spec(checkpoint, options.spec, &mut assumed)?;
     let spec = spec.as_ref();
     let plan = plan::plan(checkpoint, Some(options.architecture), spec)?;
     let decision = layers::decide(&plan, spec);
@@ -100,7 +104,7 @@ pub fn read_head(checkpoint: &Checkpoint, options: &HeadOptions<'_>) -> Result<N
     let mut report = HeadReport {
         prefixes: plan.prefixes.clone(),
         left_out: plan.left_out.clone(),
-        assumed: [stored_assumed(checkpoint), plan.found.assumed.clone(), decision.assumed].concat(),
+        assumed: [assumed, plan.found.assumed.clone(), decision.assumed].concat(),
         labels_left_out: chosen.left_out,
     };
     if !checkpoint.metadata().contains_key(SPEC) {
@@ -138,6 +142,7 @@ pub fn read_head(checkpoint: &Checkpoint, options: &HeadOptions<'_>) -> Result<N
     backbone::read_parameters(&plan, &reader, &mut parameters, &mut report)?;
     Ok(NormalHead {
         parameters,
+        preprocessing: spec.map(|spec| spec.preprocessing),
         input,
         layers,
         rows: plan.rows(),
@@ -161,11 +166,26 @@ fn check_output(output: Option<Output>, rows: usize) -> Result<(), HeadFileError
     }
 }
 
-/// Returns the given spec, with what it leaves out from the spec in the file's metadata; else that one.
+/// Returns the given spec, with what it leaves out from the spec in the file's metadata, else that one; its preprocessing
+/// is followed by what the file's own first layers compute.
 ///
 /// # Errors
-/// [`HeadFileError::Spec`] if none is given and that one is not a spec.
-fn effective_spec(checkpoint: &Checkpoint, given: Option<&HeadSpec>) -> Result<Option<HeadSpec>, HeadFileError> {
+/// [`HeadFileError::Spec`] if none is given and that one is not a spec, or as [`composition::compose`].
+pub(super) fn effective_spec(
+    checkpoint: &Checkpoint,
+    given: Option<&HeadSpec>,
+    assumed: &mut Vec<String>,
+) -> Result<Option<HeadSpec>, HeadFileError> {
+    let Some(mut spec) = merged_spec(checkpoint, given)? else {
+        return Ok(None);
+    };
+    if let Some(graph) = checkpoint.graph() {
+        spec.preprocessing = composition::compose(&spec.preprocessing, graph, assumed)?;
+    }
+    Ok(Some(spec))
+}
+
+fn merged_spec(checkpoint: &Checkpoint, given: Option<&HeadSpec>) -> Result<Option<HeadSpec>, HeadFileError> {
     let (given, stored) = match (given, stored_spec(checkpoint)) {
         (Some(given), Ok(Some(stored))) => (given, stored),
         (Some(given), _) => return Ok(Some(given.clone())),

@@ -1,6 +1,6 @@
 //! A head's file understood: what each tensor is, before any is read.
 
-use headswap_spec::{Architecture, HeadInput, HeadSpec};
+use headswap_spec::{Architecture, Framework, HeadInput, HeadSpec};
 
 use super::error::HeadFileError;
 use super::found::{self, Found, Search, input_width};
@@ -16,6 +16,8 @@ pub(super) struct Plan<'a> {
     pub parts: Vec<Part<'a>>,
     pub network: Network,
     pub architecture: Architecture,
+    /// What wrote the file.
+    pub framework: Framework,
     pub found: Found,
     pub modules: Modules<'a>,
     /// Parameters of the backbone that are alone in the file, with torchvision's names.
@@ -45,6 +47,7 @@ pub(super) fn plan<'a>(
         network: &network,
         modules: &modules,
         architecture,
+        framework: checkpoint.format().framework(),
         input: spec.and_then(|spec| spec.input),
     };
     let found = match found::find(search) {
@@ -64,6 +67,7 @@ pub(super) fn plan<'a>(
         parts,
         network,
         architecture,
+        framework: checkpoint.format().framework(),
         found,
         modules,
         alone: Vec::new(),

@@ -12,7 +12,7 @@ impl NormalHead {
     /// Returns `spec` with everything that this head's file said: input, layers, classes and labels.
     pub fn full_spec(&self, spec: &HeadSpec) -> HeadSpec {
         HeadSpec {
-            preprocessing: spec.preprocessing,
+            preprocessing: self.preprocessing.unwrap_or(spec.preprocessing),
             input: Some(self.input),
             layers: Some(self.layers.clone()),
             output: spec.output,

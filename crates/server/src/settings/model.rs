@@ -27,7 +27,7 @@ pub struct ModelArgs {
     #[arg(long, env = "HEADSWAP_ARCH", value_enum, default_value = "vgg16")]
     pub arch: Architecture,
     /// How pictures are prepared for the backbone, and for heads without a spec: torchvision (the default), torchvision-stretch,
-    /// unit, half, keras-unit, keras-caffe, tensorflow-caffe, or a file with the JSON of a spec's `preprocessing`
+    /// unit, half, keras-unit, keras-caffe, keras-raw, tensorflow-unit, tensorflow-caffe, tensorflow-raw, or a file with the JSON of a spec's `preprocessing`
     #[arg(
         long,
         env = "HEADSWAP_PREPROCESSING",
