@@ -9,7 +9,7 @@ use super::part::{Part, is_within, transposed};
 /// More Linears than any head has whose order the names do not give.
 const REORDERED_MAX: usize = 8;
 /// Parts of the names of layers that are for training alone.
-const AUXILIARY: [&str; 3] = ["aux", "loss", "criterion"];
+pub(super) const AUXILIARY: [&str; 3] = ["aux", "loss", "criterion"];
 /// More Linears than a head and those beside it have.
 const BRANCHED_MAX: usize = 64;
 

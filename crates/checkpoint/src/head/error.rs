@@ -124,6 +124,16 @@ pub enum HeadFileError {
         "the file does not say which activations lie between {modules}; give \"layers\" in its spec (--layers or --spec)"
     )]
     Layers { modules: String },
+    /// Modules whose class is not known, or whose place is not.
+    #[error(
+        "the file has {modules} between its convolutions and its output, and does not say what is computed there; give {keys} \
+         in its spec ({flags}), or train the head without it"
+    )]
+    Unread {
+        modules: String,
+        keys: &'static str,
+        flags: &'static str,
+    },
     /// The spec has more or fewer layers of a kind than the file.
     #[error("\"layers\" has {spec} {kind} and the file has {file}: {modules}{hint}; make them agree")]
     Counts {

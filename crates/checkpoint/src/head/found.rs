@@ -173,7 +173,26 @@ impl Search<'_> {
                 features.push((SECOND, index));
             }
         }
-        features
+        let mut indices: Vec<usize> = features.iter().map(|(_, index)| *index).collect();
+        indices.extend(last);
+        match self.are_joined_by_relus(&indices) {
+            Some(false) => Vec::new(),
+            Some(true) | None => features,
+        }
+    }
+
+    /// Whether a ReLU alone lies between each Linear and the next; `None` if the file does not say it.
+    fn are_joined_by_relus(&self, linears: &[usize]) -> Option<bool> {
+        let mut are_joined = Some(true);
+        for pair in linears.windows(2) {
+            let [before, after] = [pair[0], pair[1]].map(|index| self.parts[index].path);
+            match self.modules.between(before, after) {
+                Some(layers) if layers == [headswap_spec::HeadLayer::Relu] => {}
+                Some(_) => return Some(false),
+                None => are_joined = None,
+            }
+        }
+        are_joined
     }
 
     /// Takes the Linears of VGG16's own shapes as those that compute `features`.
@@ -188,14 +207,10 @@ impl Search<'_> {
         if !(own && next && matches!(self.input, None | Some(HeadInput::Features))) {
             return;
         }
-        let mut said = true;
-        for (before, after) in [(first, second), (second, third)] {
-            match self.modules.between(self.parts[before].path, self.parts[after].path) {
-                Some(layers) if layers == [headswap_spec::HeadLayer::Relu] => {}
-                Some(_) => return,
-                None => said = false,
-            }
-        }
+        let said = match self.are_joined_by_relus(&[first, second, third]) {
+            Some(false) => return,
+            said => said.is_some(),
+        };
         found.is_channels_last = match self.modules.input(self.parts[first].path) {
             Some(HeadInput::FlattenHwc) => true,
             Some(HeadInput::Flatten | HeadInput::Adaptive7x7) => false,

@@ -4,7 +4,7 @@ use headswap_spec::{Architecture, HeadInput, HeadLayer, Output};
 
 use super::error::HeadFileError;
 use super::head_input;
-use super::layers::{self, Finding};
+use super::layers::{self, Decision, Finding};
 use super::normal::stored_spec;
 use super::part::{Part, PartKind};
 use super::plan::{self, Plan};
@@ -89,7 +89,7 @@ pub fn inspect_head(checkpoint: &Checkpoint, architecture: Option<Architecture>)
         layers::assign(&plan, layers)?;
     }
     let output = spec.as_ref().map(|spec| spec.output).or(decision.output);
-    let mut missing = missing(&plan, &decision.input, &decision.layers, output);
+    let mut missing = missing(&plan, &decision, output);
     if spec.is_none() {
         missing.insert(
             0,
@@ -145,30 +145,27 @@ fn lacks(key: &'static str, what: impl Into<String>, flag: &'static str) -> Miss
     }
 }
 
-fn missing(
-    plan: &Plan<'_>,
-    input: &Finding<HeadInput>,
-    layers: &Finding<Vec<HeadLayer>>,
-    output: Option<Output>,
-) -> Vec<Missing> {
+fn missing(plan: &Plan<'_>, decision: &Decision, output: Option<Output>) -> Vec<Missing> {
     let mut missing = Vec::new();
     let head = plan.head();
-    if input.value().is_none()
+    if decision.input.value().is_none()
         && let Some(first) = plan.first_linear()
     {
-        let what = format!("where {} stands: it takes {} values", first.describe(), first.input());
+        let mut what = format!("where {} stands: it takes {} values", first.describe(), first.input());
+        if !decision.unread.input.is_empty() {
+            what.push_str(&format!(", and {} is not read", decision.unread.input.join(", ")));
+        }
         missing.push(lacks("input", what, "--input KIND or --spec"));
     }
-    if layers.value().is_none() {
+    if decision.layers.value().is_none() {
         let linears = head.iter().filter(|part| part.linear().is_some()).count();
         let what = match linears {
             1 => "the layers around its Linear".to_owned(),
             _ => format!("the activations between its {linears} Linears"),
         };
-        let unknown = plan.modules.unknown(&head);
-        let what = match unknown.is_empty() {
+        let what = match decision.unread.is_empty() {
             true => what,
-            false => format!("{what}, among them {}, which is not supported", unknown.join(", ")),
+            false => format!("the head's layers, as {} is not read", decision.unread.list()),
         };
         missing.push(lacks("layers", what, "--layers LIST or --spec"));
     }

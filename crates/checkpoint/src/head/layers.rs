@@ -7,6 +7,7 @@ use super::found::input_width;
 use super::layout::{Layout, fastai};
 use super::part::{Part, PartKind};
 use super::plan::Plan;
+use super::unread::Unread;
 
 /// Something about a head, and how it is known.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -39,21 +40,26 @@ pub(super) struct Decision {
     pub layers: Finding<Vec<HeadLayer>>,
     /// What the file's own last module says.
     pub output: Option<Output>,
+    /// The modules of which only a spec says what they compute.
+    pub unread: Unread,
     pub assumed: Vec<String>,
 }
 
-/// Decides from names, shapes and modules.
+/// Decides from names, shapes and modules. What is usual is assumed only if every module that the file has is known.
 pub(super) fn decide(plan: &Plan<'_>, spec: Option<&HeadSpec>) -> Decision {
     let head = plan.head();
     let said = plan.modules.read(&head);
+    let unread = plan.unread(spec);
     let layout = fastai(plan);
     let input = match spec.and_then(|spec| spec.input) {
         Some(input) => Finding::Known(input),
+        None if !unread.input.is_empty() => Finding::Missing,
         None => input(plan, said.input, layout.as_ref()),
     };
     let mut assumed = Vec::new();
     let layers = match (spec.and_then(|spec| spec.layers.clone()), said.layers) {
         (Some(layers), _) => Finding::Known(resolved(layers, plan, &mut assumed)),
+        (None, _) if !unread.is_empty() => Finding::Missing,
         (None, Some(layers)) => Finding::Known(layers),
         (None, None) => usual(plan, &input, layout, &mut assumed),
     };
@@ -64,6 +70,7 @@ pub(super) fn decide(plan: &Plan<'_>, spec: Option<&HeadSpec>) -> Decision {
         output: said
             .output
             .filter(|output| *output != Output::Softmax || plan.rows() != 1),
+        unread,
         assumed,
     }
 }

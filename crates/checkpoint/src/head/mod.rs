@@ -2,7 +2,8 @@
 //!
 //! Names, shapes and modules decide everything before any tensor is read: `part` groups tensors by module, `network` finds
 //! the convolutions, `found` and `chain` the head's own modules, `plan` sorts out the rest, `layers` says where the head
-//! stands and what lies between, from its spec, from `modules` or from a known `layout`. Then `values` reads, `fold` removes
+//! stands and what lies between, from its spec, from `modules` or from a known `layout`, and
+//! `unread` which modules none of them accounts for. Then `values` reads, `fold` removes
 //! batch norms, `backbone` reads what is VGG16's own, and `normal` names the result.
 
 mod backbone;
@@ -23,6 +24,7 @@ mod normal;
 mod part;
 mod plan;
 mod stored;
+mod unread;
 mod values;
 mod write;
 

@@ -66,6 +66,11 @@ impl<'a> Modules<'a> {
         self.places.get(path).copied()
     }
 
+    /// The module at a place.
+    pub fn at(&self, place: usize) -> Option<&'a Module> {
+        self.modules.get(place)
+    }
+
     /// The eps of the batch norm at this path.
     pub fn eps(&self, path: &str) -> Option<f64> {
         match self.modules[self.place(path)?].kind {
@@ -199,27 +204,8 @@ impl<'a> Modules<'a> {
         Ok(())
     }
 
-    /// Returns the modules between a network's last convolution and its first Linear whose class is not known, with their
-    /// classes: what they compute is not read.
-    pub fn unread(&self, convolution: &str, linear: &str) -> Vec<String> {
-        let mut unread = Vec::new();
-        let (Some(start), Some(end)) = (self.place(convolution), self.place(linear)) else {
-            return unread;
-        };
-        for place in start + 1..end.max(start + 1) {
-            let module = &self.modules[place];
-            if let ModuleKind::Other(class) = &module.kind
-                && self.step(place).is_none()
-                && !class.ends_with("AdaptiveConcatPool2d")
-            {
-                unread.push(format!("{} ({class})", excerpt(&module.path)));
-            }
-        }
-        unread
-    }
-
     /// The layer that a part is, if its module is there.
-    fn layer_of(&self, part: &Part<'_>) -> Option<HeadLayer> {
+    pub fn layer_of(&self, part: &Part<'_>) -> Option<HeadLayer> {
         let kind = &self.modules[self.place(part.path)?].kind;
         match (part.kind, kind) {
             (PartKind::Linear { .. }, ModuleKind::Linear | ModuleKind::Conv2d { .. }) => Some(HeadLayer::Linear),
@@ -229,29 +215,6 @@ impl<'a> Modules<'a> {
             (PartKind::Affine { .. }, ModuleKind::Affine) => Some(HeadLayer::Affine),
             _ => None,
         }
-    }
-
-    /// The classes between a head's first and last part that are not known, a few of them.
-    pub fn unknown(&self, parts: &[&Part<'_>]) -> Vec<String> {
-        const LISTED_MAX: usize = 3;
-        let mut classes: Vec<String> = Vec::new();
-        let (Some(first), Some(last)) = (parts.first(), parts.last()) else {
-            return classes;
-        };
-        let (Some(start), Some(end)) = (self.place(first.path), self.place(last.path)) else {
-            return classes;
-        };
-        for place in start..end.max(start) {
-            let module = &self.modules[place];
-            if let ModuleKind::Other(class) = &module.kind
-                && self.step(place).is_none()
-                && !classes.contains(class)
-            {
-                classes.push(class.clone());
-            }
-        }
-        classes.truncate(LISTED_MAX);
-        classes
     }
 
     /// Returns the activations between two modules, or `None` if they are not known: a module of a class of its own
@@ -359,7 +322,7 @@ impl<'a> Modules<'a> {
     }
 
     /// Returns true if both are in one Sequential, directly or in others within it.
-    fn is_sequential(&self, first: &str, second: &str) -> bool {
+    pub fn is_sequential(&self, first: &str, second: &str) -> bool {
         if self.is_graph {
             return true;
         }
@@ -586,24 +549,6 @@ mod tests {
             ];
             check(&modules, Some(layers), None);
         }
-    }
-
-    #[test]
-    fn modules_of_unknown_classes_before_the_first_linear_are_named() {
-        use ModuleKind as M;
-        let modules = [
-            ("features.28", M::Conv2d { padding: [1, 1] }),
-            ("pool", other("AdaptiveConcatPool2d")),
-            ("attention", other("Attention")),
-            ("attention.gate", M::Sigmoid),
-            ("head.0", other("LayerNorm")),
-            ("head.1", M::Linear),
-        ];
-        let network = network(&modules);
-        assert_eq!(
-            Modules::new(&network, false).unread("features.28", "head.1"),
-            ["head.0 (LayerNorm)"]
-        );
     }
 
     #[test]

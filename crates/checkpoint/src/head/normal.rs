@@ -92,6 +92,7 @@ pub fn read_head(checkpoint: &Checkpoint, options: &HeadOptions<'_>) -> Result<N
     let decision = layers::decide(&plan, spec);
     let (input, layers) = decided(&plan, &decision, spec)?;
     let parts = layers::assign(&plan, &layers)?;
+    let unread = decision.unread;
     let output = spec.map(|spec| spec.output).or(decision.output);
     check_output(output, plan.rows())?;
     // The caller decides what one output means; until then labels for either answer fit.
@@ -110,12 +111,9 @@ pub fn read_head(checkpoint: &Checkpoint, options: &HeadOptions<'_>) -> Result<N
     if !checkpoint.metadata().contains_key(SPEC) {
         report.assumed.extend(backbone::lacked(&plan, input));
     }
-    let unread = plan.unread();
     if !unread.is_empty() {
-        report.assumed.push(format!(
-            "{}: changes nothing, as its class is not known",
-            unread.join(", ")
-        ));
+        let line = format!("{}: not read, its spec says what is computed", unread.list());
+        report.assumed.push(line);
     }
     let reader = Reader {
         checkpoint,
@@ -224,15 +222,35 @@ pub(super) fn decided(
         });
     };
     let Some(input) = decision.input.value() else {
-        return Err(head_input::unknown(plan.architecture, first));
+        return Err(match decision.unread.input[..] {
+            [] => head_input::unknown(plan.architecture, first),
+            _ => unread(decision),
+        });
     };
     head_input::check(plan.architecture, *input, spec, first)?;
     let Some(layers) = decision.layers.value() else {
+        if !decision.unread.is_empty() {
+            return Err(unread(decision));
+        }
         return Err(HeadFileError::Layers {
             modules: layers::list(&plan.head()),
         });
     };
     Ok((*input, layers.clone()))
+}
+
+/// The refusal of a head with modules that neither the file nor its spec accounts for.
+fn unread(decision: &Decision) -> HeadFileError {
+    let (keys, flags) = match (decision.input.value(), decision.layers.value()) {
+        (None, None) => ("\"input\" and \"layers\"", "--input and --layers, or --spec"),
+        (None, Some(_)) => ("\"input\"", "--input or --spec"),
+        (Some(_), _) => ("\"layers\"", "--layers or --spec"),
+    };
+    HeadFileError::Unread {
+        modules: decision.unread.list(),
+        keys,
+        flags,
+    }
 }
 
 /// Names torchvision's IMAGENET1K_FEATURES, whose Linears are NaN and whose convolutions are not.

@@ -8,6 +8,7 @@ use super::modules::Modules;
 use super::network::{self, Network, architecture_name, common_path, is_named};
 use super::part::{self, Part, PartKind, is_within};
 use super::stored::Stored;
+use super::unread::{HeadPath, Unread};
 use crate::{Checkpoint, ModuleKind, TensorEntry, excerpt};
 
 /// What each tensor of a file is.
@@ -164,17 +165,18 @@ impl<'a> Plan<'a> {
             .map_or(0, |(_, output)| output)
     }
 
-    /// The modules of unknown classes between the convolutions and the first Linear, a few of them.
-    pub fn unread(&self) -> Vec<String> {
-        const LISTED_MAX: usize = 4;
-        let first = self.found.features.first().map(|(_, index)| &self.parts[*index]);
-        let (Some(last), Some(linear)) = (self.network.convolutions.last(), first.or_else(|| self.first_linear()))
-        else {
-            return Vec::new();
-        };
-        let mut unread = self.modules.unread(self.parts[last.part].path, linear.path);
-        unread.truncate(LISTED_MAX);
-        unread
+    /// The modules from the last convolution to the output that are not read.
+    pub fn unread(&self, spec: Option<&HeadSpec>) -> Unread {
+        let convolutions = self.network.convolutions.iter().map(|c| self.parts[c.part].path);
+        let features = self.found.features.iter().map(|(_, index)| &self.parts[*index]);
+        let dropped = self.found.dropped.iter().map(|index| self.parts[*index].path);
+        self.modules.unread(&HeadPath {
+            convolutions: convolutions.collect(),
+            features: features.collect(),
+            head: self.head(),
+            dropped: dropped.collect(),
+            spec,
+        })
     }
 
     /// Sorts the tensors that are neither VGG16's nor the head's: parameters of the backbone alone, tensors outside the
