@@ -80,16 +80,9 @@ impl CompleteSpec {
         }
     }
 
-    /// Returns the number of labels that fit: one for each class; or one for each class of a group, if they are groups; or
-    /// two for the answers no and yes of a single sigmoid.
+    /// Returns true if so many labels name its classes ([`Output::labels_fit`]).
     pub fn labels_fit(&self, count: usize) -> bool {
-        let classes = self.classes;
-        count == classes
-            || match self.output {
-                Output::Softmax | Output::Linear => false,
-                Output::Sigmoid => classes == 1 && count == 2,
-                Output::Groups(groups) => classes.is_multiple_of(groups) && count == classes / groups,
-            }
+        self.output.labels_fit(count, self.classes)
     }
 }
 

@@ -148,14 +148,20 @@ impl Serialize for HeadLayer {
 
 /// A layer as it is written in JSON: `"relu"`, `{"leaky_relu": 0.01}` or `{"gelu": "tanh"}`.
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "a layer is its name, such as \"relu\", or an object of its name and its number, such as {\"leaky_relu\": 0.01}"
+)]
 pub(crate) enum Written {
     Bare(String),
     Numbered(std::collections::BTreeMap<String, Parameter>),
 }
 
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "a layer takes a finite number, and gelu takes \"exact\" or \"tanh\""
+)]
 pub(crate) enum Parameter {
     Number(f64),
     Kind(String),

@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::bounded::at_most;
 use crate::error::SpecError;
-use crate::head_layer::{self, Framework, HeadLayer};
+use crate::head_layer::{self, HeadLayer};
+use crate::object::{Described, Object};
 use crate::preprocessing::{self, Preprocessing};
 
 /// The longest label, in bytes of UTF-8.
@@ -13,8 +14,8 @@ pub const LABEL_BYTES_MAX: usize = 4 << 10;
 pub const LABELS_MAX: usize = 1 << 17;
 /// The longest JSON text of a spec, in bytes.
 pub const SPEC_BYTES_MAX: usize = 8 << 20;
-/// More layers than any head has.
-const LAYERS_MAX: usize = 256;
+/// Layers of a head at most.
+pub const LAYERS_MAX: usize = 256;
 
 /// What a head answers to which pictures. `None` is what the file says, or else what is refused.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -108,10 +109,23 @@ pub enum Output {
     Groups(usize),
 }
 
+impl Output {
+    /// Returns true if so many labels name so many classes: one for each class; or one for each class of a group, if they are
+    /// groups; or two for the answers no and yes of a single sigmoid.
+    pub fn labels_fit(self, labels: usize, classes: usize) -> bool {
+        labels == classes
+            || match self {
+                Self::Softmax | Self::Linear => false,
+                Self::Sigmoid => classes == 1 && labels == 2,
+                Self::Groups(groups) => groups > 0 && classes.is_multiple_of(groups) && labels == classes / groups,
+            }
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Written {
-    preprocessing: Option<preprocessing::Written>,
+    preprocessing: Option<Object<preprocessing::Written>>,
     input: Option<HeadInput>,
     #[serde(default, deserialize_with = "at_most::<_, _, LAYERS_MAX>")]
     layers: Option<Vec<head_layer::Written>>,
@@ -119,6 +133,10 @@ struct Written {
     #[serde(default, deserialize_with = "at_most::<_, _, LABELS_MAX>")]
     labels: Option<Vec<String>>,
     classes: Option<usize>,
+}
+
+impl Described for Written {
+    const WHAT: &'static str = "a JSON object of the keys of a spec";
 }
 
 #[derive(Deserialize)]
@@ -142,9 +160,9 @@ impl HeadSpec {
         if json.len() > SPEC_BYTES_MAX {
             return Err(spec(format!("it is longer than {SPEC_BYTES_MAX} bytes")));
         }
-        let written: Written = serde_json::from_str(json).map_err(|error| spec(error.to_string()))?;
+        let Object(written): Object<Written> = serde_json::from_str(json).map_err(|error| spec(error.to_string()))?;
         let missing = |key, values| SpecError::new(key, format!("it is missing; give {values}"));
-        let preprocessing = written
+        let Object(preprocessing) = written
             .preprocessing
             .ok_or_else(|| missing("preprocessing", "for example {\"preset\": \"torchvision\"}"))?;
         let output = written
@@ -177,7 +195,7 @@ impl HeadSpec {
 
     /// Checks that the JSON's keys are those of a spec, each once, with values of their types; some may be missing.
     pub(crate) fn check_keys(json: &str) -> Result<(), SpecError> {
-        let read: Result<Written, _> = serde_json::from_str(json);
+        let read: Result<Object<Written>, _> = serde_json::from_str(json);
         read.map(drop)
             .map_err(|error| SpecError::new("spec", error.to_string()))
     }
@@ -186,19 +204,6 @@ impl HeadSpec {
     pub fn to_json(&self) -> String {
         // Nothing of it can fail: it has no map with keys that are not strings, and goes to memory.
         serde_json::to_string(self).unwrap_or_default()
-    }
-
-    /// Replaces numbers that are left out by `framework`'s defaults. Returns the layers that got one.
-    pub fn resolve(&mut self, framework: Framework) -> Vec<HeadLayer> {
-        let mut assumed = Vec::new();
-        for layer in self.layers.iter_mut().flatten() {
-            let (resolved, is_default) = layer.resolved(framework);
-            *layer = resolved;
-            if is_default {
-                assumed.push(resolved);
-            }
-        }
-        assumed
     }
 
     /// Checks what can be known without the head's numbers.
@@ -230,13 +235,7 @@ impl HeadSpec {
             return Err(SpecError::new(format!("labels[{index}]"), reason));
         }
         let Some(classes) = self.classes else { return Ok(()) };
-        let fits = match self.output {
-            Output::Softmax | Output::Linear => labels.len() == classes,
-            // A single unit may have a label for each of its two answers.
-            Output::Sigmoid => labels.len() == classes || (classes == 1 && labels.len() == 2),
-            Output::Groups(groups) => labels.len() == classes || labels.len() == classes / groups,
-        };
-        if fits {
+        if self.output.labels_fit(labels.len(), classes) {
             return Ok(());
         }
         let reason = format!("there are {} labels, and {classes} classes", labels.len());

@@ -1,8 +1,12 @@
 //! How pictures are prepared for a network: resized, cropped, and normalised.
 
+use std::fmt;
+
+use serde::de::{Error, IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
 use crate::error::SpecError;
+use crate::object::{Described, Object};
 use crate::picture::{IMAGENET_MEAN, IMAGENET_STD};
 
 /// The shortest side of a prepared picture, in pixels.
@@ -29,7 +33,7 @@ pub struct Preprocessing {
 }
 
 /// The size to which a picture is resized.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Resize {
     /// The length of the shorter side; the other one keeps the picture's proportions, rounded down (torchvision's `Resize`
@@ -193,7 +197,7 @@ impl Preprocessing {
     /// # Errors
     /// [`SpecError`], as of a whole spec.
     pub fn from_json(json: &str) -> Result<Self, SpecError> {
-        let written: Written =
+        let Object(written): Object<Written> =
             serde_json::from_str(json).map_err(|error| SpecError::new("preprocessing", error.to_string()))?;
         written.try_into()
     }
@@ -271,9 +275,32 @@ impl Preprocessing {
                 format!("{value} is not a positive number in f32"),
             ));
         }
-        Ok(())
+        check_range(scale, mean, std)
     }
 }
+
+/// Refuses normalisations whose values no network was trained on, and with which its numbers overflow.
+fn check_range(scale: f32, mean: [f32; 3], std: [f32; 3]) -> Result<(), SpecError> {
+    let brightest = f64::from(scale.abs()) * 255.0;
+    for (mean, std) in mean.into_iter().zip(std) {
+        let (mean, std) = (f64::from(mean.abs()), f64::from(std));
+        if (brightest + mean) / std < NORMALISED_MAX {
+            continue;
+        }
+        let key = match (brightest < NORMALISED_MAX / 2.0, mean < NORMALISED_MAX / 2.0) {
+            (false, _) => "preprocessing.scale",
+            (true, false) => "preprocessing.mean",
+            (true, true) => "preprocessing.std",
+        };
+        let reason =
+            format!("a channel's (255 * |scale| + |mean|) / std is not below {NORMALISED_MAX:e}; give smaller values");
+        return Err(SpecError::new(key, reason));
+    }
+    Ok(())
+}
+
+/// Limit of what a normalised value may be. Those of VGG16's trainings are below 256.
+const NORMALISED_MAX: f64 = 1e9;
 
 /// The longest side before the crop, in pixels. Larger ones cost memory and gain nothing for pictures of 512 pixels.
 const RESIZED_MAX: u32 = 4096;
@@ -289,15 +316,88 @@ pub(crate) fn single(number: f64) -> f32 {
 pub(crate) struct Written {
     preset: Option<Preset>,
     #[serde(default, deserialize_with = "given")]
-    resize: Option<Option<Resize>>,
+    resize: Option<Option<Object<WrittenResize>>>,
     filter: Option<ResizeFilter>,
     #[serde(default, deserialize_with = "given")]
     crop: Option<Option<[u32; 2]>>,
     channels: Option<ChannelOrder>,
     scale: Option<f64>,
+    #[serde(default, deserialize_with = "mean")]
     mean: Option<[f64; 3]>,
+    #[serde(default, deserialize_with = "std")]
     std: Option<[f64; 3]>,
     standardise: Option<bool>,
+}
+
+impl Described for Written {
+    const WHAT: &'static str = "a JSON object as `preprocessing`, such as {\"preset\": \"torchvision\"}";
+}
+
+/// `resize` as it is written in JSON.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenResize {
+    short_side: Option<u32>,
+    stretch: Option<[u32; 2]>,
+}
+
+impl Described for WrittenResize {
+    const WHAT: &'static str = "{\"short_side\": 256}, {\"stretch\": [224, 224]}, or null for none, as `resize`";
+}
+
+impl TryFrom<WrittenResize> for Resize {
+    type Error = SpecError;
+
+    fn try_from(written: WrittenResize) -> Result<Self, SpecError> {
+        match (written.short_side, written.stretch) {
+            (Some(side), None) => Ok(Self::ShortSide(side)),
+            (None, Some(sides)) => Ok(Self::Stretch(sides)),
+            _ => Err(SpecError::new(
+                "preprocessing.resize",
+                "give either {\"short_side\": 256} or {\"stretch\": [224, 224]}",
+            )),
+        }
+    }
+}
+
+fn mean<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<[f64; 3]>, D::Error> {
+    deserializer.deserialize_any(Three("three numbers as `mean`, one for each channel"))
+}
+
+fn std<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<[f64; 3]>, D::Error> {
+    deserializer.deserialize_any(Three("three positive numbers as `std`, one for each channel"))
+}
+
+/// Reads three numbers, or none.
+struct Three(&'static str);
+
+impl<'de> Visitor<'de> for Three {
+    type Value = Option<[f64; 3]>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut numbers: A) -> Result<Self::Value, A::Error> {
+        let mut read = [0.0; 3];
+        for (index, number) in read.iter_mut().enumerate() {
+            *number = numbers
+                .next_element()?
+                .ok_or_else(|| A::Error::invalid_length(index, &self))?;
+        }
+        let mut more = 0;
+        while numbers.next_element::<IgnoredAny>()?.is_some() {
+            more += 1;
+        }
+        match more {
+            0 => Ok(Some(read)),
+            more => Err(A::Error::invalid_length(read.len() + more, &self)),
+        }
+    }
 }
 
 /// Tells `null`, a value, from a key that is left out.
@@ -344,7 +444,10 @@ impl TryFrom<Written> for Preprocessing {
             },
         };
         let preprocessing = Self {
-            resize,
+            resize: match resize {
+                Some(Object(resize)) => Some(resize.try_into()?),
+                None => None,
+            },
             filter: written.filter.unwrap_or_default(),
             crop: written.crop.flatten(),
             channels: written.channels.unwrap_or_default(),

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use crate::SPEC_BYTES_MAX;
 use crate::error::SpecError;
 use crate::head_spec::HeadSpec;
+use crate::partial_spec::PartialSpec;
 
 /// Keys of a spec, in the form of its JSON, some of which may be missing: those of a spec's own file, or those that timm's or
 /// Hugging Face's `config.json` and `preprocessor_config.json` stand for.
@@ -53,6 +54,29 @@ impl SpecDraft {
     /// Returns true if it has no key.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Returns the keys that say how a head's file is read.
+    ///
+    /// # Errors
+    /// As [`HeadSpec::from_json`], except for keys that are missing.
+    pub fn partial(&self) -> Result<PartialSpec, SpecError> {
+        let mut whole = self.clone();
+        // What depends on the number of classes is checked once it is known.
+        whole.0.remove("labels");
+        whole.0.remove("classes");
+        if !self.has("preprocessing") {
+            whole.set("preprocessing", json!({"preset": "torchvision"}));
+        }
+        if !self.has("output") {
+            whole.set("output", json!("linear"));
+        }
+        let read = PartialSpec::from(&whole.finish()?);
+        Ok(PartialSpec {
+            preprocessing: read.preprocessing.filter(|_| self.has("preprocessing")),
+            output: read.output.filter(|_| self.has("output")),
+            ..read
+        })
     }
 
     /// Returns the spec.

@@ -201,23 +201,34 @@ fn layers_are_read_with_their_numbers() {
     let json = r#"{"preprocessing": {"preset": "unit"}, "output": "sigmoid", "layers": ["batch_norm", {"batch_norm": 0.001},
         {"leaky_relu": 0.2}, "leaky_relu", {"elu": 1.5}, {"gelu": "tanh"}, "gelu", "silu", "tanh", "sigmoid", "l2_normalise",
         "linear"]}"#;
-    let mut read = spec(json);
-    let assumed = read.resolve(Framework::Keras);
+    let resolved = |framework: Framework| {
+        let layers = spec(json).layers.unwrap().into_iter();
+        layers.map(|layer| layer.resolved(framework)).collect::<Vec<_>>()
+    };
+    let assumed = |layers: &[(HeadLayer, bool)]| {
+        let defaults = layers.iter().filter(|(_, is_default)| *is_default);
+        defaults.map(|(layer, _)| *layer).collect::<Vec<_>>()
+    };
+    let keras = resolved(Framework::Keras);
     assert_eq!(
-        assumed,
+        assumed(&keras),
         [
             HeadLayer::BatchNorm(Some(1e-3)),
             HeadLayer::LeakyRelu(Some(0.3)),
             HeadLayer::Gelu(Some(GeluKind::Exact))
         ]
     );
-    let layers = read.layers.unwrap();
+    let layers: Vec<HeadLayer> = keras.into_iter().map(|(layer, _)| layer).collect();
     assert_eq!(layers[1], HeadLayer::BatchNorm(Some(0.001)));
     assert_eq!(layers[2], HeadLayer::LeakyRelu(Some(0.2)));
     assert_eq!(layers[5], HeadLayer::Gelu(Some(GeluKind::Tanh)));
-    let mut torch = spec(json);
-    assert_eq!(torch.resolve(Framework::PyTorch)[0], HeadLayer::BatchNorm(Some(1e-5)));
-    assert!(torch.resolve(Framework::Keras).is_empty(), "nothing is left to assume");
+    let torch = resolved(Framework::PyTorch);
+    assert_eq!(assumed(&torch)[0], HeadLayer::BatchNorm(Some(1e-5)));
+    let again = torch.iter().map(|(layer, _)| layer.resolved(Framework::Keras));
+    assert!(
+        assumed(&again.collect::<Vec<_>>()).is_empty(),
+        "nothing is left to assume"
+    );
 }
 
 #[test]
@@ -310,6 +321,83 @@ fn labels_may_be_any_text_and_as_many_as_the_output_allows() {
 }
 
 #[test]
+fn values_of_another_type_are_refused_with_what_to_give() {
+    for (preprocessing, said) in [
+        (
+            r#"{"resize": 224, "scale": 1}"#,
+            r#"integer `224`, expected {"short_side": 256}, {"stretch": [224, 224]}, or null for none, as `resize`"#,
+        ),
+        (
+            r#"{"resize": [224, 224], "scale": 1}"#,
+            "sequence, expected {\"short_side\": 256}",
+        ),
+        (
+            r#"{"resize": {"short_side": 256, "stretch": [224, 224]}, "crop": [224, 224], "scale": 1}"#,
+            "preprocessing.resize: give either {\"short_side\": 256} or {\"stretch\": [224, 224]}",
+        ),
+        (
+            r#"{"resize": {}, "crop": [224, 224], "scale": 1}"#,
+            "preprocessing.resize: give either",
+        ),
+        (
+            r#"{"resize": null, "crop": [224, 224], "scale": 1, "mean": [1, 1]}"#,
+            "invalid length 2, expected three numbers as `mean`, one for each channel",
+        ),
+        (
+            r#"{"resize": null, "crop": [224, 224], "scale": 1, "std": [1, 1, 1, 1]}"#,
+            "invalid length 4, expected three positive numbers as `std`",
+        ),
+        (
+            r#"{"resize": null, "crop": [224, 224], "scale": 1, "mean": 1}"#,
+            "expected three numbers as `mean`",
+        ),
+        (
+            r#"[{"stretch": [224, 224]}, "bilinear", null, "rgb", 1]"#,
+            "expected a JSON object as `preprocessing`",
+        ),
+    ] {
+        let found = refused_preprocessing(preprocessing);
+        assert!(found.contains(said), "{found:?} lacks {said:?}");
+    }
+    for (keys, said) in [
+        (
+            r#""output": "softmax", "layers": ["linear", 3]"#,
+            "a layer is its name, such as \"relu\"",
+        ),
+        (
+            r#""output": "softmax", "layers": ["linear", {"elu": null}]"#,
+            "a layer is its name, such as \"relu\", or an object of its name and its number",
+        ),
+    ] {
+        let found = refused(keys);
+        assert!(found.contains(said), "{found:?} lacks {said:?}");
+    }
+    let list = format!(r#"[{TORCHVISION}, null, null, "softmax", null, null]"#);
+    let error = HeadSpec::from_json(&list).unwrap_err().to_string();
+    assert!(
+        error.contains("sequence, expected a JSON object of the keys of a spec"),
+        "{error}"
+    );
+    let error = Preprocessing::from_json("[null]").unwrap_err().to_string();
+    assert!(error.contains("expected a JSON object"), "{error}");
+}
+
+#[test]
+fn normalised_values_have_a_limit() {
+    for (numbers, key) in [
+        (r#""scale": 3e38"#, "scale"),
+        (r#""scale": -4e6"#, "scale"),
+        (r#""scale": 1, "mean": [0, -3e38, 0]"#, "mean"),
+        (r#""scale": 1, "std": [1, 1, 1e-30]"#, "std"),
+    ] {
+        let found = refused_preprocessing(&format!(r#"{{"resize": null, "crop": [224, 224], {numbers}}}"#));
+        let said = format!("preprocessing.{key}: a channel's (255 * |scale| + |mean|) / std is not below 1e9");
+        assert!(found.starts_with(&said), "{found:?} does not start with {said:?}");
+    }
+    preprocessing(r#"{"resize": null, "crop": [224, 224], "scale": 3e6, "std": [1, 1, 0.9]}"#);
+}
+
+#[test]
 fn what_is_quoted_stays_one_short_line() {
     let long = "\\n".repeat(100_000);
     for keys in [
@@ -370,6 +458,15 @@ prop_compose! {
     }
 }
 
+/// Returns true unless the normalised values are refused as too large.
+fn is_in_range(preprocessing: &Preprocessing) -> bool {
+    let ValueRange::Scaled { scale, mean, std } = preprocessing.normalisation else {
+        return true;
+    };
+    let largest = |(mean, std): (f32, f32)| (255.0 * f64::from(scale) + f64::from(mean.abs())) / f64::from(std);
+    mean.into_iter().zip(std).map(largest).all(|largest| largest < 1e9)
+}
+
 fn any_layer() -> impl Strategy<Value = HeadLayer> {
     let number = || prop::option::of(numbers().prop_map(|number| number + 0.0));
     prop_oneof![
@@ -389,7 +486,7 @@ fn any_layer() -> impl Strategy<Value = HeadLayer> {
 
 prop_compose! {
     fn any_spec()(
-        preprocessing in any_preprocessing(),
+        preprocessing in any_preprocessing().prop_filter("values below the limit", is_in_range),
         input in prop::option::of(prop::sample::select(vec![
             HeadInput::Flatten, HeadInput::FlattenHwc, HeadInput::Adaptive7x7, HeadInput::GlobalAverage, HeadInput::GlobalMax,
             HeadInput::GlobalMaxAverage, HeadInput::Features,

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-use headswap_spec::{Output, Preset, Resize, ResizeFilter, SpecDraft, ValueRange};
+use headswap_spec::{HeadInput, HeadLayer, Output, Preset, Resize, ResizeFilter, SpecDraft, ValueRange};
 
 /// timm/vgg16.tv_in1k, shortened.
 const TIMM: &str = r#"{
@@ -87,4 +87,19 @@ fn what_no_spec_describes_is_refused_by_its_key() {
         let error = SpecDraft::from_json(&json).unwrap_err().to_string();
         assert!(error.contains(part) && error.len() < 300, "{error}");
     }
+}
+
+#[test]
+fn a_draft_says_how_a_file_is_read_before_it_is_whole() {
+    let read = |json: &str| SpecDraft::from_json(json).unwrap().partial();
+    let flags =
+        read(r#"{"input": "global_average", "layers": ["linear"], "labels": ["no", "yes"], "classes": 1}"#).unwrap();
+    assert_eq!(flags.input, Some(HeadInput::GlobalAverage));
+    assert_eq!(flags.layers, Some(vec![HeadLayer::Linear]));
+    assert_eq!((flags.preprocessing, flags.output), (None, None));
+    let whole = read(r#"{"preprocessing": {"preset": "unit"}, "output": "sigmoid"}"#).unwrap();
+    assert_eq!(whole.preprocessing, Some(Preset::Unit.preprocessing()));
+    assert_eq!((whole.output, whole.input), (Some(Output::Sigmoid), None));
+    assert_eq!(flags.or(whole).output, Some(Output::Sigmoid));
+    assert!(read(r#"{"layers": ["relu"]}"#).is_err());
 }
