@@ -43,16 +43,22 @@ fn known(class: &str, attributes: &Attributes<'_>) -> Option<ModuleKind> {
         "Conv2d" => ModuleKind::Conv2d {
             padding: attributes.plain_padding()?,
         },
-        "BatchNorm1d" | "BatchNorm2d" | "BatchNorm3d" | "SyncBatchNorm" => ModuleKind::BatchNorm {
-            eps: attributes.number("eps", "batch_norm", 7)?,
-        },
+        "BatchNorm1d" | "BatchNorm2d" | "BatchNorm3d" | "SyncBatchNorm" => {
+            let eps = attributes.number("eps", "batch_norm", 7)?;
+            let is_usable = is_single(eps) && eps >= 0.0;
+            known_if(is_usable, ModuleKind::BatchNorm { eps }, || format!("{name}, eps {eps}"))
+        }
         "ReLU" => ModuleKind::Relu,
-        "LeakyReLU" => ModuleKind::LeakyRelu {
-            slope: attributes.number("negative_slope", "leaky_relu", 1)?,
-        },
-        "ELU" => ModuleKind::Elu {
-            alpha: attributes.number("alpha", "elu", 1)?,
-        },
+        "LeakyReLU" => {
+            let slope = attributes.number("negative_slope", "leaky_relu", 1)?;
+            let kind = ModuleKind::LeakyRelu { slope };
+            known_if(is_single(slope), kind, || format!("{name}, negative_slope {slope}"))
+        }
+        "ELU" => {
+            let alpha = attributes.number("alpha", "elu", 1)?;
+            let kind = ModuleKind::Elu { alpha };
+            known_if(is_single(alpha), kind, || format!("{name}, alpha {alpha}"))
+        }
         "GELU" => ModuleKind::Gelu {
             tanh: attributes.is_tanh(),
         },
@@ -76,6 +82,16 @@ fn known(class: &str, attributes: &Attributes<'_>) -> Option<ModuleKind> {
         "Sequential" | "ModuleList" | "DataParallel" | "DistributedDataParallel" => ModuleKind::Container,
         _ => return None,
     })
+}
+
+/// Returns true for a number that is finite in f32, as a head's layers have them.
+fn is_single(number: f64) -> bool {
+    (number as f32).is_finite()
+}
+
+/// Returns a layer whose number is usable, else an unknown one whose name says the number.
+fn known_if(is_usable: bool, kind: ModuleKind, name: impl FnOnce() -> String) -> ModuleKind {
+    if is_usable { kind } else { ModuleKind::Other(name()) }
 }
 
 impl Attributes<'_> {

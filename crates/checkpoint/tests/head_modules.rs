@@ -260,3 +260,38 @@ fn vectors_of_a_layer_norm_are_refused_whatever_the_spec_says() {
         network.refused(spec, &["classifier.1 is a LayerNorm, which heads do not have"]);
     }
 }
+
+#[test]
+fn numbers_that_are_not_finite_are_not_read() {
+    let stack = |class: &str, name: &'static str, number: f64| {
+        Pickled::vgg16(&[("Linear", Linear(8, MAP))])
+            .module("classifier.1", class, &[(name, Attribute::Float(number))])
+            .with("classifier.2", "Linear", Linear(3, 8))
+    };
+    for number in [f64::NAN, f64::INFINITY, 1e39, -1e39] {
+        stack("LeakyReLU", "negative_slope", number).refused(None, &["classifier.1 (LeakyReLU, negative_slope"]);
+        stack("ELU", "alpha", number).refused(None, &["classifier.1 (ELU, alpha"]);
+    }
+    for eps in [f64::NAN, f64::INFINITY, -1e-5] {
+        let mut network = stack("BatchNorm1d", "eps", eps);
+        network.tensors = network.tensors.batch_norm("classifier.1", 8);
+        network.refused(None, &["classifier.1 (BatchNorm1d, eps"]);
+    }
+    let zero = stack("LeakyReLU", "negative_slope", -0.0).read(None).unwrap();
+    let HeadLayer::LeakyRelu(Some(slope)) = zero.layers[1] else {
+        panic!("{:?}", zero.layers);
+    };
+    assert!(slope.is_sign_positive());
+}
+
+#[test]
+fn a_head_has_a_limit_of_layers() {
+    let stack = |activations: usize| {
+        let mut modules = vec![("Linear", Linear(8, MAP))];
+        modules.extend(vec![("Tanh", Bare); activations]);
+        modules.push(("Linear", Linear(3, 8)));
+        Pickled::vgg16(&modules)
+    };
+    assert_eq!(stack(254).read(None).unwrap().layers.len(), 256);
+    stack(255).refused(None, &["the head has 257 layers; the limit is 256"]);
+}

@@ -132,6 +132,7 @@ impl HeadWeights {
         let labels = normal.labels;
         check_classes(normal.rows, limits)?;
         check_labels(&labels, &complete)?;
+        check_stored_form(&complete)?;
 
         let mut parameters = normal.parameters;
         parameters.retain(|name, tensor| {
@@ -261,6 +262,19 @@ pub fn assumed_without_spec() -> Arc<[String]> {
     Arc::clone(&ASSUMED_WITHOUT_SPEC)
 }
 
+/// Checks that a spec is the same after a restart: its JSON, which is stored, reads back as itself.
+fn check_stored_form(complete: &CompleteSpec) -> Result<(), HeadError> {
+    let json = complete.to_spec(&[]).to_json();
+    let reason = match HeadSpec::from_json(&json) {
+        Ok(read) if read.to_json() == json => return Ok(()),
+        Ok(_) => "its JSON reads back as another spec".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    Err(HeadError::Spec {
+        reason: format!("what was read from the file and the request is no spec that can be stored: {reason}"),
+    })
+}
+
 fn check_classes(rows: usize, limits: &HeadLimits) -> Result<(), HeadError> {
     let classes_max = limits.classes_max;
     if rows == 0 || rows > classes_max {
@@ -327,7 +341,7 @@ mod tests {
     use safetensors::tensor::TensorView;
 
     use super::*;
-    use headswap_spec::Preset;
+    use headswap_spec::{HeadLayer, Preset};
 
     fn limits() -> HeadLimits {
         HeadLimits {
@@ -445,6 +459,26 @@ mod tests {
             read(&bytes).unwrap().digest,
             read(&file(&[WEIGHT, BIAS])).unwrap().digest
         );
+    }
+
+    #[test]
+    fn a_spec_that_would_not_survive_a_restart_is_refused() {
+        let with = |layers: Vec<HeadLayer>| CompleteSpec {
+            layers,
+            ..CompleteSpec::plain(Preset::Torchvision.preprocessing(), 2)
+        };
+        let (linear, relu) = (HeadLayer::Linear, HeadLayer::Relu);
+        check_stored_form(&with(vec![linear, HeadLayer::LeakyRelu(Some(0.1)), linear])).unwrap();
+        for (layers, part) in [
+            (vec![linear, HeadLayer::LeakyRelu(Some(f32::INFINITY))], "a layer is its name"),
+            (vec![linear, HeadLayer::Elu(Some(f32::NAN))], "a layer is its name"),
+            (vec![linear, HeadLayer::LeakyRelu(Some(-0.0))], "another spec"),
+            ([vec![relu; 256], vec![linear]].concat(), "more than 256 entries"),
+        ] {
+            let error = check_stored_form(&with(layers)).unwrap_err();
+            assert!(matches!(error, HeadError::Spec { .. }));
+            assert!(error.to_string().contains(part), "{error}");
+        }
     }
 
     fn check_weights_refused(bytes: &[u8], part: &str) {

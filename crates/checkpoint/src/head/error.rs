@@ -2,7 +2,7 @@
 
 use std::io;
 
-use headswap_spec::{LABEL_BYTES_MAX, SpecError};
+use headswap_spec::{LABEL_BYTES_MAX, LAYERS_MAX, SpecError};
 
 use crate::CheckpointError;
 
@@ -143,6 +143,9 @@ pub enum HeadFileError {
         modules: String,
         hint: &'static str,
     },
+    /// More layers than a spec may have.
+    #[error("the head has {layers} layers; the limit is {LAYERS_MAX}: train a head with fewer")]
+    TooManyLayers { layers: usize },
     /// More classes than rows.
     #[error("\"classes\" is {classes} and the last Linear has {rows} rows; give at most as many")]
     Classes { classes: usize, rows: usize },

@@ -1,6 +1,6 @@
 //! Decides where a head stands and what its layers are: from its spec, from its modules, or from a layout that is known.
 
-use headswap_spec::{HeadInput, HeadLayer, HeadSpec, Output};
+use headswap_spec::{HeadInput, HeadLayer, HeadSpec, LAYERS_MAX, Output};
 
 use super::error::HeadFileError;
 use super::found::input_width;
@@ -165,11 +165,14 @@ fn usual(
 /// Gives each layer that has tensors its part of the file; the numbers and the widths must agree.
 ///
 /// # Errors
-/// [`HeadFileError::Counts`] and [`HeadFileError::Chain`] with both numbers.
+/// [`HeadFileError::Counts`] and [`HeadFileError::Chain`] with both numbers, [`HeadFileError::TooManyLayers`].
 pub(super) fn assign<'p, 'a>(
     plan: &'p Plan<'a>,
     layers: &[HeadLayer],
 ) -> Result<Vec<Option<&'p Part<'a>>>, HeadFileError> {
+    if layers.len() > LAYERS_MAX {
+        return Err(HeadFileError::TooManyLayers { layers: layers.len() });
+    }
     let (mut linears, mut norms, mut affines) = (Vec::new(), Vec::new(), Vec::new());
     for part in plan.head() {
         match part.kind {

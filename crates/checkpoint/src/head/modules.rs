@@ -48,6 +48,11 @@ fn unlike(module: &Module, expected: &'static str) -> HeadFileError {
     }
 }
 
+/// The number in single precision; -0 becomes 0, as in specs.
+fn single(number: f64) -> f32 {
+    number as f32 + 0.0
+}
+
 impl<'a> Modules<'a> {
     pub fn new(modules: &'a [Module], is_graph: bool) -> Self {
         let mut places = HashMap::with_capacity(modules.len());
@@ -210,7 +215,7 @@ impl<'a> Modules<'a> {
         match (part.kind, kind) {
             (PartKind::Linear { .. }, ModuleKind::Linear | ModuleKind::Conv2d { .. }) => Some(HeadLayer::Linear),
             (PartKind::BatchNorm { .. }, ModuleKind::BatchNorm { eps }) => {
-                Some(HeadLayer::BatchNorm(Some(*eps as f32)))
+                Some(HeadLayer::BatchNorm(Some(single(*eps))))
             }
             (PartKind::Affine { .. }, ModuleKind::Affine) => Some(HeadLayer::Affine),
             _ => None,
@@ -295,8 +300,8 @@ impl<'a> Modules<'a> {
         let module = &self.modules[place];
         let activation = match &module.kind {
             ModuleKind::Relu => HeadLayer::Relu,
-            ModuleKind::LeakyRelu { slope } => HeadLayer::LeakyRelu(Some(*slope as f32)),
-            ModuleKind::Elu { alpha } => HeadLayer::Elu(Some(*alpha as f32)),
+            ModuleKind::LeakyRelu { slope } => HeadLayer::LeakyRelu(Some(single(*slope))),
+            ModuleKind::Elu { alpha } => HeadLayer::Elu(Some(single(*alpha))),
             ModuleKind::Gelu { tanh: true } => HeadLayer::Gelu(Some(GeluKind::Tanh)),
             ModuleKind::Gelu { tanh: false } => HeadLayer::Gelu(Some(GeluKind::Exact)),
             ModuleKind::Silu => HeadLayer::Silu,
