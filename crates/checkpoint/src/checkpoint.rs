@@ -1,6 +1,6 @@
 //! An open checkpoint: its headers, and its tensors, which are read on request.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
 
 use bytes::Bytes;
@@ -191,6 +191,9 @@ impl Checkpoint {
         entries.sort_by_key(|entry| entry.layout.file_offset());
         entries.iter_mut().for_each(names::canonicalize);
         drop_aliases(&mut entries);
+        if let Some(key) = &selected {
+            drop_rivals(&mut entries, key.trim_end_matches('.'));
+        }
         check_unique(&entries)?;
         let prefixes: BTreeSet<&str> = entries.iter().map(|entry| names::prefix(&entry.file_name)).collect();
         let naming = Naming {
@@ -227,6 +230,16 @@ fn drop_aliases(entries: &mut Vec<TensorEntry>) {
             true
         }
     });
+}
+
+/// Drops the entries that are not under a prefix of names, and have the name of one that is: of another network, under another
+/// wrapper.
+fn drop_rivals(entries: &mut Vec<TensorEntry>, prefix: &str) {
+    let mut chosen = HashSet::new();
+    for entry in entries.iter().filter(|entry| entry.is_under(prefix)) {
+        chosen.insert(entry.name.clone());
+    }
+    entries.retain(|entry| entry.is_under(prefix) || !chosen.contains(&entry.name));
 }
 
 fn check_unique(entries: &[TensorEntry]) -> Result<(), CheckpointError> {

@@ -197,6 +197,12 @@ impl TensorEntry {
         entry
     }
 
+    /// Returns true if its name in the file is `prefix` or begins with it and a dot.
+    pub(super) fn is_under(&self, prefix: &str) -> bool {
+        let rest = self.file_name.strip_prefix(prefix);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    }
+
     /// The number of elements.
     pub fn elements(&self) -> usize {
         self.shape.iter().product()

@@ -87,7 +87,9 @@ pub enum CheckpointError {
         reason: String,
     },
     /// Two names in the file mean the same parameter.
-    #[error("the file holds {name} twice, as `{first}` and as `{second}`; leave one of them out")]
+    #[error(
+        "the file holds {name} twice, as `{first}` and as `{second}`; leave one of them out, or choose a network with --tensors KEY"
+    )]
     Twice {
         /// The parameter.
         name: String,

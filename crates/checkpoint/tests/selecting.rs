@@ -5,6 +5,7 @@
 mod common;
 
 use common::{floats, open, open_selecting, refused};
+use headswap_checkpoint::{Checkpoint, StoredDtype, safetensors_header};
 
 #[test]
 fn several_networks_are_refused_by_their_keys() {
@@ -52,4 +53,28 @@ fn the_only_network_in_a_list_is_used() {
     assert_eq!(floats(&open("same_twice.pth")), reference);
     assert_eq!(floats(&open("beside_matrices.pth")), reference);
     refused("list_of_tensors.pth", "a list of tensors, which have no names");
+}
+
+#[test]
+fn a_key_chooses_one_of_two_networks_whose_names_differ_in_a_wrapper() {
+    let names = ["model.fc.weight", "module.fc.weight", "step"];
+    let shape = [1usize];
+    let mut bytes = safetensors_header(
+        names.iter().map(|name| (*name, &shape[..])),
+        StoredDtype::F32,
+        &std::collections::HashMap::new(),
+    );
+    bytes.extend([1.0f32, 2.0, 3.0].iter().flat_map(|value| value.to_le_bytes()));
+    let error = Checkpoint::from_bytes(bytes.clone().into()).unwrap_err().to_string();
+    assert!(
+        error.contains("`model.fc.weight` and as `module.fc.weight`") && error.contains("--tensors KEY"),
+        "{error}"
+    );
+    for (key, chosen, value) in [("model", "model.fc.weight", 1.0), ("module.", "module.fc.weight", 2.0)] {
+        let checkpoint = Checkpoint::from_bytes_selecting(bytes.clone().into(), Some(key)).unwrap();
+        let floats = floats(&checkpoint);
+        assert_eq!(floats[chosen].1, [value]);
+        assert_eq!(floats.len(), 2, "the step is in neither");
+    }
+    assert!(Checkpoint::from_bytes_selecting(bytes.into(), Some("step")).is_err());
 }
