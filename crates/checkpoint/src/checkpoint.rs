@@ -104,11 +104,6 @@ impl Checkpoint {
         self.entries.iter()
     }
 
-    /// Drops the entries of the tensors with these names.
-    pub fn leave_out(&mut self, names: &[String]) {
-        self.entries.retain(|entry| !names.contains(&entry.name));
-    }
-
     /// The free-form metadata of a safetensors file; PyTorch's files have none.
     pub fn metadata(&self) -> &HashMap<String, String> {
         &self.metadata

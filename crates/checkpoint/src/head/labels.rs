@@ -48,7 +48,7 @@ pub(super) fn choose(
     let mut chosen = Chosen::default();
     for (key, labels) in checkpoint.label_lists() {
         let is_short = labels.iter().all(|label| label.len() <= LABEL_BYTES_MAX);
-        if !fits(labels.len(), output, classes) || !is_short {
+        if !output.labels_fit(labels.len(), classes) || !is_short {
             let counts = format!("{key}: {} labels for {classes} classes", labels.len());
             chosen.left_out.push(counts);
         } else if chosen.labels.is_empty() {
@@ -63,7 +63,7 @@ pub(super) fn choose(
 }
 
 fn given(labels: Vec<String>, output: Output, classes: usize) -> Result<Chosen, HeadFileError> {
-    if !fits(labels.len(), output, classes) {
+    if !output.labels_fit(labels.len(), classes) {
         return Err(HeadFileError::Labels {
             labels: labels.len(),
             classes,
@@ -73,15 +73,4 @@ fn given(labels: Vec<String>, output: Output, classes: usize) -> Result<Chosen, 
         labels,
         ..Chosen::default()
     })
-}
-
-/// Whether so many labels name the classes of such an output.
-pub(super) fn fits(labels: usize, output: Output, classes: usize) -> bool {
-    labels == classes
-        || match output {
-            Output::Softmax | Output::Linear => false,
-            // One for each of a single unit's answers.
-            Output::Sigmoid => classes == 1 && labels == 2,
-            Output::Groups(groups) => labels == classes / groups.max(1),
-        }
 }
