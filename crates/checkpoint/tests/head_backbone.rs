@@ -104,6 +104,15 @@ fn layers_that_a_head_lacks_are_reported_as_the_backbones() {
             Some("features.12, features.14"),
         ),
         (
+            without(&["features.10.", "features.12.bias"]),
+            Some("features.10, features.12.bias"),
+        ),
+        (without(&["features.12.weight"]), Some("features.12.weight")),
+        (
+            without(&["features.0.", "features.2.bias", "classifier.3.bias"]),
+            Some("features.2.bias, classifier.3.bias"),
+        ),
+        (
             without(&["classifier.0.", "classifier.3."]),
             Some("classifier.0, classifier.3"),
         ),
@@ -114,6 +123,11 @@ fn layers_that_a_head_lacks_are_reported_as_the_backbones() {
             .collect();
         assert_eq!(lacked(&file, ""), expected);
     }
+    let zeros = "features.12.bias, classifier.0.bias: zeros, as the file lacks them";
+    assert_eq!(
+        lacked(&without(&["features.12.bias", "classifier.0.bias"]), ""),
+        [zeros]
+    );
     let pooled = File::convolutions().linear("fc", 3, head_fixture::CHANNELS);
     assert!(lacked(&pooled, r#""input": "global_average""#).is_empty());
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use headswap_spec::{Architecture, HeadInput};
+use headswap_spec::{Architecture, HeadInput, Step};
 
 use super::error::HeadFileError;
 use super::fold::Join;
@@ -42,20 +42,47 @@ pub(super) fn lacked(plan: &Plan<'_>, input: HeadInput) -> Option<String> {
     let mut has_any = false;
     let mut lacked = Vec::new();
     for step in plan.architecture.steps() {
-        let has = plan
-            .network
-            .convolutions
-            .iter()
-            .any(|convolution| convolution.name == step.name)
-            || plan.found.features.iter().any(|(name, _)| *name == step.name)
-            || plan.alone.iter().any(|(name, _)| *name == step.bias());
+        let [weight, bias] = has(plan, &step);
         let counts = step.is_convolution() || input == HeadInput::Features;
-        has_any |= has;
-        if counts && has_any && !has {
-            lacked.push(step.name);
+        has_any |= weight || bias;
+        if !(counts && has_any) {
+            continue;
+        }
+        match (weight, bias) {
+            (true, true) => {}
+            (true, false) => lacked.push(step.bias()),
+            (false, true) => lacked.push(step.weight()),
+            (false, false) => lacked.push(step.name),
         }
     }
     (!lacked.is_empty()).then(|| format!("{}: the backbone's, as the file lacks them", lacked.join(", ")))
+}
+
+/// Returns a line on the layers of a whole network without a bias, if others have one: theirs counts as zeros.
+pub(super) fn without_bias(plan: &Plan<'_>) -> Option<String> {
+    let convolutions = plan.network.convolutions.iter();
+    let mut layers: Vec<(&str, usize)> = convolutions
+        .filter(|c| plan.network.whole && c.norm.is_none())
+        .map(|c| (c.name.as_str(), c.part))
+        .collect();
+    layers.extend(plan.found.features.iter().filter(|_| plan.network.whole));
+    let count = layers.len();
+    layers.retain(|(_, part)| plan.parts[*part].bias.is_none());
+    let names: Vec<String> = layers.iter().map(|(name, _)| format!("{name}.bias")).collect();
+    (!names.is_empty() && names.len() < count).then(|| format!("{}: zeros, as the file lacks them", names.join(", ")))
+}
+
+/// Whether the head computes a layer of VGG16 with a weight and a bias of its file. A whole network's layers without a bias
+/// have none.
+fn has(plan: &Plan<'_>, step: &Step) -> [bool; 2] {
+    let convolution = plan.network.convolutions.iter().find(|c| c.name == step.name);
+    let linear = plan.found.features.iter().find(|(name, _)| *name == step.name);
+    let part = convolution.map(|c| c.part).or(linear.map(|(_, index)| *index));
+    let is_alone = plan.alone.iter().any(|(name, _)| *name == step.bias());
+    match part {
+        Some(part) => [true, plan.network.whole || plan.parts[part].bias.is_some() || is_alone],
+        None => [false, is_alone],
+    }
 }
 
 /// Reads the convolutions, with their batch norms, and the Linears that compute `features`.

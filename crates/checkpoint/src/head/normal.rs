@@ -111,6 +111,7 @@ pub fn read_head(checkpoint: &Checkpoint, options: &HeadOptions<'_>) -> Result<N
     if !checkpoint.metadata().contains_key(SPEC) {
         report.assumed.extend(backbone::lacked(&plan, input));
     }
+    report.assumed.extend(backbone::without_bias(&plan));
     if !unread.is_empty() {
         let line = format!("{}: not read, its spec says what is computed", unread.list());
         report.assumed.push(line);
