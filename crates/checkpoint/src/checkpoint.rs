@@ -94,6 +94,11 @@ impl Checkpoint {
         self.format
     }
 
+    /// The length of the file in bytes.
+    pub fn file_bytes(&self) -> u64 {
+        self.source.length()
+    }
+
     /// The naming scheme that the file uses.
     pub fn naming(&self) -> &Naming {
         &self.naming

@@ -46,7 +46,9 @@ fn known(class: &str, attributes: &Attributes<'_>) -> Option<ModuleKind> {
         "BatchNorm1d" | "BatchNorm2d" | "BatchNorm3d" | "SyncBatchNorm" => {
             let eps = attributes.number("eps", "batch_norm", 7)?;
             let is_usable = is_single(eps) && eps >= 0.0;
-            known_if(is_usable, ModuleKind::BatchNorm { eps }, || format!("{name}, eps {eps}"))
+            known_if(is_usable, ModuleKind::BatchNorm { eps }, || {
+                format!("{name}, eps {eps}")
+            })
         }
         "ReLU" => ModuleKind::Relu,
         "LeakyReLU" => {

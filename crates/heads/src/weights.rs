@@ -7,8 +7,8 @@ use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
 use headswap_checkpoint::{
-    Checkpoint, CheckpointError, Digest, HeadFileError, HeadOptions, HeadReport, NormalHead, Parameters, SPEC,
-    Throttle, read_head,
+    Checkpoint, CheckpointError, Digest, HeadFileError, HeadOptions, HeadPolicy, HeadReport, NormalHead, Parameters,
+    Throttle, read_head_for, stored_spec,
 };
 use headswap_spec::{Architecture, CompleteSpec, HeadSpec, LAST_BIAS, LAST_WEIGHT, Output, Preprocessing};
 
@@ -104,12 +104,7 @@ impl HeadWeights {
         limits: &HeadLimits,
         throttle: &Throttle,
     ) -> Result<Self, HeadError> {
-        let stored = match checkpoint.metadata().get(SPEC) {
-            Some(json) => Some(HeadSpec::from_json(json).map_err(|error| HeadError::Spec {
-                reason: format!("that in the file's metadata: {error}"),
-            })?),
-            None => None,
-        };
+        let stored = stored_spec(checkpoint).map_err(refused_file)?;
         let with_stored = HeadRequest {
             spec: request.spec.clone().or(stored.map(|spec| HeadSpec {
                 labels: spec.labels.filter(|_| request.labels.is_empty()),
@@ -127,23 +122,19 @@ impl HeadWeights {
             labels: &request.labels,
             throttle,
         };
-        let normal = read_head(checkpoint, &options).map_err(refused_file)?;
+        let is_backbones = |name: &str, digest: &Digest| limits.backbone.get(name) == Some(digest);
+        let policy = HeadPolicy {
+            rows_max: limits.classes_max,
+            is_dropped: Some(&is_backbones),
+        };
+        let normal = read_head_for(checkpoint, &options, policy).map_err(refused_file)?;
         let (complete, assumed) = complete(&normal, spec.as_ref(), limits)?;
         let labels = normal.labels;
-        check_classes(normal.rows, limits)?;
         check_labels(&labels, &complete)?;
         check_stored_form(&complete)?;
 
-        let mut parameters = normal.parameters;
-        parameters.retain(|name, tensor| {
-            let backbone = limits.backbone.get(name);
-            backbone.is_none_or(|digest| *digest != tensor.digest_throttled(throttle))
-        });
-        for tensor in parameters.values() {
-            tensor.digest_throttled(throttle);
-        }
         let is_plain = complete == CompleteSpec::plain(limits.preprocessing, normal.rows);
-        let weights = Self::with_spec(parameters, complete, spec.is_some() || !is_plain, labels);
+        let weights = Self::with_spec(normal.parameters, complete, spec.is_some() || !is_plain, labels);
         Ok(Self {
             assumed: assumed.into(),
             report: Arc::new(normal.report),
@@ -244,7 +235,7 @@ fn complete(
         input: normal.input,
         layers: normal.layers.clone(),
         output,
-        classes: spec.and_then(|spec| spec.classes).unwrap_or(normal.rows),
+        classes: normal.classes,
     };
     Ok((complete, assumed))
 }
@@ -275,16 +266,6 @@ fn check_stored_form(complete: &CompleteSpec) -> Result<(), HeadError> {
     })
 }
 
-fn check_classes(rows: usize, limits: &HeadLimits) -> Result<(), HeadError> {
-    let classes_max = limits.classes_max;
-    if rows == 0 || rows > classes_max {
-        return Err(refused(format!(
-            "its last Linear has {rows} outputs; 1 to {classes_max} are accepted"
-        )));
-    }
-    Ok(())
-}
-
 /// Opens a file of weights and reads its headers.
 ///
 /// # Errors
@@ -298,6 +279,9 @@ fn refused_file(error: HeadFileError) -> HeadError {
     let reason = error.to_string();
     match error {
         HeadFileError::Checkpoint(error) => failed(Path::new("a tensor"), error),
+        HeadFileError::Spec(error) => HeadError::Spec {
+            reason: format!("that in the file's metadata: {error}"),
+        },
         HeadFileError::Labels { .. } | HeadFileError::LabelBytes { .. } => HeadError::Labels { reason },
         HeadFileError::Classes { .. } | HeadFileError::Groups { .. } | HeadFileError::Counts { .. } => {
             HeadError::Spec { reason }
@@ -470,7 +454,10 @@ mod tests {
         let (linear, relu) = (HeadLayer::Linear, HeadLayer::Relu);
         check_stored_form(&with(vec![linear, HeadLayer::LeakyRelu(Some(0.1)), linear])).unwrap();
         for (layers, part) in [
-            (vec![linear, HeadLayer::LeakyRelu(Some(f32::INFINITY))], "a layer is its name"),
+            (
+                vec![linear, HeadLayer::LeakyRelu(Some(f32::INFINITY))],
+                "a layer is its name",
+            ),
             (vec![linear, HeadLayer::Elu(Some(f32::NAN))], "a layer is its name"),
             (vec![linear, HeadLayer::LeakyRelu(Some(-0.0))], "another spec"),
             ([vec![relu; 256], vec![linear]].concat(), "more than 256 entries"),

@@ -551,6 +551,20 @@ fn the_spec_in_a_files_metadata_counts_unless_one_is_given() {
 }
 
 #[test]
+fn classes_of_the_files_spec_count_unless_the_request_has_some() {
+    let stored = r#"{"preprocessing": {"preset": "unit"}, "output": "softmax", "classes": 2, "labels": ["a", "b"]}"#;
+    let file = File::last(3).metadata(SPEC, stored);
+    let classes = |request: &HeadRequest| file.read(request).unwrap().classes();
+    assert_eq!(classes(&no_request()), 2);
+    assert_eq!(classes(&with_spec("\"input\": \"features\"")), 2);
+    assert_eq!(
+        file.read(&with_spec("\"input\": \"features\"")).unwrap().labels[..],
+        ["a", "b"]
+    );
+    assert_eq!(classes(&with_spec("\"classes\": 3")), 3);
+}
+
+#[test]
 fn metadata_that_is_not_a_spec_is_refused() {
     for (json, part) in [
         ("{", "EOF"),

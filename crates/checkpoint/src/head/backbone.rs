@@ -9,6 +9,7 @@ use super::fold::Join;
 use super::network::channels;
 use super::normal::{HeadOptions, HeadReport, read_head};
 use super::plan::Plan;
+use super::policy::Kept;
 use super::values::Reader;
 use crate::{Checkpoint, HostTensor, Parameters, Throttle};
 
@@ -36,7 +37,7 @@ pub fn read_backbone(
     Ok(head.parameters)
 }
 
-/// Returns a line on the layers that the file lacks after one that it has: the server's backbone computes them. A head that is
+/// Returns a line on the layers, weights and biases that the file lacks after one that it has: the server's backbone computes them. A head that is
 /// alone, or that begins in the middle of the network, lacks none.
 pub(super) fn lacked(plan: &Plan<'_>, input: HeadInput) -> Option<String> {
     let mut has_any = false;
@@ -89,7 +90,7 @@ fn has(plan: &Plan<'_>, step: &Step) -> [bool; 2] {
 pub(super) fn read_parameters(
     plan: &Plan<'_>,
     reader: &Reader<'_>,
-    parameters: &mut Parameters,
+    kept: &mut Kept<'_>,
     report: &mut HeadReport,
 ) -> Result<(), HeadFileError> {
     let mut is_eps_assumed = false;
@@ -116,9 +117,9 @@ pub(super) fn read_parameters(
         };
         let (weight, bias) = join.apply(weight, bias)?;
         let shape = part.weight.map_or_else(Vec::new, |weight| weight.entry().shape.clone());
-        insert(parameters, &convolution.name, (shape, weight));
+        insert(kept, &convolution.name, (shape, weight));
         if part.bias.is_some() || plan.network.whole {
-            insert_bias(parameters, &convolution.name, bias);
+            insert_bias(kept, &convolution.name, bias);
         }
     }
     if is_eps_assumed {
@@ -138,23 +139,23 @@ pub(super) fn read_parameters(
             }
             _ => reader.weight(part)?,
         };
-        insert(parameters, name, (vec![output, input], weight));
+        insert(kept, name, (vec![output, input], weight));
         if part.bias.is_some() || plan.network.whole {
-            insert_bias(parameters, name, reader.bias(part, output)?);
+            insert_bias(kept, name, reader.bias(part, output)?);
         }
     }
     for (name, entry) in &plan.alone {
         let tensor = reader.checkpoint.read_throttled(entry, reader.throttle)?;
-        parameters.insert(name.clone(), Arc::new(tensor));
+        kept.insert(name.clone(), Arc::new(tensor));
     }
     Ok(())
 }
 
-fn insert(parameters: &mut Parameters, layer: &str, (shape, values): (Vec<usize>, Vec<f32>)) {
-    parameters.insert(format!("{layer}.weight"), Arc::new(HostTensor::new(shape, values)));
+fn insert(kept: &mut Kept<'_>, layer: &str, (shape, values): (Vec<usize>, Vec<f32>)) {
+    kept.insert(format!("{layer}.weight"), Arc::new(HostTensor::new(shape, values)));
 }
 
-fn insert_bias(parameters: &mut Parameters, layer: &str, values: Vec<f32>) {
+fn insert_bias(kept: &mut Kept<'_>, layer: &str, values: Vec<f32>) {
     let tensor = HostTensor::new(vec![values.len()], values);
-    parameters.insert(format!("{layer}.bias"), Arc::new(tensor));
+    kept.insert(format!("{layer}.bias"), Arc::new(tensor));
 }

@@ -146,6 +146,19 @@ pub enum HeadFileError {
     /// More layers than a spec may have.
     #[error("the head has {layers} layers; the limit is {LAYERS_MAX}: train a head with fewer")]
     TooManyLayers { layers: usize },
+    /// Tensors that are much larger than their file.
+    #[error(
+        "the head's tensors have {elements} elements, and a file of {bytes} bytes may have {elements_max}; save dense, \
+         contiguous tensors (`tensor.clone()`) without compression"
+    )]
+    TooLarge {
+        elements: u64,
+        bytes: u64,
+        elements_max: u64,
+    },
+    /// More rows than the receiver takes.
+    #[error("its last Linear has {rows} outputs; 1 to {rows_max} are accepted")]
+    Rows { rows: usize, rows_max: usize },
     /// More classes than rows.
     #[error("\"classes\" is {classes} and the last Linear has {rows} rows; give at most as many")]
     Classes { classes: usize, rows: usize },

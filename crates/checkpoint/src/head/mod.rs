@@ -7,6 +7,7 @@
 //! batch norms, `backbone` reads what is VGG16's own, and `normal` names the result.
 
 mod backbone;
+mod budget;
 mod chain;
 mod composition;
 mod error;
@@ -23,6 +24,7 @@ mod network;
 mod normal;
 mod part;
 mod plan;
+mod policy;
 mod stored;
 mod unread;
 mod values;
@@ -32,5 +34,6 @@ pub use backbone::read_backbone;
 pub use error::HeadFileError;
 pub use inspect::{InspectedModule, Inspection, Missing, inspect_head};
 pub use layers::Finding;
-pub use normal::{HeadOptions, HeadReport, NormalHead, SPEC, read_head};
+pub use normal::{HeadOptions, HeadReport, NormalHead, SPEC, read_head, read_head_for, stored_spec};
+pub use policy::HeadPolicy;
 pub use write::write_head;

@@ -7,6 +7,7 @@ use super::error::HeadFileError;
 use super::fold;
 use super::layers::{self, Decision};
 use super::plan::{self, Plan};
+use super::policy::{HeadPolicy, Kept};
 use super::values::Reader;
 use super::{composition, head_input, labels};
 use crate::{Checkpoint, CheckpointError, Parameters, Throttle};
@@ -59,6 +60,8 @@ pub struct NormalHead {
     pub layers: Vec<HeadLayer>,
     /// The rows of the last linear.
     pub rows: usize,
+    /// How many of the rows are classes, from the first on: all, unless the given spec or that of the file says it.
+    pub classes: usize,
     /// What the logits mean, by the spec or by the file's own last module.
     pub output: Option<Output>,
     /// The caller's labels, else the spec's, else those of the file that fit.
@@ -85,6 +88,19 @@ pub struct HeadReport {
 /// # Errors
 /// [`HeadFileError`] if the file is not a head of this architecture, or if it does not say what the spec leaves out.
 pub fn read_head(checkpoint: &Checkpoint, options: &HeadOptions<'_>) -> Result<NormalHead, HeadFileError> {
+    read_head_for(checkpoint, options, HeadPolicy::default())
+}
+
+/// As [`read_head`], for a receiver that has some of the parameters: these are dropped one by one, so that a whole VGG16 takes
+/// the memory of what differs, and of one tensor more.
+///
+/// # Errors
+/// As [`read_head`], and [`HeadFileError::Rows`].
+pub fn read_head_for(
+    checkpoint: &Checkpoint,
+    options: &HeadOptions<'_>,
+    policy: HeadPolicy<'_>,
+) -> Result<NormalHead, HeadFileError> {
     let mut assumed = stored_assumed(checkpoint);
     let spec = effective_spec(checkpoint, options.spec, &mut assumed)?;
     let spec = spec.as_ref();
@@ -95,6 +111,7 @@ pub fn read_head(checkpoint: &Checkpoint, options: &HeadOptions<'_>) -> Result<N
     let unread = decision.unread;
     let output = spec.map(|spec| spec.output).or(decision.output);
     check_output(output, plan.rows())?;
+    check_rows(plan.rows(), policy.rows_max)?;
     // The caller decides what one output means; until then labels for either answer fit.
     let fitted = output.unwrap_or(match plan.rows() {
         1 => Output::Sigmoid,
@@ -120,7 +137,11 @@ pub fn read_head(checkpoint: &Checkpoint, options: &HeadOptions<'_>) -> Result<N
         checkpoint,
         throttle: options.throttle,
     };
-    let mut parameters = Parameters::new();
+    let mut kept = Kept {
+        policy,
+        throttle: options.throttle,
+        parameters: Parameters::new(),
+    };
     // The head's own first: a file without a classifier is refused before its convolutions are read.
     let folded = fold::fold(&layers, &parts, &reader)?;
     let layers: Vec<HeadLayer> = folded.iter().map(|folded| folded.layer).collect();
@@ -134,21 +155,30 @@ pub fn read_head(checkpoint: &Checkpoint, options: &HeadOptions<'_>) -> Result<N
                 true => [LAST_WEIGHT.to_owned(), LAST_BIAS.to_owned()],
                 false => [format!("head.{index}.weight"), format!("head.{index}.bias")],
             };
-            parameters.insert(weight_name, weight);
-            parameters.insert(bias_name, bias);
+            kept.insert(weight_name, weight);
+            kept.insert(bias_name, bias);
         }
     }
-    backbone::read_parameters(&plan, &reader, &mut parameters, &mut report)?;
+    backbone::read_parameters(&plan, &reader, &mut kept, &mut report)?;
     Ok(NormalHead {
-        parameters,
+        parameters: kept.parameters,
         preprocessing: spec.map(|spec| spec.preprocessing),
         input,
         layers,
         rows: plan.rows(),
+        classes: spec.and_then(|spec| spec.classes).unwrap_or(plan.rows()),
         output,
         labels: chosen.labels,
         report,
     })
+}
+
+fn check_rows(rows: usize, rows_max: usize) -> Result<(), HeadFileError> {
+    if (1..=rows_max).contains(&rows) {
+        Ok(())
+    } else {
+        Err(HeadFileError::Rows { rows, rows_max })
+    }
 }
 
 /// Refuses outputs that say nothing.
@@ -200,11 +230,11 @@ fn merged_spec(checkpoint: &Checkpoint, given: Option<&HeadSpec>) -> Result<Opti
     Ok(Some(spec))
 }
 
-/// The spec in a file's metadata.
+/// Returns the spec in a file's metadata ([`SPEC`]).
 ///
 /// # Errors
 /// [`HeadFileError::Spec`] if it is not one.
-pub(super) fn stored_spec(checkpoint: &Checkpoint) -> Result<Option<HeadSpec>, HeadFileError> {
+pub fn stored_spec(checkpoint: &Checkpoint) -> Result<Option<HeadSpec>, HeadFileError> {
     match checkpoint.metadata().get(SPEC) {
         Some(json) => Ok(Some(HeadSpec::from_json(json)?)),
         None => Ok(None),

@@ -1,7 +1,8 @@
 //! A head's file understood: what each tensor is, before any is read.
 
-use headswap_spec::{Architecture, Framework, HeadInput, HeadSpec};
+use headswap_spec::{Architecture, Framework, HeadInput, HeadSpec, LAYERS_MAX};
 
+use super::budget;
 use super::error::HeadFileError;
 use super::found::{self, Found, Search, input_width};
 use super::modules::Modules;
@@ -59,6 +60,11 @@ pub(super) fn plan<'a>(
         }
         found => found?,
     };
+    if found.layers.len() > LAYERS_MAX {
+        return Err(HeadFileError::TooManyLayers {
+            layers: found.layers.len(),
+        });
+    }
     for &index in &found.layers {
         supported(&parts[index], checkpoint)?;
     }
@@ -76,6 +82,8 @@ pub(super) fn plan<'a>(
         left_out: Vec::new(),
     };
     plan.place_others()?;
+    let used = plan.used().into_iter().map(|index| &plan.parts[index]);
+    budget::check(checkpoint, used, plan.alone.iter().map(|(_, entry)| *entry))?;
     Ok(plan)
 }
 

@@ -17,7 +17,7 @@ impl NormalHead {
             layers: Some(self.layers.clone()),
             output: spec.output,
             labels: (!self.labels.is_empty()).then(|| self.labels.clone()),
-            classes: Some(spec.classes.unwrap_or(self.rows)),
+            classes: Some(self.classes),
         }
     }
 }

@@ -106,7 +106,7 @@ impl Pickled {
     }
 
     pub fn checkpoint(&self) -> Checkpoint {
-        let mut file = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.\x80\x02}.\x80\x02".to_vec();
+        let mut file = HEAD.to_vec();
         self.write(&mut file, "");
         let values: Vec<f32> = self
             .tensors
@@ -114,9 +114,7 @@ impl Pickled {
             .iter()
             .flat_map(|(.., values)| values.clone())
             .collect();
-        file.extend(b".\x80\x02](X\x01\0\0\0\x30e.");
-        file.extend((values.len() as u64).to_le_bytes());
-        file.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+        end(&mut file, &values);
         Checkpoint::from_bytes(Bytes::from(file)).unwrap()
     }
 
@@ -191,6 +189,29 @@ impl Pickled {
     }
 }
 
+/// A state dict of tensors that repeat one number.
+pub fn repeated(tensors: &[(String, Vec<usize>)]) -> Checkpoint {
+    let mut file = HEAD.to_vec();
+    file.extend(b"}(");
+    for (name, shape) in tensors {
+        file.extend(text(name));
+        file.extend(view(0, shape, &vec![0; shape.len()], 1));
+    }
+    file.push(b'u');
+    end(&mut file, &[0.5]);
+    Checkpoint::from_bytes(Bytes::from(file)).unwrap()
+}
+
+/// What comes before the network: the format's number, its version, and a description of the system.
+const HEAD: &[u8] = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.\x80\x02}.\x80\x02";
+
+/// Writes the keys of the storages, and the only storage.
+fn end(file: &mut Vec<u8>, values: &[f32]) {
+    file.extend(b".\x80\x02](X\x01\0\0\0\x30e.");
+    file.extend((values.len() as u64).to_le_bytes());
+    file.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+}
+
 /// The tensors of a module.
 #[derive(Clone, Copy, Debug)]
 pub enum Tensors {
@@ -220,8 +241,15 @@ fn tuple(values: &[i32]) -> Vec<u8> {
 
 /// A contiguous tensor of the only storage, which has so many elements.
 fn tensor(offset: usize, shape: &[usize], elements: usize) -> Vec<u8> {
+    let strides: Vec<i32> = (0..shape.len())
+        .map(|at| shape[at + 1..].iter().product::<usize>() as i32)
+        .collect();
+    view(offset, shape, &strides, elements)
+}
+
+/// A view of the only storage, which has so many elements.
+fn view(offset: usize, shape: &[usize], strides: &[i32], elements: usize) -> Vec<u8> {
     let sizes: Vec<i32> = shape.iter().map(|size| *size as i32).collect();
-    let strides: Vec<i32> = (0..sizes.len()).map(|at| sizes[at + 1..].iter().product()).collect();
     [
         b"ctorch._utils\n_rebuild_tensor_v2\n((".to_vec(),
         text("storage"),
@@ -232,7 +260,7 @@ fn tensor(offset: usize, shape: &[usize], elements: usize) -> Vec<u8> {
         b"tQ".to_vec(),
         int(offset as i32),
         tuple(&sizes),
-        tuple(&strides),
+        tuple(strides),
         b"\x89NtR".to_vec(),
     ]
     .concat()

@@ -34,8 +34,10 @@ use threads::{Priority, Threads};
 
 /// Maximum number of concurrent small swaps.
 const SMALL_SWAPS_MAX: usize = 4;
-/// A file up to this many bytes is small, and its swap takes milliseconds. Its head has at most twice as many bytes, if the
-/// file is in 16 bits, so the heads of all small swaps fit the 64 MiB by which the trial budget exceeds that of heads.
+/// A file up to this many bytes is small, and its swap takes milliseconds. Its head has twice as many bytes, if the file is in
+/// 16 bits, so the heads of all small swaps fit the 64 MiB by which the trial budget exceeds that of heads. A file that repeats
+/// or compresses its tensors may take 16 bytes in memory for each of its own, and 16 MiB more (`head/budget.rs` of the
+/// checkpoint); a head that does not fit beside the others is then refused, to be tried again.
 const SMALL_FILE_BYTES_MAX: u64 = 8 << 20;
 /// Maximum number of concurrent reads of stored heads.
 const READS_MAX: usize = 8;
