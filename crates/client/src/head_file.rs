@@ -5,11 +5,11 @@ use std::io::{BufWriter, ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
 use headswap_checkpoint::{
-    Checkpoint, CheckpointError, HeadFileError, HeadOptions, HeadReport, Inspection, NormalHead, SPEC, Throttle,
-    inspect_head, read_head, write_head,
+    Checkpoint, CheckpointError, HeadFileError, HeadOptions, HeadReport, Inspection, NormalHead, Throttle,
+    inspect_head, inspect_head_with, read_head, stored_spec, write_head,
 };
 use headswap_proto::Parameter;
-use headswap_spec::{HeadSpec, SpecDraft};
+use headswap_spec::{HeadSpec, SpecDraft, SpecError};
 use serde_json::json;
 use tempfile::NamedTempFile;
 
@@ -54,8 +54,14 @@ impl HeadFile {
     /// [`ClientError::Missing`] what neither the file nor `given` says.
     pub fn open(path: &Path, given: &GivenSpec) -> Result<Self, ClientError> {
         let checkpoint = open(path, given)?;
-        let inspection = inspect_head(&checkpoint, None).map_err(|error| unusable_head(path, error))?;
-        let spec = spec(path, &checkpoint, &inspection, given)?;
+        let mut draft = match stored_spec(&checkpoint).map_err(|error| unusable_head(path, error))? {
+            Some(stored) => SpecDraft::from(&stored),
+            None => SpecDraft::default(),
+        };
+        draft.extend(given.keys.clone());
+        let known = draft.partial().map_err(|error| refused_spec(path, &error))?;
+        let inspection = inspect_head_with(&checkpoint, None, &known).map_err(|error| unusable_head(path, error))?;
+        let spec = spec(path, draft, &inspection)?;
         let options = HeadOptions {
             architecture: inspection.architecture,
             spec: Some(&spec),
@@ -174,19 +180,8 @@ fn open(path: &Path, given: &GivenSpec) -> Result<Checkpoint, ClientError> {
     Checkpoint::open_selecting(path, given.tensors.as_deref()).map_err(|error| unusable(path, error))
 }
 
-/// Returns the spec of a file: its own, with what was given in its place.
-fn spec(
-    path: &Path,
-    checkpoint: &Checkpoint,
-    inspection: &Inspection,
-    given: &GivenSpec,
-) -> Result<HeadSpec, ClientError> {
-    let in_spec = |error: headswap_spec::SpecError| refused(path, format!("what is said about it is refused: {error}"));
-    let mut draft = match checkpoint.metadata().get(SPEC) {
-        Some(json) => SpecDraft::from_json(json).map_err(in_spec)?,
-        None => SpecDraft::default(),
-    };
-    draft.extend(given.keys.clone());
+/// Returns the spec of a file: what its own and the given keys say, with the output that its modules say.
+fn spec(path: &Path, mut draft: SpecDraft, inspection: &Inspection) -> Result<HeadSpec, ClientError> {
     if !draft.has("output")
         && let Some(output) = inspection.output
     {
@@ -204,7 +199,11 @@ fn spec(
             missing: missing.join("; "),
         });
     }
-    draft.finish().map_err(in_spec)
+    draft.finish().map_err(|error| refused_spec(path, &error))
+}
+
+fn refused_spec(path: &Path, error: &SpecError) -> ClientError {
+    refused(path, format!("what is said about it is refused: {error}"))
 }
 
 fn refused(path: &Path, reason: String) -> ClientError {
@@ -232,5 +231,55 @@ fn unusable(path: &Path, error: CheckpointError) -> ClientError {
             path: path.to_owned(),
             source,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use headswap_checkpoint::{StoredDtype, safetensors_header};
+    use headswap_spec::{HeadInput, HeadLayer};
+
+    use super::*;
+
+    /// A file of Linears of the narrow network.
+    fn file(linears: &[(&str, usize, usize)]) -> NamedTempFile {
+        let shapes: Vec<(String, [usize; 2])> = linears
+            .iter()
+            .map(|(path, output, input)| (format!("{path}.weight"), [*output, *input]))
+            .collect();
+        let tensors = shapes.iter().map(|(name, shape)| (name.as_str(), &shape[..]));
+        let mut bytes = safetensors_header(tensors, StoredDtype::F32, &HashMap::new());
+        for (_, shape) in &shapes {
+            bytes.extend(0.5f32.to_le_bytes().repeat(shape.iter().product()));
+        }
+        let mut file = NamedTempFile::new().unwrap();
+        file.write_all(&bytes).unwrap();
+        file
+    }
+
+    fn given(json: &str) -> GivenSpec {
+        GivenSpec {
+            keys: SpecDraft::from_json(json).unwrap(),
+            tensors: None,
+        }
+    }
+
+    #[test]
+    fn what_is_given_counts_while_the_file_is_understood() {
+        // Without the input, either Linear may be the first: 128 is the width of features, and 16 that of the channels.
+        let loop_of_two = file(&[("a", 16, 128), ("b", 128, 16)]);
+        let said = r#"{"preprocessing": {"preset": "unit"}, "output": "softmax", "input": "global_average",
+            "layers": ["linear", "relu", "linear"]}"#;
+        let head = HeadFile::open(loop_of_two.path(), &given(said)).unwrap();
+        assert_eq!(head.spec().input, Some(HeadInput::GlobalAverage));
+        let layers = [HeadLayer::Linear, HeadLayer::Relu, HeadLayer::Linear];
+        assert_eq!(head.spec().layers.as_deref(), Some(&layers[..]));
+
+        let error = HeadFile::open(loop_of_two.path(), &given(r#"{"input": "features"}"#)).unwrap_err();
+        assert!(matches!(error, ClientError::Missing { .. }), "{error}");
+        let wrong = HeadFile::open(loop_of_two.path(), &given(r#"{"layers": ["relu"]}"#)).unwrap_err();
+        assert!(wrong.to_string().contains("there is no linear"), "{wrong}");
     }
 }

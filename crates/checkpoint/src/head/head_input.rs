@@ -1,6 +1,6 @@
 //! Checks a head's width against where it stands.
 
-use headswap_spec::{Architecture, HeadInput, HeadSpec};
+use headswap_spec::{Architecture, HeadInput, PartialSpec};
 
 use super::error::HeadFileError;
 use super::found::input_width;
@@ -17,11 +17,11 @@ const STRIDE: u32 = 32;
 pub(super) fn check(
     architecture: Architecture,
     input: HeadInput,
-    spec: Option<&HeadSpec>,
+    spec: &PartialSpec,
     first: &Part<'_>,
 ) -> Result<(), HeadFileError> {
     let channels = channels(architecture);
-    let size = spec.and_then(|spec| spec.preprocessing.size().ok());
+    let size = spec.preprocessing.and_then(|preprocessing| preprocessing.size().ok());
     let (fits, expected) = match (input_width(architecture, input), size) {
         (Some(width), _) => (width == first.input(), width.to_string()),
         (None, Some([height, width])) => {

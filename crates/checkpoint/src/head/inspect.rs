@@ -1,6 +1,6 @@
 //! What `head inspect` prints: what a file says, and what it does not say.
 
-use headswap_spec::{Architecture, HeadInput, HeadLayer, Output};
+use headswap_spec::{Architecture, HeadInput, HeadLayer, Output, PartialSpec};
 
 use super::error::HeadFileError;
 use super::head_input;
@@ -77,20 +77,35 @@ pub struct Missing {
 /// # Errors
 /// [`HeadFileError`] if it is not a head of VGG16.
 pub fn inspect_head(checkpoint: &Checkpoint, architecture: Option<Architecture>) -> Result<Inspection, HeadFileError> {
-    let spec = stored_spec(checkpoint)?;
-    let plan = plan::plan(checkpoint, architecture, spec.as_ref())?;
-    let decision = layers::decide(&plan, spec.as_ref());
+    inspect_head_with(checkpoint, architecture, &PartialSpec::default())
+}
+
+/// As [`inspect_head`], with what is said about the head besides its file, which counts more than the file's own spec.
+///
+/// # Errors
+/// As [`inspect_head`].
+pub fn inspect_head_with(
+    checkpoint: &Checkpoint,
+    architecture: Option<Architecture>,
+    given: &PartialSpec,
+) -> Result<Inspection, HeadFileError> {
+    let stored = stored_spec(checkpoint)?;
+    let spec = given
+        .clone()
+        .or(stored.as_ref().map(PartialSpec::from).unwrap_or_default());
+    let plan = plan::plan(checkpoint, architecture, &spec)?;
+    let decision = layers::decide(&plan, &spec);
     if let Some(input) = decision.input.value()
         && let Some(first) = plan.first_linear()
     {
-        head_input::check(plan.architecture, *input, spec.as_ref(), first)?;
+        head_input::check(plan.architecture, *input, &spec, first)?;
     }
     if let Some(layers) = decision.layers.value() {
         layers::assign(&plan, layers)?;
     }
-    let output = spec.as_ref().map(|spec| spec.output).or(decision.output);
+    let output = spec.output.or(decision.output);
     let mut missing = missing(&plan, &decision, output);
-    if spec.is_none() {
+    if spec.preprocessing.is_none() {
         missing.insert(
             0,
             lacks(

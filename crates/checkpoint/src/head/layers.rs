@@ -1,6 +1,6 @@
 //! Decides where a head stands and what its layers are: from its spec, from its modules, or from a layout that is known.
 
-use headswap_spec::{HeadInput, HeadLayer, HeadSpec, LAYERS_MAX, Output};
+use headswap_spec::{HeadInput, HeadLayer, LAYERS_MAX, Output, PartialSpec};
 
 use super::error::HeadFileError;
 use super::found::input_width;
@@ -46,18 +46,18 @@ pub(super) struct Decision {
 }
 
 /// Decides from names, shapes and modules. What is usual is assumed only if every module that the file has is known.
-pub(super) fn decide(plan: &Plan<'_>, spec: Option<&HeadSpec>) -> Decision {
+pub(super) fn decide(plan: &Plan<'_>, spec: &PartialSpec) -> Decision {
     let head = plan.head();
     let said = plan.modules.read(&head);
     let unread = plan.unread(spec);
     let layout = fastai(plan);
-    let input = match spec.and_then(|spec| spec.input) {
+    let input = match spec.input {
         Some(input) => Finding::Known(input),
         None if !unread.input.is_empty() => Finding::Missing,
         None => input(plan, said.input, layout.as_ref()),
     };
     let mut assumed = Vec::new();
-    let layers = match (spec.and_then(|spec| spec.layers.clone()), said.layers) {
+    let layers = match (spec.layers.clone(), said.layers) {
         (Some(layers), _) => Finding::Known(resolved(layers, plan, &mut assumed)),
         (None, _) if !unread.is_empty() => Finding::Missing,
         (None, Some(layers)) => Finding::Known(layers),

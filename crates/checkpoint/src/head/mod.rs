@@ -32,7 +32,7 @@ mod write;
 
 pub use backbone::read_backbone;
 pub use error::HeadFileError;
-pub use inspect::{InspectedModule, Inspection, Missing, inspect_head};
+pub use inspect::{InspectedModule, Inspection, Missing, inspect_head, inspect_head_with};
 pub use layers::Finding;
 pub use normal::{HeadOptions, HeadReport, NormalHead, SPEC, read_head, read_head_for, stored_spec};
 pub use policy::HeadPolicy;

@@ -1,6 +1,6 @@
 //! A head in normal form: what is stored, digested and placed, whatever its file looked like.
 
-use headswap_spec::{Architecture, HeadInput, HeadLayer, HeadSpec, LAST_BIAS, LAST_WEIGHT, Output, Preprocessing};
+use headswap_spec::{Architecture, HeadInput, HeadLayer, HeadSpec, LAST_BIAS, LAST_WEIGHT, Output, PartialSpec, Preprocessing};
 
 use super::backbone;
 use super::error::HeadFileError;
@@ -104,9 +104,10 @@ pub fn read_head_for(
     let mut assumed = stored_assumed(checkpoint);
     let spec = effective_spec(checkpoint, options.spec, &mut assumed)?;
     let spec = spec.as_ref();
-    let plan = plan::plan(checkpoint, Some(options.architecture), spec)?;
-    let decision = layers::decide(&plan, spec);
-    let (input, layers) = decided(&plan, &decision, spec)?;
+    let known = spec.map(PartialSpec::from).unwrap_or_default();
+    let plan = plan::plan(checkpoint, Some(options.architecture), &known)?;
+    let decision = layers::decide(&plan, &known);
+    let (input, layers) = decided(&plan, &decision, &known)?;
     let parts = layers::assign(&plan, &layers)?;
     let unread = decision.unread;
     let output = spec.map(|spec| spec.output).or(decision.output);
@@ -245,7 +246,7 @@ pub fn stored_spec(checkpoint: &Checkpoint) -> Result<Option<HeadSpec>, HeadFile
 pub(super) fn decided(
     plan: &Plan<'_>,
     decision: &Decision,
-    spec: Option<&HeadSpec>,
+    spec: &PartialSpec,
 ) -> Result<(HeadInput, Vec<HeadLayer>), HeadFileError> {
     let Some(first) = plan.first_linear() else {
         return Err(HeadFileError::NoLinear {

@@ -1,6 +1,6 @@
 //! A head's file understood: what each tensor is, before any is read.
 
-use headswap_spec::{Architecture, Framework, HeadInput, HeadSpec, LAYERS_MAX};
+use headswap_spec::{Architecture, Framework, HeadInput, LAYERS_MAX, PartialSpec};
 
 use super::budget;
 use super::error::HeadFileError;
@@ -38,7 +38,7 @@ const WRAPPERS: [&str; 5] = ["module", "_orig_mod", "_forward_module", "model", 
 pub(super) fn plan<'a>(
     checkpoint: &'a Checkpoint,
     architecture: Option<Architecture>,
-    spec: Option<&HeadSpec>,
+    spec: &PartialSpec,
 ) -> Result<Plan<'a>, HeadFileError> {
     let modules = Modules::new(checkpoint.modules(), checkpoint.graph().is_some());
     let parts = part::parts(checkpoint, &modules)?;
@@ -50,7 +50,7 @@ pub(super) fn plan<'a>(
         modules: &modules,
         architecture,
         framework: checkpoint.format().framework(),
-        input: spec.and_then(|spec| spec.input),
+        input: spec.input,
     };
     let found = match found::find(search) {
         Err(HeadFileError::NoLinear { .. }) if parts.iter().all(|part| part.kind == PartKind::Other) => {
@@ -174,7 +174,7 @@ impl<'a> Plan<'a> {
     }
 
     /// The modules from the last convolution to the output that are not read.
-    pub fn unread(&self, spec: Option<&HeadSpec>) -> Unread {
+    pub fn unread(&self, spec: &PartialSpec) -> Unread {
         let convolutions = self.network.convolutions.iter().map(|c| self.parts[c.part].path);
         let features = self.found.features.iter().map(|(_, index)| &self.parts[*index]);
         let dropped = self.found.dropped.iter().map(|index| self.parts[*index].path);
@@ -183,7 +183,7 @@ impl<'a> Plan<'a> {
             features: features.collect(),
             head: self.head(),
             dropped: dropped.collect(),
-            spec,
+            output: spec.output,
         })
     }
 

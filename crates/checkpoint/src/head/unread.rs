@@ -1,6 +1,6 @@
 //! The modules of a head's path whose effect is not read: of unknown classes, or of no known place.
 
-use headswap_spec::{HeadSpec, Output};
+use headswap_spec::Output;
 
 use super::chain::AUXILIARY;
 use super::found::parent;
@@ -27,8 +27,8 @@ pub(super) struct HeadPath<'p> {
     pub head: Vec<&'p Part<'p>>,
     /// The paths of other heads' parts.
     pub dropped: Vec<&'p str>,
-    /// The head's spec.
-    pub spec: Option<&'p HeadSpec>,
+    /// The output that its spec says.
+    pub output: Option<Output>,
 }
 
 /// Limit of the modules that one message lists.
@@ -182,11 +182,7 @@ impl Modules<'_> {
             ModuleKind::AdaptiveMaxPool { size } => size == [1, 1],
             // A second ReLU changes nothing, and a softmax is reported as an output that is not known.
             ModuleKind::Relu | ModuleKind::Softmax | ModuleKind::LogSoftmax => true,
-            ModuleKind::Sigmoid
-                if head.spec.is_some_and(|spec| spec.output == Output::Sigmoid) && place > bounds.last =>
-            {
-                true
-            }
+            ModuleKind::Sigmoid if head.output == Some(Output::Sigmoid) && place > bounds.last => true,
             ModuleKind::LeakyRelu { .. }
             | ModuleKind::Elu { .. }
             | ModuleKind::Gelu { .. }
