@@ -243,7 +243,7 @@ mod tests {
 
     use super::*;
 
-    /// A file of Linears of the narrow network.
+    /// A file of Linears without a bias: path, outputs and inputs.
     fn file(linears: &[(&str, usize, usize)]) -> NamedTempFile {
         let shapes: Vec<(String, [usize; 2])> = linears
             .iter()
@@ -268,18 +268,20 @@ mod tests {
 
     #[test]
     fn what_is_given_counts_while_the_file_is_understood() {
-        // Without the input, either Linear may be the first: 128 is the width of features, and 16 that of the channels.
-        let loop_of_two = file(&[("a", 16, 128), ("b", 128, 16)]);
-        let said = r#"{"preprocessing": {"preset": "unit"}, "output": "softmax", "input": "global_average",
-            "layers": ["linear", "relu", "linear"]}"#;
-        let head = HeadFile::open(loop_of_two.path(), &given(said)).unwrap();
-        assert_eq!(head.spec().input, Some(HeadInput::GlobalAverage));
+        // 3 x 1 positions of 512 channels. Without the input, 512 is a width that a head may take, and 1536 is not.
+        let flat = file(&[("fc1", 512, 1536), ("fc2", 3, 512)]);
+        let said = r#"{"preprocessing": {"resize": {"stretch": [96, 32]}, "scale": 1}, "output": "softmax",
+            "input": "flatten", "layers": ["linear", "relu", "linear"]}"#;
+        let head = HeadFile::open(flat.path(), &given(said)).unwrap();
+        assert_eq!(head.spec().input, Some(HeadInput::Flatten));
         let layers = [HeadLayer::Linear, HeadLayer::Relu, HeadLayer::Linear];
         assert_eq!(head.spec().layers.as_deref(), Some(&layers[..]));
 
-        let error = HeadFile::open(loop_of_two.path(), &given(r#"{"input": "features"}"#)).unwrap_err();
-        assert!(matches!(error, ClientError::Missing { .. }), "{error}");
-        let wrong = HeadFile::open(loop_of_two.path(), &given(r#"{"layers": ["relu"]}"#)).unwrap_err();
+        let unknown = HeadFile::open(flat.path(), &given("{}")).unwrap_err();
+        assert!(unknown.to_string().contains("transposed?"), "{unknown}");
+        let missing = HeadFile::open(flat.path(), &given(r#"{"input": "flatten"}"#)).unwrap_err();
+        assert!(matches!(missing, ClientError::Missing { .. }), "{missing}");
+        let wrong = HeadFile::open(flat.path(), &given(r#"{"layers": ["relu"]}"#)).unwrap_err();
         assert!(wrong.to_string().contains("there is no linear"), "{wrong}");
     }
 }
