@@ -14,11 +14,12 @@ use crate::commands::output::{bytes, print_line, spinner};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
-  headswap head convert finetuned.pth cats.safetensors --preprocessing torchvision --output softmax --labels cats.txt
+  headswap head convert finetuned.pth cats.safetensors --preprocessing torchvision \\
+      --output softmax --labels cats.txt
   headswap head replace cats cats.safetensors       needs no flags: the spec is in the file
 
-The file has the head's layers with batch norms folded in, the other parameters of VGG16 that the input has, and the spec under
-the key headswap.spec of its metadata. It appears whole or not at all.";
+The file has the head's layers with batch norms folded in, the other parameters of VGG16 that the
+input has, and the spec under the key headswap.spec of its metadata. It appears whole or not at all.";
 
 #[derive(Args, Debug)]
 pub(crate) struct ConvertArgs {

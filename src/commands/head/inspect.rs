@@ -17,10 +17,11 @@ use crate::commands::output::{print_json, print_line, print_table, table};
 pub(super) const EXAMPLES: &str = "\
 Examples:
   headswap head inspect finetuned.pth
-  headswap head inspect finetuned.pth --against-server     also which tensors equal the server's backbone
+  headswap head inspect finetuned.pth --against-server     also which tensors equal the backbone's
   headswap head inspect checkpoint.pth --tensors model_ema
 
-Nothing in the file is run. The last lines say what `head replace` and `head convert` need besides the file.";
+Nothing in the file is run. The last lines say what `head replace` and `head convert` need besides
+the file.";
 
 #[derive(Args, Debug)]
 pub(crate) struct InspectArgs {

@@ -17,7 +17,8 @@ Examples:
   headswap head list --tier hot --limit 20    the first 20 of those on the device
   headswap head list --labels                 with how many labels each has, and the first few
 
-Bytes are those of the tensors on the device, in f32. The last line has the totals of the heads that are listed.";
+Bytes are those of the tensors on the device, in f32. The last line has the totals of the heads that
+are listed.";
 
 /// As many as the server gives at once.
 const PAGE_SIZE: u32 = 1000;

@@ -23,16 +23,18 @@ use crate::commands::output::{WorkBar, bytes, ms, note, print_json, print_line, 
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
-  headswap head replace cats cats.safetensors --preprocessing torchvision --output softmax --labels cats.txt
-  headswap head replace cats finetuned.pth --spec cats.json      a whole model: only what differs is sent
-  headswap head replace cats cats.safetensors                    a file that `head convert` wrote has its spec
-  headswap head replace cats cats.safetensors --expected-version 3   only if 3 is live
-  headswap head replace cats cats.safetensors --dry-run              check it, change nothing
-  headswap head replace cats file:///srv/heads/cats.safetensors      a file on the server
+  headswap head replace cats cats.safetensors --preprocessing torchvision --output softmax \\
+      --labels cats.txt
+  headswap head replace cats finetuned.pth --spec cats.json         send only what differs
+  headswap head replace cats cats.safetensors                       its spec is in the file
+  headswap head replace cats cats.safetensors --expected-version 3  only if 3 is live
+  headswap head replace cats cats.safetensors --dry-run             check it, change nothing
+  headswap head replace cats file:///srv/heads/cats.safetensors     a file on the server
 
-A local file is read and checked before anything is sent. What neither the file nor the flags say is refused, because pictures
-that are prepared otherwise than in training get wrong answers without an error; `headswap head inspect FILE` shows what is
-missing. Without labels, those of the version before are sent again if the classes are as many.";
+A local file is read and checked before anything is sent. What neither the file nor the flags say
+is refused, because pictures that are prepared otherwise than in training get wrong answers without
+an error; `headswap head inspect FILE` shows what is missing. Without labels, those of the version
+before are sent again if the classes are as many.";
 
 /// A larger file is sent in pieces.
 const ONE_MESSAGE_BYTES_MAX: u64 = 4 << 20;
