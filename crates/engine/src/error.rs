@@ -32,8 +32,8 @@ pub enum EngineError {
     HeadChanged,
     /// Decoding the picture takes more memory than the limit of one picture.
     #[error(
-        "decoding the picture takes {needed} bytes, {DECODE_BYTES_MAX} leaves {available} for one; scale it down, or save \
-         it without progressive or interlaced coding"
+        "decoding the picture takes {needed} bytes, {DECODE_BYTES_MAX} leaves {available} for one; scale it down, save it \
+         without progressive or interlaced coding, or ask for fewer heads in one request"
     )]
     PictureTooCostly {
         /// The bytes that it takes.
