@@ -18,6 +18,9 @@ const RETRY_LATER: Duration = Duration::from_secs(1);
 /// The resource type of a head version in `google.rpc.ResourceInfo`.
 const VERSION: &str = "headswap.v1.HeadVersion";
 
+/// The setting that says on which disk heads are stored.
+const HEADS_DIR: &str = "--heads-dir";
+
 /// The setting that limits a message's bytes on the classification port.
 pub const MESSAGE_BYTES_MAX: &str = "--message-bytes-max";
 /// The setting that limits a message's bytes on the administration port.
@@ -106,7 +109,10 @@ pub(crate) fn from_head(error: impl Borrow<HeadError>) -> Status {
         HeadError::Retired { .. } | HeadError::LoadsStopped | HeadError::Unreadable { .. } => unavailable(&message),
         HeadError::Cancelled => Status::cancelled(message),
         HeadError::LoadPanicked { .. } => Status::internal(message),
-        HeadError::Store(error) if error.source.kind() == ErrorKind::StorageFull => Status::resource_exhausted(message),
+        HeadError::Store(error) if is_full(error.source.kind()) => {
+            let details = ErrorDetails::with_quota_failure_violation(HEADS_DIR, message.clone());
+            Status::with_error_details(Code::ResourceExhausted, message, details)
+        }
         HeadError::Place(PlaceError::Refused(_)) => Status::failed_precondition(message),
         HeadError::Store(_) => Status::internal(message),
         HeadError::Upload { field, .. } => invalid(field, message),
@@ -116,6 +122,14 @@ pub(crate) fn from_head(error: impl Borrow<HeadError>) -> Status {
         HeadError::Weights { .. } => invalid("source", message),
         HeadError::Spec { .. } | HeadError::SpecMissing | HeadError::OneOutput => invalid("head_spec", message),
     }
+}
+
+/// Returns true if the disk, the user's share of it, or the limit on the size of files leaves no space.
+fn is_full(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge
+    )
 }
 
 /// Returns the status for an error of `Streaming::message`, on a port whose messages `setting` limits.
@@ -251,6 +265,12 @@ mod tests {
         }
         check(unwritable(libc::EIO), Code::Internal, false);
         check(unwritable(libc::ENOSPC), Code::ResourceExhausted, false);
+        for number in [libc::ENOSPC, libc::EDQUOT, libc::EFBIG] {
+            let status = from_head(unwritable(number));
+            assert_eq!(status.code(), Code::ResourceExhausted, "{number}");
+            let violations = status.get_details_quota_failure().unwrap().violations;
+            assert_eq!(violations[0].subject, HEADS_DIR, "{number}");
+        }
         let damaged = HeadError::Damaged {
             name: HeadName::parse("cats").unwrap(),
             version: 1,
