@@ -10,7 +10,7 @@ use headswap_proto::{
     ClassifyRequest, ClassifyResponse, ClassifyStreamRequest, EmbedKind, EmbedRequest, EmbedResponse, HeadResult,
     Prediction, Timing, classify_request, embed_request,
 };
-use headswap_service::{Classified, ClassifyQuery, EmbedQuery, HeadAnswer, Lifecycle, Picture, Scored};
+use headswap_service::{Classified, ClassifyQuery, EmbedQuery, HeadAnswer, Lifecycle, Picture, Scored, ServiceError};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::classify_stream::{ClassifyStream, ResponseStream, StreamLimits};
@@ -91,7 +91,7 @@ impl ClassifierService for ClassifierRpc {
             let _accepted = self.lifecycle.accept()?;
             let state = self.lifecycle.pass()?;
             let request = request.into_inner();
-            let kind = embed_kind(request.kind());
+            let kind = embed_kind(request.kind)?;
             call.request_id = request.request_id;
             observed.request_id.clone_from(&call.request_id);
             let picture = request.input.map(|input| match input {
@@ -117,11 +117,15 @@ impl ClassifierService for ClassifierRpc {
     }
 }
 
-fn embed_kind(kind: EmbedKind) -> headswap_service::EmbedKind {
-    match kind {
-        EmbedKind::Unspecified | EmbedKind::Features => headswap_service::EmbedKind::Features,
-        EmbedKind::Pool => headswap_service::EmbedKind::Pool,
-        EmbedKind::Gap => headswap_service::EmbedKind::Gap,
+fn embed_kind(kind: i32) -> Result<headswap_service::EmbedKind, ServiceError> {
+    match EmbedKind::try_from(kind) {
+        Ok(EmbedKind::Unspecified | EmbedKind::Features) => Ok(headswap_service::EmbedKind::Features),
+        Ok(EmbedKind::Pool) => Ok(headswap_service::EmbedKind::Pool),
+        Ok(EmbedKind::Gap) => Ok(headswap_service::EmbedKind::Gap),
+        Err(_) => Err(ServiceError::Invalid {
+            field: "kind",
+            message: format!("kind: this server does not know the value {kind}"),
+        }),
     }
 }
 

@@ -25,8 +25,15 @@ pub(super) fn requested(message: Option<HeadSpec>, json: Option<String>) -> Resu
 /// Returns the JSON that a message stands for. What is not set is left out.
 fn to_json(message: HeadSpec) -> Result<Value, Status> {
     let mut json = Map::new();
-    let output = message.output();
-    if let Some(input) = input_name(message.input()) {
+    let output: OutputKind = known("output", message.output)?;
+    if output != OutputKind::Groups && message.groups > 0 {
+        let reason = format!(
+            "groups: it is {}, and the output is another; leave it out",
+            message.groups
+        );
+        return Err(invalid("spec", reason));
+    }
+    if let Some(input) = input_name(known("input", message.input)?) {
         json.insert("input".into(), input.into());
     }
     if let Some(preprocessing) = message.preprocessing {
@@ -34,8 +41,8 @@ fn to_json(message: HeadSpec) -> Result<Value, Status> {
     }
     if !message.layers.is_empty() {
         let mut layers = Vec::with_capacity(message.layers.len());
-        for layer in message.layers {
-            layers.push(layer_json(layer)?);
+        for (index, layer) in message.layers.into_iter().enumerate() {
+            layers.push(layer_json(index, layer)?);
         }
         json.insert("layers".into(), layers.into());
     }
@@ -58,7 +65,8 @@ fn to_json(message: HeadSpec) -> Result<Value, Status> {
 
 fn preprocessing_json(message: Preprocessing) -> Result<Value, Status> {
     let mut json = Map::new();
-    let (filter, channels) = (message.filter(), message.channels());
+    let filter = known("preprocessing.filter", message.filter)?;
+    let channels = known("preprocessing.channels", message.channels)?;
     if !message.preset.is_empty() {
         json.insert("preset".into(), message.preset.into());
     }
@@ -79,12 +87,20 @@ fn preprocessing_json(message: Preprocessing) -> Result<Value, Status> {
     if let Some(channels) = channels_name(channels) {
         json.insert("channels".into(), channels.into());
     }
+    if !message.scale.is_finite() {
+        let reason = format!("preprocessing.scale: {} is not a finite number", message.scale);
+        return Err(invalid("spec", reason));
+    }
     if message.scale != 0.0 {
         json.insert("scale".into(), message.scale.into());
     }
     for (key, numbers) in [("mean", message.mean), ("std", message.std)] {
         if numbers.iter().any(|number| !number.is_finite()) {
             return Err(invalid("spec", format!("preprocessing.{key}: a number is not finite")));
+        }
+        if !matches!(numbers.len(), 0 | 3) {
+            let reason = format!("preprocessing.{key}: it has {} numbers; give three", numbers.len());
+            return Err(invalid("spec", reason));
         }
         if !numbers.is_empty() {
             json.insert(key.into(), numbers.into());
@@ -96,9 +112,18 @@ fn preprocessing_json(message: Preprocessing) -> Result<Value, Status> {
     Ok(Value::Object(json))
 }
 
-fn layer_json(layer: HeadLayer) -> Result<Value, Status> {
-    let name = match layer.kind() {
-        HeadLayerKind::Unspecified => return Err(invalid("spec", "layers: a layer has no kind".into())),
+/// Returns the value of an enum by its number.
+fn known<E: TryFrom<i32>>(field: &str, number: i32) -> Result<E, Status> {
+    E::try_from(number).map_err(|_| invalid("spec", format!("{field}: this server does not know the value {number}")))
+}
+
+fn layer_json(index: usize, layer: HeadLayer) -> Result<Value, Status> {
+    if let Some(number) = layer.number.filter(|number| !number.is_finite()) {
+        let reason = format!("layers[{index}].number: {number} is not a finite number");
+        return Err(invalid("spec", reason));
+    }
+    let name = match known(&format!("layers[{index}].kind"), layer.kind)? {
+        HeadLayerKind::Unspecified => return Err(invalid("spec", format!("layers[{index}]: it has no kind"))),
         HeadLayerKind::Linear => "linear",
         HeadLayerKind::BatchNorm => "batch_norm",
         HeadLayerKind::Affine => "affine",
@@ -254,6 +279,8 @@ fn size([height, width]: [u32; 2]) -> PictureSize {
 
 #[cfg(test)]
 mod tests {
+    use tonic_types::StatusExt as _;
+
     use super::*;
 
     /// What a response says can be sent back.
@@ -280,6 +307,71 @@ mod tests {
             assert_eq!(requested(None, Some(spec.to_json())).unwrap(), Some(spec));
         }
         assert_eq!(requested(None, None).unwrap(), None);
+    }
+
+    fn check_refused(message: HeadSpec, part: &str) {
+        let status = requested(Some(message), None).unwrap_err();
+        assert_eq!(status.code(), tonic::Code::InvalidArgument);
+        assert!(status.message().contains(part), "{:?} lacks {part:?}", status.message());
+        assert_eq!(
+            status.get_details_bad_request().unwrap().field_violations[0].field,
+            "spec"
+        );
+    }
+
+    #[test]
+    fn values_that_a_message_cannot_mean_are_refused_by_their_field() {
+        let json = r#"{"preprocessing": {"resize": {"stretch": [64, 32]}, "scale": 1}, "output": "softmax", "classes": 2,
+            "input": "features", "layers": ["linear"]}"#;
+        let spec = spec::HeadSpec::from_json(json).unwrap();
+        let message = || spec_message(&CompleteSpec::try_from(spec.clone()).unwrap());
+        let changed = |change: fn(&mut HeadSpec)| {
+            let mut message = message();
+            change(&mut message);
+            message
+        };
+        let prepared = |change: fn(&mut Preprocessing)| {
+            let mut message = message();
+            change(message.preprocessing.as_mut().unwrap());
+            message
+        };
+        check_refused(
+            changed(|spec| spec.output = 99),
+            "output: this server does not know the value 99",
+        );
+        check_refused(
+            changed(|spec| spec.input = -1),
+            "input: this server does not know the value -1",
+        );
+        check_refused(
+            changed(|spec| spec.groups = 2),
+            "groups: it is 2, and the output is another",
+        );
+        check_refused(
+            changed(|spec| spec.layers[0].kind = 99),
+            "layers[0].kind: this server does not know",
+        );
+        check_refused(changed(|spec| spec.layers[0].kind = 0), "layers[0]: it has no kind");
+        check_refused(
+            changed(|spec| spec.layers[0].number = Some(f32::NAN)),
+            "layers[0].number: NaN is not a finite number",
+        );
+        check_refused(
+            prepared(|it| it.filter = 99),
+            "preprocessing.filter: this server does not know",
+        );
+        check_refused(
+            prepared(|it| it.channels = 99),
+            "preprocessing.channels: this server does not know",
+        );
+        check_refused(
+            prepared(|it| it.scale = f32::NAN),
+            "preprocessing.scale: NaN is not a finite number",
+        );
+        check_refused(
+            prepared(|it| it.mean = vec![1.0; 2]),
+            "preprocessing.mean: it has 2 numbers; give three",
+        );
     }
 
     #[test]
