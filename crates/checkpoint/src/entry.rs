@@ -236,8 +236,16 @@ impl TensorEntry {
             block.iter().all(|value| value.is_finite())
         });
         if !finite && let Some(index) = values.iter().position(|value| !value.is_finite()) {
+            let name = excerpt(&self.name);
+            if self.dtype == Dtype::F64 && values[index].is_infinite() {
+                return Err(CheckpointError::BeyondSingle {
+                    name,
+                    value: values[index],
+                    index,
+                });
+            }
             return Err(CheckpointError::NotFinite {
-                name: excerpt(&self.name),
+                name,
                 value: values[index],
                 index,
             });

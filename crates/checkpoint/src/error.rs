@@ -116,6 +116,19 @@ pub enum CheckpointError {
         /// The element's index in row-major order, from 0.
         index: usize,
     },
+    /// A number of double precision that single precision does not have.
+    #[error(
+        "{name} holds {value} at element {index} once its F64 is converted to f32, whose largest number is 3.4e38; every \
+         weight must be finite there"
+    )]
+    BeyondSingle {
+        /// The tensor.
+        name: String,
+        /// An infinity.
+        value: f32,
+        /// The element's index in row-major order, from 0.
+        index: usize,
+    },
     /// The labels in the metadata are not a JSON list of strings.
     #[error("the file's metadata has `labels` that are not a JSON list of strings ({reason})")]
     Labels {

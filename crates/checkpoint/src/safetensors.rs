@@ -26,8 +26,13 @@ const METADATA_MAX: usize = 4096;
 pub(super) fn open(source: &Source, key: Option<&str>) -> Result<Headers, CheckpointError> {
     let length = source.read_within(0, 8, || damaged(format!("{} bytes are too few", source.length())))?;
     let header_bytes = u64::from_le_bytes(length[..].try_into().unwrap_or_default());
-    if header_bytes > HEADER_BYTES_MAX.min(source.length() - 8) {
-        return Err(damaged(format!("its header claims {header_bytes} bytes")));
+    let bytes_max = HEADER_BYTES_MAX.min(source.length() - 8);
+    if header_bytes > bytes_max {
+        let reason = match bytes_max {
+            HEADER_BYTES_MAX => format!("the limit is {HEADER_BYTES_MAX}; leave metadata out of it"),
+            rest => format!("{rest} follow"),
+        };
+        return Err(damaged(format!("its header claims {header_bytes} bytes, and {reason}")));
     }
     let header = source.read(8, header_bytes)?;
     let header: Header = serde_json::from_slice(&header)

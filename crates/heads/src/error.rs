@@ -35,6 +35,8 @@ pub enum HeadError {
     Weights { reason: String },
     #[error("the head's spec is refused: {reason}")]
     Spec { reason: String },
+    #[error("the head's spec is refused: output: {reason}")]
+    Output { reason: String },
     #[error(
         "the head has no spec, and this server requires one; give the spec's JSON, whose `preprocessing` says how its \
          pictures are prepared and whose `output` what its numbers mean"

@@ -279,6 +279,7 @@ fn refused_file(error: HeadFileError) -> HeadError {
     let reason = error.to_string();
     match error {
         HeadFileError::Checkpoint(error) => failed(Path::new("a tensor"), error),
+        HeadFileError::OneOutput => HeadError::Output { reason },
         HeadFileError::Spec(error) => HeadError::Spec {
             reason: format!("that in the file's metadata: {error}"),
         },

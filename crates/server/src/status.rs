@@ -120,6 +120,7 @@ pub(crate) fn from_head(error: impl Borrow<HeadError>) -> Status {
         HeadError::Labels { .. } => invalid("labels", message),
         HeadError::Annotations { .. } => invalid("annotations", message),
         HeadError::Weights { .. } => invalid("source", message),
+        HeadError::Output { .. } => invalid("head_spec.output", message),
         HeadError::Spec { .. } | HeadError::SpecMissing | HeadError::OneOutput => invalid("head_spec", message),
     }
 }
