@@ -153,11 +153,11 @@ mod tests {
 
     #[test]
     fn numbers_whose_order_as_text_is_another_get_a_note() {
-        let note = |labels: &[&str]| super::note(&labels.iter().map(|label| (*label).to_owned()).collect::<Vec<_>>());
-        assert!(note(&["1", "2", "10"]).unwrap().contains("class_indices.json"));
-        assert!(note(&["1", "10", "2"]).is_some());
+        let of = |labels: &[&str]| note(&labels.iter().map(|label| (*label).to_owned()).collect::<Vec<_>>());
+        assert!(of(&["1", "2", "10"]).unwrap().contains("class_indices.json"));
+        assert!(of(&["1", "10", "2"]).is_some());
         for labels in [&["0", "1", "2"][..], &["cat", "10", "2"], &["01", "02", "10"]] {
-            assert_eq!(note(labels), None, "{labels:?}");
+            assert_eq!(of(labels), None, "{labels:?}");
         }
     }
 }

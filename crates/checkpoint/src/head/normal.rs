@@ -1,6 +1,8 @@
 //! A head in normal form: what is stored, digested and placed, whatever its file looked like.
 
-use headswap_spec::{Architecture, HeadInput, HeadLayer, HeadSpec, LAST_BIAS, LAST_WEIGHT, Output, PartialSpec, Preprocessing};
+use headswap_spec::{
+    Architecture, HeadInput, HeadLayer, HeadSpec, LAST_BIAS, LAST_WEIGHT, Output, PartialSpec, Preprocessing,
+};
 
 use super::backbone;
 use super::error::HeadFileError;
