@@ -232,9 +232,25 @@ fn an_activation_of_no_known_place_is_refused() {
     // It is what the spec says of the output.
     let sigmoid = spec(r#""output": "sigmoid""#);
     assert_eq!(network("Sigmoid").read(Some(&sigmoid)).unwrap().layers.len(), 1);
-    for beside in ["ReLU", "Dropout", "CrossEntropyLoss"] {
+    for beside in ["ReLU", "Dropout", "CrossEntropyLoss", "torchmetrics.MulticlassAccuracy"] {
         assert!(network(beside).read(None).is_ok(), "{beside}");
     }
+}
+
+#[test]
+fn a_network_under_two_names_counts_once() {
+    let network = Pickled::new("__main__.Net")
+        .convolutions("features")
+        .module("vgg", "__main__.Wrapper", &[])
+        .module("vgg.features", "Sequential", &[])
+        .module("vgg.features.0", "Conv2d", &[("padding", Attribute::Int(1))])
+        .module("vgg.features.1", "Tanh", &[])
+        .module("vgg.features.2", "MaxPool2d", &[])
+        .module("vgg.features.3", "MaxPool2d", &[])
+        .module("pool", "AdaptiveAvgPool2d", &[("output_size", Attribute::Int(7))])
+        .with("fc", "Linear", Linear(3, MAP));
+    let head = network.read(None).unwrap();
+    assert_eq!(head.report.assumed, [""; 0]);
 }
 
 #[test]

@@ -34,6 +34,17 @@ pub(super) struct HeadPath<'p> {
 /// Limit of the modules that one message lists.
 const LISTED_MAX: usize = 4;
 
+/// How the names of classes end that only help training.
+const TRAINING: [&str; 8] = [
+    "Loss",
+    "Accuracy",
+    "AUROC",
+    "ConfusionMatrix",
+    "F1Score",
+    "MetricCollection",
+    "Precision",
+    "Recall",
+];
 /// The largest values and the means of a map, with a module for each (fastai).
 const CONCATENATED: &str = "AdaptiveConcatPool2d";
 /// A pooling around PyTorch's own (timm).
@@ -66,7 +77,8 @@ impl HeadPath<'_> {
 
     /// Returns true for modules that only help training, and for those of other heads.
     fn is_beside(&self, path: &str, kind: &ModuleKind) -> bool {
-        let is_loss = matches!(kind, ModuleKind::Other(class) if class.ends_with("Loss"));
+        let is_for_training = |class: &str| TRAINING.iter().any(|end| class.ends_with(end));
+        let is_loss = matches!(kind, ModuleKind::Other(class) if is_for_training(class));
         let is_auxiliary = path
             .split('.')
             .any(|component| AUXILIARY.iter().any(|mark| component.contains(mark)));
@@ -108,6 +120,7 @@ impl Modules<'_> {
             let judged = match &module.kind {
                 _ if !bounds.contain(place) => Judged::Read,
                 kind if head.is_beside(&module.path, kind) => Judged::Beside,
+                _ if self.has_others_parts(place, head) => Judged::Beside,
                 ModuleKind::MaxPool if pools_left > 0 => {
                     pools_left -= 1;
                     Judged::Read
@@ -129,6 +142,22 @@ impl Modules<'_> {
             };
         }
         unread
+    }
+
+    /// Returns true for a module around layers with tensors none of which is the head's: another head, or another name of the
+    /// network's own modules. Tensors that are neither are refused by themselves.
+    fn has_others_parts(&self, place: usize, head: &HeadPath<'_>) -> bool {
+        let Some(module) = self.at(place) else { return false };
+        if head.has_part_within(&module.path) {
+            return false;
+        }
+        let mut inner = (place + 1..self.end(place)).filter_map(|place| self.at(place));
+        inner.any(|module| {
+            matches!(
+                module.kind,
+                ModuleKind::Linear | ModuleKind::Conv2d { .. } | ModuleKind::BatchNorm { .. } | ModuleKind::Affine
+            )
+        })
     }
 
     /// Judges a module of an unknown class: one around the head's parts has an order that is judged by their paths.
