@@ -15,7 +15,7 @@ use super::source::Source;
 use super::tensor::HostTensor;
 use super::text::excerpt;
 use super::throttle::Throttle;
-use super::{foreign, keras, label_lists, plain_pickle, safetensors, torch_legacy, torch_zip};
+use super::{foreign, keras, label_lists, onnx, plain_pickle, safetensors, torch_legacy, torch_zip};
 
 /// The key of a safetensors file's metadata whose value is the labels, as a JSON list.
 pub const LABELS: &str = "labels";
@@ -187,6 +187,7 @@ impl Checkpoint {
             CheckpointFormat::Pickle => plain_pickle::open(&source, key),
             CheckpointFormat::KerasH5 => keras::open(&source, key),
             CheckpointFormat::KerasZip => keras::open_archive(&source, key),
+            CheckpointFormat::Onnx => onnx::open(&source, key),
         }?;
         entries.sort_by_key(|entry| entry.layout.file_offset());
         entries.iter_mut().for_each(names::canonicalize);

@@ -58,6 +58,14 @@ pub enum CheckpointError {
         /// What is wrong, and the remedy.
         reason: String,
     },
+    /// A graph of nodes computes something that is not read.
+    #[error("the network in the file {what}; {remedy}")]
+    Graph {
+        /// What it computes or lacks.
+        what: String,
+        /// What to do.
+        remedy: String,
+    },
     /// The file holds no dictionary of tensors.
     #[error("the file holds {reason}; save model.state_dict() alone and give that file")]
     StateDict {

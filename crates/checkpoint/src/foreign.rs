@@ -7,7 +7,6 @@ use super::error::CheckpointError;
 /// Bytes of a file's start that [`start`] wants.
 pub(super) const START_BYTES: u64 = 512;
 
-const NOT_YET: &str = "this release does not read it yet; convert it with PyTorch and save its state_dict()";
 const FROM_SAVED_MODEL: &str = "convert it with `pip install tf2onnx tensorflow` and `python -m tf2onnx.convert \
                                 --saved-model DIRECTORY --output model.onnx`, and give model.onnx";
 const DECOMPRESS: &str = "decompress it and give the file inside";
@@ -37,8 +36,6 @@ pub(super) fn start(start: &[u8]) -> Option<CheckpointError> {
         )
     } else if matches!(start, [0x08, 0x01, 0x12, ..]) {
         ("a part of a TensorFlow SavedModel", FROM_SAVED_MODEL)
-    } else if is_onnx(start) {
-        ("an ONNX file", NOT_YET)
     } else if start.starts_with(&[0x1f, 0x8b]) {
         ("a gzip file", "unpack it with `gunzip` and give the file inside")
     } else if start.starts_with(b"BZh") || start.starts_with(b"\xfd7zXZ") || start.starts_with(b"\x28\xb5\x2f\xfd") {
@@ -113,7 +110,7 @@ pub(super) fn archive<'a>(names: impl Iterator<Item = &'a str>) -> CheckpointErr
 }
 
 /// Returns true if the bytes are those of ONNX's `ModelProto`: its version, and the next field that writers set.
-fn is_onnx(start: &[u8]) -> bool {
+pub(super) fn is_onnx(start: &[u8]) -> bool {
     matches!(start, [0x08, 3..=30, 0x12 | 0x1a | 0x22 | 0x3a | 0x42, ..])
 }
 

@@ -25,6 +25,8 @@ pub enum CheckpointFormat {
     KerasH5,
     /// The zip archive that Keras 3 saves as `.keras`.
     KerasZip,
+    /// An ONNX model.
+    Onnx,
 }
 
 impl CheckpointFormat {
@@ -32,7 +34,7 @@ impl CheckpointFormat {
     pub fn framework(self) -> Framework {
         match self {
             Self::KerasH5 | Self::KerasZip => Framework::Keras,
-            Self::Safetensors | Self::TorchZip | Self::TorchLegacy | Self::Pickle => Framework::PyTorch,
+            Self::Safetensors | Self::TorchZip | Self::TorchLegacy | Self::Pickle | Self::Onnx => Framework::PyTorch,
         }
     }
 }
@@ -46,6 +48,7 @@ impl fmt::Display for CheckpointFormat {
             Self::Pickle => "pickle",
             Self::KerasH5 => "Keras (HDF5)",
             Self::KerasZip => "Keras (.keras)",
+            Self::Onnx => "ONNX",
         })
     }
 }
@@ -73,6 +76,8 @@ pub(super) fn detect(source: &Source) -> Result<CheckpointFormat, CheckpointErro
         Ok(CheckpointFormat::Safetensors)
     } else if is_pickle {
         Ok(CheckpointFormat::Pickle)
+    } else if foreign::is_onnx(&start) {
+        Ok(CheckpointFormat::Onnx)
     } else if start.is_empty() {
         Err(unknown("it is empty"))
     } else if let Some(error) = foreign::start(&start) {

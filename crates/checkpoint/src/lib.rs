@@ -26,6 +26,7 @@ mod module_kind;
 mod module_tree;
 mod names;
 mod network;
+mod onnx;
 mod pickle;
 mod plain_pickle;
 mod safetensors;
