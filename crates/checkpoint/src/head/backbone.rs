@@ -101,7 +101,7 @@ pub(super) fn read_parameters(
             Some(index) => {
                 let norm = &plan.parts[index];
                 let eps = plan.modules.eps(norm.path);
-                is_eps_assumed |= eps.is_none();
+                is_eps_assumed |= eps.is_none() && norm.running_var.is_some();
                 let usual = plan.framework.batch_norm_eps();
                 Some(reader.batch_norm(norm, eps.unwrap_or(usual))?)
             }

@@ -119,6 +119,9 @@ pub enum HeadFileError {
         input: String,
         expected: String,
     },
+    /// An input that a graph does not compute.
+    #[error("\"input\" is `{given}` and the file's network computes `{said}`; leave \"input\" out")]
+    GraphInput { given: &'static str, said: &'static str },
     /// What lies between the Linears is not known.
     #[error(
         "the file does not say which activations lie between {modules}; give \"layers\" in its spec (--layers or --spec)"

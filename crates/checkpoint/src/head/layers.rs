@@ -80,6 +80,10 @@ fn input(plan: &Plan<'_>, said: Option<HeadInput>, layout: Option<&Layout>) -> F
     if !plan.found.features.is_empty() {
         return Finding::Known(HeadInput::Features);
     }
+    // The width of a flattened map does not tell the order of its numbers, and a graph does.
+    if let Some(said) = said.filter(|_| plan.modules.is_graph()) {
+        return Finding::Known(said);
+    }
     let usual = [Some(HeadInput::Features), Some(HeadInput::Adaptive7x7), said];
     // A layout that is known counts as said.
     for input in usual.into_iter().chain([layout.map(|layout| layout.input)]).flatten() {

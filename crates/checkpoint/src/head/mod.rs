@@ -13,6 +13,7 @@ mod composition;
 mod error;
 mod fold;
 mod found;
+mod graph;
 mod head_input;
 mod inspect;
 mod labels;

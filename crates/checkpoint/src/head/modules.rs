@@ -66,6 +66,11 @@ impl<'a> Modules<'a> {
         }
     }
 
+    /// True if the modules are all that the network computes, in order.
+    pub fn is_graph(&self) -> bool {
+        self.is_graph
+    }
+
     /// The place of a module in the order of definition.
     pub fn place(&self, path: &str) -> Option<usize> {
         self.places.get(path).copied()
@@ -157,8 +162,8 @@ impl<'a> Modules<'a> {
         };
         let all = &self.modules[start.min(end)..end];
         let expected = Expected {
-            relus: all.iter().any(|module| module.kind == ModuleKind::Relu),
-            pools: all.iter().any(|module| module.kind == ModuleKind::MaxPool),
+            relus: self.is_graph || all.iter().any(|module| module.kind == ModuleKind::Relu),
+            pools: self.is_graph || all.iter().any(|module| module.kind == ModuleKind::MaxPool),
         };
         for (path, pool) in convolutions {
             self.check_convolution(path, *pool, *path == last.0, &expected)?;
@@ -190,12 +195,16 @@ impl<'a> Modules<'a> {
             }
             let step = self.step(place);
             match (&module.kind, step) {
-                (ModuleKind::BatchNorm { .. }, _) if !relu && !pooled => {}
+                (ModuleKind::BatchNorm { .. } | ModuleKind::Affine, _) if !relu && !pooled => {}
                 (ModuleKind::Relu, _) => relu = true,
                 (ModuleKind::MaxPool, _) if pool && !pooled => pooled = true,
                 (_, Some(Step::Nothing)) => {}
                 _ if expected.relus && !relu => return Err(unlike(module, "a ReLU")),
                 _ if expected.pools && pool && !pooled => return Err(unlike(module, "a max pooling of 2 x 2")),
+                // Only before a ReLU does it belong to its convolution.
+                (ModuleKind::BatchNorm { .. } | ModuleKind::Affine, _) if !is_last => {
+                    return Err(unlike(module, "a convolution"));
+                }
                 // The next convolution, or what follows the last pooling.
                 (_, Some(Step::Parameters)) => return Ok(()),
                 _ if pool && pooled => return Ok(()),

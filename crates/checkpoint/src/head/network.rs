@@ -3,6 +3,7 @@
 use headswap_spec::{Architecture, LayerKind, Step};
 
 use super::error::HeadFileError;
+use super::modules::Modules;
 use super::part::{Part, PartKind, is_within, quoted};
 
 /// The convolutions that a file has.
@@ -81,7 +82,7 @@ pub(super) fn architecture_name(architecture: Architecture) -> &'static str {
 ///
 /// # Errors
 /// [`HeadFileError`] names another network, or the prefixes of several.
-pub(super) fn find(parts: &[Part<'_>]) -> Result<Network, HeadFileError> {
+pub(super) fn find(parts: &[Part<'_>], modules: &Modules<'_>) -> Result<Network, HeadFileError> {
     let mut runs: Vec<Vec<usize>> = Vec::new();
     // Convolutions before the first that takes a picture: a part of VGG16's, or another network's.
     let mut before = Vec::new();
@@ -101,6 +102,7 @@ pub(super) fn find(parts: &[Part<'_>]) -> Result<Network, HeadFileError> {
     match &runs[..] {
         [] => Ok(Network::default()),
         [run] => match whole(parts, run).or_else(|| partial(parts, run)) {
+            Some(network) if modules.is_graph() => Ok(with_next_norms(parts, modules, network)),
             Some(network) => with_norms(parts, network),
             None => Err(HeadFileError::Network {
                 network: name_of(parts, run),
@@ -216,6 +218,19 @@ fn with_norms(parts: &[Part<'_>], mut network: Network) -> Result<Network, HeadF
             shape: format!(" [{}]", norms[0].1),
         }),
     }
+}
+
+/// Gives each convolution of a graph the batch norm that is the next step.
+fn with_next_norms(parts: &[Part<'_>], modules: &Modules<'_>, mut network: Network) -> Network {
+    for convolution in &mut network.convolutions {
+        let place = modules.place(parts[convolution.part].path);
+        let next = parts.get(convolution.part + 1).filter(|next| {
+            let is_norm = matches!(next.kind, PartKind::BatchNorm { .. } | PartKind::Affine { .. });
+            is_norm && place.is_some_and(|place| modules.place(next.path) == Some(place + 1))
+        });
+        convolution.norm = next.map(|_| convolution.part + 1);
+    }
+    network
 }
 
 /// The dotted path that all paths begin with.

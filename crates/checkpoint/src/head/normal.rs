@@ -11,7 +11,7 @@ use super::layers::{self, Decision};
 use super::plan::{self, Plan};
 use super::policy::{HeadPolicy, Kept};
 use super::values::Reader;
-use super::{composition, head_input, labels};
+use super::{composition, graph, head_input, labels};
 use crate::{Checkpoint, CheckpointError, Parameters, Throttle};
 
 /// The key of a safetensors file's metadata whose value is the head's spec, as JSON.
@@ -110,6 +110,7 @@ pub fn read_head_for(
     let plan = plan::plan(checkpoint, Some(options.architecture), &known)?;
     let decision = layers::decide(&plan, &known);
     let (input, layers) = decided(&plan, &decision, &known)?;
+    graph::check(&plan, input)?;
     let parts = layers::assign(&plan, &layers)?;
     let unread = decision.unread;
     let output = spec.map(|spec| spec.output).or(decision.output);

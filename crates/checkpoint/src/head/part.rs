@@ -106,7 +106,10 @@ pub(super) fn parts<'a>(checkpoint: &'a Checkpoint, modules: &Modules<'_>) -> Re
         }
     }
     parts.sort_by(|first, second| natural::compare(first.path, second.path));
-    drop_aliases(&mut parts);
+    // The modules of a graph are steps, which may share tensors; other modules may be stored under two names.
+    if !modules.is_graph() {
+        drop_aliases(&mut parts);
+    }
     sort_as_defined(&mut parts, modules);
     Ok(parts)
 }

@@ -42,7 +42,7 @@ pub(super) fn plan<'a>(
 ) -> Result<Plan<'a>, HeadFileError> {
     let modules = Modules::new(checkpoint.modules(), checkpoint.graph().is_some());
     let parts = part::parts(checkpoint, &modules)?;
-    let network = network::find(&parts)?;
+    let network = network::find(&parts, &modules)?;
     let architecture = agreed(&parts, &network, architecture)?;
     let search = Search {
         parts: &parts,

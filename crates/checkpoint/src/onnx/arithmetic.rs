@@ -21,7 +21,7 @@ impl Walk<'_, '_> {
         inputs: &[Option<Value>],
     ) -> Result<Activation, CheckpointError> {
         match inputs {
-            [Some(Value::Activation(x)), Some(Value::Activation(y))] => self.with_itself(node, x, y),
+            [Some(Value::Activation(x)), Some(Value::Activation(y))] => self.with_itself(node, index, x, y),
             [Some(Value::Activation(x)), Some(Value::Constant(constant))] => {
                 self.with_constant(node, index, x, constant, false)
             }
@@ -33,7 +33,13 @@ impl Walk<'_, '_> {
     }
 
     /// Parts of one activation, such as x · sigmoid(x).
-    fn with_itself(&self, node: &Node, x: &Activation, y: &Activation) -> Result<Activation, CheckpointError> {
+    fn with_itself(
+        &self,
+        node: &Node,
+        index: usize,
+        x: &Activation,
+        y: &Activation,
+    ) -> Result<Activation, CheckpointError> {
         let joins = || node.refused("joins several branches");
         let (
             Content::Computed { link, pending },
@@ -50,7 +56,12 @@ impl Walk<'_, '_> {
         }
         let functions = pending.function().zip(other.function());
         let computed = functions.and_then(|(x, y)| x.binary(&node.operator, &y));
-        Ok(pending_function(x, *link, computed.ok_or_else(joins)?))
+        Ok(pending_function(
+            x,
+            *link,
+            computed.ok_or_else(joins)?,
+            path(node, index, None),
+        ))
     }
 
     fn with_constant(
@@ -87,7 +98,8 @@ impl Walk<'_, '_> {
                 true => number.binary(&node.operator, &function),
                 false => function.binary(&node.operator, &number),
             };
-            return Ok(pending_function(x, *link, computed.ok_or_else(|| node.unknown())?));
+            let computed = computed.ok_or_else(|| node.unknown())?;
+            return Ok(pending_function(x, *link, computed, path(node, index, None)));
         }
         self.with_vector(node, index, x, constant)
     }
@@ -140,7 +152,7 @@ impl Walk<'_, '_> {
             ("Mul", _) => Ok(Activation {
                 axes: x.axes.clone(),
                 content: Content::Computed {
-                    link: self.settled(node, index, x)?,
+                    link: self.settled(node, x)?,
                     pending: Pending::Scaled(vector),
                 },
             }),

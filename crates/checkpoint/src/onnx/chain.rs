@@ -238,8 +238,8 @@ pub(super) fn path(node: &Node, index: usize, weight: Option<&str>) -> Rc<str> {
     let by_node = match node.name.rsplit_once('/') {
         // PyTorch repeats the names of the modules around.
         Some((scope, _)) if scope.starts_with('/') => scope.rsplit('/').next(),
-        Some((scope, _)) => Some(scope),
-        None => Some(node.name.as_str()),
+        Some((scope, _)) if weight.is_some() => Some(scope),
+        _ => Some(node.name.as_str()),
     };
     let candidates = [by_weight, by_node].into_iter().flatten();
     for candidate in candidates {

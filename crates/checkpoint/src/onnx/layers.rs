@@ -30,7 +30,7 @@ impl Walk<'_, '_> {
         }
         let padding = padding(node, kernel)?;
         let is_plain = all_are(node, "strides", 1) && all_are(node, "dilations", 1) && node.int("group", 1) == 1;
-        let before = self.settled(node, index, x)?;
+        let before = self.settled(node, x)?;
         let transform = match &x.content {
             Content::Pixels(channels) => Some(pixels::transform(channels).ok_or_else(|| {
                 node.refused("takes other channels than the picture's three in their order or the reverse")
@@ -154,7 +154,7 @@ impl Walk<'_, '_> {
         else {
             return Err(node.refused("is not the product of one vector for each picture and a matrix"));
         };
-        let before = self.settled(node, index, x)?;
+        let before = self.settled(node, x)?;
         let path = path(node, index, Some(&weight.name));
         self.linear(node, x, Linear { weight, path, before }, bias)
     }
@@ -202,7 +202,7 @@ impl Walk<'_, '_> {
         let eps = node.float("epsilon", 1e-5);
         let weight = constant(node, inputs, 1)?;
         let width = weight.elements();
-        let before = self.settled(node, index, x)?;
+        let before = self.settled(node, x)?;
         let mut link = Link::new(
             before,
             ModuleKind::BatchNorm { eps },

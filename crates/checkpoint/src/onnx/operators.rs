@@ -114,7 +114,7 @@ impl<'w> Walk<'_, 'w> {
             }
             _ => return Err(node.unknown()),
         };
-        let before = self.settled(node, index, x)?;
+        let before = self.settled(node, x)?;
         self.not_of_pixels(node, x)?;
         let link = self.chain.push(Link::new(before, kind, path(node, index, None)));
         Ok(Activation::computed(x.axes.clone(), link))
@@ -140,17 +140,17 @@ impl<'w> Walk<'_, 'w> {
     }
 
     /// Returns the module whose result a tensor is. What was done to it number by number becomes a module.
-    pub fn settled(&mut self, node: &Node, index: usize, x: &Activation) -> Result<Option<usize>, CheckpointError> {
+    pub fn settled(&mut self, node: &Node, x: &Activation) -> Result<Option<usize>, CheckpointError> {
         let (link, pending) = match &x.content {
             Content::Pixels(_) => return Ok(None),
             Content::Computed { link, pending } => (*link, pending),
         };
-        let function = match pending {
+        let (function, path) = match pending {
             Pending::Nothing => return Ok(link),
             Pending::Scaled(_) => {
                 return Err(node.refused("takes numbers that were multiplied by a vector without adding one"));
             }
-            Pending::Function(function) => function,
+            Pending::Function(function, path) => (function, path),
         };
         if function.is_identity() {
             return Ok(link);
@@ -158,7 +158,7 @@ impl<'w> Walk<'_, 'w> {
         let Some(kind) = function.module() else {
             return Err(node.refused("takes what is computed by a function that heads do not have"));
         };
-        Ok(Some(self.chain.push(Link::new(link, kind, path(node, index, None)))))
+        Ok(Some(self.chain.push(Link::new(link, kind, path.clone()))))
     }
 
     pub fn not_of_pixels(&self, node: &Node, x: &Activation) -> Result<(), CheckpointError> {
@@ -190,7 +190,7 @@ impl<'w> Walk<'_, 'w> {
         let function = match pending.function() {
             // What is an activation already is not a part of the next.
             Some(function) if !function.is_identity() && function.module().is_some() => {
-                link = self.settled(node, index, x)?;
+                link = self.settled(node, x)?;
                 Function::identity()
             }
             Some(function) => function,
@@ -199,7 +199,7 @@ impl<'w> Walk<'_, 'w> {
         let Some(function) = function.unary(&node.operator) else {
             return Err(node.unknown());
         };
-        Ok(pending_function(x, link, function))
+        Ok(pending_function(x, link, function, path(node, index, None)))
     }
 
     fn reshape(
@@ -235,7 +235,7 @@ impl<'w> Walk<'_, 'w> {
             None => return Err(node.refused("changes a shape otherwise than by flattening a map")),
         };
         self.not_of_pixels(node, x)?;
-        let tip = self.settled(node, index, x)?;
+        let tip = self.settled(node, x)?;
         let elements = x.axes.map_elements();
         let flat = self
             .chain
@@ -380,7 +380,7 @@ impl<'w> Walk<'_, 'w> {
     ) -> Result<Activation, CheckpointError> {
         let joins = || node.refused("joins several branches");
         let [largest, mean] = parts else { return Err(joins()) };
-        let tips = [self.settled(node, index, largest)?, self.settled(node, index, mean)?];
+        let tips = [self.settled(node, largest)?, self.settled(node, mean)?];
         let (Some(first), Some(second)) = (self.chain.get(tips[0]), self.chain.get(tips[1])) else {
             return Err(joins());
         };
@@ -411,12 +411,12 @@ fn reordered(node: &Node, x: &Activation, order: Option<Vec<Axis>>) -> Result<Ac
     Ok(result)
 }
 
-pub(super) fn pending_function(x: &Activation, link: Option<usize>, function: Function) -> Activation {
+pub(super) fn pending_function(x: &Activation, link: Option<usize>, function: Function, path: Rc<str>) -> Activation {
     Activation {
         axes: x.axes.clone(),
         content: Content::Computed {
             link,
-            pending: Pending::Function(Rc::new(function)),
+            pending: Pending::Function(Rc::new(function), path),
         },
     }
 }

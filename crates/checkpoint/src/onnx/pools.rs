@@ -33,7 +33,7 @@ impl Walk<'_, '_> {
         if !all_are(node, "dilations", 1) || !self.has_no_padding(node, x, [rows, columns]) {
             return Err(node.refused("pools with padding or dilation"));
         }
-        let before = self.settled(node, index, x)?;
+        let before = self.settled(node, x)?;
         let is_after_pool = self
             .chain
             .get(before)
@@ -115,7 +115,7 @@ impl Walk<'_, '_> {
         if !is_map {
             return Err(node.refused("does not reduce a map to its channels"));
         }
-        let before = self.settled(node, index, x)?;
+        let before = self.settled(node, x)?;
         let path = path(node, index, None);
         let link = match node.operator.ends_with("AveragePool") || node.operator.ends_with("Mean") {
             true => self.chain.push_mean(before, [1, 1], path),

@@ -34,7 +34,8 @@ pub(super) enum Content {
 #[derive(Clone, Debug)]
 pub(super) enum Pending {
     Nothing,
-    Function(Rc<Function>),
+    /// The function, and the path of the node that completed it.
+    Function(Rc<Function>, Rc<str>),
     /// Each channel was multiplied by a number of this vector.
     Scaled(Constant),
 }
@@ -56,7 +57,7 @@ impl Pending {
     pub fn function(&self) -> Option<Function> {
         match self {
             Self::Nothing => Some(Function::identity()),
-            Self::Function(function) => Some((**function).clone()),
+            Self::Function(function, _) => Some((**function).clone()),
             Self::Scaled(_) => None,
         }
     }

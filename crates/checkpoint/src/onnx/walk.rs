@@ -65,7 +65,7 @@ pub(super) fn walk(wire: &mut Wire<'_>, model: &Model, output: &str) -> Result<N
     else {
         return Err(refused("computes nothing of its picture", EXPORT));
     };
-    let tip = walk.settled(node, model.nodes.len(), &result)?;
+    let tip = walk.settled(node, &result)?;
     if !result.axes.is_vector() {
         return Err(node.refused("does not return one vector for each picture"));
     }
