@@ -80,6 +80,83 @@ mod tests {
         assert!(seeds > 40, "{seeds}");
     }
 
+    #[test]
+    fn exports_of_onnx_are_read() {
+        for entry in std::fs::read_dir("../tests/fixtures/onnx").unwrap() {
+            let path = entry.unwrap().path();
+            assert!(check(&std::fs::read(&path).unwrap()), "{path:?}");
+        }
+    }
+
+    /// A field of protobuf.
+    fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
+        let mut field = vec![number << 3 | 2];
+        let mut length = bytes.len();
+        while length >= 0x80 {
+            field.push(length as u8 | 0x80);
+            length >>= 7;
+        }
+        field.push(length as u8);
+        field.extend(bytes);
+        field
+    }
+
+    /// An ONNX file of a graph with these fields, which returns `y`.
+    fn model(graph: &[u8]) -> Vec<u8> {
+        let graph = [graph, &field(12, &field(1, b"y"))].concat();
+        [&b"\x08\x08"[..], &field(2, b"test"), &field(7, &graph)].concat()
+    }
+
+    /// A node of these inputs.
+    fn node(operator: &str, inputs: &[&str], output: &str) -> Vec<u8> {
+        let mut node = Vec::new();
+        for input in inputs {
+            node.extend(field(1, input.as_bytes()));
+        }
+        node.extend(field(2, output.as_bytes()));
+        node.extend(field(4, operator.as_bytes()));
+        field(1, &node)
+    }
+
+    /// Graphs that need much memory for their size.
+    #[test]
+    fn large_hostile_graphs_stay_within_the_limit() {
+        const LARGE: usize = 8 * 1024 * 1024;
+        let repeated = |field: &[u8]| model(&field.repeat(LARGE / field.len()));
+        let mut input = field(1, b"x");
+        let sizes = [field(1, b""), field(1, &[8, 16])].concat();
+        input.extend(field(2, &field(1, &field(2, &sizes))));
+        let mut chain = field(11, &input);
+        let mut names = vec!["x".to_owned()];
+        for index in 0..4000 {
+            let to = if index == 3999 { "y".to_owned() } else { format!("{index:0400}") };
+            chain.extend(node("Tanh", &[&names[index]], &to));
+            names.push(to);
+        }
+        let many: Vec<&str> = names.iter().map(String::as_str).collect();
+        let mut branches = field(11, &input);
+        for index in 0..4000 {
+            branches.extend(node("Sigmoid", &["x"], &index.to_string()));
+        }
+        for graph in [
+            repeated(&node("Relu", &["x"], "y")),
+            repeated(&field(5, &field(8, b"w"))),
+            repeated(&field(5, b"")),
+            repeated(&field(11, b"")),
+            repeated(&field(12, b"")),
+            repeated(&field(1, &field(5, b""))),
+            model(&field(1, &field(5, &[0x40, 0]).repeat(LARGE / 4))),
+            model(&field(1, &field(5, &field(8, &vec![0; LARGE / 2])))),
+            model(&field(1, &field(1, &vec![b'x'; 500]).repeat(LARGE / 503))),
+            model(&field(1, &field(5, &field(5, &field(7, &vec![1; LARGE / 2]))))),
+            model(&chain),
+            model(&branches),
+            model(&node("Concat", &many[..4000], "y")),
+        ] {
+            check(&graph);
+        }
+    }
+
     /// The size of a pickle just below the limit.
     const LARGE: usize = 8 * 1024 * 1024 - 16;
 

@@ -52,8 +52,8 @@ fn files_that_are_no_weights_are_named_with_their_remedy() {
     check(b"\x1c\0\0\0TFL3\x14\0\x20\0", "python -m tf2onnx.convert --tflite");
     check(b"\x08\x01\x12\xd9\x85", "python -m tf2onnx.convert --saved-model");
     check(
-        b"\x08\x08\x12\x07pytorch\x1a\x052.11.0",
-        "an ONNX file: this release does not read it yet",
+        b"\x08\x08\x12\x07pytorch\x1a\x062.11.0",
+        "the ONNX file is damaged: it has no graph",
     );
     check(
         &b"UEsDBAAACAgAAAAAAAAA".repeat(20),

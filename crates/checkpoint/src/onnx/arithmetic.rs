@@ -1,6 +1,8 @@
 //! Sums and products of what depends on the picture: with numbers, with vectors of one number for each channel, and with
 //! itself.
 
+use std::rc::Rc;
+
 use crate::{CheckpointError, ModuleKind};
 
 use super::axes::{Axes, Axis};
@@ -40,28 +42,33 @@ impl Walk<'_, '_> {
         x: &Activation,
         y: &Activation,
     ) -> Result<Activation, CheckpointError> {
-        let joins = || node.refused("joins several branches");
-        let (
-            Content::Computed { link, pending },
-            Content::Computed {
-                link: other_link,
-                pending: other,
-            },
-        ) = (&x.content, &y.content)
-        else {
-            return Err(joins());
-        };
-        if link != other_link || x.axes != y.axes {
-            return Err(joins());
+        let links = [x, y].map(|operand| match &operand.content {
+            Content::Computed { link, .. } => Some(*link),
+            Content::Pixels(_) => None,
+        });
+        for link in links.into_iter().flatten() {
+            let functions = self.function_of(x, link).zip(self.function_of(y, link));
+            if let Some((x_of, y_of)) = functions.filter(|_| x.axes == y.axes) {
+                let computed = x_of.binary(&node.operator, &y_of).ok_or_else(|| node.unknown())?;
+                return Ok(pending_function(x, link, computed, path(node, index, None)));
+            }
         }
-        let functions = pending.function().zip(other.function());
-        let computed = functions.and_then(|(x, y)| x.binary(&node.operator, &y));
-        Ok(pending_function(
-            x,
-            *link,
-            computed.ok_or_else(joins)?,
-            path(node, index, None),
-        ))
+        Err(node.refused("joins several branches"))
+    }
+
+    /// What an activation is of a module's result, number by number.
+    fn function_of(&self, x: &Activation, of: Option<usize>) -> Option<Function> {
+        let Content::Computed { link, pending } = &x.content else {
+            return None;
+        };
+        if *link == of {
+            return pending.function();
+        }
+        let Pending::Function(function, _) = pending else {
+            return None;
+        };
+        let (_, settled) = self.settled.get(&Rc::as_ptr(function))?;
+        (Some(*settled) == of).then(Function::identity)
     }
 
     fn with_constant(

@@ -139,7 +139,7 @@ impl<'w> Walk<'_, 'w> {
         Ok(!is_attribute && bounds[0] == Some(0.0) && !has_upper)
     }
 
-    /// Returns the module whose result a tensor is. What was done to it number by number becomes a module.
+    /// Returns the module whose result a tensor is. What was done to it number by number becomes a module, once.
     pub fn settled(&mut self, node: &Node, x: &Activation) -> Result<Option<usize>, CheckpointError> {
         let (link, pending) = match &x.content {
             Content::Pixels(_) => return Ok(None),
@@ -155,10 +155,15 @@ impl<'w> Walk<'_, 'w> {
         if function.is_identity() {
             return Ok(link);
         }
+        if let Some((_, settled)) = self.settled.get(&Rc::as_ptr(function)) {
+            return Ok(Some(*settled));
+        }
         let Some(kind) = function.module() else {
             return Err(node.refused("takes what is computed by a function that heads do not have"));
         };
-        Ok(Some(self.chain.push(Link::new(link, kind, path.clone()))))
+        let settled = self.chain.push(Link::new(link, kind, path.clone()));
+        self.settled.insert(Rc::as_ptr(function), (function.clone(), settled));
+        Ok(Some(settled))
     }
 
     pub fn not_of_pixels(&self, node: &Node, x: &Activation) -> Result<(), CheckpointError> {

@@ -50,9 +50,10 @@ impl Node {
 
     /// Refuses an operator that no VGG16 with a head has.
     pub fn unknown(&self) -> CheckpointError {
-        let is_quantised = ["Quantize", "QLinear", "QGemm", "Integer"]
+        let lower = self.operator.to_ascii_lowercase();
+        let is_quantised = ["quantize", "qlinear", "qgemm", "integer"]
             .iter()
-            .any(|mark| self.operator.contains(mark));
+            .any(|mark| lower.contains(mark));
         let (what, remedy) = if is_quantised {
             ("computes with quantised numbers", QUANTISED)
         } else if !matches!(self.domain.as_str(), "" | "ai.onnx") {

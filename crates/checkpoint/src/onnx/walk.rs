@@ -1,6 +1,7 @@
 //! Follows the graph from its input to its output, and finds the modules on the way.
 
 use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
 
 use headswap_spec::ChannelTransform;
 
@@ -11,6 +12,7 @@ use super::axes::{Axes, Axis};
 use super::chain::Chain;
 use super::constant::Constant;
 use super::fold;
+use super::function::Function;
 use super::model::{Input, Model, Node};
 use super::numbers::{self, Number, Numbers};
 use super::pixels;
@@ -31,6 +33,8 @@ pub(super) struct Walk<'a, 'w> {
     pub wire: &'w mut Wire<'a>,
     pub model: &'w Model,
     pub chain: Chain,
+    /// The functions that became modules, by their addresses, which they keep.
+    pub settled: HashMap<*const Function, (Rc<Function>, usize)>,
     values: HashMap<&'w str, Value>,
 }
 
@@ -42,6 +46,7 @@ pub(super) fn walk(wire: &mut Wire<'_>, model: &Model, output: &str) -> Result<N
         wire,
         model,
         chain: Chain::default(),
+        settled: HashMap::new(),
         values: HashMap::new(),
     };
     let (picture, size) = picture(input)?;
