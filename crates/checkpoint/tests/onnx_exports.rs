@@ -28,15 +28,12 @@ fn check_pixels(checkpoint: &Checkpoint, reversed: bool, scale: f64, shift: [f64
     let graph = checkpoint.graph().unwrap();
     assert_eq!(graph.size, Some([8, 8]));
     assert_eq!(graph.transform.reversed, reversed);
-    for channel in 0..3 {
-        let differences = [
-            graph.transform.scale[channel] - scale,
-            graph.transform.shift[channel] - shift[channel],
-        ];
+    let transform = graph.transform;
+    for (channel, shift) in shift.into_iter().enumerate() {
+        let differences = [transform.scale[channel] - scale, transform.shift[channel] - shift];
         assert!(
             differences.iter().all(|difference| difference.abs() < 1e-8),
-            "{:?}",
-            graph.transform
+            "{transform:?}"
         );
     }
 }

@@ -8,15 +8,11 @@ mod onnx_fixture;
 use bytes::Bytes;
 use head_fixture::{CHANNELS, File, MAP};
 use headswap_checkpoint::Checkpoint;
-use onnx_fixture::{Onnx, Value, field, floats, int, tensor_head, turned, varint};
-
-fn flat() -> File {
-    File::convolutions().linear("fc", 3, MAP)
-}
+use onnx_fixture::{Onnx, Value, field, flat, floats, int, tensor_head, turned, varint};
 
 /// VGG16's convolutions, a node of `map`, and a Linear.
 fn with_node(operator: &str, attributes: &[(&str, Value)]) -> Onnx {
-    let file = flat();
+    let file = flat(3);
     Onnx::vgg16(&file)
         .node(operator, &["map"], "m", attributes)
         .flatten("m", "v")
@@ -49,7 +45,7 @@ fn operators_that_are_not_read_are_named_with_their_node() {
 
 #[test]
 fn quantised_weights_are_named() {
-    let file = flat();
+    let file = flat(3);
     let onnx = Onnx::vgg16(&file)
         .flatten("map", "v")
         .ints("q", &[1])
@@ -61,7 +57,7 @@ fn quantised_weights_are_named() {
 
 #[test]
 fn operators_of_other_domains_are_named_with_it() {
-    let file = flat();
+    let file = flat(3);
     let onnx = Onnx::vgg16(&file).flatten("map", "v");
     let microsoft = onnx.clone().node_of("com.microsoft", "FusedGemm", &["v"], "y", &[]);
     microsoft.refused("y", &["com.microsoft.FusedGemm", "as it was exported"]);
@@ -75,7 +71,7 @@ fn operators_of_other_domains_are_named_with_it() {
 
 #[test]
 fn convolutions_and_poolings_of_other_networks_are_named() {
-    let file = flat();
+    let file = flat(3);
     let start = Onnx::new(&[0, 3, 224, 224]).parameters(&file, "features.0");
     let conv = |attributes: &[(&str, Value)]| {
         let inputs = ["x", "features.0.weight", "features.0.bias"];
@@ -133,7 +129,7 @@ fn several_outputs_are_named_and_one_can_be_chosen() {
 
 #[test]
 fn several_inputs_are_named() {
-    let file = flat();
+    let file = flat(3);
     let mut onnx = Onnx::vgg16(&file);
     onnx.graph.extend(field(11, &field(1, b"mask")));
     let onnx = onnx.flatten("map", "v").gemm(&file, "fc", "v", "a");
@@ -145,7 +141,7 @@ fn several_inputs_are_named() {
 
 #[test]
 fn external_data_is_refused_with_the_files_name() {
-    let file = flat();
+    let file = flat(3);
     let mut onnx = Onnx::vgg16(&file).flatten("map", "v");
     let location = field(13, &[field(1, b"location"), field(2, b"model.onnx.data")].concat());
     let tensor = [tensor_head("w", &[3, MAP], 1), location, int(14, 1)].concat();
@@ -156,7 +152,7 @@ fn external_data_is_refused_with_the_files_name() {
 
 #[test]
 fn elements_one_by_one_are_refused_with_the_remedy() {
-    let file = flat();
+    let file = flat(3);
     let mut onnx = Onnx::vgg16(&file).flatten("map", "v");
     let mut elements = tensor_head("w", &[3, MAP], 1);
     for value in file.values("fc.weight") {
@@ -170,7 +166,7 @@ fn elements_one_by_one_are_refused_with_the_remedy() {
 
 #[test]
 fn tensors_that_contradict_their_shape_are_damaged() {
-    let file = flat();
+    let file = flat(3);
     let start = Onnx::vgg16(&file).flatten("map", "v");
     let gemm = |tensor: &[Vec<u8>]| {
         let mut onnx = start.clone();
@@ -188,7 +184,7 @@ fn tensors_that_contradict_their_shape_are_damaged() {
 
 #[test]
 fn batch_norms_between_convolutions_and_their_relus_alone_are_read() {
-    let file = flat().with("n.weight", &[2]).with("n.bias", &[2]);
+    let file = flat(3).with("n.weight", &[2]).with("n.bias", &[2]);
     let head = Onnx::vgg16(&file);
     let pads = [("pads", Value::Ints(vec![1; 4]))];
     let start = Onnx::new(&[0, 3, 224, 224]).parameters(&file, "features.0");
@@ -212,7 +208,7 @@ fn batch_norms_between_convolutions_and_their_relus_alone_are_read() {
 
 #[test]
 fn a_network_without_its_relus_or_poolings_is_not_vgg16() {
-    let file = flat();
+    let file = flat(3);
     let mut onnx = Onnx::new(&[0, 3, 224, 224]);
     let mut from = "x".to_owned();
     for (index, _, _) in head_fixture::convolutions() {
@@ -235,7 +231,7 @@ fn a_network_without_its_relus_or_poolings_is_not_vgg16() {
 
 #[test]
 fn arithmetic_that_heads_do_not_have_is_named() {
-    let file = flat();
+    let file = flat(3);
     let start = Onnx::vgg16(&file).flatten("map", "v").gemm(&file, "fc", "v", "a");
     let vector = |operator: &str| {
         let onnx = start.clone().tensor("k", &[3], &[1.0, 2.0, 3.0]);
@@ -268,7 +264,7 @@ fn arithmetic_that_heads_do_not_have_is_named() {
 
 #[test]
 fn what_is_done_to_pixels_otherwise_is_named() {
-    let file = flat();
+    let file = flat(3);
     let pads = [("pads", Value::Ints(vec![1; 4]))];
     let conv = |onnx: Onnx, from: &str| {
         let inputs = [from, "features.0.weight", "features.0.bias"];
@@ -296,7 +292,7 @@ fn what_is_done_to_pixels_otherwise_is_named() {
 
 #[test]
 fn a_reshape_that_mixes_pictures_is_refused() {
-    let file = flat();
+    let file = flat(3);
     let reshape = |sizes: &[i64]| {
         let onnx = Onnx::vgg16(&file).ints("shape", sizes);
         onnx.node("Reshape", &["map", "shape"], "v", &[])

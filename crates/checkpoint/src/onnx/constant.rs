@@ -9,8 +9,8 @@ use crate::source::Source;
 use crate::text::excerpt;
 use crate::{CheckpointError, TensorEntry};
 
-use super::model::Tensor;
 use super::refusal::{damaged, refused, short};
+use super::tensor::Tensor;
 use super::wire::{Range, Wire};
 
 /// Limit of the elements of a constant that is read to compute with it: 64 kB of f64.
@@ -52,7 +52,7 @@ impl Constant {
         let sizes = tensor.dims.iter().map(|size| usize::try_from(*size).ok());
         let shape: Option<Vec<usize>> = sizes.collect();
         let shape = shape.filter(|shape| shape.len() <= RANK_MAX);
-        let count = shape.as_deref().and_then(element_count);
+        let count = shape.as_deref().and_then(checked_count);
         let (Some(shape), Some(count)) = (shape, count) else {
             return Err(damaged("a tensor has an impossible shape"));
         };
@@ -78,7 +78,10 @@ impl Constant {
             (None, None) => return Err(damaged("a tensor has no elements")),
         };
         if let Data::Stored { dtype, range } = data
-            && (count * item_bytes(dtype).unwrap_or(1)) as u64 != range.bytes
+            && count
+                .checked_mul(item_bytes(dtype).unwrap_or(1))
+                .map(|bytes| bytes as u64)
+                != Some(range.bytes)
         {
             return Err(damaged("a tensor's elements are not as many as its shape says"));
         }
@@ -159,7 +162,7 @@ impl Constant {
 
     /// Returns the same elements in another shape, or `None` if their order in the file does not allow a view.
     pub fn reshaped(&self, shape: &[usize]) -> Option<Self> {
-        if shape.len() > RANK_MAX || element_count(shape) != Some(self.elements()) {
+        if shape.len() > RANK_MAX || checked_count(shape) != Some(self.elements()) {
             return None;
         }
         let mut strides = Vec::with_capacity(shape.len());
@@ -199,6 +202,7 @@ impl Constant {
             true => (vec![count, *size], vec![0, *stride]),
             false => (vec![*size, count], vec![*stride, 0]),
         };
+        checked_count(&shape)?;
         Some(Self {
             shape,
             strides,
@@ -237,6 +241,13 @@ impl Constant {
 
 fn quoted(name: &str) -> String {
     format!("`{}`", excerpt(&short(name)))
+}
+
+/// Returns the product of the sizes, or `None` if any part of it overflows, so that it does not in another order.
+fn checked_count(shape: &[usize]) -> Option<usize> {
+    let at_least_one: Vec<usize> = shape.iter().map(|size| (*size).max(1)).collect();
+    element_count(&at_least_one)?;
+    element_count(shape)
 }
 
 pub(super) fn row_major(shape: &[usize]) -> Vec<usize> {

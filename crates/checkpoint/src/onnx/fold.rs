@@ -14,17 +14,21 @@ use super::wire::Wire;
 /// Returns the value of a Constant node.
 pub(super) fn constant(wire: &mut Wire<'_>, node: &Node) -> Result<Value, CheckpointError> {
     let name = node.outputs.first().map_or("", String::as_str);
-    for (key, attribute) in &node.attributes {
-        let (shape, values, is_integer) = match (key.as_str(), &attribute.tensor) {
+    for key in ["value", "value_int", "value_float", "value_ints", "value_floats"] {
+        let Some(attribute) = node.attributes.get(key) else {
+            continue;
+        };
+        let float = |value: &f32| f64::from(*value);
+        let (shape, values, is_integer) = match (key, &attribute.tensor) {
             ("value", Some(tensor)) => return Ok(Value::Constant(Constant::new(wire, tensor, name)?)),
             ("value_int", _) => (vec![], vec![attribute.int.unwrap_or(0) as f64], true),
-            ("value_float", _) => (vec![], vec![f64::from(attribute.float.unwrap_or(0.0))], false),
+            ("value_float", _) => (vec![], vec![float(&attribute.float.unwrap_or(0.0))], false),
             ("value_ints", _) => {
                 let values: Vec<f64> = attribute.ints.iter().map(|value| *value as f64).collect();
                 (vec![values.len()], values, true)
             }
             ("value_floats", _) => {
-                let values: Vec<f64> = attribute.floats.iter().map(|value| f64::from(*value)).collect();
+                let values: Vec<f64> = attribute.floats.iter().map(float).collect();
                 (vec![values.len()], values, false)
             }
             _ => continue,

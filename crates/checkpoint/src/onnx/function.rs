@@ -57,21 +57,22 @@ impl Function {
 
     /// The module that computes this, if heads know it.
     pub fn module(&self) -> Option<ModuleKind> {
-        let known: [(fn(f64) -> f64, ModuleKind); 5] = [
-            (f64::tanh, ModuleKind::Tanh),
-            (sigmoid, ModuleKind::Sigmoid),
-            (|x| x * sigmoid(x), ModuleKind::Silu),
-            (
-                |x| x * 0.5 * (1.0 + erf(x * FRAC_1_SQRT_2)),
-                ModuleKind::Gelu { tanh: false },
-            ),
-            (
-                |x| x * 0.5 * (1.0 + ((2.0 / PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh()),
-                ModuleKind::Gelu { tanh: true },
-            ),
-        ];
-        let mut known = known.into_iter();
-        known.find(|(function, _)| self.is(*function)).map(|(_, module)| module)
+        // The constants are PyTorch's.
+        let exact = |x: f64| x * 0.5 * (1.0 + erf(x * FRAC_1_SQRT_2));
+        let approximate = |x: f64| x * 0.5 * (1.0 + ((2.0 / PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh());
+        if self.is(f64::tanh) {
+            Some(ModuleKind::Tanh)
+        } else if self.is(sigmoid) {
+            Some(ModuleKind::Sigmoid)
+        } else if self.is(|x| x * sigmoid(x)) {
+            Some(ModuleKind::Silu)
+        } else if self.is(exact) {
+            Some(ModuleKind::Gelu { tanh: false })
+        } else if self.is(approximate) {
+            Some(ModuleKind::Gelu { tanh: true })
+        } else {
+            None
+        }
     }
 
     fn is(&self, function: impl Fn(f64) -> f64) -> bool {

@@ -4,12 +4,13 @@
 //! are. A generated decoder, such as prost's, would hold whole tensors in memory; ours reads them one by one, later, by their
 //! offsets, as those of other formats. `walk` then follows the nodes from the picture to the output: `fold` and `numbers`
 //! compute what depends on constants and shapes alone, `pixels` what is done before the first convolution, and
-//! `operators`, `arithmetic`, `layers` and `pools` find the modules, which `chain` collects. What a graph computes besides is
+//! `operators`, `channels`, `arithmetic`, `layers` and `pools` find the modules, which `chain` collects. What a graph computes besides is
 //! refused by the name of its node. Nothing is run.
 
 mod arithmetic;
 mod axes;
 mod chain;
+mod channels;
 mod constant;
 mod fold;
 mod function;
@@ -20,6 +21,7 @@ mod operators;
 mod pixels;
 mod pools;
 mod refusal;
+mod tensor;
 mod values;
 mod walk;
 mod wire;

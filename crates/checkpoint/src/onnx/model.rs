@@ -9,6 +9,7 @@ use crate::CheckpointError;
 use crate::entry::{NAME_BYTES_MAX, RANK_MAX, TENSORS_MAX};
 
 use super::refusal::damaged;
+use super::tensor::Tensor;
 use super::wire::{Range, Value, Wire};
 
 /// Limit of the nodes. An export of a VGG16 has 40 to 200.
@@ -17,7 +18,7 @@ const NODES_MAX: usize = 4096;
 const INTS_MAX: usize = 64;
 /// Limit of a metadata entry that is kept. Labels are the longest.
 const METADATA_BYTES_MAX: usize = 1024 * 1024;
-/// Limit of the depth of types. Those of tensors have one level.
+/// Limit of the dimensions of an input.
 const DIMENSIONS_MAX: usize = RANK_MAX;
 
 /// What a file says, without the elements of its tensors.
@@ -64,29 +65,6 @@ pub(super) struct Input {
     pub shape: Option<Vec<Option<u64>>>,
 }
 
-/// A tensor: its shape, and where its elements are.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Tensor {
-    pub name: String,
-    pub dims: Vec<i64>,
-    /// The number of `TensorProto.DataType`.
-    pub data_type: i64,
-    pub raw: Option<Range>,
-    /// Elements in a field of their type.
-    pub typed: Option<Typed>,
-    /// The file beside this one that holds the elements.
-    pub external: Option<String>,
-    pub is_external: bool,
-}
-
-/// Elements in one of a tensor's typed fields.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Typed {
-    pub field: u64,
-    /// Packed, unless the elements stand one by one or in several pieces.
-    pub packed: Option<Range>,
-}
-
 /// Reads a model's headers.
 pub(super) fn read(wire: &mut Wire<'_>) -> Result<Model, CheckpointError> {
     let mut model = Model::default();
@@ -103,6 +81,7 @@ pub(super) fn read(wire: &mut Wire<'_>) -> Result<Model, CheckpointError> {
             }
             14 => model.metadata(wire, value)?,
             25 => {
+                wire.keep(size_of::<(String, String)>())?;
                 let function = function(wire, value)?;
                 model.functions.push(function);
             }
@@ -138,6 +117,7 @@ impl Model {
                     self.inputs.push(input(wire, value)?);
                 }
                 12 => {
+                    wire.keep(size_of::<String>())?;
                     let output = input(wire, value)?;
                     self.outputs.push(output.name);
                 }
@@ -234,7 +214,12 @@ fn float(value: Value) -> Result<f32, CheckpointError> {
 }
 
 /// Appends a repeated field's numbers, packed or not.
-fn ints(wire: &mut Wire<'_>, value: Value, count_max: usize, list: &mut Vec<i64>) -> Result<(), CheckpointError> {
+pub(super) fn ints(
+    wire: &mut Wire<'_>,
+    value: Value,
+    count_max: usize,
+    list: &mut Vec<i64>,
+) -> Result<(), CheckpointError> {
     if let Value::Bytes(range) = value {
         let mut fields = range.fields();
         while let Some(number) = wire.packed_int(&mut fields)? {
@@ -269,49 +254,6 @@ fn push<T>(wire: &mut Wire<'_>, number: T, count_max: usize, list: &mut Vec<T>) 
     Ok(())
 }
 
-impl Tensor {
-    fn merge(&mut self, wire: &mut Wire<'_>, tensor: Value) -> Result<(), CheckpointError> {
-        let mut fields = tensor.range()?.fields();
-        while let Some((number, value)) = wire.next(&mut fields)? {
-            match number {
-                1 => ints(wire, value, RANK_MAX, &mut self.dims)?,
-                2 => self.data_type = value.int()?,
-                8 => self.name = wire.text(value, NAME_BYTES_MAX)?,
-                9 => self.raw = Some(value.range()?),
-                4 | 5 | 7 | 10 | 11 => {
-                    let packed = match (self.typed, value) {
-                        (None, Value::Bytes(range)) => Some(range),
-                        _ => None,
-                    };
-                    self.typed = Some(Typed { field: number, packed });
-                }
-                13 => self.locate(wire, value)?,
-                14 => self.is_external |= value.int()? == 1,
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// Reads an entry of `external_data`, of which the file's name counts.
-    fn locate(&mut self, wire: &mut Wire<'_>, entry: Value) -> Result<(), CheckpointError> {
-        self.is_external = true;
-        let mut fields = entry.range()?.fields();
-        let (mut key, mut text) = (String::new(), String::new());
-        while let Some((number, value)) = wire.next(&mut fields)? {
-            match number {
-                1 => key = wire.text(value, NAME_BYTES_MAX)?,
-                2 => text = wire.text(value, NAME_BYTES_MAX)?,
-                _ => {}
-            }
-        }
-        if key == "location" {
-            self.external = Some(text);
-        }
-        Ok(())
-    }
-}
-
 fn input(wire: &mut Wire<'_>, input: Value) -> Result<Input, CheckpointError> {
     let mut fields = input.range()?.fields();
     let mut read = Input::default();
@@ -322,17 +264,19 @@ fn input(wire: &mut Wire<'_>, input: Value) -> Result<Input, CheckpointError> {
             2 => {
                 for tensor in children(wire, value, 1)? {
                     for shape in children(wire, tensor, 2)? {
-                        read.shape.get_or_insert_default().extend(sizes(wire, shape)?);
+                        let sizes = sizes(wire, shape)?;
+                        let all = read.shape.get_or_insert_default();
+                        all.extend(sizes);
+                        if all.len() > DIMENSIONS_MAX {
+                            return Err(damaged("an input has too many dimensions"));
+                        }
                     }
                 }
             }
             _ => {}
         }
     }
-    match read.shape.as_ref().is_some_and(|shape| shape.len() > DIMENSIONS_MAX) {
-        true => Err(damaged("an input has too many dimensions")),
-        false => Ok(read),
-    }
+    Ok(read)
 }
 
 fn sizes(wire: &mut Wire<'_>, shape: Value) -> Result<Vec<Option<u64>>, CheckpointError> {

@@ -18,12 +18,7 @@ impl Walk<'_, '_> {
         if !x.axes.is_map() {
             return Err(node.refused("does not pool a map with its channels first"));
         }
-        let kernel = node.ints("kernel_shape").unwrap_or_default();
-        let kernel = match kernel[..] {
-            [rows, columns] => usize::try_from(rows).ok().zip(usize::try_from(columns).ok()),
-            _ => None,
-        };
-        let Some((rows, columns)) = kernel.filter(|(rows, columns)| *rows > 0 && *columns > 0) else {
+        let Some([rows, columns]) = window(node) else {
             return Err(node.refused("has a window of another kind"));
         };
         let strides = node.ints("strides").unwrap_or_else(|| vec![1, 1]);
@@ -138,4 +133,13 @@ impl Walk<'_, '_> {
         }
         Ok(Activation::computed(axes, link))
     }
+}
+
+/// The rows and columns of a pooling's window.
+fn window(node: &Node) -> Option<[usize; 2]> {
+    let [rows, columns] = node.ints("kernel_shape")?[..] else {
+        return None;
+    };
+    let sides = [usize::try_from(rows).ok()?, usize::try_from(columns).ok()?];
+    (sides[0] > 0 && sides[1] > 0).then_some(sides)
 }

@@ -7,7 +7,7 @@ use headswap_checkpoint::{
 };
 use headswap_spec::{Architecture, HeadSpec};
 
-use super::head_fixture::{File, convolutions};
+use super::head_fixture::{File, MAP, convolutions, spec};
 
 /// An attribute of a node.
 #[derive(Clone)]
@@ -285,4 +285,23 @@ pub fn turned(values: &[f32], columns: usize) -> Vec<f32> {
         }
     }
     turned
+}
+
+/// Checks that both files are the same head.
+pub fn same(onnx: &Onnx, output: &str, file: &File, keys: &str) {
+    let read = onnx.read(output, None).unwrap();
+    let expected = file.read(Some(&spec(keys))).unwrap();
+    assert_eq!(
+        read.parameters.keys().collect::<Vec<_>>(),
+        expected.parameters.keys().collect::<Vec<_>>()
+    );
+    for (name, tensor) in &read.parameters {
+        assert_eq!(tensor, &expected.parameters[name], "{name}");
+    }
+    assert_eq!((&read.layers, read.rows), (&expected.layers, expected.rows));
+}
+
+/// VGG16's convolutions, and a Linear on its flattened map.
+pub fn flat(classes: usize) -> File {
+    File::convolutions().linear("fc", classes, MAP)
 }
