@@ -129,7 +129,11 @@ mod tests {
         let mut chain = field(11, &input);
         let mut names = vec!["x".to_owned()];
         for index in 0..4000 {
-            let to = if index == 3999 { "y".to_owned() } else { format!("{index:0400}") };
+            let to = if index == 3999 {
+                "y".to_owned()
+            } else {
+                format!("{index:0400}")
+            };
             chain.extend(node("Tanh", &[&names[index]], &to));
             names.push(to);
         }

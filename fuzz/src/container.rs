@@ -1,4 +1,5 @@
-//! Wraps a pickle in torch.save's zip archive, so that a fuzzer need not find the archive's structure first.
+//! Wraps a pickle in torch.save's zip archive, and a configuration in Keras's, so that a fuzzer need not find the archive's
+//! structure first.
 
 /// The size of each of the storages `0` to `9`, which are zeros.
 const STORAGE_BYTES: usize = 4096;
@@ -11,6 +12,16 @@ pub fn archive(pickle: &[u8]) -> Vec<u8> {
     let storage = archive.add_content(&[0; STORAGE_BYTES]);
     for key in 0..10 {
         archive.add_entry(&format!("a/data/{key}"), storage, STORAGE_BYTES);
+    }
+    archive.finish()
+}
+
+/// Returns a `.keras` archive of this configuration and these weights.
+pub fn keras_archive(config: &[u8], weights: &[u8]) -> Vec<u8> {
+    let mut archive = Archive::default();
+    for (name, content) in [("config.json", config), ("model.weights.h5", weights)] {
+        let header = archive.add_content(content);
+        archive.add_entry(name, header, content.len());
     }
     archive.finish()
 }

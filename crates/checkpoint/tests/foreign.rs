@@ -73,7 +73,7 @@ fn files_that_are_no_weights_are_named_with_their_remedy() {
     check(&archive(&["a.npy", "b.npy"]), "a NumPy archive (.npz)");
     check(
         &archive(&["metadata.json", "config.json", "model.weights.h5"]),
-        "the Keras (.keras) file is damaged",
+        "the HDF5 file is damaged: it does not start as HDF5 does",
     );
     check(
         &archive(&["vgg16.pth"]),

@@ -6,7 +6,7 @@ use super::budget;
 use super::error::HeadFileError;
 use super::found::{self, Found, Search, input_width};
 use super::modules::Modules;
-use super::network::{self, Network, architecture_name, common_path, is_named};
+use super::network::{self, Network, architecture_name, channels, common_path, is_named};
 use super::part::{self, Part, PartKind, is_within};
 use super::stored::Stored;
 use super::unread::{HeadPath, Unread};
@@ -43,7 +43,7 @@ pub(super) fn plan<'a>(
     let modules = Modules::new(checkpoint.modules(), checkpoint.graph().is_some());
     let parts = part::parts(checkpoint, &modules)?;
     let network = network::find(&parts, &modules)?;
-    let architecture = agreed(&parts, &network, architecture)?;
+    let architecture = agreed(&parts, &network, architecture, &modules)?;
     let search = Search {
         parts: &parts,
         network: &network,
@@ -122,6 +122,7 @@ fn agreed(
     parts: &[Part<'_>],
     network: &Network,
     expected: Option<Architecture>,
+    modules: &Modules<'_>,
 ) -> Result<Architecture, HeadFileError> {
     match (network.architecture, expected) {
         (Some(found), Some(expected)) if found != expected => Err(HeadFileError::Architecture {
@@ -129,24 +130,27 @@ fn agreed(
             expected: architecture_name(expected).to_owned(),
         }),
         (Some(architecture), _) | (None, Some(architecture)) => Ok(architecture),
-        (None, None) => Ok(by_widths(parts)),
+        (None, None) => Ok(by_widths(parts, modules)),
     }
 }
 
 /// The architecture on which a head alone can stand.
-fn by_widths(parts: &[Part<'_>]) -> Architecture {
+fn by_widths(parts: &[Part<'_>], modules: &Modules<'_>) -> Architecture {
     let inputs = [
         HeadInput::Adaptive7x7,
         HeadInput::Features,
         HeadInput::GlobalMaxAverage,
         HeadInput::GlobalAverage,
     ];
-    let first = parts.iter().find_map(Part::linear).map_or(0, |(input, _)| input);
+    let linear = parts.iter().find(|part| part.linear().is_some());
+    let first = linear.map_or(0, Part::input);
+    let said = linear.and_then(|linear| modules.input(linear.path));
+    let is_flat = matches!(said, Some(HeadInput::Flatten | HeadInput::FlattenHwc));
     for architecture in [Architecture::Vgg16, Architecture::Vgg16Narrow] {
-        if inputs
+        let is_width = inputs
             .into_iter()
-            .any(|input| input_width(architecture, input) == Some(first))
-        {
+            .any(|input| input_width(architecture, input) == Some(first));
+        if is_width || is_flat && first.is_multiple_of(channels(architecture)) {
             return architecture;
         }
     }

@@ -8,8 +8,8 @@ use serde_json::{Map, Value as Json};
 use super::refused;
 use crate::CheckpointError;
 
-/// Limit of the bytes of a configuration. That of a VGG16 has 30 kB.
-pub(super) const BYTES_MAX: u64 = 4 << 20;
+/// Limit of the bytes of a configuration. That of a VGG16 has 30 kB. As values, JSON takes up to a hundred times its length.
+pub(super) const BYTES_MAX: usize = 128 << 10;
 /// Limit of a model's layers, those of models within it included.
 const LAYERS_MAX: usize = 1024;
 /// Limit of the calls of one layer that are looked at.
@@ -69,6 +69,12 @@ pub(super) enum Argument {
 /// # Errors
 /// [`CheckpointError::Layer`] or [`CheckpointError::StateDict`] if it is not that of a model of layers.
 pub(super) fn read(json: &[u8]) -> Result<Model, CheckpointError> {
+    if json.len() > BYTES_MAX {
+        let length = json.len();
+        return Err(refused_model(&format!(
+            "a configuration of {length} bytes; the limit is {BYTES_MAX}"
+        )));
+    }
     let broken = |error: serde_json::Error| refused_model(&format!("a configuration that is not JSON ({error})"));
     let mut json: Json = serde_json::from_slice(json).map_err(broken)?;
     let class = json["class_name"].as_str().unwrap_or_default().to_owned();

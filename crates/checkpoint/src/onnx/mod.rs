@@ -56,6 +56,7 @@ pub(super) fn open(source: &Source, key: Option<&str>) -> Result<Headers, Checkp
         selected,
         modules: network.modules,
         graph: Some(Graph {
+            assumed: Vec::new(),
             size: network.size,
             transform: network.transform,
         }),
