@@ -1,5 +1,7 @@
 //! HDF5 files of h5py: scripts/fixtures/hdf5.py says what is in them.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
 use std::collections::HashMap;
 use std::fs;
 
@@ -172,4 +174,24 @@ fn an_index_that_leads_to_one_node_twice_is_refused() {
     let error = Hdf5Listing::open(bytes.into()).err().unwrap().to_string();
     let expected = "the HDF5 file is damaged: a group's index leads to the same node twice; fetch it or save it again";
     assert_eq!(error, expected);
+}
+
+/// Writes every 8 bytes of the file over with numbers that overflow where they are added to others, or multiplied.
+#[test]
+fn numbers_that_overflow_are_refused() {
+    for name in ["keras2.h5", "keras3_latest.h5", "chunks_latest.h5"] {
+        let bytes = fixture(name);
+        for at in (0..bytes.len() - 8).step_by(4) {
+            if bytes[at..at + 8] == [0; 8] {
+                continue;
+            }
+            for number in [u64::MAX - 7, u64::MAX / 2, 1 << 61] {
+                let mut changed = bytes.clone();
+                changed[at..at + 8].copy_from_slice(&number.to_le_bytes());
+                if let Ok(file) = Hdf5Listing::open(changed.into()) {
+                    read(&file);
+                }
+            }
+        }
+    }
 }

@@ -50,7 +50,7 @@ pub(super) fn chunks(
             })]
         }
         Index::Implicit => (0..count as u64)
-            .map(|index| Some(plain(address.checked_add(index * bytes)?)))
+            .map(|index| Some(plain(address.checked_add(index.checked_mul(bytes)?)?)))
             .collect(),
         Index::FixedArray if is_filtered => fixed_array(image, address, count, filtered_entry)?,
         Index::FixedArray => fixed_array(image, address, count, |entry| defined(unsigned(entry)).map(plain))?,

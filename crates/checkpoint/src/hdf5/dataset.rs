@@ -220,7 +220,7 @@ fn content(
         }
         Layout::Chunked(layout) => {
             let chunks = chunked(image, header, &layout, shape, item)?;
-            Ok(Content::Chunked(dtype, Arc::new(shifted(chunks, bytes, file)?)))
+            Ok(Content::Chunked(dtype, Arc::new(shifted(chunks, item, file)?)))
         }
     }
 }
@@ -278,13 +278,18 @@ fn chunked(
     })
 }
 
-/// Returns the chunks with offsets in the source, after checking that they may hold `bytes` bytes.
-fn shifted(mut chunks: Chunks, bytes: u64, file: &Storage) -> Result<Chunks> {
+/// Returns the chunks with offsets in the source, after checking that they can be as long as they should. Each is decoded as
+/// a whole, even if most of it is outside of the dataset.
+fn shifted(mut chunks: Chunks, item: usize, file: &Storage) -> Result<Chunks> {
     if file.encoding.packed.is_some() {
         return Err(Hdf5Error::Packed("is in chunks inside a compressed archive"));
     }
     let stored: u64 = chunks.table.iter().map(|chunk| chunk.bytes).sum();
-    if bytes > INFLATED_BYTES_MAX.min(stored.saturating_mul(INFLATION_MAX)) {
+    let elements = element_count(&chunks.chunk_sizes).and_then(|count| count.checked_mul(chunks.table.len()));
+    let bytes = elements
+        .and_then(|count| count.checked_mul(item))
+        .map(|bytes| bytes as u64);
+    if bytes.is_none_or(|bytes| bytes > INFLATED_BYTES_MAX.min(stored.saturating_mul(INFLATION_MAX))) {
         return Err(damaged("a dataset is longer than its chunks can be"));
     }
     for chunk in &mut chunks.table {

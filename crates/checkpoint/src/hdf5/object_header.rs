@@ -53,10 +53,10 @@ impl ObjectHeader {
             Blocks::version_1(image, address)?
         };
         let mut messages = Vec::new();
-        let (mut index, mut bytes) = (0, 0);
+        let (mut index, mut bytes) = (0, 0u64);
         while let Some(&block) = blocks.found.get(index) {
             index += 1;
-            bytes += block.bytes;
+            bytes = bytes.saturating_add(block.bytes);
             if index > BLOCKS_MAX || bytes > BYTES_MAX {
                 return Err(unsupported("has an object with too long a header"));
             }
