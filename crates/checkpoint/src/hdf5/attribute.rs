@@ -6,7 +6,6 @@ use super::dataspace;
 use super::datatype::{Class, Datatype};
 use super::error::{Hdf5Error, Result, damaged, unsupported};
 use super::fractal_heap::FractalHeap;
-use super::global_heap::GlobalHeap;
 use super::image::{Image, defined};
 use super::object_header::{ObjectHeader, kind};
 
@@ -22,17 +21,13 @@ pub enum Attribute {
 }
 
 /// Returns an object's attributes of text by name. Others, such as numbers, are left out.
-pub(super) fn attributes(
-    image: &Image<'_>,
-    heap: &GlobalHeap,
-    header: &ObjectHeader,
-) -> Result<Vec<(String, Attribute)>> {
+pub(super) fn attributes(image: &Image<'_>, header: &ObjectHeader) -> Result<Vec<(String, Attribute)>> {
     let mut attributes = Vec::new();
     for message in header.messages.iter().filter(|message| message.kind == kind::ATTRIBUTE) {
         if message.is_shared {
             return Err(unsupported("has attributes in a table of shared messages"));
         }
-        attributes.extend(parse(image, heap, &message.body)?);
+        attributes.extend(parse(image, &message.body)?);
     }
     let info = header.body(kind::ATTRIBUTE_INFO).map(|info| dense(info));
     let info = info.map(|info| info.ok_or_else(|| damaged("an object's information is cut off")));
@@ -40,7 +35,7 @@ pub(super) fn attributes(
         let objects = FractalHeap::open(image, objects)?;
         Btree::open(image, index)?.for_each(image, |record| {
             let id = record.get(..8).unwrap_or_default();
-            attributes.extend(parse(image, heap, &objects.object(image, id)?)?);
+            attributes.extend(parse(image, &objects.object(image, id)?)?);
             Ok(())
         })?;
     }
@@ -64,7 +59,7 @@ struct Parts<'a> {
     value: &'a [u8],
 }
 
-fn parse(image: &Image<'_>, heap: &GlobalHeap, body: &[u8]) -> Result<Option<(String, Attribute)>> {
+fn parse(image: &Image<'_>, body: &[u8]) -> Result<Option<(String, Attribute)>> {
     let parts = parts(body).ok_or_else(|| damaged("an attribute is cut off"))?;
     let name = parts.name.split(|byte| *byte == 0).next().unwrap_or_default();
     if name.len() > NAME_BYTES_MAX {
@@ -91,7 +86,7 @@ fn parse(image: &Image<'_>, heap: &GlobalHeap, body: &[u8]) -> Result<Option<(St
     let elements = elements.ok_or_else(|| damaged("an attribute's text is cut off"))?;
     let mut texts = Vec::new();
     for element in elements.chunks_exact(item) {
-        texts.push(text(image, heap, datatype.class, element)?);
+        texts.push(text(image, datatype.class, element)?);
     }
     image.keep(name.len() + size_of::<(String, Attribute)>())?;
     let name = String::from_utf8_lossy(name).into_owned();
@@ -105,9 +100,9 @@ fn parse(image: &Image<'_>, heap: &GlobalHeap, body: &[u8]) -> Result<Option<(St
     Ok(Some((name, attribute)))
 }
 
-fn text(image: &Image<'_>, heap: &GlobalHeap, class: Class, element: &[u8]) -> Result<String> {
+fn text(image: &Image<'_>, class: Class, element: &[u8]) -> Result<String> {
     let bytes = match class {
-        Class::VariableText => heap.text(image, element)?,
+        Class::VariableText => image.heap.text(image, element)?,
         _ => bytes::Bytes::copy_from_slice(element),
     };
     let end = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);

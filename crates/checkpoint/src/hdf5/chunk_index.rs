@@ -54,7 +54,7 @@ pub(super) fn chunks(
             .collect(),
         Index::FixedArray if is_filtered => fixed_array(image, address, count, filtered_entry)?,
         Index::FixedArray => fixed_array(image, address, count, |entry| defined(unsigned(entry)).map(plain))?,
-        Index::BtreeV1 => btree(image, address, layout, &grid, count)?,
+        Index::BtreeV1 => btree(image, address, layout, &grid)?,
     };
     let found: Option<Vec<Chunk>> = found.into_iter().collect();
     let found = found.filter(|found| found.len() == count);
@@ -80,15 +80,9 @@ fn check(image: &Image<'_>, chunks: &[Chunk], bytes: Option<u64>) -> Result<()> 
 }
 
 /// Reads the leaves of a B-tree of version 1 (section III.A.1), each of which is a chunk.
-fn btree(
-    image: &Image<'_>,
-    root: u64,
-    layout: &ChunkedLayout,
-    grid: &[usize],
-    count: usize,
-) -> Result<Vec<Option<Chunk>>> {
+fn btree(image: &Image<'_>, root: u64, layout: &ChunkedLayout, grid: &[usize]) -> Result<Vec<Option<Chunk>>> {
     let key_bytes = 8 + 8 * (grid.len() + 1);
-    let mut chunks = vec![None; count];
+    let mut chunks = vec![None; grid.iter().product()];
     let mut seen = HashSet::new();
     let mut nodes = vec![(root, LEVELS_MAX)];
     while let Some((address, levels)) = nodes.pop() {

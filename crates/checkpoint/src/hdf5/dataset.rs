@@ -11,7 +11,6 @@ use super::super::text::excerpt;
 use super::attribute::{Attribute, attributes};
 use super::datatype::{Class, Datatype};
 use super::error::{Hdf5Error, PACKED_REMEDY, REMEDY, Result, damaged, unsupported};
-use super::global_heap::GlobalHeap;
 use super::image::Image;
 use super::layout::{ChunkedLayout, Layout};
 use super::object_header::{ObjectHeader, kind};
@@ -53,13 +52,7 @@ pub struct View<'a> {
 
 impl Dataset {
     /// Reads the object with this header, unless it is not a dataset.
-    pub(super) fn read(
-        image: &Image<'_>,
-        heap: &GlobalHeap,
-        header: &ObjectHeader,
-        path: &str,
-        file: &Storage,
-    ) -> Result<Option<Self>> {
+    pub(super) fn read(image: &Image<'_>, header: &ObjectHeader, path: &str) -> Result<Option<Self>> {
         if header.find(kind::LAYOUT).is_none() {
             return Ok(None);
         }
@@ -69,7 +62,7 @@ impl Dataset {
             Some(Err(error)) => return Err(error),
         };
         let content = match &shape {
-            Some(shape) => content(image, heap, header, shape, file),
+            Some(shape) => content(image, header, shape),
             None => Err(unsupported("has no shape")),
         };
         let content = match content {
@@ -183,14 +176,8 @@ fn divides(sizes: &[usize], shape: &[usize]) -> bool {
 }
 
 /// Finds the elements.
-fn content(
-    image: &Image<'_>,
-    heap: &GlobalHeap,
-    header: &ObjectHeader,
-    shape: &[usize],
-    file: &Storage,
-) -> Result<Content> {
-    let dtype = dtype(image, heap, header)?;
+fn content(image: &Image<'_>, header: &ObjectHeader, shape: &[usize]) -> Result<Content> {
+    let dtype = dtype(image, header)?;
     if shape.len() > RANK_MAX {
         return Err(unsupported("has too many dimensions"));
     }
@@ -212,27 +199,33 @@ fn content(
             Ok(Content::Contiguous(
                 dtype,
                 Storage {
-                    start: file.start + address,
+                    start: image.storage.start + address,
                     bytes,
-                    encoding: file.encoding,
+                    encoding: image.storage.encoding,
                 },
             ))
         }
         Layout::Chunked(layout) => {
-            let chunks = chunked(image, header, &layout, shape, item)?;
-            Ok(Content::Chunked(dtype, Arc::new(shifted(chunks, item, file)?)))
+            if layout.item != item {
+                return Err(damaged("a dataset's chunks do not fit its type"));
+            }
+            let chunks = chunked(image, header, &layout, shape)?;
+            Ok(Content::Chunked(
+                dtype,
+                Arc::new(shifted(chunks, item, &image.storage)?),
+            ))
         }
     }
 }
 
-fn dtype(image: &Image<'_>, heap: &GlobalHeap, header: &ObjectHeader) -> Result<Dtype> {
+fn dtype(image: &Image<'_>, header: &ObjectHeader) -> Result<Dtype> {
     let message = header.find(kind::DATATYPE);
     let message = message.ok_or_else(|| damaged("a dataset has no type"))?;
     match Datatype::of_message(image, message)?.class {
         Class::Number(dtype) => Ok(dtype),
         // Keras says so in an attribute.
         Class::Opaque2 => {
-            let attributes = attributes(image, heap, header)?;
+            let attributes = attributes(image, header)?;
             let expected = Attribute::Text("bfloat16".into());
             let is_bf16 = attributes
                 .iter()
@@ -247,14 +240,8 @@ fn dtype(image: &Image<'_>, heap: &GlobalHeap, header: &ObjectHeader) -> Result<
     }
 }
 
-fn chunked(
-    image: &Image<'_>,
-    header: &ObjectHeader,
-    layout: &ChunkedLayout,
-    shape: &[usize],
-    item: usize,
-) -> Result<Chunks> {
-    if layout.sizes.len() != shape.len() || shape.is_empty() || layout.item != item || layout.sizes.contains(&0) {
+fn chunked(image: &Image<'_>, header: &ObjectHeader, layout: &ChunkedLayout, shape: &[usize]) -> Result<Chunks> {
+    if layout.sizes.len() != shape.len() || shape.is_empty() || layout.sizes.contains(&0) {
         return Err(damaged("a dataset's chunks do not fit its shape"));
     }
     let filters = match header.find(kind::FILTERS) {
@@ -262,7 +249,7 @@ fn chunked(
         Some(message) if message.is_shared => return Err(unsupported("has filters in a table of shared messages")),
         Some(message) => filters::parse(&message.body)?,
     };
-    let chunk_bytes = element_count(&layout.sizes).and_then(|count| count.checked_mul(item));
+    let chunk_bytes = element_count(&layout.sizes).and_then(|count| count.checked_mul(layout.item));
     if filters.shuffle.is_some() && chunk_bytes.is_none_or(|bytes| bytes > SHUFFLED_BYTES_MAX) {
         return Err(unsupported(format!(
             "has shuffled chunks of more than {} MiB",

@@ -9,6 +9,7 @@ use super::super::entry::Storage;
 use super::super::source::Source;
 use super::super::zip::content;
 use super::error::{Hdf5Error, Result, damaged, unsupported};
+use super::global_heap::GlobalHeap;
 
 /// Limit of the bytes of metadata that are read, each as often as it is read. It bounds the time that structures take
 /// which overlap or point to each other. A VGG16 of Keras has 100 kB.
@@ -30,6 +31,10 @@ const UNDEFINED: u64 = u64::MAX;
 pub(super) struct Image<'a> {
     content: Content<'a>,
     length: u64,
+    /// Where the file is in the source.
+    pub storage: Storage,
+    /// The texts of variable length.
+    pub heap: GlobalHeap,
     read_left: Cell<u64>,
     kept_left: Cell<usize>,
 }
@@ -61,6 +66,8 @@ impl<'a> Image<'a> {
         Ok(Self {
             content,
             length,
+            storage: *storage,
+            heap: GlobalHeap::default(),
             read_left: Cell::new(READ_BYTES_MAX),
             kept_left: Cell::new(KEPT_BYTES_MAX),
         })

@@ -32,7 +32,6 @@ use super::entry::{Storage, TENSORS_MAX};
 use super::error::CheckpointError;
 use super::source::Source;
 use error::{Result, unsupported};
-use global_heap::GlobalHeap;
 use image::Image;
 use object_header::ObjectHeader;
 
@@ -68,8 +67,6 @@ impl Hdf5 {
         let image = Image::open(source, storage)?;
         let mut walk = Walk {
             image: &image,
-            storage,
-            heap: GlobalHeap::default(),
             seen: HashSet::new(),
             file: Self::default(),
         };
@@ -98,8 +95,6 @@ impl Hdf5 {
 /// Visits the objects of a file.
 struct Walk<'a> {
     image: &'a Image<'a>,
-    storage: &'a Storage,
-    heap: GlobalHeap,
     /// The addresses of groups that were visited. A second link to a group is not followed, so that cycles end.
     seen: HashSet<u64>,
     file: Hdf5,
@@ -111,7 +106,7 @@ impl Walk<'_> {
             return Ok(());
         }
         let header = ObjectHeader::read(self.image, address)?;
-        if let Some(dataset) = Dataset::read(self.image, &self.heap, &header, &path, self.storage)? {
+        if let Some(dataset) = Dataset::read(self.image, &header, &path)? {
             if self.file.datasets.len() == TENSORS_MAX {
                 return Err(unsupported(format!("has more than {TENSORS_MAX} datasets")));
             }
@@ -127,7 +122,7 @@ impl Walk<'_> {
         }
         self.seen.insert(address);
         self.image.keep(path.len() + size_of::<Group>())?;
-        let attributes = attribute::attributes(self.image, &self.heap, &header)?;
+        let attributes = attribute::attributes(self.image, &header)?;
         drop(header);
         self.file.groups.push(Group {
             path: path.clone(),
