@@ -255,6 +255,20 @@ fn what_is_done_to_the_pixels_is_the_graphs_transform() {
 }
 
 #[test]
+fn a_single_output_may_lack_its_dimension() {
+    let file = flat(1);
+    let onnx = Onnx::vgg16(&file).flatten("map", "v").gemm(&file, "fc", "v", "a");
+    let squeezed = onnx
+        .clone()
+        .node("Squeeze", &["a"], "b", &[("axes", Value::Ints(vec![1]))]);
+    let reshaped = onnx.ints("shape", &[-1]).node("Reshape", &["a", "shape"], "b", &[]);
+    for onnx in [squeezed, reshaped] {
+        let read = onnx.node("Sigmoid", &["b"], "y", &[]).read("y", None).unwrap();
+        assert_eq!((read.rows, read.output), (1, Some(Output::Sigmoid)));
+    }
+}
+
+#[test]
 fn a_head_alone_stands_on_the_servers_backbone() {
     let file = File::new().linear("0", 4, FEATURES);
     let onnx = Onnx::new(&[0, FEATURES as i64]).gemm(&file, "0", "x", "y");

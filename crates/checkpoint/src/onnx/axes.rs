@@ -63,10 +63,17 @@ impl Axes {
         self.order == [Axis::Batch, Axis::Channels, Axis::Rows, Axis::Columns]
     }
 
-    /// True for a vector for each picture, with or without dimensions of one element.
+    /// True for a vector for each picture, with or without dimensions of one element; a vector of one number may lack its own.
     pub fn is_vector(&self) -> bool {
-        self.order[..].starts_with(&[Axis::Batch, Axis::Values])
-            && self.order[2..].iter().all(|axis| *axis == Axis::One)
+        let mut order = self.order.iter().filter(|axis| **axis != Axis::One);
+        order.next() == Some(&Axis::Batch)
+            && (order.next() == Some(&Axis::Values) || self.values == Some(1))
+            && order.next().is_none()
+    }
+
+    /// True for a dimension of one element that may be removed.
+    fn is_removable(&self, axis: Axis) -> bool {
+        axis == Axis::One || axis == Axis::Values && self.values == Some(1)
     }
 
     /// The numbers of a map, if its size is known.
@@ -92,7 +99,7 @@ impl Axes {
         if let Some(axes) = axes {
             for axis in axes {
                 let place = self.place(*axis)?;
-                order[place] = (order[place] == Axis::One).then_some(Axis::One)?;
+                self.is_removable(order[place]).then_some(())?;
             }
             let mut place = 0;
             order.retain(|_| {
@@ -100,7 +107,7 @@ impl Axes {
                 !axes.iter().any(|axis| self.place(*axis) == Some(place - 1))
             });
         } else {
-            order.retain(|axis| *axis != Axis::One);
+            order.retain(|axis| !self.is_removable(*axis));
         }
         Some(order)
     }
@@ -202,7 +209,7 @@ impl Axes {
                 return None;
             }
         }
-        (rest.next().is_none() && inferred <= 1).then_some(order)
+        (rest.all(|axis| self.is_removable(axis)) && inferred <= 1).then_some(order)
     }
 }
 
@@ -276,5 +283,15 @@ mod tests {
         assert_eq!(pooled.unsqueezed(&[-1, 2]), Some(vec![Batch, Values, One, One]));
         assert_eq!(pooled.unsqueezed(&[2, 2]), None);
         assert_eq!(map(&[Batch, Rows]).transposed(&[1, 1]), None);
+        // The dimension of one number.
+        pooled.order = vec![Batch, Values];
+        assert!(pooled.is_vector());
+        pooled.values = Some(1);
+        assert_eq!(pooled.squeezed(Some(&[1])), Some(vec![Batch]));
+        assert_eq!(pooled.squeezed(None), Some(vec![Batch]));
+        let sizes = Numbers::list(vec![Known(-1)]);
+        assert_eq!(pooled.reshaped(&sizes, false), Some(Reshaped::Order(vec![Batch])));
+        pooled.order = vec![Batch];
+        assert!(pooled.is_vector());
     }
 }
