@@ -36,5 +36,5 @@ pub use error::HeadFileError;
 pub use inspect::{InspectedModule, Inspection, Missing, inspect_head, inspect_head_with};
 pub use layers::Finding;
 pub use normal::{HeadOptions, HeadReport, NormalHead, SPEC, read_head, read_head_for, stored_spec};
-pub use policy::HeadPolicy;
+pub use policy::{HeadPolicy, IsDropped};
 pub use write::write_head;

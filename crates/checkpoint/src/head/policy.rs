@@ -4,14 +4,17 @@ use std::sync::Arc;
 
 use crate::{Digest, HostTensor, Parameters, Throttle};
 
+/// A predicate on a parameter's name in normal form and its digest.
+pub type IsDropped<'a> = dyn Fn(&str, &Digest) -> bool + 'a;
+
 /// What the receiver of a head takes.
 #[derive(Clone, Copy)]
 pub struct HeadPolicy<'a> {
     /// Limit of the rows of the last Linear, checked before any tensor is read.
     pub rows_max: usize,
-    /// Returns true for a parameter that is dropped right after it was read, by its name in normal form and its digest: one
-    /// that the receiver has, whatever else the head holds. `None` keeps all, and computes no digests.
-    pub is_dropped: Option<&'a dyn Fn(&str, &Digest) -> bool>,
+    /// Returns true for a parameter that is dropped right after it was read: one that the receiver has, whatever else the head
+    /// holds. `None` keeps all, and computes no digests.
+    pub is_dropped: Option<&'a IsDropped<'a>>,
 }
 
 impl Default for HeadPolicy<'_> {

@@ -17,10 +17,13 @@ pub enum Attribute {
     Pair(i32, i32),
 }
 
+/// The attributes of a module, by name.
+type Attributes = Vec<(&'static str, Attribute)>;
+
 /// A network: its modules by path, each with its class and its attributes, and their tensors.
 #[derive(Clone, Default)]
 pub struct Pickled {
-    modules: Vec<(String, String, Vec<(&'static str, Attribute)>)>,
+    modules: Vec<(String, String, Attributes)>,
     pub tensors: File,
 }
 
