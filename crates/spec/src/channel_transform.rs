@@ -183,8 +183,8 @@ mod tests {
                 if transform.reversed {
                     expected.reverse();
                 }
-                for channel in 0..3 {
-                    expected[channel] = expected[channel] * transform.scale[channel] + transform.shift[channel];
+                for (channel, value) in expected.iter_mut().enumerate() {
+                    *value = *value * transform.scale[channel] + transform.shift[channel];
                 }
             }
             let at_once = fed().followed_by(&chain[0].then(&chain[1])).unwrap();
