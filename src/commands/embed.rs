@@ -41,6 +41,9 @@ pub(super) struct EmbedArgs {
     /// What to compute: what enters the last Linear layer (features), the last pooling's map (pool), or its means (gap)
     #[arg(long, value_enum, default_value = "features")]
     kind: Kind,
+    /// The backbone that computes [default: that of --head, or else the server's first]
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "NAME")]
+    backbone: String,
     /// Prepare the pictures as for this head, instead of as for the backbone
     #[arg(long, default_value = "", hide_default_value = true)]
     head: String,
@@ -115,6 +118,7 @@ async fn embed(
     let request = EmbedRequest {
         input: Some(Input::Image(image)),
         head: args.head.clone(),
+        backbone: args.backbone.clone(),
         kind: EmbedKind::from(args.kind).into(),
         ..EmbedRequest::default()
     };

@@ -18,6 +18,7 @@ mod operations;
 mod refusals;
 mod replace_command;
 mod resources;
+mod several_backbones;
 mod specs;
 mod support;
 mod torch;

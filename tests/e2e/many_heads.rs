@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use headswap_heads::{HeadInfo as StoredInfo, HeadLimits, HeadName, HeadStore as _, HeadWeights};
+use headswap_heads::{Backbones, HeadInfo as StoredInfo, HeadName, HeadStore as _, HeadWeights, KnownBackbone};
 use headswap_model::{Backbone, WeightsSource, demo_head};
 use headswap_proto::embed_request::Input;
 use headswap_proto::{
@@ -483,16 +483,10 @@ fn list_by_command_line(server: &Server, args: &[&str]) -> String {
 fn the_price_of_many_heads() {
     const CLASSES: usize = 320;
     let backbone = Backbone::load(&WeightsSource::Demo, NARROW).unwrap().digest;
-    let limits = HeadLimits {
-        classes_max: CLASSES,
-        architecture: NARROW,
-        preprocessing: Preset::Torchvision.preprocessing(),
-        require_spec: false,
-        backbone: BTreeMap::new(),
-    };
-    let preprocessing = limits.preprocessing;
+    let preprocessing = Preset::Torchvision.preprocessing();
+    let backbones = Backbones::new(KnownBackbone::of_any_heads("default", backbone, preprocessing), []);
     let dir = tempfile::tempdir().unwrap();
-    let store = DirStore::open(dir.path(), backbone, backbone, limits).unwrap();
+    let store = DirStore::open(dir.path(), backbones).unwrap();
     let mut saved = 0;
     for heads in [0, 1000, 10_000] {
         for head in saved..heads {
@@ -502,6 +496,7 @@ fn the_price_of_many_heads() {
                 version: 1,
                 digest: weights.digest,
                 classes: CLASSES,
+                backbone: 0,
                 spec: weights.spec.clone(),
                 has_spec: false,
                 assumed: weights.assumed.clone(),
@@ -509,6 +504,7 @@ fn the_price_of_many_heads() {
                 created_unix_us: head as u64,
                 parameters: weights.parameters.keys().cloned().collect(),
                 resident_bytes: weights.bytes(),
+                shared: Arc::default(),
             };
             store.save(&info, &weights).unwrap();
         }

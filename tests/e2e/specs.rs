@@ -359,6 +359,7 @@ async fn a_restart_changes_neither_digests_nor_answers() {
     // The description of a head with layers of its own ends with them.
     let request = DescribeModelRequest {
         head: "pooled_norm".into(),
+        ..Default::default()
     };
     let model = admin.describe_model(request).await.unwrap().into_inner();
     assert!(!model.layers.contains("classifier"), "{}", model.layers);

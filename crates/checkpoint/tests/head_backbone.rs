@@ -1,11 +1,11 @@
-//! A whole VGG16 of any form is a backbone.
+//! A VGG16 of any form is a backbone.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod head_fixture;
 
 use bytes::Bytes;
-use head_fixture::{FEATURES, File};
+use head_fixture::{CHANNELS, FEATURES, File, MAP};
 use headswap_checkpoint::{Checkpoint, HeadFileError, Parameters, Throttle, inspect_head, read_backbone};
 use headswap_spec::Architecture;
 
@@ -30,6 +30,74 @@ fn a_part_of_a_backbone_is_refused() {
     let head = File::new().linear("classifier.6", 3, FEATURES);
     let error = backbone(&head).unwrap_err().to_string();
     assert_eq!(error, "the file lacks features.0.weight; a whole VGG16 is expected");
+}
+
+/// The names of a backbone's Linears.
+fn linears(parameters: &Parameters) -> Vec<&str> {
+    let mut names: Vec<&str> = parameters.keys().map(String::as_str).collect();
+    names.retain(|name| !name.starts_with("features."));
+    names
+}
+
+#[test]
+fn a_file_without_vgg16s_classifier_is_a_backbone_without_linears() {
+    let plain = backbone(&File::vgg16(5)).unwrap();
+    let alone = File::convolutions();
+    let renamed = alone.clone().renamed(|name| name.replace("features", "conv.base"));
+    let head = File::convolutions().linear("fc", 4, 16);
+    let stack = File::convolutions().linear("fc1", 32, MAP).linear("fc2", 4, 32);
+    for file in [alone, renamed, head, stack] {
+        let parameters = backbone(&file).unwrap();
+        assert!(linears(&parameters).is_empty());
+        assert!(parameters.iter().all(|(name, tensor)| plain[name] == *tensor));
+        assert_eq!(parameters.len(), 26);
+    }
+}
+
+#[test]
+fn a_fine_tuned_classifier_leaves_the_linears_before_it() {
+    let mut file = File::vgg16(5);
+    file.tensors.retain(|(name, ..)| !name.starts_with("classifier.6"));
+    let file = file
+        .linear("classifier.6.0", 8, FEATURES)
+        .linear("classifier.6.2", 3, 8)
+        .metadata(
+            "headswap.spec",
+            r#"{"preprocessing": {"preset": "torchvision"}, "output": "softmax", "layers": ["linear", "relu", "linear"]}"#,
+        );
+    let parameters = backbone(&file).unwrap();
+    let names = [
+        "classifier.0.bias",
+        "classifier.0.weight",
+        "classifier.3.bias",
+        "classifier.3.weight",
+    ];
+    assert_eq!(linears(&parameters), names);
+}
+
+/// Keras flattens rows, columns and channels.
+#[test]
+fn linears_on_a_map_flattened_by_place_are_turned_round() {
+    let spec = r#"{"preprocessing": {"preset": "keras-caffe"}, "output": "softmax", "input": "flatten_hwc",
+        "layers": ["linear", "relu", "linear", "relu", "linear"]}"#;
+    let file = File::convolutions()
+        .linear("fc1", FEATURES, MAP)
+        .linear("fc2", FEATURES, FEATURES)
+        .linear("predictions", 10, FEATURES)
+        .metadata("headswap.spec", spec);
+    let parameters = backbone(&file).unwrap();
+    assert_eq!(linears(&parameters).len(), 6);
+    let (turned, own) = (&parameters["classifier.0.weight"], file.values("fc1.weight"));
+    for (channel, place) in [(0, 0), (3, 0), (0, 7), (15, 48)] {
+        assert_eq!(
+            turned.values[MAP + channel * 49 + place],
+            own[MAP + place * CHANNELS + channel]
+        );
+    }
+    assert_eq!(
+        parameters["classifier.6.weight"].values,
+        file.values("predictions.weight")
+    );
 }
 
 /// A file as PyTorch before 1.6 writes it, of tensors in one storage of four numbers: names, offsets and sizes.
@@ -128,6 +196,6 @@ fn layers_that_a_head_lacks_are_reported_as_the_backbones() {
         lacked(&without(&["features.12.bias", "classifier.0.bias"]), ""),
         [zeros]
     );
-    let pooled = File::convolutions().linear("fc", 3, head_fixture::CHANNELS);
+    let pooled = File::convolutions().linear("fc", 3, CHANNELS);
     assert!(lacked(&pooled, r#""input": "global_average""#).is_empty());
 }

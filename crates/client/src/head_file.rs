@@ -5,10 +5,10 @@ use std::io::{BufWriter, ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
 use headswap_checkpoint::{
-    Checkpoint, CheckpointError, HeadFileError, HeadOptions, HeadReport, Inspection, NormalHead, Throttle,
+    Checkpoint, CheckpointError, HeadFileError, HeadOptions, HeadReport, HostTensor, Inspection, NormalHead, Throttle,
     inspect_head, inspect_head_with, read_head, stored_spec, write_head,
 };
-use headswap_proto::Parameter;
+use headswap_proto::{Backbone, Parameter};
 use headswap_spec::{HeadSpec, SpecDraft, SpecError};
 use serde_json::json;
 use tempfile::NamedTempFile;
@@ -111,6 +111,25 @@ impl HeadFile {
         self.spec.labels = Some(labels);
     }
 
+    /// Returns the backbone with which it shares most bytes of equal tensors, by the rule of the server; none if it shares no
+    /// tensor with any.
+    pub fn nearest<'a>(&self, backbones: &'a [Backbone]) -> Option<&'a Backbone> {
+        let (mut nearest, mut most) = (None, 0);
+        for backbone in backbones {
+            let digests = digests(&backbone.parameters);
+            let mut shared = 0;
+            for (name, tensor) in &self.normal.parameters {
+                if is_same(&digests, name, tensor) {
+                    shared += tensor.bytes();
+                }
+            }
+            if shared > most {
+                (nearest, most) = (Some(backbone), shared);
+            }
+        }
+        nearest
+    }
+
     /// Compares the tensors with those of the server's model, `parameters`.
     ///
     /// # Errors
@@ -141,14 +160,11 @@ impl HeadFile {
     /// # Errors
     /// [`ClientError::Io`] if there is no space for it.
     pub fn differing(mut self, parameters: &[Parameter]) -> Result<Differing, ClientError> {
-        let backbone: BTreeMap<&str, &str> = parameters
-            .iter()
-            .map(|parameter| (parameter.name.as_str(), parameter.digest.as_str()))
-            .collect();
+        let backbone = digests(parameters);
         let count = self.normal.parameters.len();
         self.normal
             .parameters
-            .retain(|name, tensor| backbone.get(name.as_str()) != Some(&tensor.digest().to_string().as_str()));
+            .retain(|name, tensor| !is_same(&backbone, name, tensor));
         let parameters = &self.normal.parameters;
         Ok(Differing {
             names: parameters.keys().cloned().collect(),
@@ -174,6 +190,20 @@ impl HeadFile {
         drop(out);
         Ok(file)
     }
+}
+
+/// Returns the digests of parameters by name.
+fn digests(parameters: &[Parameter]) -> BTreeMap<&str, &str> {
+    let mut digests = BTreeMap::new();
+    for parameter in parameters {
+        digests.insert(parameter.name.as_str(), parameter.digest.as_str());
+    }
+    digests
+}
+
+fn is_same(digests: &BTreeMap<&str, &str>, name: &str, tensor: &HostTensor) -> bool {
+    let other = digests.get(name);
+    other.is_some_and(|digest| *digest == tensor.digest().to_string())
 }
 
 fn open(path: &Path, given: &GivenSpec) -> Result<Checkpoint, ClientError> {

@@ -220,6 +220,7 @@ impl<'a> HeadInputRows<'a> {
         };
         let head = batch[entry].pinned().get(head)?;
         let own = Wanted {
+            backbone: head.backbone,
             preprocessing: head.preprocessing,
             input: head.shared_input()?,
         };
@@ -239,6 +240,7 @@ fn wanted_row(entry: &Entry, first: usize, wanted: &Wanted) -> Option<WantedInpu
     let row = pictures.position(|picture| picture.preprocessing == wanted.preprocessing)?;
     Some(WantedInput {
         row: first + row,
+        backbone: wanted.backbone,
         input: wanted.input,
     })
 }

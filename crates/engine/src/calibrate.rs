@@ -19,11 +19,13 @@ pub struct Calibration {
 }
 
 /// Runs batches of 1, 2, 4, … pictures, each size twice, up to `ceiling` and while the total fits `budget`, estimated
-/// as twice the faster run of each size. The batch of one always runs.
+/// as twice the faster run of each size. The batch of one always runs, on every backbone; the first backbone is measured, as
+/// all take the same time.
 ///
 /// # Errors
 /// [`BackendError`] if a batch of one fails. A failure at a larger size only ends the search.
 pub fn calibrate(network: &mut dyn Backend, ceiling: usize, budget: Duration) -> Result<Calibration, BackendError> {
+    check_others(network)?;
     let mut spent = Duration::ZERO;
     let mut per_picture: Vec<(usize, Duration)> = Vec::new();
     let mut size = 1;
@@ -51,12 +53,22 @@ pub fn calibrate(network: &mut dyn Backend, ceiling: usize, budget: Duration) ->
 /// # Errors
 /// As [`calibrate`].
 pub fn measure(network: &mut dyn Backend, max_batch: usize) -> Result<Calibration, BackendError> {
+    check_others(network)?;
     let mut per_picture = vec![(1, fastest_of(2, network, 1)?)];
     if max_batch > 1 {
         let time = fastest_of(1, network, max_batch)?;
         per_picture.push((max_batch, time / max_batch as u32));
     }
     Ok(Calibration { max_batch, per_picture })
+}
+
+/// Runs one picture on each backbone after the first.
+fn check_others(network: &mut dyn Backend) -> Result<(), BackendError> {
+    let probe = Probe::new();
+    for backbone in 1..network.last_inputs().len() {
+        probe.forward_on(network, backbone, 1)?;
+    }
+    Ok(())
 }
 
 /// Returns the shortest time of several runs of a batch of grey pictures.

@@ -392,6 +392,7 @@ mod tests {
             input: Input::Pixels(pixels(0)),
             heads: None,
             wanted: vec![Wanted {
+                backbone: 0,
                 preprocessing: torchvision(),
                 input: HeadInput::Features,
             }],

@@ -1,4 +1,4 @@
-//! Batches of grey pictures, by which the engine measures and checks the backbone.
+//! Batches of grey pictures, by which the engine measures and checks the backbones.
 
 use headswap_image::Prepared;
 use headswap_model::{Backend, BackendError, InputRow, WantedInput};
@@ -21,19 +21,28 @@ impl Probe {
         }
     }
 
-    /// Computes the features of a batch of `count` pictures.
+    /// Computes all that the first backbone has of a batch of `count` pictures.
     ///
     /// # Errors
     /// As [`Backend::forward`].
     pub fn forward(&self, network: &mut dyn Backend, count: usize) -> Result<(), BackendError> {
+        self.forward_on(network, 0, count)
+    }
+
+    /// Computes all that a backbone has of a batch of `count` pictures.
+    ///
+    /// # Errors
+    /// As [`Backend::forward`].
+    pub fn forward_on(&self, network: &mut dyn Backend, backbone: usize, count: usize) -> Result<(), BackendError> {
+        let last = network.last_inputs().get(backbone).copied();
+        let input = last.unwrap_or(HeadInput::Features);
         let row = InputRow {
             picture: &self.picture,
             preprocessing: &self.preprocessing,
         };
         let mut wanted = Vec::with_capacity(count);
         for row in 0..count {
-            let input = HeadInput::Features;
-            wanted.push(WantedInput { row, input });
+            wanted.push(WantedInput { row, backbone, input });
         }
         network.forward(&vec![row; count], &[], &wanted).map(drop)
     }

@@ -27,7 +27,7 @@ pub enum Input {
     /// A resized and cropped picture, `[height, width, 3]` of red, green and blue, for heads whose pictures have as many
     /// bytes.
     Pixels(Bytes),
-    /// What the backbone computed of a picture, for heads that [share](PlacedHead::shared_input) these inputs.
+    /// What backbones computed of a picture, for heads that [share](PlacedHead::shared_input) these inputs.
     HeadInputs(Vec<CachedInput>),
     /// Prepared pictures, as the engine makes them of the others.
     Prepared(Vec<PreparedPicture>),
@@ -54,6 +54,8 @@ pub struct CachedInput {
 /// An input of heads to return.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Wanted {
+    /// The index of the backbone that computes it.
+    pub backbone: usize,
     /// How the picture is prepared.
     pub preprocessing: Preprocessing,
     /// What the backbone computes of it.

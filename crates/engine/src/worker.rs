@@ -488,6 +488,7 @@ mod tests {
         let (mut entry, mut answered) = entry.await;
         entry.wanted = [large(), torchvision()]
             .map(|preprocessing| Wanted {
+                backbone: 0,
                 preprocessing,
                 input: HeadInput::Features,
             })
@@ -519,6 +520,7 @@ mod tests {
         let (mut entry, mut answered) = entry.await;
         entry.wanted = [torchvision(), large()]
             .map(|preprocessing| Wanted {
+                backbone: 0,
                 preprocessing,
                 input: HeadInput::Features,
             })
@@ -595,6 +597,7 @@ mod tests {
         let mut rig = rig(|_, _, _| Ok(f32::NAN));
         let (mut batch, mut answers) = rig.batch(&[&[2], &[2]]).await;
         batch[1].wanted = vec![Wanted {
+            backbone: 0,
             preprocessing: torchvision(),
             input: HeadInput::Features,
         }];
@@ -711,6 +714,7 @@ mod tests {
         rig.worker.max_batch = 3;
         let heads = [head(2), large_head(3), large_head(4)];
         let wanted = [torchvision(), large()].map(|preprocessing| Wanted {
+            backbone: 0,
             preprocessing,
             input: HeadInput::Features,
         });

@@ -20,6 +20,13 @@ pub enum HeadError {
     Name { name: String },
     #[error("there is no head `{name}`; the nearest names are {}", .known.join(", "))]
     UnknownHead { name: HeadName, known: Vec<String> },
+    #[error("there is no backbone `{name}`; this server has {}", .known.join(", "))]
+    UnknownBackbone { name: String, known: Vec<String> },
+    #[error(
+        "the head takes VGG16's features, and neither it nor the backbone `{backbone}` has {lacking}; choose another `backbone`, \
+         or give a head that takes the last pooling's map"
+    )]
+    NoFeatures { backbone: String, lacking: String },
     #[error("head `{name}` has no version {version}; it has {available:?}, and 0 stands for the live version")]
     UnknownVersion {
         name: HeadName,

@@ -12,6 +12,9 @@ const STORED_LABELS_BYTES_MAX: usize = 3 * 1024 * 1024;
 pub struct HeadRequest {
     /// The labels; empty means those of the spec, or else of the file.
     pub labels: Vec<String>,
+    /// The name of the backbone that the head stands on; empty means the one with which it shares most, which is the first for a
+    /// head that shares nothing with any.
+    pub backbone: String,
     /// The spec; without one that of the file counts, or else the backbone's preprocessing and softmax.
     pub spec: Option<HeadSpec>,
 }

@@ -4,6 +4,7 @@
 //! without a lock. The type parameter `R` is what a version keeps on the device; this crate never looks into it.
 
 mod annotations;
+mod backbones;
 mod commit;
 mod error;
 mod head_request;
@@ -14,11 +15,13 @@ mod per_head;
 mod quota;
 mod registry;
 mod residency;
+mod shared_tensor;
 mod store;
 mod table;
 mod version;
 mod weights;
 
+pub use backbones::{BACKBONE_NAME_BYTES_MAX, Backbones, KnownBackbone, is_backbone_name};
 pub use commit::Commit;
 pub use error::{HeadError, PlaceError, RESIDENT_BYTES_MAX};
 pub use head_request::HeadRequest;
@@ -27,6 +30,7 @@ pub use name::HeadName;
 pub use per_head::PerHead;
 pub use registry::{HeadRegistry, RegistryLimits, RegistryParts, Replaced, Replacement};
 pub use residency::{Acquired, HeadPlacer, LoadTask, Pending, PinnedHead, Reservation, ResidencyLimits, Tier, Urgency};
+pub use shared_tensor::SharedTensor;
 pub use store::{HeadStore, StagedHead, StoreError};
 pub use table::{History, Page, RoutingTable};
 pub use version::{HeadInfo, HeadVersion};

@@ -98,7 +98,7 @@ impl<R: Send + Sync> Opening<'_, R> {
 
 /// Removes a retired version from the store; a failure is only logged.
 pub(super) fn prune(store: &dyn HeadStore, old: &HeadInfo) {
-    if let Err(error) = store.remove(&old.name, old.version) {
+    if let Err(error) = store.remove(old) {
         tracing::warn!(head = %old.name, version = old.version, %error, "an old version was not removed from the store");
     }
 }

@@ -82,7 +82,7 @@ pub struct Replaced {
     pub sync: Duration,
 }
 
-/// All heads of one backbone. `R` is what a version keeps on the device.
+/// All heads of a server. `R` is what a version keeps on the device.
 pub struct HeadRegistry<R> {
     table: RoutingTable<R>,
     limits: RegistryLimits,
@@ -95,7 +95,8 @@ pub struct HeadRegistry<R> {
 }
 
 impl<R: Send + Sync> HeadRegistry<R> {
-    /// Registers the backbone's own last Linear as version 1 of the default head, and the newest stored versions.
+    /// Registers the first backbone's own last Linear, if it has one, as version 1 of the default head, and the newest stored
+    /// versions.
     ///
     /// If a version is to be loaded at once and fails to, it is logged and kept in the store, and an older one takes its
     /// place. Versions beyond `versions_kept` are removed. Acknowledged heads are registered even if the limits are lower
@@ -106,14 +107,17 @@ impl<R: Send + Sync> HeadRegistry<R> {
     pub fn open(
         parts: RegistryParts<R>,
         limits: RegistryLimits,
-        backbone_head: &HeadWeights,
+        backbone_head: Option<&HeadWeights>,
     ) -> Result<Self, HeadError> {
         let RegistryParts { store, placer, metrics } = parts;
         let residency = Residency::new(limits.residency, Arc::clone(&store), placer, metrics.clone());
         let default = HeadName::parse(HeadName::DEFAULT)?;
         let annotations = BTreeMap::from([("source".to_owned(), "backbone".to_owned())]);
-        let info = describe(default.clone(), BACKBONE_VERSION, backbone_head, annotations);
-        let backbone_head = residency.pin(info, backbone_head)?;
+        let mut pinned = None;
+        if let Some(head) = backbone_head {
+            let info = describe(default.clone(), BACKBONE_VERSION, head, annotations);
+            pinned = Some(residency.pin(info, head)?);
+        }
 
         let mut listed = store.list()?;
         let listed_count = listed.len();
@@ -132,7 +136,7 @@ impl<R: Send + Sync> HeadRegistry<R> {
             },
         };
         let heads = opening.versions(listed).into_iter().flatten();
-        let (table, surplus) = RoutingTable::new(std::iter::once(backbone_head).chain(heads), limits.versions_kept);
+        let (table, surplus) = RoutingTable::new(pinned.into_iter().chain(heads), limits.versions_kept);
         for version in &surplus {
             residency.tiers.retire(version);
         }
@@ -210,6 +214,7 @@ impl<R: Send + Sync> HeadRegistry<R> {
         throttle: &Throttle,
     ) -> Result<Replaced, HeadError> {
         let Replacement { name, weights, .. } = replacement;
+        let weights = self.residency.pooled(weights);
         let share = self.quota.reserve(&self.table, live == 0, weights.bytes())?;
         let number = self.next_number(&name, live)?;
         let info = describe(name, number, &weights, replacement.annotations);
@@ -273,7 +278,11 @@ impl<R: Send + Sync> HeadRegistry<R> {
 
     /// Returns a number above every stored one, damaged files included, so that a number is never used twice.
     fn next_number(&self, name: &HeadName, live: u64) -> Result<u64, HeadError> {
-        let highest = live.max(self.store.highest_version(name)?);
+        let mut highest = live.max(self.store.highest_version(name)?);
+        // The number of a backbone's own head, even if this server's first backbone has none.
+        if name.as_str() == HeadName::DEFAULT {
+            highest = highest.max(BACKBONE_VERSION);
+        }
         Ok(highest.checked_add(1).ok_or_else(|| numbers_exhausted(name))?)
     }
 

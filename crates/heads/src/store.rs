@@ -37,7 +37,7 @@ pub trait HeadStore: Send + Sync {
     ///
     /// # Errors
     /// [`StoreError`].
-    fn remove(&self, name: &HeadName, version: u64) -> Result<(), StoreError>;
+    fn remove(&self, info: &HeadInfo) -> Result<(), StoreError>;
 
     /// Lists every version whose file looks complete, by name and version, without reading the tensors.
     ///

@@ -7,7 +7,8 @@ use headswap_checkpoint::Digest;
 use headswap_spec::CompleteSpec;
 
 use super::name::HeadName;
-use super::residency::{ResidencySlot, Tier};
+use super::residency::{Demand, ResidencySlot, Tier};
+use super::shared_tensor::SharedTensor;
 use super::weights::HeadWeights;
 
 /// The metadata of a version.
@@ -21,6 +22,8 @@ pub struct HeadInfo {
     pub digest: Digest,
     /// The number of classes.
     pub classes: usize,
+    /// The index of the backbone that it stands on, among those of this server.
+    pub backbone: usize,
     /// What it computes of which pictures.
     pub spec: Arc<CompleteSpec>,
     /// True if the spec was given with the head, and is stored with it.
@@ -35,6 +38,8 @@ pub struct HeadInfo {
     pub parameters: Vec<String>,
     /// Its tensors' bytes in f32.
     pub resident_bytes: u64,
+    /// Of these tensors, those that other versions may have, too. Not known of versions that older releases stored.
+    pub shared: Arc<[SharedTensor]>,
 }
 
 /// A version: its metadata, which is immutable, and the slot of what it keeps in memory.
@@ -59,6 +64,7 @@ impl HeadInfo {
             version,
             digest: weights.digest,
             classes: weights.classes(),
+            backbone: weights.backbone,
             spec: Arc::clone(&weights.spec),
             has_spec: weights.has_spec,
             assumed: Arc::clone(&weights.assumed),
@@ -66,6 +72,16 @@ impl HeadInfo {
             created_unix_us,
             parameters: weights.parameters.keys().cloned().collect(),
             resident_bytes: weights.bytes(),
+            shared: SharedTensor::of(&weights.parameters, &weights.spec),
+        }
+    }
+
+    /// Returns what it takes on the device.
+    pub(super) fn demand(&self) -> Demand {
+        let shared: u64 = self.shared.iter().map(|tensor| tensor.bytes).sum();
+        Demand {
+            own: self.resident_bytes.saturating_sub(shared),
+            shared: Arc::clone(&self.shared),
         }
     }
 

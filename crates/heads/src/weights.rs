@@ -1,6 +1,5 @@
 //! Validated weights: every [`HeadWeights`] that exists can be placed on the device.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
@@ -12,6 +11,7 @@ use headswap_checkpoint::{
 };
 use headswap_spec::{Architecture, CompleteSpec, HeadSpec, LAST_BIAS, LAST_WEIGHT, Output, Preprocessing};
 
+use super::backbones::{Backbones, KnownBackbone};
 use super::error::HeadError;
 use super::head_request::{HeadRequest, check_labels};
 
@@ -20,21 +20,30 @@ use super::head_request::{HeadRequest, check_labels};
 pub struct HeadLimits {
     /// Maximum number of classes.
     pub classes_max: usize,
-    /// The backbone's architecture.
+    /// The backbones' architecture.
     pub architecture: Architecture,
-    /// How the backbone's pictures are prepared; those of heads without a spec are, too.
-    pub preprocessing: Preprocessing,
     /// True to refuse heads without a spec.
     pub require_spec: bool,
-    /// The digests of the backbone's parameters before the last Linear, any of which a head may override. A head's tensor
-    /// with the same digest is dropped, as it overrides nothing.
-    pub backbone: BTreeMap<String, Digest>,
+    /// The backbones.
+    pub backbones: Backbones,
+}
+
+impl HeadLimits {
+    /// Returns the backbone of a head before its file is read: the one that the request names, or the only one.
+    fn chosen(&self, request: &HeadRequest) -> Result<Option<usize>, HeadError> {
+        match &request.backbone[..] {
+            "" if self.backbones.all().len() > 1 => Ok(None),
+            name => Ok(Some(self.backbones.find(name)?)),
+        }
+    }
 }
 
 /// A head's parameters, spec and labels, complete, of the right shapes, finite.
 #[derive(Clone, Debug)]
 pub struct HeadWeights {
-    /// Those of [`CompleteSpec::parameter_names`], and the parameters that differ from the backbone's.
+    /// The index of the backbone that it stands on.
+    pub backbone: usize,
+    /// Those of [`CompleteSpec::parameter_names`], and the parameters that differ from that backbone's.
     pub parameters: Arc<Parameters>,
     /// What it computes of which pictures.
     pub spec: Arc<CompleteSpec>,
@@ -53,11 +62,12 @@ pub struct HeadWeights {
 }
 
 impl HeadWeights {
-    /// Wraps the parameters of a last Linear, and others that a head overrides, without checks; `classifier.6.weight` and
-    /// `.bias` must be there. `preprocessing` is the backbone's.
+    /// Wraps the parameters of a last Linear on the first backbone, and others that a head overrides, without checks;
+    /// `classifier.6.weight` and `.bias` must be there. `preprocessing` is the backbone's.
     pub fn new(parameters: Parameters, labels: Vec<String>, preprocessing: Preprocessing) -> Self {
         let classes = parameters[LAST_BIAS].values.len();
         Self {
+            backbone: 0,
             digest: Digest::of_parameters(&parameters, &labels),
             parameters: Arc::new(parameters),
             spec: Arc::new(CompleteSpec::plain(preprocessing, classes)),
@@ -111,6 +121,7 @@ impl HeadWeights {
                 ..spec
             })),
             labels: request.labels.clone(),
+            backbone: request.backbone.clone(),
         };
         let spec = with_stored.spec_with_labels()?;
         if spec.is_none() && limits.require_spec {
@@ -122,37 +133,50 @@ impl HeadWeights {
             labels: &request.labels,
             throttle,
         };
-        let is_backbones = |name: &str, digest: &Digest| limits.backbone.get(name) == Some(digest);
+        // An unknown name is refused before the tensors are read.
+        let chosen = limits.chosen(request)?;
+        let is_dropped = |name: &str, digest: &Digest| match chosen {
+            Some(index) => limits.backbones.get(index).has(name, *digest),
+            // Known once all are read.
+            None => false,
+        };
         let policy = HeadPolicy {
             rows_max: limits.classes_max,
-            is_dropped: Some(&is_backbones),
+            is_dropped: Some(&is_dropped),
         };
         let normal = read_head_for(checkpoint, &options, policy).map_err(refused_file)?;
-        let (complete, assumed) = complete(&normal, spec.as_ref(), limits)?;
+        let index = chosen.unwrap_or_else(|| limits.backbones.nearest(&normal.parameters));
+        let backbone = limits.backbones.get(index);
+        let (complete, assumed) = complete(&normal, spec.as_ref(), backbone.preprocessing)?;
         let labels = normal.labels;
         check_labels(&labels, &complete)?;
         check_stored_form(&complete)?;
 
-        let is_plain = complete == CompleteSpec::plain(limits.preprocessing, normal.rows);
-        let weights = Self::with_spec(normal.parameters, complete, spec.is_some() || !is_plain, labels);
+        backbone.check(&limits.architecture.steps(), &normal.parameters, &complete)?;
+        let mut parameters = normal.parameters;
+        parameters.retain(|name, tensor| !backbone.has(name, tensor.digest()));
+        let is_plain = complete == CompleteSpec::plain(backbone.preprocessing, normal.rows);
+        let weights = Self::with_spec(parameters, complete, spec.is_some() || !is_plain, labels);
         Ok(Self {
+            backbone: index,
             assumed: assumed.into(),
             report: Arc::new(normal.report),
             ..weights
         })
     }
 
-    /// Reads a file that a store wrote: tensors by their names in normal form, and the labels. `spec` is the stored one;
-    /// without one the head is a last Linear and what it overrides.
+    /// Reads a file that a store wrote of a head on the backbone of this index: tensors by their names in normal form, and the
+    /// labels. `spec` is the stored one; without one the head is a last Linear and what it overrides.
     ///
     /// # Errors
     /// [`HeadError`] if a tensor is missing or cannot be read.
     pub fn from_store(
         path: &Path,
         spec: Option<CompleteSpec>,
-        limits: &HeadLimits,
+        backbone: (usize, &KnownBackbone),
         throttle: &Throttle,
     ) -> Result<Self, HeadError> {
+        let (index, backbone) = backbone;
         let checkpoint = open_checkpoint(path)?;
         let labels = checkpoint.labels().map_err(|error| HeadError::Labels {
             reason: error.to_string(),
@@ -178,9 +202,15 @@ impl HeadWeights {
             return Err(refused(format!("it lacks {missing}")));
         }
         let Some(spec) = spec else {
-            return Ok(Self::new(parameters, labels, limits.preprocessing));
+            return Ok(Self {
+                backbone: index,
+                ..Self::new(parameters, labels, backbone.preprocessing)
+            });
         };
-        Ok(Self::with_spec(parameters, spec, has_spec, labels))
+        Ok(Self {
+            backbone: index,
+            ..Self::with_spec(parameters, spec, has_spec, labels)
+        })
     }
 
     fn with_spec(parameters: Parameters, spec: CompleteSpec, has_spec: bool, labels: Vec<String>) -> Self {
@@ -190,6 +220,7 @@ impl HeadWeights {
             Digest::of_parameters(&parameters, &labels)
         };
         Self {
+            backbone: 0,
             parameters: Arc::new(parameters),
             spec: Arc::new(spec),
             has_spec,
@@ -215,7 +246,7 @@ impl HeadWeights {
 fn complete(
     normal: &NormalHead,
     spec: Option<&HeadSpec>,
-    limits: &HeadLimits,
+    preprocessing: Preprocessing,
 ) -> Result<(CompleteSpec, Vec<String>), HeadError> {
     let mut assumed = Vec::new();
     if spec.is_none() {
@@ -231,7 +262,7 @@ fn complete(
     };
     assumed.extend(normal.report.assumed.iter().cloned());
     let complete = CompleteSpec {
-        preprocessing: normal.preprocessing.unwrap_or(limits.preprocessing),
+        preprocessing: normal.preprocessing.unwrap_or(preprocessing),
         input: normal.input,
         layers: normal.layers.clone(),
         output,
@@ -332,9 +363,11 @@ mod tests {
         HeadLimits {
             classes_max: 5,
             architecture: Architecture::Vgg16Narrow,
-            preprocessing: Preset::Torchvision.preprocessing(),
             require_spec: false,
-            backbone: BTreeMap::new(),
+            backbones: Backbones::new(
+                KnownBackbone::of_any_heads("default", Digest::of_backbone([]), Preset::Torchvision.preprocessing()),
+                [],
+            ),
         }
     }
 
@@ -382,7 +415,11 @@ mod tests {
     }
 
     fn read_with_labels(bytes: &[u8], labels: Vec<String>) -> Result<HeadWeights, HeadError> {
-        let request = HeadRequest { labels, spec: None };
+        let request = HeadRequest {
+            labels,
+            spec: None,
+            ..HeadRequest::default()
+        };
         HeadWeights::from_bytes(bytes.to_vec().into(), &request, &limits())
     }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use headswap_checkpoint::{
     Checkpoint, Digest, HeadOptions, SPEC, StoredDtype, Throttle, read_head, safetensors_header, write_head,
 };
-use headswap_heads::{HeadError, HeadLimits, HeadRequest, HeadWeights, assumed_without_spec};
+use headswap_heads::{Backbones, HeadError, HeadLimits, HeadRequest, HeadWeights, KnownBackbone, assumed_without_spec};
 use headswap_spec::{
     Architecture, ChannelOrder, HeadInput, HeadLayer, HeadSpec, LAST_BIAS, LAST_WEIGHT, Output, Preprocessing, Preset,
     Resize, ResizeFilter, ValueRange,
@@ -72,9 +72,11 @@ fn limits() -> HeadLimits {
     HeadLimits {
         classes_max: 1000,
         architecture: Architecture::Vgg16Narrow,
-        preprocessing: Preset::Torchvision.preprocessing(),
         require_spec: false,
-        backbone: BTreeMap::new(),
+        backbones: Backbones::new(
+            KnownBackbone::of_any_heads("default", Digest::of_backbone([]), Preset::Torchvision.preprocessing()),
+            [],
+        ),
     }
 }
 
@@ -96,6 +98,7 @@ fn with_spec(keys: &str) -> HeadRequest {
     HeadRequest {
         labels: Vec::new(),
         spec: Some(spec(keys)),
+        ..HeadRequest::default()
     }
 }
 
@@ -103,6 +106,7 @@ fn with_labels(labels: &[&str]) -> HeadRequest {
     HeadRequest {
         labels: owned(labels),
         spec: None,
+        ..HeadRequest::default()
     }
 }
 
@@ -302,7 +306,7 @@ proptest! {
     fn every_key_of_the_spec_is_part_of_the_digest((one, two) in neighbours()) {
         let file = File::default().linear("head.0", 8, CHANNELS).linear("head.2", 6, 8);
         let [first, second] = [&one, &two].map(|spec| {
-            file.read(&HeadRequest { labels: Vec::new(), spec: Some(spec.clone()) }).unwrap()
+            file.read(&HeadRequest { labels: Vec::new(), spec: Some(spec.clone()), ..HeadRequest::default() }).unwrap()
         });
         prop_assert_eq!(first.digest == second.digest, one.to_json() == two.to_json());
         prop_assert_eq!(first.spec.to_spec(&first.labels), one);
@@ -361,6 +365,7 @@ fn labels_of_the_request_come_before_the_specs_and_those_before_the_files() {
     let same = HeadRequest {
         labels: owned(&["s", "t"]),
         spec: Some(in_spec.clone()),
+        ..HeadRequest::default()
     };
     check_labels(&labelled, &same, &["s", "t"]);
     // Labels that came with the network from which it was trained do not matter then.
@@ -422,6 +427,7 @@ fn labels_may_be_empty_long_and_of_any_characters() {
     let request = HeadRequest {
         labels: labels.to_vec(),
         spec: None,
+        ..HeadRequest::default()
     };
     assert_eq!(File::last(3).read(&request).unwrap().labels[..], labels);
     let in_spec = HeadRequest {
@@ -435,6 +441,7 @@ fn labels_may_be_empty_long_and_of_any_characters() {
     let too_long = HeadRequest {
         labels: vec!["a".into(), "é".repeat(2048) + "x"],
         spec: None,
+        ..HeadRequest::default()
     };
     check_refused(
         &File::last(2),
@@ -638,8 +645,12 @@ fn a_whole_network_is_the_head_alone() {
     for (name, ..) in &backbone.tensors {
         digests.insert(name.clone(), own.parameters[name].digest());
     }
+    let known = KnownBackbone {
+        parameters: digests,
+        ..limits().backbones.first().clone()
+    };
     let limits = HeadLimits {
-        backbone: digests,
+        backbones: Backbones::new(known, []),
         ..limits()
     };
     let head = HeadWeights::from_bytes(whole.bytes().into(), &with_spec(""), &limits).unwrap();

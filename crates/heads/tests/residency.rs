@@ -113,8 +113,8 @@ impl HeadStore for Store {
         Ok(Box::new(Staged { heads, head }))
     }
 
-    fn remove(&self, name: &HeadName, version: u64) -> Result<(), StoreError> {
-        self.heads.lock().unwrap().remove(&(name.clone(), version));
+    fn remove(&self, info: &HeadInfo) -> Result<(), StoreError> {
+        self.heads.lock().unwrap().remove(&(info.name.clone(), info.version));
         Ok(())
     }
 
@@ -196,7 +196,7 @@ impl Bench {
             eager: false,
             residency,
         };
-        let registry = Registry::open(parts, limits, &weights(1, -1.0)).unwrap();
+        let registry = Registry::open(parts, limits, Some(&weights(1, -1.0))).unwrap();
         Self {
             store,
             device,

@@ -1,6 +1,7 @@
 //! A server as a child process, on free ports: for the demo and the benchmarks, as a user would run it.
 
 use std::ffi::OsStr;
+use std::io;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 
@@ -26,8 +27,7 @@ impl ServerProcess {
     /// Starts this program as a server with `args` and waits until it is ready.
     pub async fn start<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Result<Self, ClientError> {
         let args: Vec<A> = args.into_iter().collect();
-        let dir = std::env::temp_dir().join(format!("headswap-{}", std::process::id()));
-        std::fs::create_dir_all(&dir)?;
+        let dir = new_dir()?;
         let log = dir.join("server.log");
         let mut command = Command::new(std::env::current_exe()?);
         command
@@ -163,6 +163,18 @@ impl ServerProcess {
             unsafe { libc::kill(pid as i32, libc::SIGTERM) };
         }
         Ok(self.child.wait().await?)
+    }
+}
+
+/// Creates a directory that no other server of this process has.
+fn new_dir() -> io::Result<PathBuf> {
+    let mut number = 0;
+    loop {
+        let dir = std::env::temp_dir().join(format!("headswap-{}-{number}", std::process::id()));
+        match std::fs::create_dir(&dir) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => number += 1,
+            created => return created.map(|()| dir),
+        }
     }
 }
 

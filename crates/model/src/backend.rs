@@ -13,7 +13,7 @@ use super::plan::StepKey;
 use super::program::picture_size;
 use super::settings::Device;
 
-/// A backbone ready to compute, driven by one thread.
+/// Backbones ready to compute, driven by one thread.
 pub trait Backend: Send {
     /// Warms up for batches of up to `max_batch` rows, or until `stop` is true. Must be called by the thread that will call
     /// [`Backend::forward`], because what it prepares may belong to that thread.
@@ -33,7 +33,7 @@ pub trait Backend: Send {
     /// Runs rows through the backbone and the heads' layers, each step once for all rows whose heads compute the same up to
     /// it, then each group of rows through its head's last Linear.
     ///
-    /// `wanted` lists inputs of heads that are returned, too, as the backbone computes them. `still_wanted` is called right
+    /// `wanted` lists inputs of heads that are returned, too, as a backbone computes them. `still_wanted` is called right
     /// before the device gets work that cannot be cancelled.
     ///
     /// # Errors
@@ -71,6 +71,12 @@ pub trait Backend: Send {
     /// Returns the placer of heads on this backend's device, for any thread.
     fn placer(&self) -> Arc<dyn Placer>;
 
+    /// Returns, for each backbone, the input of heads that needs most of it: the features or, of one without Linears, the last
+    /// pooling's map.
+    fn last_inputs(&self) -> Vec<HeadInput> {
+        vec![HeadInput::Features]
+    }
+
     /// Returns the names of the steps that [`Outputs::steps`] counts, in order.
     fn steps(&self) -> Vec<String>;
 
@@ -98,13 +104,26 @@ impl StillWanted for Always {
 
 /// Moves a head's parameters to the device.
 pub trait Placer: Send + Sync {
-    /// Places a head's `parameters`, those of its own layers and all others that it overrides, and checks by a trial forward
-    /// pass of its layers that its results are finite. A tensor that another head has already placed is shared.
+    /// Places a head's `parameters`, those of its own layers and all others in which it differs from the backbone of this index,
+    /// and checks by a trial forward pass of its layers that its results are finite. A tensor that another head has already placed is shared.
     ///
     /// # Errors
     /// [`BackendError`] if the parameters do not fit the spec, the device has too little memory, or the trial returned NaN
     /// or infinity in the device's element type.
-    fn place(&self, parameters: &Parameters, spec: &CompleteSpec) -> Result<PlacedHead, BackendError>;
+    fn place_on(
+        &self,
+        backbone: usize,
+        parameters: &Parameters,
+        spec: &CompleteSpec,
+    ) -> Result<PlacedHead, BackendError>;
+
+    /// As [`Placer::place_on`], on the first backbone.
+    ///
+    /// # Errors
+    /// As there.
+    fn place(&self, parameters: &Parameters, spec: &CompleteSpec) -> Result<PlacedHead, BackendError> {
+        self.place_on(0, parameters, spec)
+    }
 }
 
 /// A row of a batch: a prepared picture, and how its values become the network's input.
@@ -121,6 +140,8 @@ pub struct InputRow<'a> {
 pub struct WantedInput {
     /// The index into the batch.
     pub row: usize,
+    /// The index of the backbone that computes it.
+    pub backbone: usize,
     /// The input.
     pub input: HeadInput,
 }
@@ -163,6 +184,8 @@ pub struct PlacedHead {
     pub preprocessing: Preprocessing,
     /// Height and width of its pictures.
     pub size: [u32; 2],
+    /// The index of the backbone that it stands on.
+    pub backbone: usize,
     /// What its own layers begin with.
     pub input: HeadInput,
     /// The keys of its steps after the pictures' entrance, up to its last Linear.
@@ -183,6 +206,7 @@ impl PlacedHead {
             device_bytes,
             preprocessing: spec.preprocessing,
             size: picture_size(spec),
+            backbone: 0,
             input: spec.input,
             keys: Vec::new(),
             shares_input: true,
@@ -199,6 +223,12 @@ impl PlacedHead {
             _kept: Some(Box::new(kept)),
             ..self
         }
+    }
+
+    /// Sets the index of the backbone that it stands on, which is 0 otherwise.
+    #[must_use]
+    pub fn on_backbone(self, backbone: usize) -> Self {
+        Self { backbone, ..self }
     }
 
     /// Returns the input that the backbone computes for it; none if the head has parameters of its own before that.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use headswap_checkpoint::Parameters;
-use headswap_spec::CompleteSpec;
+use headswap_spec::{CompleteSpec, HeadInput};
 
 use super::backend::{
     Backend, BackendError, HeadRows, InputRow, Outputs, PlacedHead, Placer, StillWanted, WantedInput, placed,
@@ -42,15 +42,21 @@ struct DevicesPlacer {
 struct HeadOnDevices(Vec<PlacedHead>);
 
 impl Placer for DevicesPlacer {
-    fn place(&self, parameters: &Parameters, spec: &CompleteSpec) -> Result<PlacedHead, BackendError> {
+    fn place_on(
+        &self,
+        backbone: usize,
+        parameters: &Parameters,
+        spec: &CompleteSpec,
+    ) -> Result<PlacedHead, BackendError> {
         let mut placed = Vec::with_capacity(self.placers.len());
         for placer in &self.placers {
-            placed.push(placer.place(parameters, spec)?);
+            placed.push(placer.place_on(backbone, parameters, spec)?);
         }
         // The keys are those of the first device; each device computes with those of its own.
         let first = &placed[0];
         let (classes, bytes, shares_input) = (first.classes, first.device_bytes, first.shared_input().is_some());
-        Ok(PlacedHead::new(spec, classes, bytes, Box::new(HeadOnDevices(placed))).with_shared_input(shares_input))
+        let head = PlacedHead::new(spec, classes, bytes, Box::new(HeadOnDevices(placed)));
+        Ok(head.on_backbone(backbone).with_shared_input(shares_input))
     }
 }
 
@@ -114,6 +120,10 @@ impl Backend for OnDevice {
         Arc::clone(&self.placer) as Arc<dyn Placer>
     }
 
+    fn last_inputs(&self) -> Vec<HeadInput> {
+        self.backend.last_inputs()
+    }
+
     fn steps(&self) -> Vec<String> {
         self.backend.steps()
     }
@@ -136,12 +146,12 @@ mod tests {
     use super::*;
     use crate::{Backbone, NullSettings, Precision, WeightsSource, demo_head_from, native_backend, null_backend};
     use headswap_image::Prepared;
-    use headswap_spec::{Architecture, HeadInput, LAST_BIAS, PICTURE_BYTES, Preset};
+    use headswap_spec::{Architecture, LAST_BIAS, PICTURE_BYTES, Preset};
 
     fn native() -> Box<dyn Backend> {
         let mut backbone = Backbone::load(&WeightsSource::Demo, Architecture::Vgg16Narrow).unwrap();
         backbone.take_last_linear();
-        native_backend(backbone, Precision::F32, winograd::Engine::new(1)).unwrap()
+        native_backend(vec![backbone], Precision::F32, winograd::Engine::new(1)).unwrap()
     }
 
     fn place_one(backend: &dyn Backend, head: &Parameters) -> PlacedHead {
@@ -175,7 +185,15 @@ mod tests {
             });
         }
         let input = HeadInput::Features;
-        backend.forward(&rows, groups, &[WantedInput { row, input }])
+        backend.forward(
+            &rows,
+            groups,
+            &[WantedInput {
+                row,
+                backbone: 0,
+                input,
+            }],
+        )
     }
 
     /// Returns the logits of rows 0 and 2 by the first head and of rows 0 and 1 by the second, and the features of row 1.

@@ -24,9 +24,12 @@ impl<T> Interned<T> {
         if let Some(found) = found {
             return Ok(found);
         }
-        // Without the lock: placing is slow, and at worst two threads place the same parameter.
+        // Without the lock: placing is slow. If another thread placed the same parameter meanwhile, its own counts.
         let new = Arc::new(place()?);
         let mut placed = self.lock();
+        if let Some(found) = placed.get(&key).and_then(Weak::upgrade) {
+            return Ok(found);
+        }
         placed.retain(|_, placed| placed.strong_count() > 0);
         placed.insert(key, Arc::downgrade(&new));
         Ok(new)

@@ -1,6 +1,6 @@
-//! VGG16's forward pass: the backbone's weights, batches as tries, and the backends that compute them.
+//! VGG16's forward pass: the backbones' weights, batches as tries, and the backends that compute them.
 //!
-//! A [`Backend`] gets the backbone's parameters at start and places those of heads at any time. [`native_backend`] is
+//! A [`Backend`] gets the backbones' parameters at start and places those of heads at any time. [`native_backend`] is
 //! our own for CPUs; [`null_backend`] computes nothing; the libtorch backend, in the crate `headswap-torch`, is passed
 //! in as a [`TorchRuntime`]. [`open_backend`] chooses among them.
 
@@ -33,10 +33,10 @@ pub use layers::{apply_affine, apply_layer};
 pub use native::native_backend;
 pub use null::{NullFault, NullSettings, ParseFaultError, null_backend};
 pub use open::{TorchRuntime, open_backend};
-pub use plan::StepKey;
+pub use plan::{BACKBONES_MAX, StepKey};
 pub use pooling::pool_maps;
 pub use prediction::{Answered, Prediction};
-pub use program::{Operation, ParameterPlacer, Program, ProgramBuilder, check_parameters};
+pub use program::{HeadParts, Operation, ParameterPlacer, Program, ProgramBuilder, check_parameters};
 pub use settings::{BackendChoice, BackendSettings, Device, DeviceChoice, Precision};
 pub use stack::{Stack, StepParameters};
 pub use threads::{THREADS_MAX, ThreadsError, check_threads};

@@ -183,11 +183,16 @@ impl Backend for NullBackend {
 }
 
 impl Placer for NullPlacer {
-    fn place(&self, parameters: &Parameters, spec: &CompleteSpec) -> Result<PlacedHead, BackendError> {
+    fn place_on(
+        &self,
+        backbone: usize,
+        parameters: &Parameters,
+        spec: &CompleteSpec,
+    ) -> Result<PlacedHead, BackendError> {
         let bias = spec.parameter_names(spec.last_linear()).map(|[_, bias]| bias);
         let classes = bias
             .and_then(|bias| parameters.get(&bias))
             .map_or(0, |bias| bias.values.len());
-        Ok(PlacedHead::new(spec, classes, 0, Box::new(())))
+        Ok(PlacedHead::new(spec, classes, 0, Box::new(())).on_backbone(backbone))
     }
 }

@@ -20,7 +20,7 @@ pub trait TorchRuntime: Sync {
     /// [`BackendError::Settings`] says why a chosen GPU cannot be used.
     fn devices(&self, choice: DeviceChoice) -> Result<Vec<Device>, BackendError>;
 
-    /// Places `backbone`, without its last Linear, on a device. `threads` is the number of threads of one operation on the
+    /// Places `backbones`, at least one, without their last Linears, on a device. `threads` is the number of threads of one operation on the
     /// CPU.
     ///
     /// # Errors
@@ -28,25 +28,26 @@ pub trait TorchRuntime: Sync {
     /// [`BackendError::OutOfMemory`] if the device has too little memory.
     fn backend(
         &self,
-        backbone: &Backbone,
+        backbones: &[Backbone],
         device: Device,
         precision: Precision,
         threads: usize,
     ) -> Result<Box<dyn Backend>, BackendError>;
 }
 
-/// Places `backbone`, without its last Linear, on the device or on each of several.
+/// Places `backbones`, at least one, without their last Linears, on the device or on each of several.
 ///
 /// # Errors
 /// [`BackendError::Settings`] if the settings contradict each other, the device does not exist, or libtorch is needed and
 /// `torch` is `None`; others as [`TorchRuntime::backend`].
 pub fn open_backend(
-    backbone: Backbone,
+    backbones: Vec<Backbone>,
     settings: &BackendSettings,
     torch: Option<&dyn TorchRuntime>,
 ) -> Result<Box<dyn Backend>, BackendError> {
     if settings.backend == BackendChoice::Null {
-        return Ok(null_backend(backbone.architecture.features(), NullSettings::default()));
+        let width = backbones.first().map_or(0, |first| first.architecture.features());
+        return Ok(null_backend(width, NullSettings::default()));
     }
     let devices = match torch {
         Some(torch) if settings.backend != BackendChoice::Native => torch.devices(settings.device)?,
@@ -58,7 +59,7 @@ pub fn open_backend(
     if devices == [Device::Cpu] && !settings.torch_on_cpu() {
         let engine = engine(settings)?;
         let instruction_set = engine.isa();
-        let native = native_backend(backbone, settings.precision, engine)?;
+        let native = native_backend(backbones, settings.precision, engine)?;
         tracing::info!(
             backend = "native",
             ?instruction_set,
@@ -75,7 +76,7 @@ pub fn open_backend(
     }
     let mut backends = Vec::new();
     for device in devices {
-        backends.push(torch.backend(&backbone, device, settings.precision, settings.threads())?);
+        backends.push(torch.backend(&backbones, device, settings.precision, settings.threads())?);
     }
     let first = backends.remove(0);
     tracing::info!(

@@ -13,9 +13,9 @@ pub enum StepKey {
     Pictures([u32; 2]),
     /// A convolution, Linear or affine layer with these parameters.
     Parameters {
-        /// The weight's key; 0 is the backbone's.
+        /// The weight's key; a number below [`BACKBONES_MAX`] is a backbone's index.
         weight: usize,
-        /// The bias's key; 0 is the backbone's.
+        /// The bias's key, as the weight's.
         bias: usize,
     },
     /// The last pooling's map becomes a vector.
@@ -24,14 +24,36 @@ pub enum StepKey {
     Layer(u8, u32),
 }
 
-impl StepKey {
-    /// The backbone's own parameters.
-    pub const BACKBONE: Self = Self::Parameters { weight: 0, bias: 0 };
+/// Limit of backbones. Their keys are the numbers below it, which are no addresses of parameters.
+pub const BACKBONES_MAX: usize = 16;
 
-    /// Returns true if the step has parameters that are not the backbone's.
-    pub fn is_own(self) -> bool {
-        matches!(self, Self::Parameters { .. }) && self != Self::BACKBONE
+impl StepKey {
+    /// Returns the key of a step whose parameters are those of backbones. Backbones with an equal parameter have the index
+    /// of the first of them there.
+    pub(super) fn of_backbones(weight: usize, bias: usize) -> Self {
+        Self::Parameters { weight, bias }
     }
+
+    /// Returns true if the step has parameters of another backbone than the first.
+    pub fn is_of_another(self) -> bool {
+        match self {
+            Self::Parameters { weight, bias } => [weight, bias].into_iter().any(|key| key != 0 && is_backbones(key)),
+            _ => false,
+        }
+    }
+
+    /// Returns true if the step has parameters that are no backbone's.
+    pub fn is_own(self) -> bool {
+        match self {
+            Self::Parameters { weight, bias } => !is_backbones(weight) || !is_backbones(bias),
+            _ => false,
+        }
+    }
+}
+
+/// Returns true for the key of a backbone's parameter.
+pub(super) fn is_backbones(key: usize) -> bool {
+    key < BACKBONES_MAX
 }
 
 /// An entry of the trie: rows that pass the same steps. The first step is the pictures' entrance.
@@ -272,7 +294,7 @@ mod tests {
     #[test]
     fn heads_that_differ_in_their_last_linear_alone_share_all_steps() {
         let rows: Vec<Vec<usize>> = (0..4).map(|row| vec![row]).collect();
-        let keys = [StepKey::BACKBONE; STEPS];
+        let keys = [StepKey::of_backbones(0, 0); STEPS];
         let mut plan = Plan::default();
         plan.make(rows.len(), |index| entry(224, &keys, &rows[index]));
         assert_eq!((plan.pass(0).steps.clone(), plan.rows(0).len()), (0..STEPS + 1, 4));

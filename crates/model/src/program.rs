@@ -7,7 +7,7 @@ use headswap_spec::{CompleteSpec, HeadInput, HeadLayer, LayerKind, Step};
 
 use super::backend::BackendError;
 use super::intern::Interned;
-use super::plan::StepKey;
+use super::plan::{StepKey, is_backbones};
 use super::stack::{Stack, StepParameters};
 
 /// What one step computes, with weights of type `W` and biases of type `B`.
@@ -142,7 +142,7 @@ impl<W, B> Program<W, B> {
             let StepKey::Parameters { weight, bias } = *key else {
                 continue;
             };
-            let (own_weight, own_bias) = (weight != 0, bias != 0);
+            let (own_weight, own_bias) = (!is_backbones(weight), !is_backbones(bias));
             bytes += match operation {
                 Operation::Convolution { parameters, .. } | Operation::Linear { parameters, .. } => {
                     usize::from(own_weight) * weight_bytes(&parameters.weight)
@@ -156,22 +156,32 @@ impl<W, B> Program<W, B> {
     }
 }
 
+/// What a head is placed from.
+#[derive(Clone, Copy)]
+pub struct HeadParts<'a> {
+    /// The index of the backbone that it stands on.
+    pub backbone: usize,
+    /// Those of [`CompleteSpec::parameter_names`], and those of the backbone that the head overrides.
+    pub parameters: &'a Parameters,
+    /// What it computes of which pictures.
+    pub spec: &'a CompleteSpec,
+}
+
 /// The step of parameters that no step of the backbone has, in the interner's keys.
 const OWN: usize = usize::MAX;
 
 impl<W, B> ProgramBuilder<W, B> {
-    /// Returns the program of a head up to its last Linear. `parameters` are those of [`CompleteSpec::parameter_names`] and
-    /// those of the backbone that the head overrides.
+    /// Returns the program of a head up to its last Linear.
     ///
     /// # Errors
-    /// What `placer` says.
-    pub fn build<E>(
+    /// What `placer` says, or that the backbone lacks a step.
+    pub fn build<E: From<BackendError>>(
         &self,
         stack: &Stack<W, B>,
-        parameters: &Parameters,
-        spec: &CompleteSpec,
+        head: HeadParts<'_>,
         placer: &impl ParameterPlacer<W, B, E>,
     ) -> Result<Program<W, B>, E> {
+        let HeadParts { parameters, spec, .. } = head;
         let mut program = Program::new();
         let convolutions = stack.convolutions();
         let of_features = if spec.input == HeadInput::Features {
@@ -180,7 +190,7 @@ impl<W, B> ProgramBuilder<W, B> {
             0..0
         };
         for step in 0..convolutions {
-            let (key, placed) = self.backbone_step(stack, step, parameters, placer)?;
+            let (key, placed) = self.backbone_step(stack, step, head, placer)?;
             program.push(
                 key,
                 Operation::Convolution {
@@ -193,7 +203,7 @@ impl<W, B> ProgramBuilder<W, B> {
         let input = stack.pooling(spec.input, picture_size(spec));
         program.push(StepKey::Input(input), Operation::Input(input));
         for step in of_features {
-            let (key, placed) = self.backbone_step(stack, step, parameters, placer)?;
+            let (key, placed) = self.backbone_step(stack, step, head, placer)?;
             let relu = stack.steps[step].relu;
             program.push(
                 key,
@@ -239,31 +249,41 @@ impl<W, B> ProgramBuilder<W, B> {
     }
 
     /// Returns a step of the backbone with the head's own parameters, where it has any.
-    fn backbone_step<E>(
+    fn backbone_step<E: From<BackendError>>(
         &self,
         stack: &Stack<W, B>,
         index: usize,
-        parameters: &Parameters,
+        head: HeadParts<'_>,
         placer: &impl ParameterPlacer<W, B, E>,
     ) -> Result<(StepKey, StepParameters<W, B>), E> {
         let step = &stack.steps[index];
-        let mut placed = stack.backbone(index).clone();
-        let (mut weight_key, mut bias_key) = (0, 0);
-        if let Some(own) = parameters.get(&step.weight()) {
-            placed.weight = self
-                .weights
-                .get((index, own.digest()), || placer.step_weight(step, own))?;
-            weight_key = address(&placed.weight);
-        }
-        if let Some(own) = parameters.get(&step.bias()) {
-            placed.bias = self.vector(own, placer)?;
-            bias_key = address(&placed.bias);
-        }
+        let backbones = stack.parameters(head.backbone, index);
+        let backbones = backbones.zip(stack.key(head.backbone, index));
+        let (weight, weight_key) = match (head.parameters.get(&step.weight()), backbones) {
+            (Some(own), _) => {
+                let placed = self
+                    .weights
+                    .get((index, own.digest()), || placer.step_weight(step, own))?;
+                let key = address(&placed);
+                (placed, key)
+            }
+            (None, Some((placed, StepKey::Parameters { weight, .. }))) => (Arc::clone(&placed.weight), weight),
+            (None, _) => return Err(lacks(step).into()),
+        };
+        let (bias, bias_key) = match (head.parameters.get(&step.bias()), backbones) {
+            (Some(own), _) => {
+                let placed = self.vector(own, placer)?;
+                let key = address(&placed);
+                (placed, key)
+            }
+            (None, Some((placed, StepKey::Parameters { bias, .. }))) => (Arc::clone(&placed.bias), bias),
+            (None, _) => return Err(lacks(step).into()),
+        };
         let key = StepKey::Parameters {
             weight: weight_key,
             bias: bias_key,
         };
-        Ok((key, placed))
+        Ok((key, StepParameters { weight, bias }))
     }
 
     fn vector<E>(&self, host: &Arc<HostTensor>, placer: &impl ParameterPlacer<W, B, E>) -> Result<Arc<B>, E> {
@@ -286,11 +306,15 @@ impl<W, B> StepParameters<W, B> {
 ///
 /// # Errors
 /// [`BackendError::Misfit`] names the first parameter that does not fit.
-pub fn check_parameters<W, B>(
-    stack: &Stack<W, B>,
-    parameters: &Parameters,
-    spec: &CompleteSpec,
-) -> Result<usize, BackendError> {
+pub fn check_parameters<W, B>(stack: &Stack<W, B>, head: HeadParts<'_>) -> Result<usize, BackendError> {
+    let HeadParts {
+        backbone,
+        parameters,
+        spec,
+    } = head;
+    if backbone >= stack.backbones() {
+        return Err(BackendError::Misfit(format!("there is no backbone {backbone}")));
+    }
     for step in &stack.steps {
         let (weight, outputs) = match step.kind {
             LayerKind::Conv { input, output } => (vec![output, input, 3, 3], output),
@@ -339,6 +363,11 @@ fn check_shape(name: &str, tensor: &HostTensor, expected: &[usize]) -> Result<()
     Err(BackendError::Misfit(format!(
         "{name} has shape {got:?}; {expected:?} is expected"
     )))
+}
+
+fn lacks(step: &Step) -> BackendError {
+    let name = &step.name;
+    BackendError::Misfit(format!("neither the head nor its backbone has {name}"))
 }
 
 /// Returns the address of a parameter: a key that is unique as long as a head owns the parameter.

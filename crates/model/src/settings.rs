@@ -105,9 +105,9 @@ impl BackendSettings {
         self.threads.or(cores.ok()).map_or(1, NonZeroUsize::get)
     }
 
-    /// Returns the bytes of host memory that a server takes while it loads a backbone of this architecture: the highest
+    /// Returns the bytes of host memory that a server takes while it loads so many backbones of this architecture: the highest
     /// resident memory measured with the full VGG16, in proportion to the parameters (docs/operating.md, "Memory").
-    pub fn host_bytes(&self, architecture: Architecture) -> u64 {
+    pub fn host_bytes(&self, architecture: Architecture, backbones: usize) -> u64 {
         let mut parameters = 0;
         for (_, shape) in architecture.parameters(1000) {
             parameters += shape.iter().product::<usize>() as u64 * 4;
@@ -118,7 +118,7 @@ impl BackendSettings {
             (true, Precision::Auto | Precision::F32) => 135,
             (true, _) => 255,
         };
-        PROGRAM_BYTES + parameters * percent / 100
+        PROGRAM_BYTES + backbones as u64 * parameters * percent / 100
     }
 
     /// Returns true if libtorch computes on machines without a GPU.

@@ -1,11 +1,11 @@
-//! The backbone's steps and their parameters.
+//! The backbones' steps and their parameters.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use headswap_spec::{HeadInput, LayerKind, Step};
 
-use super::plan::StepKey;
+use super::plan::{BACKBONES_MAX, StepKey};
 use super::program::{Operation, Program};
 
 /// The side of the map that enters `classifier.0`, to which other maps are averaged.
@@ -28,54 +28,123 @@ impl<W, B> Clone for StepParameters<W, B> {
     }
 }
 
-/// The backbone without its last Linear. The device's thread and the threads that place heads share it.
+/// The backbones without their last Linears. The device's thread and the threads that place heads share it.
 pub struct Stack<W, B> {
     /// The steps, in order.
     pub steps: Vec<Step>,
-    backbone: Vec<StepParameters<W, B>>,
-    /// The backbone's own computation of each input of heads.
+    backbones: Vec<StackBackbone<W, B>>,
+}
+
+/// One backbone of a stack.
+struct StackBackbone<W, B> {
+    /// The parameters of each step; those of the convolutions alone if the backbone lacks its Linears.
+    parameters: Vec<StepParameters<W, B>>,
+    /// The key of each.
+    keys: Vec<StepKey>,
+    /// The backbone's own computation of each input of heads that it has.
     programs: BTreeMap<HeadInput, Program<W, B>>,
 }
 
 impl<W, B> Stack<W, B> {
-    /// Returns a stack of these steps. `backbone` are the parameters of each.
+    /// Returns a stack of these steps. `backbones` are the parameters of each backbone: of all steps, or of the convolutions
+    /// alone. Parameters that two backbones share are computed once for the heads of both.
     ///
     /// # Panics
-    /// If there are not as many parameters as steps.
-    pub fn new(steps: Vec<Step>, backbone: Vec<StepParameters<W, B>>) -> Self {
-        assert_eq!(steps.len(), backbone.len(), "each step has parameters");
+    /// If there is no backbone, if there are more than [`BACKBONES_MAX`], or if one has another number of parameters.
+    pub fn new(steps: Vec<Step>, backbones: Vec<Vec<StepParameters<W, B>>>) -> Self {
+        assert!(
+            (1..=BACKBONES_MAX).contains(&backbones.len()),
+            "1 to {BACKBONES_MAX} backbones"
+        );
         let mut stack = Self {
             steps,
-            backbone,
-            programs: BTreeMap::new(),
+            backbones: Vec::with_capacity(backbones.len()),
         };
-        for input in HeadInput::ALL {
-            let program = stack.program(input);
-            stack.programs.insert(input, program);
+        for parameters in backbones {
+            let count = parameters.len();
+            assert!(
+                count == stack.steps.len() || count == stack.convolutions(),
+                "each step has parameters"
+            );
+            stack.add(parameters);
         }
         stack
     }
 
-    /// Returns the backbone's parameters of a step.
-    pub fn backbone(&self, step: usize) -> &StepParameters<W, B> {
-        &self.backbone[step]
+    fn add(&mut self, parameters: Vec<StepParameters<W, B>>) {
+        let mut keys = Vec::with_capacity(parameters.len());
+        for (step, own) in parameters.iter().enumerate() {
+            let (mut weight, mut bias) = (self.backbones.len(), self.backbones.len());
+            for (index, other) in self.backbones.iter().enumerate().rev() {
+                let Some(other) = other.parameters.get(step) else {
+                    continue;
+                };
+                if Arc::ptr_eq(&own.weight, &other.weight) {
+                    weight = index;
+                }
+                if Arc::ptr_eq(&own.bias, &other.bias) {
+                    bias = index;
+                }
+            }
+            keys.push(StepKey::of_backbones(weight, bias));
+        }
+        let mut backbone = StackBackbone {
+            parameters,
+            keys,
+            programs: BTreeMap::new(),
+        };
+        for input in HeadInput::ALL {
+            if let Some(program) = self.program(&backbone, input) {
+                backbone.programs.insert(input, program);
+            }
+        }
+        self.backbones.push(backbone);
     }
 
-    /// Returns what the backbone computes of pictures of this height and width for an input of heads.
-    pub fn backbone_program(&self, input: HeadInput, size: [u32; 2]) -> &Program<W, B> {
-        &self.programs[&self.canonical(input, size)]
+    /// Returns the number of backbones.
+    pub fn backbones(&self) -> usize {
+        self.backbones.len()
     }
 
-    fn program(&self, input: HeadInput) -> Program<W, B> {
+    /// Returns a backbone's parameters of a step; none if there is no such backbone, or if it lacks its Linears.
+    pub fn parameters(&self, backbone: usize, step: usize) -> Option<&StepParameters<W, B>> {
+        self.backbones.get(backbone)?.parameters.get(step)
+    }
+
+    /// Returns the key of a backbone's parameters of a step.
+    pub(super) fn key(&self, backbone: usize, step: usize) -> Option<StepKey> {
+        self.backbones.get(backbone)?.keys.get(step).copied()
+    }
+
+    /// Returns what a backbone computes of pictures of this height and width for an input of heads; none if there is no such
+    /// backbone, or if it lacks the Linears of [`HeadInput::Features`].
+    pub fn backbone_program(&self, backbone: usize, input: HeadInput, size: [u32; 2]) -> Option<&Program<W, B>> {
+        self.backbones.get(backbone)?.programs.get(&self.canonical(input, size))
+    }
+
+    /// Returns the input of heads that needs most of each backbone: the features or, without Linears, the last pooling's map.
+    pub fn last_inputs(&self) -> Vec<HeadInput> {
+        let mut inputs = Vec::with_capacity(self.backbones.len());
+        for backbone in &self.backbones {
+            inputs.push(match backbone.programs.contains_key(&HeadInput::Features) {
+                true => HeadInput::Features,
+                false => HeadInput::Adaptive7x7,
+            });
+        }
+        inputs
+    }
+
+    fn program(&self, backbone: &StackBackbone<W, B>, input: HeadInput) -> Option<Program<W, B>> {
         let mut program = Program::new();
         let convolutions = self.convolutions();
-        for (step, parameters) in self.backbone.iter().enumerate().take(convolutions) {
+        let with_keys = backbone.parameters.iter().zip(&backbone.keys).enumerate();
+        for (step, (parameters, key)) in with_keys.clone().take(convolutions) {
             let convolution = Operation::Convolution {
                 step,
                 parameters: parameters.clone(),
                 pool: self.steps[step].pool,
             };
-            program.push(StepKey::BACKBONE, convolution);
+            program.push(*key, convolution);
         }
         let pooled = match input {
             HeadInput::Features => HeadInput::Adaptive7x7,
@@ -83,16 +152,19 @@ impl<W, B> Stack<W, B> {
         };
         program.push(StepKey::Input(pooled), Operation::Input(pooled));
         if input == HeadInput::Features {
-            for (step, parameters) in self.backbone.iter().enumerate().skip(convolutions) {
+            if backbone.parameters.len() < self.steps.len() {
+                return None;
+            }
+            for (step, (parameters, key)) in with_keys.skip(convolutions) {
                 let linear = Operation::Linear {
                     step: Some(step),
                     parameters: parameters.clone(),
                     relu: self.steps[step].relu,
                 };
-                program.push(StepKey::BACKBONE, linear);
+                program.push(*key, linear);
             }
         }
-        program
+        Some(program)
     }
 
     /// Returns the way in which an input of heads makes a vector of the last pooling's map, for pictures of this size. Two

@@ -35,13 +35,13 @@ pub trait Stepper {
 
 /// A batch to execute.
 pub struct Walked<'a, W, B, P> {
-    /// The backbone.
+    /// The backbones.
     pub stack: &'a Stack<W, B>,
     /// The rows.
     pub rows: &'a [InputRow<'a>],
     /// The rows of each head.
     pub groups: &'a [HeadRows<'a>],
-    /// Inputs of heads that are wanted as the backbone computes them.
+    /// Inputs of heads that are wanted as a backbone computes them.
     pub wanted: &'a [WantedInput],
     /// Returns the program of a group's head.
     pub program: P,
@@ -122,6 +122,7 @@ impl<R> ExecScratch<R> {
             positions,
             leaves,
         } = self;
+        batch.check_wanted()?;
         let count = batch.groups.len() + batch.wanted.len();
         plan.make(count, |index| batch.entry(index));
         leaves.clear(&batch);
@@ -139,7 +140,7 @@ impl<R> ExecScratch<R> {
     }
 }
 
-impl<W, B, P> Walked<'_, W, B, P> {
+impl<'a, W, B, P> Walked<'a, W, B, P> {
     /// Returns an entry of the trie: a group or, after the last, a wanted input.
     fn entry(&self, index: usize) -> Entry<'_> {
         if let Some(group) = self.groups.get(index) {
@@ -153,9 +154,28 @@ impl<W, B, P> Walked<'_, W, B, P> {
         let size = self.size(wanted.row);
         Entry {
             size,
-            keys: &self.stack.backbone_program(wanted.input, size).keys,
+            keys: &self.wanted_program(wanted, size).keys,
             rows: std::slice::from_ref(&wanted.row),
         }
+    }
+
+    /// Returns what a backbone computes for a wanted input.
+    fn wanted_program(&self, wanted: &WantedInput, size: [u32; 2]) -> &'a Program<W, B> {
+        let program = self.stack.backbone_program(wanted.backbone, wanted.input, size);
+        program.expect("the wanted inputs were checked before the walk")
+    }
+
+    /// Checks that the backbones compute the wanted inputs.
+    fn check_wanted(&self) -> Result<(), BackendError> {
+        for wanted in self.wanted {
+            let WantedInput { backbone, input, .. } = wanted;
+            let program = self.stack.backbone_program(*backbone, *input, self.size(wanted.row));
+            if program.is_none() {
+                let reason = format!("backbone {backbone} does not compute {input:?}");
+                return Err(BackendError::Misfit(reason));
+            }
+        }
+        Ok(())
     }
 
     fn rows_of(&self, index: usize) -> &[usize] {
@@ -230,7 +250,7 @@ where
             None => (batch.program)(entry),
             Some(index) => {
                 let wanted = &batch.wanted[index];
-                batch.stack.backbone_program(wanted.input, batch.size(wanted.row))
+                batch.wanted_program(wanted, batch.size(wanted.row))
             }
         }
     }

@@ -1,20 +1,28 @@
-//! The backbone's weights: those of a checkpoint, or the demo's.
+//! A backbone's weights: those of a checkpoint, or the demo's.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use headswap_checkpoint::{Checkpoint, CheckpointError, Digest, Misfit, Parameters, fit_backbone};
+use headswap_checkpoint::{
+    Checkpoint, CheckpointError, Digest, HeadFileError, Misfit, Parameters, Throttle, fit_backbone, read_backbone,
+};
 use headswap_spec::{Architecture, LAST_BIAS, LAST_WEIGHT};
 
 use super::demo::demo_parameters;
 
-/// The source of the backbone's weights.
+/// The parameter that a file with torchvision's names begins with.
+const FIRST_WEIGHT: &str = "features.0.weight";
+
+/// The Linears under torchvision's names.
+const LINEARS: [&str; 3] = ["classifier.0", "classifier.3", "classifier.6"];
+
+/// The source of a backbone's weights.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WeightsSource {
     /// Generated and untrained.
     Demo,
-    /// A checkpoint: safetensors or PyTorch's.
+    /// A checkpoint of any format.
     File(PathBuf),
 }
 
@@ -39,20 +47,20 @@ impl fmt::Display for WeightsSource {
     }
 }
 
-/// A whole VGG16 in host memory, checked name by name and shape by shape.
+/// A VGG16 in host memory, checked name by name and shape by shape.
 #[derive(Debug)]
 pub struct Backbone {
     /// The architecture of the parameters.
     pub architecture: Architecture,
-    /// Every parameter, the last Linear's included.
+    /// The parameters of the convolutions and, unless the file lacks them, of the Linears.
     pub parameters: Parameters,
     /// The SHA-256 of the parameters before the last Linear, by which heads identify their backbone: backbones that compute
     /// the same features have the same digest.
     pub digest: Digest,
     /// The SHA-256 of all parameters, by which releases before 0.2.0 identified it.
     pub legacy_digest: Digest,
-    /// The outputs of the last Linear.
-    pub classes: usize,
+    /// The outputs of the last Linear; none if the file lacks it.
+    pub classes: Option<usize>,
 }
 
 /// The reason for which a weights file is refused.
@@ -65,6 +73,14 @@ pub enum WeightsError {
         path: PathBuf,
         /// What is wrong with it.
         source: CheckpointError,
+    },
+    /// The tensors are neither a VGG16's nor a fine-tuned one's.
+    #[error("{path}: {source}")]
+    Unknown {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: HeadFileError,
     },
     /// The tensors are not those of the architecture.
     #[error("{path}: {source}")]
@@ -90,7 +106,7 @@ impl Backbone {
         let legacy_digest = Digest::of_parameters(&parameters, &[]);
         let tensors = parameters.iter().map(|(name, tensor)| (name.as_str(), tensor.digest()));
         let digest = Digest::of_backbone(tensors);
-        let classes = parameters[LAST_BIAS].values.len();
+        let classes = parameters.get(LAST_BIAS).map(|bias| bias.values.len());
         Ok(Self {
             architecture,
             parameters,
@@ -100,7 +116,12 @@ impl Backbone {
         })
     }
 
-    /// Removes the last Linear, which is served as version 1 of the default head.
+    /// Returns true if it computes `features`, that is, has the Linears before the last one.
+    pub fn has_features(&self) -> bool {
+        has_features(self.architecture, &self.parameters)
+    }
+
+    /// Removes the last Linear, which is served as version 1 of the default head; empty if the file lacks it.
     pub fn take_last_linear(&mut self) -> Parameters {
         [LAST_WEIGHT, LAST_BIAS]
             .into_iter()
@@ -120,10 +141,9 @@ fn digest_in_parallel(parameters: &Parameters) {
 
 fn read_all(path: &Path, architecture: Architecture) -> Result<Parameters, WeightsError> {
     let checkpoint = Checkpoint::open(path).map_err(|source| unreadable(path, source))?;
-    fit_backbone(architecture, &checkpoint).map_err(|source| WeightsError::Misfit {
-        path: path.to_owned(),
-        source,
-    })?;
+    if let Err(misfit) = fit_backbone(architecture, &checkpoint) {
+        return read_any(path, &checkpoint, architecture, misfit);
+    }
     // In the file's order, so that a cold disk reads ahead.
     let mut parameters = Parameters::new();
     for entry in checkpoint.tensors() {
@@ -131,6 +151,46 @@ fn read_all(path: &Path, architecture: Architecture) -> Result<Parameters, Weigh
         parameters.insert(entry.name.clone(), Arc::new(tensor));
     }
     Ok(parameters)
+}
+
+/// Reads a file of another form than torchvision's. One that has torchvision's names is refused for what it differs in, if it
+/// is no VGG16 or if half a Linear is missing: it is damaged then, and no backbone without Linears.
+fn read_any(
+    path: &Path,
+    checkpoint: &Checkpoint,
+    architecture: Architecture,
+    misfit: Misfit,
+) -> Result<Parameters, WeightsError> {
+    let path = path.to_owned();
+    let has_names = checkpoint.tensors().any(|entry| entry.name == FIRST_WEIGHT);
+    if has_names && LINEARS.into_iter().any(|layer| is_torn(checkpoint, layer)) {
+        return Err(WeightsError::Misfit { path, source: misfit });
+    }
+    match read_backbone(checkpoint, architecture, &Throttle::off()) {
+        Ok(parameters) => Ok(parameters),
+        Err(HeadFileError::Checkpoint(source)) => Err(WeightsError::Checkpoint { path, source }),
+        Err(_) if has_names => Err(WeightsError::Misfit { path, source: misfit }),
+        Err(source) => Err(WeightsError::Unknown { path, source }),
+    }
+}
+
+/// Returns true if a Linear lacks its weight or its bias, or if they contradict each other.
+fn is_torn(checkpoint: &Checkpoint, layer: &str) -> bool {
+    let shape_of = |parameter: &str| {
+        let name = format!("{layer}.{parameter}");
+        let entry = checkpoint.tensors().find(|entry| entry.name == name)?;
+        Some(&entry.shape[..])
+    };
+    match (shape_of("weight"), shape_of("bias")) {
+        (None, None) => false,
+        (Some([rows, _]), Some([length])) => rows != length,
+        _ => true,
+    }
+}
+
+fn has_features(architecture: Architecture, parameters: &Parameters) -> bool {
+    let mut steps = architecture.steps().into_iter();
+    steps.all(|step| parameters.contains_key(&step.weight()) && parameters.contains_key(&step.bias()))
 }
 
 fn unreadable(path: &Path, source: CheckpointError) -> WeightsError {

@@ -30,7 +30,7 @@ fn fixture(precision: Precision) -> (Box<dyn Backend>, Vec<PlacedHead>) {
     let narrow = Architecture::Vgg16Narrow;
     let mut backbone = Backbone::load(&WeightsSource::Demo, narrow).unwrap();
     backbone.take_last_linear();
-    let network = native_backend(backbone, precision, winograd::Engine::new(2)).unwrap();
+    let network = native_backend(vec![backbone], precision, winograd::Engine::new(2)).unwrap();
     let placer = network.placer();
     // As many classes as take more than one thread.
     let spec = CompleteSpec::plain(Preset::Torchvision.preprocessing(), 5000);
@@ -54,6 +54,7 @@ fn a_steady_batch_allocates_what_it_hands_out() {
     };
     let wanted = [0, 3].map(|row| WantedInput {
         row,
+        backbone: 0,
         input: HeadInput::Features,
     });
     for precision in [Precision::F32, Precision::Int16] {

@@ -118,7 +118,8 @@ fn classifier(
 fn log_ready(state: &AppState) {
     let model = &state.model;
     tracing::info!(
-        backbone = model.backbone_digest,
+        backbone = %model.backbones.first().digest,
+        backbones = model.backbones.all().len(),
         device = model.device,
         precision = model.precision,
         max_batch = model.max_batch,

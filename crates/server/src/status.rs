@@ -87,6 +87,10 @@ pub(crate) fn from_head(error: impl Borrow<HeadError>) -> Status {
             let details = ErrorDetails::with_resource_info(VERSION, format!("{name}/{version}"), "", &message);
             Status::with_error_details(Code::NotFound, message, details)
         }
+        HeadError::UnknownBackbone { name, .. } => {
+            let details = ErrorDetails::with_resource_info("headswap.v1.Backbone", name, "", &message);
+            Status::with_error_details(Code::NotFound, message, details)
+        }
         HeadError::VersionMismatch { live, expected } => {
             let facts = [("live_version", live), ("expected_version", expected)];
             let facts: HashMap<String, String> = facts.into_iter().map(|(k, v)| (k.into(), v.to_string())).collect();
@@ -119,6 +123,7 @@ pub(crate) fn from_head(error: impl Borrow<HeadError>) -> Status {
         HeadError::Name { .. } => invalid("head", message),
         HeadError::Labels { .. } => invalid("labels", message),
         HeadError::Annotations { .. } => invalid("annotations", message),
+        HeadError::NoFeatures { .. } => Status::failed_precondition(message),
         HeadError::Weights { .. } => invalid("source", message),
         HeadError::Output { .. } => invalid("head_spec.output", message),
         HeadError::Spec { .. } | HeadError::SpecMissing | HeadError::OneOutput => invalid("head_spec", message),

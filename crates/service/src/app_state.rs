@@ -20,6 +20,6 @@ pub struct AppState {
     pub registry: Arc<HeadRegistry<PlacedHead>>,
     /// The administration of heads.
     pub heads: Arc<HeadAdmin>,
-    /// The metadata of the backbone, for DescribeModel.
+    /// The metadata of the model, for DescribeModel.
     pub model: ModelInfo,
 }

@@ -2,7 +2,7 @@
 
 use headswap_engine::{Timing, Wanted};
 use headswap_heads::HeadName;
-use headswap_spec::HeadInput;
+use headswap_spec::{HeadInput, Preprocessing};
 
 use super::app_state::AppState;
 use super::classify::Outputs;
@@ -15,6 +15,8 @@ use super::picture::Picture;
 pub struct EmbedQuery {
     /// The picture.
     pub picture: Option<Picture>,
+    /// The backbone that computes; empty means that of `head`, or else the first.
+    pub backbone: String,
     /// The head whose preprocessing prepares the picture; empty means the backbone's.
     pub head: String,
     /// The version of that head; 0 is the live one.
@@ -40,33 +42,37 @@ pub enum EmbedKind {
 pub struct Embedded {
     /// What was asked for.
     pub features: Vec<f32>,
+    /// The digest of the backbone that computed it, in hexadecimal.
+    pub backbone_digest: String,
     /// How long each stage took.
     pub timing: Timing,
 }
 
 impl AppState {
-    /// Runs one picture through the backbone alone.
+    /// Runs one picture through a backbone alone.
     ///
     /// # Errors
     /// [`ServiceError`].
-    pub async fn embed(&self, call: &CallContext, query: EmbedQuery) -> Result<Embedded, ServiceError> {
+    pub async fn embed(&self, call: &CallContext, mut query: EmbedQuery) -> Result<Embedded, ServiceError> {
         call.check_request_id()?;
-        let picture = Picture::present(query.picture)?;
-        let preprocessing = if query.head.is_empty() {
-            self.model.preprocessing
-        } else {
-            let name = HeadName::parse(&query.head)?;
-            self.registry
-                .table()
-                .resolve(&name, query.version)?
-                .info
-                .spec
-                .preprocessing
-        };
+        let picture = Picture::present(query.picture.take())?;
+        let (index, preprocessing) = self.backbone_of(&query)?;
+        let backbone = self.model.backbone(index);
+        if query.kind == EmbedKind::Features && !backbone.has_features {
+            return Err(ServiceError::invalid(
+                "kind",
+                format!(
+                    "the backbone `{}` has no features, because its file lacks VGG16's Linears; ask for the last pooling's map \
+                     or its means, or for another backbone",
+                    backbone.name
+                ),
+            ));
+        }
         let admitted = self.admit(call).await?;
         let outputs = Outputs {
             heads: None,
             wanted: Some(Wanted {
+                backbone: index,
                 preprocessing,
                 input: query.kind.into(),
             }),
@@ -74,8 +80,27 @@ impl AppState {
         let mut answer = self.compute(call, admitted, picture, outputs).await?;
         Ok(Embedded {
             features: answer.inputs.pop().unwrap_or_default(),
+            backbone_digest: backbone.digest.to_string(),
             timing: answer.timing,
         })
+    }
+
+    /// Returns the backbone that computes, and how the picture is prepared.
+    fn backbone_of(&self, query: &EmbedQuery) -> Result<(usize, Preprocessing), ServiceError> {
+        let backbones = &self.model.backbones;
+        let chosen = backbones.find(&query.backbone)?;
+        if query.head.is_empty() {
+            return Ok((chosen, backbones.get(chosen).preprocessing));
+        }
+        let version = self
+            .registry
+            .table()
+            .resolve(&HeadName::parse(&query.head)?, query.version)?;
+        let index = match query.backbone.is_empty() {
+            true => version.info.backbone,
+            false => chosen,
+        };
+        Ok((index, version.info.spec.preprocessing))
     }
 }
 

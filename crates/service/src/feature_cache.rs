@@ -1,4 +1,4 @@
-//! A cache of what the backbone computed of pictures, which saves decoding and the backbone.
+//! A cache of what backbones computed of pictures, which saves decoding and the backbone.
 //!
 //! A picture that was seen before, perhaps for other heads with the same preprocessing and input, costs only the heads' own
 //! layers. Concurrent requests of one class
@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use headswap_checkpoint::Digest;
 use headswap_engine::{Class, Wanted};
+use headswap_heads::Backbones;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
@@ -25,11 +26,11 @@ const ENTRY_BYTES: usize = 128;
 /// Larger pictures are hashed on the blocking pool: SHA-256 takes about half a millisecond for this many bytes.
 const HASHED_INLINE_BYTES_MAX: usize = 1 << 20;
 
-/// SHA-256 of a [`PictureKey`], the preprocessing and the input of heads.
+/// SHA-256 of a [`PictureKey`], the backbone's digest, the preprocessing and the input of heads.
 type Key = [u8; 32];
 type Features = Arc<[f32]>;
 
-/// SHA-256 of the backbone's digest, the kind of picture and its bytes.
+/// SHA-256 of the kind of picture and its bytes.
 #[derive(Clone, Copy)]
 pub(super) struct PictureKey([u8; 32]);
 /// Pictures that are being computed, and the channels that receive their features.
@@ -62,7 +63,8 @@ impl CacheMetrics {
 pub struct FeatureCache(Arc<State>);
 
 struct State {
-    backbone: Digest,
+    /// The digest of each backbone.
+    backbones: Vec<Digest>,
     features: Cache<Key, Features, ByBytes>,
     pending: Mutex<PendingMap>,
     metrics: CacheMetrics,
@@ -93,12 +95,12 @@ impl Weighter<Key, Features> for ByBytes {
 }
 
 impl FeatureCache {
-    /// Creates a cache of `bytes_max` bytes for rows of `width` features of `backbone`; none if not one row fits.
-    pub fn new(backbone: Digest, bytes_max: u64, width: usize, metrics: CacheMetrics) -> Option<Self> {
+    /// Creates a cache of `bytes_max` bytes for rows of `width` features of `backbones`; none if not one row fits.
+    pub fn new(backbones: &Backbones, bytes_max: u64, width: usize, metrics: CacheMetrics) -> Option<Self> {
         let entries = bytes_max / (width * size_of::<f32>() + ENTRY_BYTES) as u64;
         (entries > 0).then(|| {
             Self(Arc::new(State {
-                backbone,
+                backbones: backbones.all().iter().map(|backbone| backbone.digest).collect(),
                 features: Cache::with_weighter(entries as usize, bytes_max, ByBytes),
                 pending: Mutex::default(),
                 metrics,
@@ -108,7 +110,7 @@ impl FeatureCache {
 
     /// Returns an input for the caller to compute, unless the cache has it or another request of this class computes it.
     pub(super) fn claim(&self, picture: PictureKey, input: &Wanted, class: Class) -> Option<PendingFeatures> {
-        match self.look_up_now(picture.of(input), class) {
+        match self.look_up_now(self.0.key(picture, input), class) {
             Ok(Lookup::Miss(pending)) => {
                 self.0.metrics.misses.inc();
                 Some(pending)
@@ -119,7 +121,7 @@ impl FeatureCache {
 
     /// Looks up an input of heads. If another request of this class is computing it, waits for its result.
     pub(super) async fn look_up(&self, picture: PictureKey, input: &Wanted, class: Class) -> Lookup {
-        let (key, metrics) = (picture.of(input), &self.0.metrics);
+        let (key, metrics) = (self.0.key(picture, input), &self.0.metrics);
         loop {
             let mut pending = match self.look_up_now(key, class) {
                 Ok(lookup) => {
@@ -165,30 +167,27 @@ impl FeatureCache {
             Picture::Encoded(bytes) => (b'i', bytes),
             Picture::Pixels(bytes) => (b'p', bytes),
         };
-        let backbone = self.0.backbone;
         if bytes.len() <= HASHED_INLINE_BYTES_MAX {
-            return hash(backbone, kind, bytes);
+            return hash(kind, bytes);
         }
         let large = bytes.clone();
-        let hashed = tokio::task::spawn_blocking(move || hash(backbone, kind, &large)).await;
-        hashed.unwrap_or_else(|_| hash(backbone, kind, bytes))
+        let hashed = tokio::task::spawn_blocking(move || hash(kind, &large)).await;
+        hashed.unwrap_or_else(|_| hash(kind, bytes))
     }
 }
 
-fn hash(backbone: Digest, kind: u8, bytes: &[u8]) -> PictureKey {
-    let hash = Sha256::new().chain_update(backbone.as_bytes()).chain_update([kind]);
-    PictureKey(hash.chain_update(bytes).finalize().into())
-}
-
-impl PictureKey {
-    /// Returns the key of an input of heads. Preprocessings with equal numbers have one key.
-    fn of(self, input: &Wanted) -> Key {
-        let hash = Sha256::new().chain_update(self.0).chain_update([input.input as u8]);
-        hash.chain_update(input.preprocessing.to_json()).finalize().into()
-    }
+fn hash(kind: u8, bytes: &[u8]) -> PictureKey {
+    PictureKey(Sha256::new().chain_update([kind]).chain_update(bytes).finalize().into())
 }
 
 impl State {
+    /// Returns the key of an input of heads. Preprocessings with equal numbers have one key.
+    fn key(&self, picture: PictureKey, input: &Wanted) -> Key {
+        let hash = Sha256::new().chain_update(picture.0).chain_update([input.input as u8]);
+        let hash = hash.chain_update(self.backbones[input.backbone].as_bytes());
+        hash.chain_update(input.preprocessing.to_json()).finalize().into()
+    }
+
     fn pending(&self) -> MutexGuard<'_, PendingMap> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -213,20 +212,28 @@ impl Drop for PendingFeatures {
 #[cfg(test)]
 mod tests {
     use headswap_checkpoint::Parameters;
+    use headswap_heads::KnownBackbone;
     use headswap_spec::{ChannelOrder, HeadInput, Preprocessing, Preset};
 
     use super::*;
 
-    fn digest(name: &str) -> Digest {
-        Digest::of_parameters(&Parameters::new(), &[name.to_owned()])
+    fn known(name: &str) -> KnownBackbone {
+        let digest = Digest::of_parameters(&Parameters::new(), &[name.to_owned()]);
+        KnownBackbone::of_any_heads(name, digest, Preset::Torchvision.preprocessing())
     }
 
-    fn cache(backbone: &str) -> FeatureCache {
-        FeatureCache::new(digest(backbone), 1 << 20, 16, CacheMetrics::default()).unwrap()
+    /// A cache of the backbones `a` and `b`.
+    fn cache() -> FeatureCache {
+        let backbones = Backbones::new(known("a"), [known("b")]);
+        FeatureCache::new(&backbones, 1 << 20, 16, CacheMetrics::default()).unwrap()
     }
 
     fn wanted(preprocessing: Preprocessing, input: HeadInput) -> Wanted {
-        Wanted { preprocessing, input }
+        Wanted {
+            backbone: 0,
+            preprocessing,
+            input,
+        }
     }
 
     /// Looks up without another request at work.
@@ -238,7 +245,7 @@ mod tests {
     #[tokio::test]
     async fn equal_numbers_hit_and_all_else_misses() {
         let torchvision = Preset::Torchvision.preprocessing();
-        let (cache, picture) = (cache("a"), Picture::Encoded("a picture".into()));
+        let (cache, picture) = (cache(), Picture::Encoded("a picture".into()));
         let inserted = wanted(torchvision, HeadInput::GlobalAverage);
         match cache.look_up(cache.key(&picture).await, &inserted, Class::Bulk).await {
             Lookup::Miss(pending) => pending.insert([0.5; 16].as_slice().into()),
@@ -251,6 +258,10 @@ mod tests {
             wanted(torchvision, HeadInput::GlobalMax),
             wanted(torchvision, HeadInput::Features),
             wanted(Preset::Half.preprocessing(), HeadInput::GlobalAverage),
+            Wanted {
+                backbone: 1,
+                ..inserted
+            },
             wanted(
                 Preprocessing {
                     channels: ChannelOrder::Bgr,
@@ -268,9 +279,8 @@ mod tests {
             assert!(!is_hit(&cache, &other, &inserted).await, "{other:?}");
         }
         let key = cache.key(&picture).await;
-        assert!(self::cache("b").key(&picture).await.0 != key.0);
         // The bytes in the cache are those of the one row that was inserted.
         assert_eq!(cache.0.metrics.bytes.get(), 16 * 4 + ENTRY_BYTES as i64);
-        assert_eq!((cache.0.metrics.hits.get(), cache.0.metrics.misses.get()), (2, 7));
+        assert_eq!((cache.0.metrics.hits.get(), cache.0.metrics.misses.get()), (2, 8));
     }
 }

@@ -103,6 +103,7 @@ impl RequestedHeads {
                 return None;
             }
             let input = Wanted {
+                backbone: info.backbone,
                 preprocessing: info.spec.preprocessing,
                 input: info.spec.input,
             };

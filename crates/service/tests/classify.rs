@@ -6,13 +6,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use headswap_checkpoint::{Digest, Parameters, StoredDtype, Throttle, safetensors_header};
+use headswap_checkpoint::{Digest, StoredDtype, Throttle, safetensors_header};
 use headswap_engine::{
     BatchLimits, Class, CostTable, EngineError, EngineMetrics, EngineSettings, PictureDecoder, SystemClock,
 };
 use headswap_heads::{
-    Commit, HeadLimits, HeadMetrics, HeadName, HeadPlacer, HeadRegistry, HeadRequest, HeadWeights, PlaceError,
-    RegistryLimits, RegistryParts, Replacement, Reservation, ResidencyLimits,
+    Backbones, Commit, HeadLimits, HeadMetrics, HeadName, HeadPlacer, HeadRegistry, HeadRequest, HeadWeights,
+    KnownBackbone, PlaceError, RegistryLimits, RegistryParts, Replacement, Reservation, ResidencyLimits,
 };
 use headswap_image::{ImageError, ImageSettings};
 use headswap_model::{
@@ -116,9 +116,11 @@ fn limits() -> HeadLimits {
     HeadLimits {
         classes_max: 8,
         architecture: Architecture::Vgg16Narrow,
-        preprocessing: Preset::Torchvision.preprocessing(),
         require_spec: false,
-        backbone: BTreeMap::new(),
+        backbones: Backbones::new(
+            KnownBackbone::of_any_heads("default", Digest::of_backbone([]), Preset::Torchvision.preprocessing()),
+            [],
+        ),
     }
 }
 
@@ -131,6 +133,7 @@ fn weights(rows: usize, spec: &str) -> HeadWeights {
     let request = HeadRequest {
         labels: Vec::new(),
         spec: (!spec.is_empty()).then(|| HeadSpec::from_json(spec).unwrap()),
+        ..HeadRequest::default()
     };
     HeadWeights::from_bytes(bytes.into(), &request, &limits()).unwrap()
 }
@@ -148,8 +151,7 @@ impl Bench {
     async fn new(heads: &[(&str, usize, &str)]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut metrics = prometheus_client::registry::Registry::default();
-        let backbone = Digest::of_parameters(&Parameters::new(), &[]);
-        let store = DirStore::open(dir.path(), backbone, backbone, limits()).unwrap();
+        let store = DirStore::open(dir.path(), limits().backbones).unwrap();
         let uploads = store.uploads(1 << 20).unwrap();
         let head_metrics = HeadMetrics::register(&mut metrics);
         let parts = RegistryParts {
@@ -168,7 +170,7 @@ impl Bench {
                 loads_max: 1,
             },
         };
-        let registry = Arc::new(HeadRegistry::open(parts, registry_limits, &weights(2, "")).unwrap());
+        let registry = Arc::new(HeadRegistry::open(parts, registry_limits, Some(&weights(2, ""))).unwrap());
         for (name, rows, spec) in heads {
             let replacement = Replacement {
                 name: HeadName::parse(name).unwrap(),
@@ -200,9 +202,7 @@ impl Bench {
         let (engine, _) = headswap_engine::start(backend, settings, engine_metrics).await.unwrap();
         let model = ModelInfo {
             architecture: Architecture::Vgg16Narrow,
-            preprocessing: limits().preprocessing,
-            backbone_digest: String::new(),
-            weights: String::new(),
+            backbones: Arc::new(limits().backbones),
             device: String::new(),
             precision: String::new(),
             max_batch: 1,
@@ -224,7 +224,7 @@ impl Bench {
         let cache_metrics = CacheMetrics::register(&mut metrics);
         let state = AppState {
             engine,
-            cache: FeatureCache::new(backbone, 1 << 20, 16, cache_metrics),
+            cache: FeatureCache::new(&limits().backbones, 1 << 20, 16, cache_metrics),
             registry,
             heads: Arc::new(admin),
             model,

@@ -14,8 +14,9 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use headswap_checkpoint::{Digest, HostTensor, Parameters, Throttle};
 use headswap_heads::{
-    HeadError, HeadInfo, HeadLimits, HeadMetrics, HeadName, HeadPlacer, HeadRegistry, HeadRequest, HeadStore,
-    HeadWeights, PlaceError, RegistryLimits, RegistryParts, Reservation, ResidencyLimits, StagedHead, StoreError,
+    Backbones, HeadError, HeadInfo, HeadLimits, HeadMetrics, HeadName, HeadPlacer, HeadRegistry, HeadRequest,
+    HeadStore, HeadWeights, KnownBackbone, PlaceError, RegistryLimits, RegistryParts, Reservation, ResidencyLimits,
+    StagedHead, StoreError,
 };
 use headswap_model::PlacedHead;
 use headswap_service::heads::{HeadQuery, HeadUpload, Source, SourceSettings, Swap, Swapped, UploadHeader};
@@ -133,8 +134,8 @@ impl HeadStore for Store {
         }))
     }
 
-    fn remove(&self, name: &HeadName, version: u64) -> Result<(), StoreError> {
-        self.store.remove(name, version)
+    fn remove(&self, info: &HeadInfo) -> Result<(), StoreError> {
+        self.store.remove(info)
     }
 
     fn list(&self) -> Result<Vec<HeadInfo>, StoreError> {
@@ -203,12 +204,13 @@ impl Bench {
         let limits = HeadLimits {
             classes_max: 4,
             architecture: Architecture::Vgg16Narrow,
-            preprocessing: Preset::Torchvision.preprocessing(),
             require_spec: false,
-            backbone: BTreeMap::new(),
+            backbones: Backbones::new(
+                KnownBackbone::of_any_heads("default", Digest::of_backbone([]), Preset::Torchvision.preprocessing()),
+                [],
+            ),
         };
-        let backbone = Digest::of_parameters(&Parameters::new(), &[]);
-        let store = DirStore::open(dir, backbone, backbone, limits.clone()).unwrap();
+        let store = DirStore::open(dir, limits.backbones.clone()).unwrap();
         let uploads = store.uploads(1 << 20).unwrap();
         let head_metrics = HeadMetrics::register(&mut metrics);
         let parts = RegistryParts {
@@ -220,7 +222,8 @@ impl Bench {
             metrics: head_metrics.clone(),
         };
         let own = HeadWeights::new(weights(), labels("own"), Preset::Torchvision.preprocessing());
-        let registry = HeadRegistry::open(parts, REGISTRY_LIMITS, &own);
+        let registry = HeadRegistry::open(parts, REGISTRY_LIMITS, Some(&own));
+        let backbones = Arc::new(limits.backbones.clone());
         let admin = HeadAdmin::new(HeadAdminParts {
             registry: Arc::new(registry.unwrap()),
             limits,
@@ -233,9 +236,7 @@ impl Bench {
             },
             model: ModelInfo {
                 architecture: Architecture::Vgg16Narrow,
-                preprocessing: Preset::Torchvision.preprocessing(),
-                backbone_digest: String::new(),
-                weights: String::new(),
+                backbones,
                 device: String::new(),
                 precision: String::new(),
                 max_batch: 1,
@@ -353,6 +354,7 @@ fn swap(head: &str, label: &str) -> Swap {
         request: HeadRequest {
             labels: labels(label),
             spec: None,
+            ..HeadRequest::default()
         },
         ..Swap::default()
     }

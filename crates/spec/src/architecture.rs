@@ -126,6 +126,22 @@ impl Architecture {
         features.chain([avgpool]).chain(classifier).collect()
     }
 
+    /// Returns the layers before the last Linear, with the ReLU and dropout before it; without the classifier, those of the
+    /// convolutions alone.
+    pub fn backbone_layers(self, has_features: bool) -> Vec<Layer> {
+        let mut layers = self.layers(1);
+        let end = if has_features {
+            layers.len() - 1
+        } else {
+            layers
+                .iter()
+                .take_while(|layer| layer.name.starts_with("features"))
+                .count()
+        };
+        layers.truncate(end);
+        layers
+    }
+
     /// Returns the names and shapes of all parameters, in the order of the layers.
     pub fn parameters(self, classes: usize) -> Vec<(String, Vec<usize>)> {
         self.layers(classes).iter().flat_map(Layer::parameters).collect()

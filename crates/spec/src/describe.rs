@@ -2,15 +2,36 @@
 
 use std::fmt::Write as _;
 
-use crate::architecture::{Architecture, LayerKind};
+use crate::architecture::{Architecture, Layer, LayerKind};
 use crate::complete_spec::CompleteSpec;
 
 /// Returns what `print(torchvision.models.vgg16())` prints, for this architecture with the head of `spec`. Layers of the
 /// head's own stand at the end, as its spec names them.
 pub fn describe_layers(architecture: Architecture, spec: &CompleteSpec) -> String {
+    let mut text = describe(&spec.passed_layers(architecture));
+    if !spec.is_last_linear_alone() {
+        let _ = writeln!(text, "  (head): Sequential(\n    (input): {}", spec.input.name());
+        for (index, layer) in spec.layers.iter().enumerate() {
+            let _ = writeln!(text, "    ({index}): {layer}");
+        }
+        text.push_str("  )\n");
+    }
+    text.push(')');
+    text
+}
+
+/// As [`describe_layers`], of a backbone without a head; `has_features` is false for one without Linears.
+pub fn describe_backbone(architecture: Architecture, has_features: bool) -> String {
+    let mut text = describe(&architecture.backbone_layers(has_features));
+    text.push(')');
+    text
+}
+
+/// Returns the layers without the closing parenthesis.
+fn describe(layers: &[Layer]) -> String {
     let mut text = String::from("VGG(\n");
     let mut open: Option<String> = None;
-    for layer in spec.passed_layers(architecture) {
+    for layer in layers {
         let kind = describe_kind(layer.kind);
         let block = layer
             .name
@@ -34,14 +55,6 @@ pub fn describe_layers(architecture: Architecture, spec: &CompleteSpec) -> Strin
     if open.is_some() {
         text.push_str("  )\n");
     }
-    if !spec.is_last_linear_alone() {
-        let _ = writeln!(text, "  (head): Sequential(\n    (input): {}", spec.input.name());
-        for (index, layer) in spec.layers.iter().enumerate() {
-            let _ = writeln!(text, "    ({index}): {layer}");
-        }
-        text.push_str("  )\n");
-    }
-    text.push(')');
     text
 }
 

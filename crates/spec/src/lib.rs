@@ -20,7 +20,7 @@ mod step;
 pub use architecture::{Architecture, Layer, LayerKind};
 pub use channel_transform::ChannelTransform;
 pub use complete_spec::CompleteSpec;
-pub use describe::describe_layers;
+pub use describe::{describe_backbone, describe_layers};
 pub use error::SpecError;
 pub use head_layer::{Framework, GeluKind, HeadLayer};
 pub use head_spec::{HeadInput, HeadSpec, LABEL_BYTES_MAX, LABELS_MAX, LAYERS_MAX, Output, SPEC_BYTES_MAX};

@@ -1,6 +1,7 @@
 //! A store in a directory: `<heads-dir>/<backbone>/<head>/<version>.safetensors`.
 //!
-//! A head works only with the backbone that it was trained on, so each backbone has its own directory. A version is
+//! A head works only with the backbone that it was trained on, so each backbone has its own directory. A server of several
+//! backbones keeps one list of heads in the directories of all (`histories.rs`). A version is
 //! written under a temporary name, synced and renamed, and its directory is synced: it is stored completely or not at all.
 
 use std::fs::{self, File};
@@ -9,10 +10,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use headswap_checkpoint::{Digest, Throttle};
-use headswap_heads::{HeadError, HeadInfo, HeadLimits, HeadName, HeadStore, HeadWeights, StagedHead, StoreError};
+use headswap_checkpoint::Throttle;
+use headswap_heads::{Backbones, HeadError, HeadInfo, HeadName, HeadStore, HeadWeights, StagedHead, StoreError};
 use headswap_spec::CompleteSpec;
 
+use super::histories::merged;
 use super::record;
 use super::safetensors_file::write_durably;
 use super::upload::UploadDir;
@@ -22,42 +24,49 @@ const PARTIAL: &str = ".partial";
 const UPLOADS: &str = ".uploads";
 const SUFFIX: &str = ".safetensors";
 
-/// The stored heads of one backbone.
+/// The stored heads of a server's backbones.
 #[derive(Debug)]
 pub struct DirStore {
-    dir: PathBuf,
-    limits: HeadLimits,
+    /// The directory of all backbones.
+    root: PathBuf,
+    backbones: Backbones,
+    /// The directory of each backbone.
+    dirs: Vec<PathBuf>,
 }
 
 impl DirStore {
-    /// Opens the directory of one backbone's heads, creates it if necessary, and removes what interrupted writes left. Heads
-    /// that an older release stored under `legacy`, its name for the same backbone, are moved there.
+    /// Opens the directory of each backbone's heads, creates it if necessary, and removes what interrupted writes left. Heads
+    /// that an older release stored under its name for the same backbone are moved there.
     ///
     /// # Errors
     /// [`StoreError`] if the directory cannot be created or read.
-    pub fn open(heads_dir: &Path, backbone: Digest, legacy: Digest, limits: HeadLimits) -> Result<Self, StoreError> {
-        let store = Self {
-            dir: heads_dir.join(backbone.short()),
-            limits,
-        };
-        create_durably(&store.dir).map_err(at("create", &store.dir))?;
-        migrate(&heads_dir.join(legacy.short()), &store.dir)?;
-        for head in store.head_dirs()? {
-            for file in entries(&head)? {
-                if file.to_string_lossy().ends_with(PARTIAL) {
-                    fs::remove_file(&file).map_err(at("remove", &file))?;
+    pub fn open(heads_dir: &Path, backbones: Backbones) -> Result<Self, StoreError> {
+        let mut dirs = Vec::with_capacity(backbones.all().len());
+        for backbone in backbones.all() {
+            let dir = heads_dir.join(backbone.digest.short());
+            create_durably(&dir).map_err(at("create", &dir))?;
+            migrate(&heads_dir.join(backbone.legacy_digest.short()), &dir)?;
+            for head in head_dirs(&dir)? {
+                for file in entries(&head)? {
+                    if file.to_string_lossy().ends_with(PARTIAL) {
+                        fs::remove_file(&file).map_err(at("remove", &file))?;
+                    }
                 }
             }
+            dirs.push(dir);
         }
-        Ok(store)
+        Ok(Self {
+            root: heads_dir.to_owned(),
+            backbones,
+            dirs,
+        })
     }
 
-    /// Counts the heads of other backbones in the same parent directory.
+    /// Counts the heads of backbones in the same directory that this server does not have.
     pub fn heads_of_other_backbones(&self) -> usize {
-        let siblings = self.dir.parent().map(entries).transpose().ok().flatten();
         let mut heads = 0;
-        for dir in siblings.unwrap_or_default() {
-            if dir != self.dir && is_backbone(&dir) {
+        for dir in entries(&self.root).unwrap_or_default() {
+            if !self.dirs.contains(&dir) && is_backbone(&dir) {
                 heads += head_dirs(&dir).map_or(0, |dirs| dirs.len());
             }
         }
@@ -69,19 +78,15 @@ impl DirStore {
     /// # Errors
     /// [`StoreError`].
     pub fn uploads(&self, bytes_max: u64) -> Result<UploadDir, StoreError> {
-        UploadDir::open(self.dir.join(UPLOADS), bytes_max)
+        UploadDir::open(self.dirs[0].join(UPLOADS), bytes_max)
     }
 
-    fn head_dir(&self, name: &HeadName) -> PathBuf {
-        self.dir.join(name.as_str())
+    fn head_dir(&self, info: &HeadInfo) -> PathBuf {
+        self.dirs[info.backbone].join(info.name.as_str())
     }
 
-    fn head_dirs(&self) -> Result<Vec<PathBuf>, StoreError> {
-        head_dirs(&self.dir)
-    }
-
-    fn path(&self, name: &HeadName, version: u64) -> PathBuf {
-        self.head_dir(name).join(format!("{version}{SUFFIX}"))
+    fn path(&self, info: &HeadInfo) -> PathBuf {
+        self.head_dir(info).join(format!("{}{SUFFIX}", info.version))
     }
 }
 
@@ -92,8 +97,8 @@ impl HeadStore for DirStore {
         weights: &HeadWeights,
         throttle: &Throttle,
     ) -> Result<Box<dyn StagedHead>, StoreError> {
-        let (dir, path) = (self.head_dir(&info.name), self.path(&info.name, info.version));
-        let metadata = record::metadata(info, weights)
+        let (dir, path) = (self.head_dir(info), self.path(info));
+        let metadata = record::metadata(info, weights, self.backbones.get(info.backbone))
             .map_err(io::Error::from)
             .map_err(at("describe", &path))?;
         let is_new = !dir.is_dir();
@@ -102,7 +107,7 @@ impl HeadStore for DirStore {
         let mut staged = Box::new(StagedFile {
             partial: dir.join(format!("{}{PARTIAL}", info.version)),
             path,
-            store_dir: self.dir.clone(),
+            store_dir: self.dirs[info.backbone].clone(),
             dir,
             is_new,
             sync_time: started.elapsed(),
@@ -113,8 +118,8 @@ impl HeadStore for DirStore {
         Ok(staged)
     }
 
-    fn remove(&self, name: &HeadName, version: u64) -> Result<(), StoreError> {
-        let path = self.path(name, version);
+    fn remove(&self, info: &HeadInfo) -> Result<(), StoreError> {
+        let path = self.path(info);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at("remove", &path)(error)),
             _ => Ok(()),
@@ -123,22 +128,26 @@ impl HeadStore for DirStore {
 
     fn list(&self) -> Result<Vec<HeadInfo>, StoreError> {
         let mut heads = Vec::new();
-        for dir in self.head_dirs()? {
-            for path in entries(&dir)?.into_iter().filter(|path| version_of(path).is_some()) {
-                match record::read(&path, &self.limits) {
-                    Ok(info) => heads.push(info),
-                    Err(reason) => tracing::warn!(path = %path.display(), reason, "a stored head is damaged; skipped"),
+        for (backbone, dir) in self.dirs.iter().enumerate() {
+            for head in head_dirs(dir)? {
+                for path in entries(&head)?.into_iter().filter(|path| version_of(path).is_some()) {
+                    match record::read(&path, backbone, self.backbones.get(backbone)) {
+                        Ok(info) => heads.push(info),
+                        Err(reason) => {
+                            tracing::warn!(path = %path.display(), reason, "a stored head is damaged; skipped");
+                        }
+                    }
                 }
             }
         }
-        heads.sort_by(|a, b| (&a.name, a.version).cmp(&(&b.name, b.version)));
-        Ok(heads)
+        Ok(merged(heads))
     }
 
     fn load(&self, info: &HeadInfo) -> Result<HeadWeights, HeadError> {
-        let path = self.path(&info.name, info.version);
+        let path = self.path(info);
+        let backbone = (info.backbone, self.backbones.get(info.backbone));
         let spec = info.has_spec.then(|| CompleteSpec::clone(&info.spec));
-        let weights = HeadWeights::from_store(&path, spec, &self.limits, &Throttle::off());
+        let weights = HeadWeights::from_store(&path, spec, backbone, &Throttle::off());
         let weights = weights.map_err(|error| damaged(info, error))?;
         if weights.digest != info.digest {
             let reason = format!("its digest is {}, not {} as acknowledged", weights.digest, info.digest);
@@ -149,6 +158,13 @@ impl HeadStore for DirStore {
             let reason = format!("it has {classes} classes, not {} as acknowledged", info.classes);
             return Err(damaged_because(info, reason));
         }
+        for shared in &info.shared[..] {
+            let tensor = weights.parameters.get(&*shared.name);
+            if tensor.is_none_or(|tensor| tensor.digest() != shared.digest) {
+                let reason = format!("{} is not the tensor that its record names", shared.name);
+                return Err(damaged_because(info, reason));
+            }
+        }
         Ok(HeadWeights {
             assumed: Arc::clone(&info.assumed),
             ..weights
@@ -156,12 +172,17 @@ impl HeadStore for DirStore {
     }
 
     fn labels(&self, info: &HeadInfo) -> Result<Vec<String>, HeadError> {
-        record::labels(&self.path(&info.name, info.version)).map_err(|error| damaged(info, error))
+        record::labels(&self.path(info)).map_err(|error| damaged(info, error))
     }
 
     fn highest_version(&self, name: &HeadName) -> Result<u64, StoreError> {
-        let files = entries(&self.head_dir(name))?;
-        Ok(files.iter().filter_map(|path| version_of(path)).max().unwrap_or(0))
+        let mut highest = 0;
+        for dir in &self.dirs {
+            for path in entries(&dir.join(name.as_str()))? {
+                highest = highest.max(version_of(&path).unwrap_or(0));
+            }
+        }
+        Ok(highest)
     }
 }
 
@@ -328,18 +349,18 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+    use headswap_checkpoint::Digest;
     use headswap_checkpoint::{HostTensor, Parameters};
-    use headswap_heads::assumed_without_spec;
-    use headswap_spec::{Architecture, LAST_BIAS, LAST_WEIGHT, Preset};
+    use headswap_heads::{KnownBackbone, assumed_without_spec};
+    use headswap_spec::{LAST_BIAS, LAST_WEIGHT, Preset};
 
-    fn limits() -> HeadLimits {
-        HeadLimits {
-            classes_max: 8,
-            architecture: Architecture::Vgg16Narrow,
-            preprocessing: Preset::Torchvision.preprocessing(),
-            require_spec: false,
-            backbone: BTreeMap::new(),
-        }
+    /// One backbone that older releases called `legacy`.
+    fn backbones(digest: Digest, legacy: Digest) -> Backbones {
+        let known = KnownBackbone {
+            legacy_digest: legacy,
+            ..KnownBackbone::of_any_heads("default", digest, Preset::Torchvision.preprocessing())
+        };
+        Backbones::new(known, [])
     }
 
     fn weights(seed: f32) -> HeadWeights {
@@ -350,7 +371,7 @@ mod tests {
             parameters.insert(name.to_owned(), Arc::new(tensor));
         }
         let labels = vec!["\"cat\"\n".into(), "dög".into()];
-        HeadWeights::new(parameters, labels, limits().preprocessing)
+        HeadWeights::new(parameters, labels, Preset::Torchvision.preprocessing())
     }
 
     fn info(version: u64, weights: &HeadWeights) -> HeadInfo {
@@ -373,7 +394,7 @@ mod tests {
     }
 
     fn open(dir: &Path) -> DirStore {
-        DirStore::open(dir, backbone(), backbone(), limits()).unwrap()
+        DirStore::open(dir, backbones(backbone(), backbone())).unwrap()
     }
 
     /// Returns a store in which `cats` has versions 1 to `count`, and the directory of `cats`.
@@ -416,7 +437,7 @@ mod tests {
     fn heads_of_different_backbones_are_separate() {
         let (dir, ..) = with_versions(1);
         let other = Digest::of_parameters(&Parameters::new(), &["other".into()]);
-        let store = DirStore::open(dir.path(), other, other, limits()).unwrap();
+        let store = DirStore::open(dir.path(), backbones(other, other)).unwrap();
         assert!(versions(&store).is_empty());
         assert_eq!(store.highest_version(&cats()).unwrap(), 0);
     }
@@ -559,8 +580,8 @@ mod tests {
     #[test]
     fn removing_a_version_twice_succeeds() {
         let (_dir, store, _) = with_versions(2);
-        store.remove(&cats(), 1).unwrap();
-        store.remove(&cats(), 1).unwrap();
+        store.remove(&info(1, &weights(1.0))).unwrap();
+        store.remove(&info(1, &weights(1.0))).unwrap();
         assert_eq!(versions(&store), [2]);
     }
 
@@ -594,7 +615,7 @@ mod tests {
     #[test]
     fn errors_name_the_path() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let error = DirStore::open(&file.path().join("heads"), backbone(), backbone(), limits()).unwrap_err();
+        let error = DirStore::open(&file.path().join("heads"), backbones(backbone(), backbone())).unwrap_err();
         assert!(error.to_string().contains("heads"), "{error}");
 
         let (_dir, store, cats_dir) = with_versions(0);
@@ -618,7 +639,7 @@ mod tests {
             (backbone(), "cats", 7),
             (other, "birds", 1),
         ] {
-            let store = DirStore::open(dir.path(), backbone, backbone, limits()).unwrap();
+            let store = DirStore::open(dir.path(), backbones(backbone, backbone)).unwrap();
             let info = HeadInfo {
                 name: HeadName::parse(name).unwrap(),
                 ..info(version, &weights)
@@ -627,7 +648,7 @@ mod tests {
         }
 
         for _ in 0..2 {
-            let store = DirStore::open(dir.path(), backbone(), legacy, limits()).unwrap();
+            let store = DirStore::open(dir.path(), backbones(backbone(), legacy)).unwrap();
             let listed = store.list().unwrap();
             let found: Vec<(String, u64)> = listed
                 .iter()

@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
-use headswap_checkpoint::{Checkpoint, Digest, LABELS, SPEC};
-use headswap_heads::{HeadError, HeadInfo, HeadLimits, HeadName, HeadWeights, assumed_without_spec, open_checkpoint};
+use headswap_checkpoint::{Checkpoint, Digest, LABELS, SPEC, excerpt};
+use headswap_heads::{
+    HeadError, HeadInfo, HeadName, HeadWeights, KnownBackbone, SharedTensor, assumed_without_spec, open_checkpoint,
+};
 use headswap_spec::{CompleteSpec, HeadSpec, LAST_BIAS};
 use serde::{Deserialize, Serialize};
 
@@ -20,22 +22,34 @@ struct Record {
     digest: String,
     created_unix_us: u64,
     annotations: BTreeMap<String, String>,
+    /// The digest of its backbone. Files of older releases lack it; they belong to the backbone of their directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    backbone: Option<String>,
     /// Files of older releases lack it; their last bias has this length.
     classes: Option<usize>,
+    /// The digests of tensors that other versions may have, too, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    shared: BTreeMap<String, String>,
     /// What of the spec was assumed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     assumed: Vec<String>,
 }
 
 /// Returns the metadata of a version's file.
-pub(super) fn metadata(info: &HeadInfo, weights: &HeadWeights) -> Result<HashMap<String, String>, serde_json::Error> {
+pub(super) fn metadata(
+    info: &HeadInfo,
+    weights: &HeadWeights,
+    backbone: &KnownBackbone,
+) -> Result<HashMap<String, String>, serde_json::Error> {
     let record = Record {
         name: info.name.to_string(),
         version: info.version,
         digest: info.digest.to_string(),
         created_unix_us: info.created_unix_us,
         annotations: info.annotations.clone(),
+        backbone: Some(backbone.digest.to_string()),
         classes: Some(info.classes),
+        shared: digests(&info.shared),
         assumed: info.assumed.to_vec(),
     };
     let mut metadata = HashMap::from([(RECORD.to_owned(), serde_json::to_string(&record)?)]);
@@ -49,8 +63,9 @@ pub(super) fn metadata(info: &HeadInfo, weights: &HeadWeights) -> Result<HashMap
     Ok(metadata)
 }
 
-/// Reads the metadata of the version at `path` from the file's header. The error says what is wrong with the file.
-pub(super) fn read(path: &Path, limits: &HeadLimits) -> Result<HeadInfo, String> {
+/// Reads the metadata of the version at `path`, of a head on the backbone of this index, from the file's header. The error says
+/// what is wrong with the file.
+pub(super) fn read(path: &Path, index: usize, backbone: &KnownBackbone) -> Result<HeadInfo, String> {
     let file = Checkpoint::open(path).map_err(|error| error.to_string())?;
     let record = file
         .metadata()
@@ -62,11 +77,15 @@ pub(super) fn read(path: &Path, limits: &HeadLimits) -> Result<HeadInfo, String>
     if !path.ends_with(&expected_path) {
         return Err(format!("it belongs at {}", expected_path.display()));
     }
+    let names = [backbone.digest, backbone.legacy_digest].map(|digest| digest.to_string());
+    if let Some(own) = record.backbone.filter(|own| !names.contains(own)) {
+        return Err(format!("it belongs to the backbone {own}"));
+    }
     let classes = record.classes.or_else(|| last_bias_len(&file));
     let classes = classes.ok_or("its record lacks the number of classes")?;
     let spec = spec(&file)?;
     let has_spec = spec.is_some();
-    let spec = spec.unwrap_or_else(|| CompleteSpec::plain(limits.preprocessing, classes));
+    let spec = spec.unwrap_or_else(|| CompleteSpec::plain(backbone.preprocessing, classes));
     let mut parameters: Vec<String> = file.tensors().map(|entry| entry.name.clone()).collect();
     parameters.sort();
     Ok(HeadInfo {
@@ -74,6 +93,7 @@ pub(super) fn read(path: &Path, limits: &HeadLimits) -> Result<HeadInfo, String>
         version: record.version,
         digest: Digest::parse(&record.digest).ok_or("its record's digest is not a SHA-256")?,
         classes,
+        backbone: index,
         spec: Arc::new(spec),
         has_spec,
         assumed: if has_spec {
@@ -87,8 +107,34 @@ pub(super) fn read(path: &Path, limits: &HeadLimits) -> Result<HeadInfo, String>
             .tensors()
             .map(|entry| (entry.elements() * size_of::<f32>()) as u64)
             .sum(),
+        shared: shared(&file, &record.shared)?,
         parameters,
     })
+}
+
+fn digests(shared: &[SharedTensor]) -> BTreeMap<String, String> {
+    let mut digests = BTreeMap::new();
+    for tensor in shared {
+        digests.insert(tensor.name.to_string(), tensor.digest.to_string());
+    }
+    digests
+}
+
+/// Returns the tensors that other versions may have, too. Their digests are verified when they are read.
+fn shared(file: &Checkpoint, digests: &BTreeMap<String, String>) -> Result<Arc<[SharedTensor]>, String> {
+    let mut shared = Vec::with_capacity(digests.len());
+    for (name, digest) in digests {
+        let entry = file.tensors().find(|entry| entry.name == *name);
+        let (Some(entry), Some(digest)) = (entry, Digest::parse(digest)) else {
+            return Err(format!("its record names {}, which it does not hold", excerpt(name)));
+        };
+        shared.push(SharedTensor {
+            name: name.as_str().into(),
+            digest,
+            bytes: (entry.elements() * size_of::<f32>()) as u64,
+        });
+    }
+    Ok(shared.into())
 }
 
 /// Returns the stored spec; none for a head without one.

@@ -11,9 +11,9 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use headswap_checkpoint::{Digest, HostTensor, Parameters, Throttle};
 use headswap_heads::{
-    Acquired, Commit, HeadError, HeadInfo, HeadLimits, HeadMetrics, HeadName, HeadPlacer, HeadRegistry, HeadStore,
-    HeadVersion, HeadWeights, PinnedHead, PlaceError, RegistryLimits, RegistryParts, Replaced, Replacement,
-    Reservation, ResidencyLimits, StagedHead, StoreError, Urgency,
+    Acquired, Backbones, Commit, HeadError, HeadInfo, HeadLimits, HeadMetrics, HeadName, HeadPlacer, HeadRegistry,
+    HeadStore, HeadVersion, HeadWeights, KnownBackbone, PinnedHead, PlaceError, RegistryLimits, RegistryParts,
+    Replaced, Replacement, Reservation, ResidencyLimits, StagedHead, StoreError, Urgency,
 };
 use headswap_spec::{Architecture, LAST_BIAS, LAST_WEIGHT, Preset};
 use headswap_store::DirStore;
@@ -79,7 +79,7 @@ fn open_on(store: Arc<dyn HeadStore>, limits: RegistryLimits, device: Device) ->
         placer: Box::new(Placer(device)),
         metrics: HeadMetrics::register(&mut prometheus_client::registry::Registry::default()),
     };
-    Registry::open(parts, limits, &weights(-1.0))
+    Registry::open(parts, limits, Some(&weights(-1.0)))
 }
 
 /// Pins a version, and loads it if necessary.
@@ -192,9 +192,9 @@ impl HeadStore for MemoryStore {
         Ok(Box::new(staged))
     }
 
-    fn remove(&self, name: &HeadName, version: u64) -> Result<(), StoreError> {
+    fn remove(&self, info: &HeadInfo) -> Result<(), StoreError> {
         fail_if(&self.0.remove_fails)?;
-        self.0.heads.lock().unwrap().remove(&(name.clone(), version));
+        self.0.heads.lock().unwrap().remove(&(info.name.clone(), info.version));
         Ok(())
     }
 
@@ -691,11 +691,13 @@ fn open_dir(dir: &Path, limits: RegistryLimits) -> Registry {
     let head_limits = HeadLimits {
         classes_max: 4,
         architecture: Architecture::Vgg16Narrow,
-        preprocessing: Preset::Torchvision.preprocessing(),
         require_spec: false,
-        backbone: BTreeMap::new(),
+        backbones: Backbones::new(
+            KnownBackbone::of_any_heads("default", backbone(), Preset::Torchvision.preprocessing()),
+            [],
+        ),
     };
-    let store = DirStore::open(dir, backbone(), backbone(), head_limits).unwrap();
+    let store = DirStore::open(dir, head_limits.backbones).unwrap();
     open_on(Arc::new(store), limits, Box::new(|_| Ok(()))).unwrap()
 }
 
@@ -757,7 +759,7 @@ fn open_with_metrics(store: &MemoryStore, device: Device) -> (Registry, promethe
         placer: Box::new(Placer(device)),
         metrics: HeadMetrics::register(&mut metrics),
     };
-    (Registry::open(parts, LIMITS, &weights(-1.0)).unwrap(), metrics)
+    (Registry::open(parts, LIMITS, Some(&weights(-1.0))).unwrap(), metrics)
 }
 
 /// Invariant 5: if the caller gives up at any step before the commit, nothing changes.

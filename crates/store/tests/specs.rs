@@ -8,7 +8,8 @@ use std::path::PathBuf;
 
 use headswap_checkpoint::{Checkpoint, Digest, Parameters, SPEC, StoredDtype, safetensors_header};
 use headswap_heads::{
-    HeadError, HeadInfo, HeadLimits, HeadName, HeadRequest, HeadStore, HeadWeights, assumed_without_spec,
+    Backbones, HeadError, HeadInfo, HeadLimits, HeadName, HeadRequest, HeadStore, HeadWeights, KnownBackbone,
+    assumed_without_spec,
 };
 use headswap_spec::{Architecture, CompleteSpec, HeadLayer, HeadSpec, LAST_BIAS, LAST_WEIGHT, Output, Preset};
 use headswap_store::DirStore;
@@ -23,9 +24,11 @@ fn limits() -> HeadLimits {
     HeadLimits {
         classes_max: 8,
         architecture: Architecture::Vgg16Narrow,
-        preprocessing: Preset::Torchvision.preprocessing(),
         require_spec: false,
-        backbone: BTreeMap::new(),
+        backbones: Backbones::new(
+            KnownBackbone::of_any_heads("default", backbone(), Preset::Torchvision.preprocessing()),
+            [],
+        ),
     }
 }
 
@@ -72,6 +75,7 @@ fn request(spec: &str, labels: &[String]) -> HeadRequest {
     HeadRequest {
         labels: labels.to_vec(),
         spec: Some(HeadSpec::from_json(spec).unwrap()),
+        ..HeadRequest::default()
     }
 }
 
@@ -112,7 +116,7 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let store = DirStore::open(dir.path(), backbone(), backbone(), limits()).unwrap();
+        let store = DirStore::open(dir.path(), limits().backbones).unwrap();
         let cats = dir.path().join(backbone().short()).join("cats");
         Self { _dir: dir, store, cats }
     }
@@ -180,6 +184,7 @@ fn a_head_without_a_spec_survives_without_one() {
     let request = HeadRequest {
         labels: labels.clone(),
         spec: None,
+        ..HeadRequest::default()
     };
     let plain = Tensors::last(3).read(&request);
     assert!(!plain.has_spec);
@@ -204,6 +209,7 @@ fn a_head_of_an_older_release_opens_as_before() {
         let request = HeadRequest {
             labels: labels.clone(),
             spec: None,
+            ..HeadRequest::default()
         };
         let weights = Tensors::last(3).read(&request);
         let digest = Digest::of_parameters(&weights.parameters, &labels);
@@ -216,7 +222,7 @@ fn a_head_of_an_older_release_opens_as_before() {
 
         let listed = bench.listed().unwrap();
         assert_eq!(listed, info(1, &weights));
-        let plain = CompleteSpec::plain(limits().preprocessing, 3);
+        let plain = CompleteSpec::plain(limits().backbones.first().preprocessing, 3);
         assert_eq!((&*listed.spec, listed.has_spec), (&plain, false));
         assert_eq!(listed.assumed, assumed_without_spec());
         let loaded = bench.store.load(&listed).unwrap();

@@ -8,7 +8,7 @@ use headswap_model::{
     Backbone, Backend, BackendError, HeadRows, InputRow, LeafRows, Outputs, Placer, Precision, StillWanted,
     WantedInput, placed,
 };
-use headswap_spec::{PICTURE_BYTES, PICTURE_SIDE, Preset};
+use headswap_spec::{HeadInput, PICTURE_BYTES, PICTURE_SIDE, Preset};
 use tch::Device;
 
 use super::accelerator::{Accelerator, LANES};
@@ -28,13 +28,13 @@ use super::rows::{Rows, select};
 use super::steps::TorchSteps;
 use crate::error::Result;
 
-/// Places `backbone`, without its last Linear, on the device.
+/// Places `backbones`, at least one, without their last Linears, on the device.
 ///
 /// # Errors
 /// [`BackendError::OutOfMemory`] if the device has too little memory, [`BackendError::Settings`] if libtorch has another
 /// version.
 pub fn torch_backend(
-    backbone: &Backbone,
+    backbones: &[Backbone],
     device: headswap_model::Device,
     precision: Precision,
     threads: usize,
@@ -51,7 +51,7 @@ pub fn torch_backend(
         gpu: accelerator.is_some(),
     };
     tch::set_num_threads(threads as i32);
-    Ok(Box::new(TorchBackend::new(backbone, placement, accelerator, threads)?))
+    Ok(Box::new(TorchBackend::new(backbones, placement, accelerator, threads)?))
 }
 
 /// The backend, or one lane of it.
@@ -65,13 +65,16 @@ struct TorchBackend {
 
 impl TorchBackend {
     fn new(
-        backbone: &Backbone,
+        backbones: &[Backbone],
         placement: Placement,
         accelerator: Option<Arc<dyn Accelerator>>,
         threads: usize,
     ) -> Result<Self> {
-        let steps = backbone.architecture.steps();
-        let steps = TorchSteps::place(placement, steps, &backbone.parameters, accelerator.clone())?;
+        let Some(first) = backbones.first() else {
+            return Err(BackendError::Settings("there is no backbone".into()).into());
+        };
+        let parameters: Vec<_> = backbones.iter().map(|backbone| &backbone.parameters).collect();
+        let steps = TorchSteps::place(placement, first.architecture.steps(), &parameters, accelerator.clone())?;
         let steps = Arc::new(steps);
         let lane = accelerator.map(|accelerator| {
             let graphs = Mutex::new(Graphs::default());
@@ -234,6 +237,10 @@ impl Backend for TorchBackend {
         Arc::clone(&self.placer) as Arc<dyn Placer>
     }
 
+    fn last_inputs(&self) -> Vec<HeadInput> {
+        self.steps.stack.last_inputs()
+    }
+
     fn steps(&self) -> Vec<String> {
         self.steps.stack.steps.iter().map(|step| step.name.clone()).collect()
     }
@@ -260,7 +267,7 @@ mod tests {
     use headswap_checkpoint::{HostTensor, Parameters};
     use headswap_model::{PlacedHead, WeightsSource, demo_head_from, native_backend};
     use headswap_spec::{
-        Architecture, CompleteSpec, HeadInput, HeadLayer, Output, Preprocessing, Resize, ResizeFilter, ValueRange,
+        Architecture, CompleteSpec, HeadLayer, Output, Preprocessing, Resize, ResizeFilter, ValueRange,
     };
     use tch::Kind;
     use winograd::Engine;
@@ -402,7 +409,7 @@ mod tests {
             kind,
             gpu: accelerator.is_some(),
         };
-        let backend = TorchBackend::new(&backbone(), placement, accelerator, 2).unwrap();
+        let backend = TorchBackend::new(&[backbone()], placement, accelerator, 2).unwrap();
         let heads = place(&backend);
         (Box::new(backend), heads)
     }
@@ -429,7 +436,11 @@ mod tests {
             let head = &heads[batch[row]];
             let preprocessing = &head.preprocessing;
             rows.push(InputRow { picture, preprocessing });
-            wanted.push(WantedInput { row, input: head.input });
+            wanted.push(WantedInput {
+                row,
+                backbone: 0,
+                input: head.input,
+            });
         }
         backend.forward(&rows, &groups(heads, batch), &wanted).unwrap()
     }
@@ -528,7 +539,7 @@ mod tests {
     /// One batch of all heads.
     #[test]
     fn every_head_is_computed_as_by_the_native_backend() {
-        let mut native = native_backend(backbone(), Precision::F32, Engine::new(1)).unwrap();
+        let mut native = native_backend(vec![backbone()], Precision::F32, Engine::new(1)).unwrap();
         let heads = place(&*native);
         let batch: Batch = (0..heads.len()).collect();
         let want = run(&mut *native, &heads, &batch);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use headswap_checkpoint::Parameters;
 use headswap_model::{
-    BackendError, LeafRows, Operation, PlacedHead, Placer, ProgramBuilder, apply_layer, check_parameters,
+    BackendError, HeadParts, LeafRows, Operation, PlacedHead, Placer, ProgramBuilder, apply_layer, check_parameters,
 };
 use headswap_spec::{CompleteSpec, HeadLayer};
 use tch::Tensor;
@@ -98,15 +98,20 @@ impl TorchPlacer {
         }
     }
 
-    fn try_place(&self, parameters: &Parameters, spec: &CompleteSpec) -> Result<PlacedHead> {
+    fn try_place(&self, parts: HeadParts<'_>) -> Result<PlacedHead> {
+        let HeadParts {
+            backbone,
+            parameters,
+            spec,
+        } = parts;
         let (stack, placement) = (&self.backbone.stack, self.backbone.placement);
-        let classes = check_parameters(stack, parameters, spec)?;
+        let classes = check_parameters(stack, parts)?;
         let last = spec.last_linear();
         let Some([weight, bias]) = spec.parameter_names(last) else {
             return Err(BackendError::Misfit("the head has no Linear".into()).into());
         };
         let head = TorchHead {
-            program: self.builder.build(stack, parameters, spec, &placement)?,
+            program: self.builder.build(stack, parts, &placement)?,
             last: LastLinear::place(placement, &parameters[&weight], &parameters[&bias])?,
             after: spec.layers[last + 1..].to_vec(),
             classes,
@@ -117,12 +122,22 @@ impl TorchPlacer {
 
         let device_bytes = head.program.bytes(Weight::bytes, Vector::bytes) + head.last.bytes();
         let (keys, input_steps) = (head.program.keys.clone(), head.program.input_steps());
-        Ok(PlacedHead::new(spec, classes, device_bytes, Box::new(head)).with_keys(keys, input_steps))
+        let placed = PlacedHead::new(spec, classes, device_bytes, Box::new(head));
+        Ok(placed.on_backbone(backbone).with_keys(keys, input_steps))
     }
 }
 
 impl Placer for TorchPlacer {
-    fn place(&self, parameters: &Parameters, spec: &CompleteSpec) -> Result<PlacedHead, BackendError> {
-        Ok(self.try_place(parameters, spec)?)
+    fn place_on(
+        &self,
+        backbone: usize,
+        parameters: &Parameters,
+        spec: &CompleteSpec,
+    ) -> Result<PlacedHead, BackendError> {
+        Ok(self.try_place(HeadParts {
+            backbone,
+            parameters,
+            spec,
+        })?)
     }
 }

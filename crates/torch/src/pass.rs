@@ -65,7 +65,9 @@ impl TorchPass<'_> {
         let end = 1 + program.input_steps();
         let last = program.operation(end - 1).and_then(Operation::backbone_step);
         let whole = steps.start == 1 && end <= steps.end && last == self.steps.stack.steps.len().checked_sub(1);
-        if !whole || program.first_own().is_some_and(|own| own < end) {
+        // The first backbone's pass is recorded.
+        let is_first = program.keys.iter().all(|key| !key.is_of_another());
+        if !whole || !is_first || program.first_own().is_some_and(|own| own < end) {
             return Ok(None);
         }
         match pictures.plain(rows)? {

@@ -22,11 +22,11 @@ impl TorchRuntime for Libtorch {
 
     fn backend(
         &self,
-        backbone: &Backbone,
+        backbones: &[Backbone],
         device: Device,
         precision: Precision,
         threads: usize,
     ) -> Result<Box<dyn Backend>, BackendError> {
-        Ok(torch_backend(backbone, device, precision, threads)?)
+        Ok(torch_backend(backbones, device, precision, threads)?)
     }
 }

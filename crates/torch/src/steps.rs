@@ -1,10 +1,11 @@
-//! The steps on libtorch: the backbone's tensors, and the computation of any range of steps after the pictures' entrance.
+//! The steps on libtorch: the backbones' tensors, and the computation of any range of steps after the pictures' entrance.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use headswap_checkpoint::Parameters;
+use headswap_checkpoint::{Digest, HostTensor, Parameters};
 use headswap_model::{BackendError, Operation, Stack, StepParameters};
 use headswap_spec::{HeadInput, PICTURE_SIDE, Step};
 use tch::{Kind, Tensor};
@@ -16,7 +17,7 @@ use super::layers;
 use super::pictures::Uploaded;
 use super::placement::Placement;
 use super::weight::{TorchProgram, TorchStack, Vector, Weight, place_weight};
-use crate::error::Result;
+use crate::error::{Result, TorchError};
 
 /// Height and width of the pictures that VGG16 was trained on.
 const VGG16: [u32; 2] = [PICTURE_SIDE as u32; 2];
@@ -24,7 +25,7 @@ const VGG16: [u32; 2] = [PICTURE_SIDE as u32; 2];
 type TorchOperation = Operation<Weight, Vector>;
 type TorchParameters = StepParameters<Weight, Vector>;
 
-/// The backbone.
+/// The backbones.
 pub(super) struct TorchSteps {
     pub placement: Placement,
     pub stack: TorchStack,
@@ -35,27 +36,63 @@ pub(super) struct TorchSteps {
     fused: AtomicBool,
 }
 
+/// Parameters of the backbones that were placed, by step and digest.
+#[derive(Default)]
+struct PlacedParameters {
+    weights: HashMap<(String, Digest), Arc<Weight>>,
+    biases: HashMap<(String, Digest), Arc<Vector>>,
+}
+
+impl PlacedParameters {
+    fn place(
+        &mut self,
+        placement: Placement,
+        step: &Step,
+        weight: &Arc<HostTensor>,
+        bias: &Arc<HostTensor>,
+    ) -> Result<TorchParameters> {
+        let weight_key = (step.name.clone(), weight.digest());
+        let weight = match self.weights.get(&weight_key) {
+            Some(placed) => Arc::clone(placed),
+            None => Arc::new(place_weight(placement, step, weight)?),
+        };
+        self.weights.insert(weight_key, Arc::clone(&weight));
+        let bias_key = (step.name.clone(), bias.digest());
+        let bias = match self.biases.get(&bias_key) {
+            Some(placed) => Arc::clone(placed),
+            None => Arc::new(Vector::place(placement, bias)?),
+        };
+        self.biases.insert(bias_key, Arc::clone(&bias));
+        Ok(StepParameters { weight, bias })
+    }
+}
+
 /// Limit of the error of fused operations, relative to the largest result: a few roundings to bf16.
 const FUSED_ERROR_MAX: f64 = 0.05;
 
 impl TorchSteps {
-    /// Places the backbone's parameters.
+    /// Places the backbones' parameters. Equal ones of several backbones are placed once.
     pub fn place(
         placement: Placement,
         steps: Vec<Step>,
-        parameters: &Parameters,
+        backbones: &[&Parameters],
         accelerator: Option<Arc<dyn Accelerator>>,
     ) -> Result<Self> {
-        let mut backbone = Vec::with_capacity(steps.len());
-        for step in &steps {
-            backbone.push(StepParameters {
-                weight: Arc::new(place_weight(placement, step, &parameters[&step.weight()])?),
-                bias: Arc::new(Vector::place(placement, &parameters[&step.bias()])?),
-            });
+        let mut known = PlacedParameters::default();
+        let mut stack = Vec::with_capacity(backbones.len());
+        for parameters in backbones {
+            let mut backbone = Vec::with_capacity(steps.len());
+            for step in &steps {
+                let (weight, bias) = (parameters.get(&step.weight()), parameters.get(&step.bias()));
+                if let (Some(weight), Some(bias)) = (weight, bias) {
+                    backbone.push(known.place(placement, step, weight, bias)?);
+                }
+            }
+            stack.push(backbone);
         }
         let placed = Self {
             placement,
-            stack: Stack::new(steps, backbone),
+            stack: Stack::new(steps, stack),
             folded_input: if placement.gpu {
                 Some(FoldedInput::new(placement)?)
             } else {
@@ -105,7 +142,9 @@ impl TorchSteps {
     fn reads_its_result(&self, rows: usize) -> Result<bool> {
         let placement = self.placement;
         for step in 0..self.stack.convolutions() {
-            let parameters = self.stack.backbone(step);
+            let Some(parameters) = self.stack.parameters(0, step) else {
+                break;
+            };
             let (weight, bias) = (parameters.weight.handle()?, parameters.bias.handle());
             let [_, height, width] = self.stack.maps_before(step, VGG16).map(|size| size as i64);
             let shape = [rows as i64, height, width];
@@ -123,7 +162,8 @@ impl TorchSteps {
     /// Returns one row of ones as the first convolution's input of a picture of VGG16's own size.
     fn ones(&self) -> Result<Tensor> {
         let side = PICTURE_SIDE as i64;
-        let channels = self.stack.backbone(0).weight.inputs();
+        let first = self.stack.parameters(0, 0).ok_or_else(no_backbone)?;
+        let channels = first.weight.inputs();
         filled_maps(self.placement, [1, side, side], channels, 1.0)
     }
 
@@ -135,7 +175,8 @@ impl TorchSteps {
         }
     }
 
-    /// Computes the features of plain pictures on a GPU, `[N, 224, 224, 3]` u8.
+    /// Computes all that the first backbone has of plain pictures on a GPU, `[N, 224, 224, 3]` u8: its features or, without
+    /// Linears, the last pooling's map.
     pub fn features_of_bytes(&self, pixels: &Tensor) -> Result<Tensor> {
         match &self.folded_input {
             Some(folded) => self.features(folded.of_bytes(pixels, pixels.size()[0] as usize)?),
@@ -143,9 +184,12 @@ impl TorchSteps {
         }
     }
 
-    /// Computes the features of the first convolution's input with the backbone's own parameters.
+    /// Computes the features, or the map, of the first convolution's input with the first backbone's own parameters.
     fn features(&self, input: Tensor) -> Result<Tensor> {
-        let program = self.stack.backbone_program(HeadInput::Features, VGG16);
+        let program = [HeadInput::Features, HeadInput::Adaptive7x7]
+            .into_iter()
+            .find_map(|input| self.stack.backbone_program(0, input, VGG16))
+            .ok_or_else(no_backbone)?;
         self.run(program, 1..program.steps(), input)
     }
 
@@ -208,6 +252,10 @@ impl TorchSteps {
         let [_, height, width] = self.stack.maps_before(step, VGG16).map(|size| size as i64);
         self.fused.load(Ordering::Relaxed) && input.size()[2..] == [height, width]
     }
+}
+
+fn no_backbone() -> TorchError {
+    BackendError::Device("there is no backbone".into()).into()
 }
 
 /// Returns maps with rows of zeros after them, so that there are as many as one of few sizes, because cuDNN plans for each.

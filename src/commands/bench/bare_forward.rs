@@ -40,9 +40,13 @@ impl BareForward {
     pub fn load(args: &ModelArgs, torch: Option<&dyn TorchRuntime>) -> Result<Self, CliError> {
         let mut backbone = Backbone::load(&args.weights, Architecture::Vgg16).map_err(|error| failed(&error))?;
         let last = backbone.take_last_linear();
-        let network = open_backend(backbone, &args.backend(), torch).map_err(|error| failed(&error))?;
+        let network = open_backend(vec![backbone], &args.backend(), torch).map_err(|error| failed(&error))?;
         let preprocessing = Preset::Torchvision.preprocessing();
-        let spec = CompleteSpec::plain(preprocessing, last[LAST_BIAS].values.len());
+        let Some(bias) = last.get(LAST_BIAS) else {
+            let reason = "the file lacks the last Linear; give a whole VGG16";
+            return Err(CliError::Failed(format!("{}: {reason}", args.weights)));
+        };
+        let spec = CompleteSpec::plain(preprocessing, bias.values.len());
         let head = network.placer().place(&last, &spec).map_err(|error| failed(&error))?;
         let head = Arc::new(head);
         let devices: Vec<String> = network.devices().iter().map(ToString::to_string).collect();

@@ -64,6 +64,7 @@ fn show(response: &GetHeadResponse) -> Result<(), CliError> {
         ("labels", labels_summary(&head.labels)),
         ("spec", excerpt_of_spec(&head.spec_json)),
         ("assumed", assumed(&head.assumed)),
+        ("backbone", head.backbone.clone()),
         ("split layer", head.split_layer.clone()),
         ("overrides", head.parameters.join(" ")),
         ("bytes", bytes(head.resident_bytes)),

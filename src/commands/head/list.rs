@@ -121,6 +121,10 @@ impl Listed {
         if labels {
             headings.push("labels");
         }
+        let many_backbones = self.heads.windows(2).any(|pair| pair[0].backbone != pair[1].backbone);
+        if many_backbones {
+            headings.push("backbone");
+        }
         headings.extend([
             "split layer",
             "bytes",
@@ -135,6 +139,9 @@ impl Listed {
             let mut row = vec![head.head.clone(), head.version.to_string(), head.classes.to_string()];
             if labels {
                 row.push(labels_summary(&head.labels));
+            }
+            if many_backbones {
+                row.push(head.backbone.clone());
             }
             let mut notes = Vec::new();
             for (key, value) in annotations(head) {

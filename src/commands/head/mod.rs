@@ -6,6 +6,7 @@ mod inspect;
 mod list;
 mod replace;
 mod spec_args;
+mod target;
 
 use clap::Subcommand;
 use headswap_checkpoint::{HeadReport, excerpt};
@@ -64,7 +65,7 @@ fn head_json(head: &HeadInfo) -> Value {
         "head": head.head, "version": head.version, "live": head.live, "digest": head.digest,
         "classes": head.classes, "labels": head.labels, "annotations": head.annotations,
         "created_unix_us": head.created_unix_us, "created": rfc3339(head.created_unix_us),
-        "resident_bytes": head.resident_bytes, "parameters": head.parameters,
+        "resident_bytes": head.resident_bytes, "backbone": head.backbone, "parameters": head.parameters,
         "split_layer": head.split_layer, "tier": tier(head), "requests": head.requests,
         "spec": serde_json::from_str::<Value>(&head.spec_json).unwrap_or_default(), "assumed": head.assumed,
     })

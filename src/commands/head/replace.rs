@@ -9,13 +9,12 @@ use clap::Args;
 use headswap_checkpoint::excerpt;
 use headswap_client::{Admin, ClientError, Differing, GivenSpec, HeadFile, upload};
 use headswap_proto::replace_head_request::{self, Source};
-use headswap_proto::{
-    DescribeModelRequest, GetHeadRequest, ReplaceHeadRequest, ReplaceHeadResponse, UploadHeadHeader, upload_head_header,
-};
+use headswap_proto::{GetHeadRequest, ReplaceHeadRequest, ReplaceHeadResponse, UploadHeadHeader, upload_head_header};
 use serde_json::json;
 use tonic::Code;
 
 use super::spec_args::SpecArgs;
+use super::target::Target;
 use super::{head_json, labels_summary, listed, print_report};
 use crate::commands::address::AdminAddress;
 use crate::commands::error::CliError;
@@ -46,6 +45,9 @@ pub(crate) struct ReplaceArgs {
     /// A file of weights, safetensors or PyTorch's: a head, or a whole fine-tuned VGG16, of which only what differs from the
     /// backbone is sent; or a file:// URI on the server
     source: String,
+    /// The backbone that it stands on [default: the one with which the file shares most, or else the server's first]
+    #[arg(long, value_name = "NAME")]
+    backbone: Option<String>,
     #[command(flatten)]
     spec: SpecArgs,
     /// Replace only if this version is live; 0 only if the head is new
@@ -100,11 +102,13 @@ async fn replace(args: &ReplaceArgs) -> Result<ReplaceHeadResponse, CliError> {
         expected_version: args.expected_version,
         dry_run: args.dry_run,
         annotations: HashMap::from_iter(args.annotations.clone()),
+        backbone: args.backbone.clone().unwrap_or_default(),
         ..UploadHeadHeader::default()
     };
     if args.source.contains("://") {
         header.head_spec = spec_of_uri(&given)?;
-        let client = args.address.connect().await?;
+        let mut client = args.address.connect().await?;
+        Target::check(&mut client, args.backbone.as_deref()).await?;
         return in_one_message(client, header, Source::Uri(args.source.clone())).await;
     }
     // Everything that can be wrong with the file itself is known before there is a connection.
@@ -114,14 +118,14 @@ async fn replace(args: &ReplaceArgs) -> Result<ReplaceHeadResponse, CliError> {
     let mut file = read?;
     print_report(file.report());
     let mut client = args.address.connect().await?;
-    let model = client.describe_model(DescribeModelRequest::default()).await?;
-    let parameters = model.into_inner().parameters;
-    file.check_architecture(&parameters)?;
+    let target = Target::choose(&mut client, &file, args.backbone.as_deref()).await?;
+    file.check_architecture(&target.parameters)?;
     if file.spec().labels.is_none() {
         keep_labels(&mut client, &args.name, &mut file).await?;
     }
-    let differing = file.differing(&parameters)?;
-    report(&differing);
+    let differing = file.differing(&target.parameters)?;
+    report(&differing, &target.name);
+    header.backbone = target.name;
     send(client, header, differing.file.path()).await
 }
 
@@ -178,14 +182,16 @@ fn us(us: u64) -> String {
     ms(Duration::from_micros(us))
 }
 
-fn report(differing: &Differing) {
+/// Prints what is sent; `backbone` is empty for a server's only one.
+fn report(differing: &Differing, backbone: &str) {
     if differing.same == 0 {
         return;
     }
     note(format_args!(
-        "{} of {} tensors differ from the backbone: {}; {} to send",
+        "{} of {} tensors differ from the backbone{}{backbone}: {}; {} to send",
         differing.names.len(),
         differing.names.len() + differing.same,
+        if backbone.is_empty() { "" } else { " " },
         listed(&differing.names),
         bytes(differing.bytes)
     ));
@@ -203,6 +209,7 @@ async fn in_one_message(
         expected_version: header.expected_version,
         dry_run: header.dry_run,
         annotations: header.annotations,
+        backbone: header.backbone,
         head_spec: header.head_spec.map(|spec| match spec {
             upload_head_header::HeadSpec::Spec(spec) => replace_head_request::HeadSpec::Spec(spec),
             upload_head_header::HeadSpec::SpecJson(json) => replace_head_request::HeadSpec::SpecJson(json),

@@ -2,39 +2,150 @@
 
 use std::sync::Arc;
 
-use headswap_spec::{Architecture, HeadInput, Step};
+use headswap_spec::{Architecture, HeadInput, HeadLayer, LAST_BIAS, LAST_WEIGHT, Output, Step};
 
 use super::error::HeadFileError;
 use super::fold::Join;
-use super::network::channels;
-use super::normal::{HeadOptions, HeadReport, read_head};
+use super::found::Found;
+use super::modules::Modules;
+use super::network::{self, architecture_name, channels};
+use super::normal::{HeadOptions, HeadReport, NormalHead, read_head};
+use super::part;
 use super::plan::Plan;
-use super::policy::Kept;
+use super::policy::{HeadPolicy, Kept};
 use super::values::Reader;
 use crate::{Checkpoint, HostTensor, Parameters, Throttle};
 
-/// Reads a whole VGG16 of any form: the parameters under torchvision's names, the last Linear's included.
+/// Reads a VGG16 of any form as a backbone: the parameters of its convolutions under torchvision's names and, where its
+/// classifier is VGG16's, those of `classifier.0` and `classifier.3`, and of a last Linear that follows them. A file without a
+/// classifier, or with one of another shape, is a backbone without Linears.
 ///
 /// # Errors
-/// As [`read_head`], and [`HeadFileError::Incomplete`] for a file that lacks a parameter.
+/// [`HeadFileError`] if the file has not all convolutions of this architecture, or if they cannot be read.
 pub fn read_backbone(
     checkpoint: &Checkpoint,
     architecture: Architecture,
     throttle: &Throttle,
 ) -> Result<Parameters, HeadFileError> {
+    let plan = convolutions(checkpoint, architecture)?;
     let options = HeadOptions {
         architecture,
         spec: None,
         labels: &[],
         throttle,
     };
-    let head = read_head(checkpoint, &options)?;
-    for (name, _) in architecture.parameters(head.rows) {
-        if !head.parameters.contains_key(&name) {
-            return Err(HeadFileError::Incomplete { name });
+    // A classifier that is not understood is left out, so that the convolutions can be served.
+    if let Ok(head) = read_head(checkpoint, &options) {
+        return Ok(with_known_linears(head, architecture));
+    }
+    let reader = Reader { checkpoint, throttle };
+    let mut kept = Kept {
+        policy: HeadPolicy::default(),
+        throttle,
+        parameters: Parameters::new(),
+    };
+    read_parameters(&plan, &reader, &mut kept, &mut HeadReport::default())?;
+    Ok(kept.parameters)
+}
+
+/// Returns the plan of a file's convolutions alone.
+fn convolutions(checkpoint: &Checkpoint, architecture: Architecture) -> Result<Plan<'_>, HeadFileError> {
+    let modules = Modules::new(checkpoint.modules(), checkpoint.graph().is_some());
+    let parts = part::parts(checkpoint, &modules)?;
+    let network = network::find(&parts, &modules)?;
+    if let Some(found) = network.architecture.filter(|found| *found != architecture) {
+        return Err(HeadFileError::Architecture {
+            found: architecture_name(found).to_owned(),
+            expected: architecture_name(architecture).to_owned(),
+        });
+    }
+    let steps = network::steps(architecture);
+    for step in &steps {
+        if !network.convolutions.iter().any(|found| found.name == step.name) {
+            return Err(HeadFileError::Incomplete { name: step.weight() });
         }
     }
-    Ok(head.parameters)
+    let mut convolutions = Vec::with_capacity(steps.len());
+    for (convolution, step) in network.convolutions.iter().zip(&steps) {
+        convolutions.push((parts[convolution.part].path, step.pool));
+    }
+    modules.check_convolutions(&convolutions)?;
+    Ok(Plan {
+        parts,
+        network,
+        architecture,
+        framework: checkpoint.format().framework(),
+        found: Found::default(),
+        modules,
+        alone: Vec::new(),
+        prefixes: Vec::new(),
+        left_out: Vec::new(),
+    })
+}
+
+/// Returns the backbone of a file whose classifier was understood: of the head's own layers, those that VGG16 has.
+fn with_known_linears(mut head: NormalHead, architecture: Architecture) -> Parameters {
+    let linears = [HeadLayer::Linear, HeadLayer::Relu, HeadLayer::Linear, HeadLayer::Relu];
+    let own: Vec<String> = head.parameters.keys().filter(|name| is_own(name)).cloned().collect();
+    let mut taken = Parameters::new();
+    for name in own {
+        if let Some((name, tensor)) = head.parameters.remove_entry(&name) {
+            taken.insert(name, tensor);
+        }
+    }
+    let is_softmax = matches!(head.output, None | Some(Output::Softmax));
+    let layers = &head.layers[..];
+    if head.input == HeadInput::Features && layers == [HeadLayer::Linear] && is_softmax {
+        head.parameters.append(&mut taken);
+    } else if layers.starts_with(&linears) && takes_map(head.input, &taken, architecture) {
+        for (index, name) in [(0, "classifier.0"), (2, "classifier.3"), (4, "classifier.6")] {
+            let is_last = layers.len() == 5 && is_softmax;
+            for parameter in ["weight", "bias"] {
+                let Some(tensor) = taken.remove(&format!("head.{index}.{parameter}")) else {
+                    continue;
+                };
+                let tensor = match (head.input, index, parameter) {
+                    (HeadInput::FlattenHwc, 0, "weight") => Arc::new(by_channel_first(&tensor)),
+                    _ => tensor,
+                };
+                if index < 4 || is_last {
+                    head.parameters.insert(format!("{name}.{parameter}"), tensor);
+                }
+            }
+        }
+    }
+    head.parameters
+}
+
+/// True for the parameters of a head's own layers.
+fn is_own(name: &str) -> bool {
+    name.starts_with("head.") || [LAST_WEIGHT, LAST_BIAS].contains(&name)
+}
+
+/// True if the first two Linears are of VGG16's shapes and take the map of pictures of 224x224.
+fn takes_map(input: HeadInput, own: &Parameters, architecture: Architecture) -> bool {
+    let flattened = [HeadInput::Flatten, HeadInput::FlattenHwc, HeadInput::Adaptive7x7];
+    let (features, map) = (architecture.features(), 49 * channels(architecture));
+    let has = |index: usize, shape: [usize; 2]| {
+        let weight = own.get(&format!("head.{index}.weight"));
+        weight.is_some_and(|weight| weight.shape == shape)
+    };
+    flattened.contains(&input) && has(0, [features, map]) && has(2, [features, features])
+}
+
+/// Returns a Linear's weight whose columns are those of a map by row, column and channel, with the columns by channel, row and
+/// column.
+fn by_channel_first(weight: &HostTensor) -> HostTensor {
+    const PLACES: usize = 49;
+    let (rows, columns) = (weight.shape[0], weight.shape[1]);
+    let channels = columns / PLACES;
+    let mut values = Vec::with_capacity(rows * columns);
+    for row in weight.values.chunks_exact(columns) {
+        for channel in 0..channels {
+            values.extend((0..PLACES).map(|place| row[place * channels + channel]));
+        }
+    }
+    HostTensor::new(weight.shape.clone(), values)
 }
 
 /// Returns a line on the layers, weights and biases that the file lacks after one that it has: the server's backbone computes them. A head that is

@@ -9,6 +9,7 @@ mod lru;
 mod slot;
 mod tiers;
 
+pub(crate) use self::byte_budget::Demand;
 pub use self::byte_budget::Reservation;
 pub use self::load_queue::Urgency;
 pub use self::loader::{LoadTask, Pending};
@@ -26,6 +27,7 @@ use self::slot::{Loaded, State, Waiters};
 use self::tiers::Tiers;
 use crate::error::{HeadError, PlaceError};
 use crate::metrics::HeadMetrics;
+use crate::shared_tensor::TensorPool;
 use crate::store::HeadStore;
 use crate::version::{HeadInfo, HeadVersion};
 use crate::weights::HeadWeights;
@@ -78,6 +80,7 @@ pub(crate) struct Trial<R> {
 /// The versions in memory, and the loads that bring them there.
 pub(crate) struct Residency<R> {
     pub tiers: Tiers<R>,
+    pool: TensorPool,
     store: Arc<dyn HeadStore>,
     placer: Box<dyn HeadPlacer<R>>,
     metrics: HeadMetrics,
@@ -100,6 +103,7 @@ impl<R> Residency<R> {
         metrics: HeadMetrics,
     ) -> Self {
         Self {
+            pool: TensorPool::default(),
             tiers: Tiers::new(limits.resident_bytes_max, limits.warm_bytes_max, metrics.clone()),
             store,
             placer,
@@ -109,6 +113,14 @@ impl<R> Residency<R> {
                 running: 0,
                 queue: LoadQueue::default(),
             }),
+        }
+    }
+
+    /// Returns weights with the tensors of other versions in the place of equal ones.
+    pub fn pooled(&self, weights: HeadWeights) -> HeadWeights {
+        HeadWeights {
+            parameters: self.pool.share(&weights.parameters),
+            ..weights
         }
     }
 
@@ -255,7 +267,7 @@ impl<R> Residency<R> {
 
     /// Loads a version before any request names it, if the device has space. Returns true if it was loaded.
     pub fn load_early(&self, version: &Arc<HeadVersion<R>>) -> Result<bool, HeadError> {
-        let Some(reservation) = self.tiers.try_reserve(version.info.resident_bytes) else {
+        let Some(reservation) = self.tiers.try_reserve(&version.info) else {
             return Ok(false);
         };
         let pinned = self.timed(|| self.load_into(version, reservation))?;
@@ -266,7 +278,10 @@ impl<R> Residency<R> {
     /// Loads a version, from host memory or the store, into reserved bytes of the device.
     fn load_into(&self, version: &Arc<HeadVersion<R>>, reservation: Reservation) -> Result<PinnedHead<R>, HeadError> {
         let warm = version.slot.lock().warm.clone();
-        let weights = warm.map_or_else(|| self.store.load(&version.info), Ok)?;
+        let weights = match warm {
+            Some(weights) => weights,
+            None => self.pooled(self.store.load(&version.info)?),
+        };
         let pinned = self.place(&weights, reservation)?;
         self.tiers.keep_warm(version, &weights);
         Ok(pinned)

@@ -55,15 +55,15 @@ impl<R> Tiers<R> {
     }
 
     /// Reserves bytes on the device without evicting anything.
-    pub fn try_reserve(&self, bytes: u64) -> Option<Reservation> {
-        self.budget.reserve(bytes)
+    pub fn try_reserve(&self, info: &HeadInfo) -> Option<Reservation> {
+        self.budget.reserve(&info.demand())
     }
 
     /// Reserves bytes for a trial; nothing is evicted.
     pub fn reserve_trial(&self, info: &HeadInfo) -> Result<Reservation, HeadError> {
         self.check_size(info)?;
         self.trial_budget
-            .reserve(info.resident_bytes)
+            .reserve(&info.demand())
             .ok_or_else(|| self.no_room(info))
     }
 
@@ -71,20 +71,21 @@ impl<R> Tiers<R> {
     pub fn check_space(&self, info: &HeadInfo) -> Result<(), HeadError> {
         self.check_size(info)?;
         let mut hot = lock(&self.hot);
-        let victims = hot.victims(self.budget.lacking(info.resident_bytes), usage);
+        let victims = hot.victims(self.budget.lacking(&info.demand()), usage);
         victims.map(drop).ok_or_else(|| self.no_room(info))
     }
 
-    /// Reserves bytes on the device for a version, for which others are evicted.
+    /// Reserves bytes on the device for a version, for which others are evicted. A victim may free fewer bytes than it has, as
+    /// tensors that it shares stay; then the loop evicts more.
     pub fn reserve(&self, info: &HeadInfo) -> Result<Reservation, HeadError> {
         self.check_size(info)?;
-        let bytes = info.resident_bytes;
+        let demand = info.demand();
         let mut hot = lock(&self.hot);
         loop {
-            if let Some(reservation) = self.budget.reserve(bytes) {
+            if let Some(reservation) = self.budget.reserve(&demand) {
                 return Ok(reservation);
             }
-            let victims = hot.victims(self.budget.lacking(bytes), usage);
+            let victims = hot.victims(self.budget.lacking(&demand), usage);
             let victims = victims.ok_or_else(|| self.no_room(info))?;
             for (id, victim) in victims {
                 // A request may have pinned it since; then the loop looks for other victims.

@@ -19,7 +19,7 @@ use crate::walk::Stepper as _;
 /// 1e-3 (`benches/README.md`); beyond this, answers may change.
 const DIFFERENCE_MAX: f32 = 0.02;
 
-/// The features of the test picture in f32.
+/// What a backbone computes of the test picture in f32: its features or, without Linears, the last pooling's map.
 pub(super) struct Reference {
     picture: Prepared,
     features: Vec<f32>,
@@ -29,25 +29,25 @@ impl Reference {
     /// Computes the features in f32. Needs the memory of another copy of the convolutions' weights.
     pub fn of(steps: &[Step], parameters: &Parameters, workspace: &mut Workspace) -> Result<Self, BackendError> {
         let mut backbone = Vec::with_capacity(steps.len());
-        for step in steps {
+        for step in steps.iter().filter(|step| parameters.contains_key(&step.weight())) {
             backbone.push(StepParameters {
                 weight: Arc::new(Weight::small(step, &parameters[&step.weight()])),
                 bias: Arc::new(Bias::new(&parameters[&step.bias()].values)),
             });
         }
-        let stack = Stack::new(steps.to_vec(), backbone);
+        let stack = Stack::new(steps.to_vec(), vec![backbone]);
         let picture = test_picture();
-        let features = features(&stack, workspace, &picture)?;
+        let features = features(&stack, 0, workspace, &picture)?;
         Ok(Self { picture, features })
     }
 
-    /// Compares the features with those of `stack`, and logs the difference.
+    /// Compares the features with those of a backbone of `stack`, and logs the difference.
     ///
     /// # Errors
     /// [`BackendError::Settings`] if the features differ by more than [`DIFFERENCE_MAX`].
-    pub fn check(&self, stack: &NativeStack, workspace: &mut Workspace) -> Result<(), BackendError> {
-        let difference = relative_difference(&features(stack, workspace, &self.picture)?, &self.features);
-        tracing::info!(difference, "int16 compared with f32 on one picture");
+    pub fn check(&self, stack: &NativeStack, backbone: usize, workspace: &mut Workspace) -> Result<(), BackendError> {
+        let difference = relative_difference(&features(stack, backbone, workspace, &self.picture)?, &self.features);
+        tracing::info!(backbone, difference, "int16 compared with f32 on one picture");
         // NaN is refused, too.
         if difference <= DIFFERENCE_MAX {
             return Ok(());
@@ -59,7 +59,12 @@ impl Reference {
     }
 }
 
-fn features(stack: &NativeStack, workspace: &mut Workspace, picture: &Prepared) -> Result<Vec<f32>, BackendError> {
+fn features(
+    stack: &NativeStack,
+    backbone: usize,
+    workspace: &mut Workspace,
+    picture: &Prepared,
+) -> Result<Vec<f32>, BackendError> {
     let mut pass = NativePass {
         workspace,
         rows: &[InputRow {
@@ -67,7 +72,11 @@ fn features(stack: &NativeStack, workspace: &mut Workspace, picture: &Prepared) 
             preprocessing: &Preset::Torchvision.preprocessing(),
         }],
     };
-    let program = stack.backbone_program(HeadInput::Features, [PICTURE_SIDE as u32; 2]);
+    let size = [PICTURE_SIDE as u32; 2];
+    let program = [HeadInput::Features, HeadInput::Adaptive7x7]
+        .into_iter()
+        .find_map(|input| stack.backbone_program(backbone, input, size))
+        .ok_or_else(|| BackendError::Misfit(format!("there is no backbone {backbone}")))?;
     let rows = pass.run(0..program.steps(), &Rows::Pictures(vec![0]), program)?;
     Ok(rows.as_vectors().row(0).to_vec())
 }
@@ -121,14 +130,14 @@ mod tests {
         let steps = Architecture::Vgg16Narrow.steps();
         let mut workspace = Workspace::new(Engine::new(1));
         let mut reference = Reference::of(&steps, &parameters, &mut workspace).unwrap();
-        let stack = pack(steps, parameters, Precision::Integer);
-        reference.check(&stack, &mut workspace).unwrap();
+        let stack = pack(steps, vec![parameters], Precision::Integer);
+        reference.check(&stack, 0, &mut workspace).unwrap();
         for feature in &mut reference.features {
             *feature *= 1.0 + 2.0 * DIFFERENCE_MAX;
         }
-        let refused = reference.check(&stack, &mut workspace).unwrap_err();
+        let refused = reference.check(&stack, 0, &mut workspace).unwrap_err();
         assert!(refused.to_string().contains("--precision f32"), "{refused}");
         reference.features.fill(f32::NAN);
-        reference.check(&stack, &mut workspace).unwrap_err();
+        reference.check(&stack, 0, &mut workspace).unwrap_err();
     }
 }

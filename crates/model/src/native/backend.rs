@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use headswap_spec::{HeadInput, Step};
 use winograd::Engine;
 
 use super::accuracy::Reference;
@@ -20,7 +21,8 @@ use crate::weights::Backbone;
 /// layer ends with a wait for all threads; concurrent batches need no such wait.
 const LANE_THREADS_MAX: usize = 16;
 
-/// Packs `backbone`, without its last Linear, for an engine, in int16 or else f32.
+/// Packs `backbones`, at least one, without their last Linears, for an engine, in int16 or else f32. All are of the first
+/// one's architecture.
 ///
 /// An engine of more than 16 threads is divided into lanes ([`Backend::into_lanes`]). Until then only the first lane
 /// computes, so that a batch's time is measured as it will be.
@@ -28,11 +30,24 @@ const LANE_THREADS_MAX: usize = 16;
 /// # Errors
 /// [`BackendError::Settings`] if int16 computes too different features with these weights.
 pub fn native_backend(
-    backbone: Backbone,
+    backbones: Vec<Backbone>,
     precision: Precision,
     engine: Engine,
 ) -> Result<Box<dyn Backend>, BackendError> {
-    Ok(Box::new(NativeBackend::new(backbone, precision, engine)?))
+    Ok(Box::new(NativeBackend::new(backbones, precision, engine)?))
+}
+
+/// Returns the steps of the backbones' architecture.
+fn steps(backbones: &[Backbone]) -> Result<Vec<Step>, BackendError> {
+    let [first, others @ ..] = backbones else {
+        return Err(BackendError::Settings("there is no backbone".into()));
+    };
+    if others.iter().any(|other| other.architecture != first.architecture) {
+        return Err(BackendError::Settings(
+            "the backbones have several architectures".into(),
+        ));
+    }
+    Ok(first.architecture.steps())
 }
 
 /// The network, or one lane of it.
@@ -47,14 +62,23 @@ struct NativeBackend {
 }
 
 impl NativeBackend {
-    fn new(backbone: Backbone, precision: Precision, engine: Engine) -> Result<Self, BackendError> {
+    fn new(backbones: Vec<Backbone>, precision: Precision, engine: Engine) -> Result<Self, BackendError> {
         let mut engines = engine.divide(LANE_THREADS_MAX);
         let mut workspace = Workspace::new(engines.remove(0));
-        let (steps, parameters) = (backbone.architecture.steps(), backbone.parameters);
+        let steps = steps(&backbones)?;
+        let mut parameters = Vec::with_capacity(backbones.len());
+        for backbone in backbones {
+            parameters.push(backbone.parameters);
+        }
         let (stack, precision) = if precision == Precision::Int16 {
-            let reference = Reference::of(&steps, &parameters, &mut workspace)?;
+            let mut references = Vec::with_capacity(parameters.len());
+            for backbone in &parameters {
+                references.push(Reference::of(&steps, backbone, &mut workspace)?);
+            }
             let stack = pack(steps, parameters, winograd::Precision::Integer);
-            reference.check(&stack, &mut workspace)?;
+            for (backbone, reference) in references.iter().enumerate() {
+                reference.check(&stack, backbone, &mut workspace)?;
+            }
             (stack, "int16")
         } else {
             (pack(steps, parameters, winograd::Precision::Float), "f32")
@@ -166,6 +190,10 @@ impl Backend for NativeBackend {
         Arc::clone(&self.placer) as Arc<dyn Placer>
     }
 
+    fn last_inputs(&self) -> Vec<HeadInput> {
+        self.stack.last_inputs()
+    }
+
     fn steps(&self) -> Vec<String> {
         self.stack.steps.iter().map(|step| step.name.clone()).collect()
     }
@@ -185,12 +213,12 @@ mod tests {
     use super::*;
     use crate::{PlacedHead, WeightsSource, demo_head_from};
     use headswap_image::Prepared;
-    use headswap_spec::{Architecture, CompleteSpec, HeadInput, PICTURE_BYTES, Preset};
+    use headswap_spec::{Architecture, CompleteSpec, PICTURE_BYTES, Preset};
 
     fn backend(threads: usize) -> NativeBackend {
         let mut backbone = Backbone::load(&WeightsSource::Demo, Architecture::Vgg16Narrow).unwrap();
         backbone.take_last_linear();
-        NativeBackend::new(backbone, Precision::Int16, Engine::new(threads)).unwrap()
+        NativeBackend::new(vec![backbone], Precision::Int16, Engine::new(threads)).unwrap()
     }
 
     fn spec() -> CompleteSpec {
@@ -213,6 +241,7 @@ mod tests {
         };
         let wanted = [WantedInput {
             row: 1,
+            backbone: 0,
             input: HeadInput::Features,
         }];
         let rows = vec![0, 1];

@@ -13,7 +13,7 @@ use super::workspace::Workspace;
 use crate::backend::{BackendError, PlacedHead, Placer};
 use crate::host_linear::HeadProduct;
 use crate::layers::apply_layer;
-use crate::program::{Operation, ProgramBuilder, check_parameters, picture_size};
+use crate::program::{HeadParts, Operation, ProgramBuilder, check_parameters, picture_size};
 use crate::walk::Stepper as _;
 
 /// A head's steps, its last Linear as it was read, with subnormal weights set to 0, and the layers after that.
@@ -122,14 +122,24 @@ impl NativePlacer {
 }
 
 impl Placer for NativePlacer {
-    fn place(&self, parameters: &Parameters, spec: &CompleteSpec) -> Result<PlacedHead, BackendError> {
-        let classes = check_parameters(&self.stack, parameters, spec)?;
+    fn place_on(
+        &self,
+        backbone: usize,
+        parameters: &Parameters,
+        spec: &CompleteSpec,
+    ) -> Result<PlacedHead, BackendError> {
+        let parts = HeadParts {
+            backbone,
+            parameters,
+            spec,
+        };
+        let classes = check_parameters(&self.stack, parts)?;
         let last = spec.last_linear();
         let Some([weight, bias]) = spec.parameter_names(last) else {
             return Err(BackendError::Misfit("the head has no Linear".into()));
         };
         let head = NativeHead {
-            program: self.builder.build(&self.stack, parameters, spec, &Small)?,
+            program: self.builder.build(&self.stack, parts, &Small)?,
             weight: without_subnormals(&parameters[&weight]),
             bias: Arc::clone(&parameters[&bias]),
             after: spec.layers[last + 1..].to_vec(),
@@ -139,6 +149,7 @@ impl Placer for NativePlacer {
         let own = head.program.bytes(Weight::bytes, |bias| size_of_val(bias.values()));
         let device_bytes = own + head.weight.bytes() + head.bias.bytes();
         let (keys, input_steps) = (head.program.keys.clone(), head.program.input_steps());
-        Ok(PlacedHead::new(spec, classes, device_bytes, Box::new(head)).with_keys(keys, input_steps))
+        let placed = PlacedHead::new(spec, classes, device_bytes, Box::new(head));
+        Ok(placed.on_backbone(backbone).with_keys(keys, input_steps))
     }
 }

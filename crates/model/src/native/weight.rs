@@ -1,8 +1,9 @@
-//! The steps' parameters on a CPU: the backbone's packed for speed, heads' for memory.
+//! The steps' parameters on a CPU: the backbones' packed for speed, heads' for memory.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use headswap_checkpoint::{HostTensor, Parameters};
+use headswap_checkpoint::{Digest, HostTensor, Parameters};
 use headswap_spec::Step;
 use winograd::{Bias, PackedConv, PackedLinear, flush_subnormal};
 
@@ -88,24 +89,55 @@ pub(super) fn without_subnormals(tensor: &Arc<HostTensor>) -> Arc<HostTensor> {
     Arc::new(HostTensor::new(tensor.shape.clone(), values))
 }
 
-/// Packs the backbone tensor by tensor, and frees each tensor once packed. Starts at the last step, since the Linears'
-/// weights are the largest, so that at most one of them exists twice.
-pub(super) fn pack(steps: Vec<Step>, mut parameters: Parameters, precision: winograd::Precision) -> NativeStack {
-    let mut backbone: Vec<_> = steps
-        .iter()
-        .rev()
-        .map(|step| {
-            let bias = Bias::new(&parameters[&step.bias()].values);
-            let weight = Weight::fast(step, &parameters[&step.weight()], precision);
-            parameters.remove(&step.weight());
-            StepParameters {
-                weight: Arc::new(weight),
-                bias: Arc::new(bias),
-            }
-        })
-        .collect();
-    backbone.reverse();
-    Stack::new(steps, backbone)
+/// Packs backbones tensor by tensor, and frees each tensor once packed. Starts at the last step, since the Linears' weights
+/// are the largest, so that at most one of them exists twice. Equal tensors of several backbones are packed once.
+pub(super) fn pack(steps: Vec<Step>, backbones: Vec<Parameters>, precision: winograd::Precision) -> NativeStack {
+    let mut packed = Packed::default();
+    let mut stack = Vec::with_capacity(backbones.len());
+    for mut parameters in backbones {
+        let mut backbone = Vec::with_capacity(steps.len());
+        for step in steps.iter().rev() {
+            let (Some(weight), Some(bias)) = (parameters.remove(&step.weight()), parameters.remove(&step.bias()))
+            else {
+                continue;
+            };
+            backbone.push(packed.parameters(step, &weight, &bias, precision));
+        }
+        backbone.reverse();
+        stack.push(backbone);
+    }
+    Stack::new(steps, stack)
+}
+
+/// Parameters that were packed, by step and digest.
+#[derive(Default)]
+struct Packed {
+    weights: HashMap<(String, Digest), Arc<Weight>>,
+    biases: HashMap<(String, Digest), Arc<Bias>>,
+}
+
+impl Packed {
+    fn parameters(
+        &mut self,
+        step: &Step,
+        weight: &HostTensor,
+        bias: &HostTensor,
+        precision: winograd::Precision,
+    ) -> StepParameters<Weight, Bias> {
+        let key = |tensor: &HostTensor| (step.name.clone(), tensor.digest());
+        let weight = self
+            .weights
+            .entry(key(weight))
+            .or_insert_with(|| Arc::new(Weight::fast(step, weight, precision)));
+        let bias = self
+            .biases
+            .entry(key(bias))
+            .or_insert_with(|| Arc::new(Bias::new(&bias.values)));
+        StepParameters {
+            weight: Arc::clone(weight),
+            bias: Arc::clone(bias),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! What holds for every backend. A test program includes this module and says at its root which backends it means: `CASES`,
 //! and the libtorch that they may use: `TORCH`.
 
+mod backbones;
 mod batches;
 mod golden;
 mod specs;
@@ -39,7 +40,7 @@ pub fn open(architecture: Architecture, case: Case, threads: usize) -> (Box<dyn 
         threads: NonZeroUsize::new(threads),
         pin_threads: false,
     };
-    let backend = headswap_model::open_backend(backbone, &settings, crate::TORCH);
+    let backend = headswap_model::open_backend(vec![backbone], &settings, crate::TORCH);
     (backend.unwrap(), last)
 }
 
@@ -47,7 +48,7 @@ pub fn open(architecture: Architecture, case: Case, threads: usize) -> (Box<dyn 
 pub fn precision(settings: BackendSettings) -> Result<&'static str, String> {
     let mut backbone = Backbone::load(&WeightsSource::Demo, Architecture::Vgg16Narrow).unwrap();
     backbone.take_last_linear();
-    match headswap_model::open_backend(backbone, &settings, crate::TORCH) {
+    match headswap_model::open_backend(vec![backbone], &settings, crate::TORCH) {
         Ok(backend) => Ok(backend.precision()),
         Err(error) => Err(error.to_string()),
     }
@@ -75,6 +76,7 @@ pub fn rows<'a>(pictures: &'a [Prepared], preprocessing: &'a Preprocessing) -> V
 pub fn features(rows: impl IntoIterator<Item = usize>) -> Vec<WantedInput> {
     let wanted = |row| WantedInput {
         row,
+        backbone: 0,
         input: HeadInput::Features,
     };
     rows.into_iter().map(wanted).collect()

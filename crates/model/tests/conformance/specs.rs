@@ -169,6 +169,7 @@ fn run(
         .enumerate()
         .map(|(row, (head, _))| WantedInput {
             row,
+            backbone: 0,
             input: specs[*head].input,
         })
         .collect();

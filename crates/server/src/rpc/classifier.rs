@@ -100,6 +100,7 @@ impl ClassifierService for ClassifierRpc {
             });
             let query = EmbedQuery {
                 picture,
+                backbone: request.backbone,
                 head: request.head,
                 version: request.head_version,
                 kind,
@@ -109,7 +110,7 @@ impl ClassifierService for ClassifierRpc {
                 features: embedded.features,
                 request_id: std::mem::take(&mut call.request_id),
                 timing: Some(timing(embedded.timing)),
-                backbone_digest: state.model.backbone_digest.clone(),
+                backbone_digest: embedded.backbone_digest,
             })
         }
         .await;

@@ -111,7 +111,8 @@ impl HeadAdminService for HeadAdminRpc {
         let mut observed = self.metrics.begin("DescribeModel", &peer(&request));
         observed.head.clone_from(&request.get_ref().head);
         let described = self.accept().and_then(|(_accepted, heads)| {
-            let described = heads.describe(&request.get_ref().head);
+            let DescribeModelRequest { head, backbone } = request.get_ref();
+            let described = heads.describe(head, backbone);
             described.map_err(status::from_service)
         });
         let result = described.map(|description| Response::new(model_description(description)));
@@ -140,6 +141,7 @@ async fn replace(
         head: request.head,
         request: HeadRequest {
             labels: request.labels,
+            backbone: request.backbone,
             spec: requested(message, json)?,
         },
         expected_version: request.expected_version,

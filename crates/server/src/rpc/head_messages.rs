@@ -1,11 +1,13 @@
 //! Conversions of head and model descriptions to messages.
 
 use super::spec_messages::{preprocessing_message, spec_message};
-use headswap_heads::Tier;
+use headswap_heads::{KnownBackbone, Tier};
 use headswap_proto::{
-    DescribeModelResponse, GetHeadResponse, HeadInfo, HeadTier, ListHeadsResponse, Parameter, ReplaceHeadResponse,
+    Backbone, DescribeModelResponse, GetHeadResponse, HeadInfo, HeadTier, ListHeadsResponse, Parameter,
+    ReplaceHeadResponse,
 };
 use headswap_service::heads::{GotHead, HeadDescription, HeadPage, ModelDescription, ParameterDescription, Swapped};
+use headswap_spec::Architecture;
 
 pub(super) fn head_info(head: HeadDescription) -> HeadInfo {
     let info = head.info;
@@ -26,6 +28,7 @@ pub(super) fn head_info(head: HeadDescription) -> HeadInfo {
         spec: Some(spec_message(&info.spec)),
         spec_json: info.spec.to_spec(&[]).to_json(),
         assumed: info.assumed.to_vec(),
+        backbone: head.backbone,
     }
 }
 
@@ -61,17 +64,46 @@ pub(super) fn head_page(page: HeadPage) -> ListHeadsResponse {
 pub(super) fn model_description(description: ModelDescription) -> DescribeModelResponse {
     let parameters: Vec<Parameter> = description.parameters.into_iter().map(parameter).collect();
     let model = &description.model;
+    let described = model.backbone(description.backbone);
+    let mut backbones = Vec::new();
+    for backbone in model.backbones.all() {
+        backbones.push(self::backbone(model.architecture, backbone));
+    }
     DescribeModelResponse {
         layers: description.layers,
         parameter_count: parameters.iter().map(|parameter| parameter.count).sum(),
         parameters,
-        backbone_digest: model.backbone_digest.clone(),
-        weights: model.weights.clone(),
+        backbone_digest: described.digest.to_string(),
+        weights: described.source.clone(),
         device: model.device.clone(),
         precision: model.precision.clone(),
         max_batch: model.max_batch as u32,
-        head: Some(head_info(description.head)),
-        preprocessing: Some(preprocessing_message(&model.preprocessing)),
+        head: description.head.map(head_info),
+        preprocessing: Some(preprocessing_message(&described.preprocessing)),
+        backbone: described.name.clone(),
+        backbones,
+    }
+}
+
+fn backbone(architecture: Architecture, backbone: &KnownBackbone) -> Backbone {
+    let mut parameters = Vec::new();
+    for (name, shape) in architecture.parameters(1) {
+        if let Some(digest) = backbone.parameters.get(&name) {
+            parameters.push(parameter(ParameterDescription {
+                overridden: false,
+                digest: digest.to_string(),
+                shape,
+                name,
+            }));
+        }
+    }
+    Backbone {
+        name: backbone.name.clone(),
+        digest: backbone.digest.to_string(),
+        weights: backbone.source.clone(),
+        preprocessing: Some(preprocessing_message(&backbone.preprocessing)),
+        has_features: backbone.has_features,
+        parameters,
     }
 }
 

@@ -53,6 +53,7 @@ fn upload_header(header: UploadHeadHeader) -> Result<UploadHeader, Status> {
         head: header.head,
         request: HeadRequest {
             labels: header.labels,
+            backbone: header.backbone,
             spec: requested(message, json)?,
         },
         expected_version: header.expected_version,

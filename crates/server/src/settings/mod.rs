@@ -9,6 +9,7 @@ mod limits;
 mod listen_address;
 mod memory;
 mod model;
+mod named;
 mod null_backend;
 mod operations;
 mod pictures;
@@ -25,7 +26,7 @@ pub use heads::HeadArgs;
 pub use labels_source::LabelsSource;
 pub use limits::LimitArgs;
 pub use listen_address::{ListenAddress, ParseListenAddressError};
-pub use model::ModelArgs;
+pub use model::{BackboneArgs, ModelArgs};
 pub use null_backend::NullArgs;
 pub use operations::{LogFormat, OperationArgs};
 pub use pictures::PictureArgs;
@@ -38,7 +39,7 @@ pub struct ServeArgs {
     /// Where the server listens
     #[command(flatten)]
     pub addresses: AddressArgs,
-    /// The backbone and what computes it
+    /// The backbones and what computes them
     #[command(flatten)]
     pub model: ModelArgs,
     /// How requests become batches

@@ -1,77 +1,115 @@
-//! The backbone's weights and labels.
+//! The backbones' weights, and the first one's labels.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
 use headswap_checkpoint::{Digest, Parameters};
-use headswap_heads::{HeadLimits, HeadWeights};
+use headswap_heads::{Backbones, HeadLimits, HeadWeights, KnownBackbone};
 use headswap_model::{Backbone, WeightsSource};
-use headswap_spec::{Architecture, imagenet_labels};
+use headswap_spec::{Architecture, LAST_BIAS, LAST_WEIGHT, imagenet_labels};
 
 use crate::ServerError;
-use crate::settings::{LabelsSource, ModelArgs, ServeArgs};
+use crate::settings::{BackboneArgs, LabelsSource, ModelArgs, ServeArgs};
 
 /// The most classes a head may have.
 const CLASSES_MAX: usize = 65_536;
 
-/// What the server knows of the backbone once its parameters are with the backend.
-pub(super) struct LoadedBackbone {
-    pub source: WeightsSource,
+/// What the server knows of the backbones once their parameters are with the backend.
+pub(super) struct LoadedBackbones {
     pub architecture: Architecture,
-    pub digest: Digest,
-    /// What older releases called it.
-    pub legacy_digest: Digest,
-    /// What a head on it may be.
+    /// What a head on one of them may be.
     pub head_limits: HeadLimits,
-    /// The last Linear, which is version 1 of the default head.
-    pub default_head: HeadWeights,
+    /// The first backbone's last Linear, which is version 1 of the default head; none if its file lacks it.
+    pub default_head: Option<HeadWeights>,
 }
 
-impl LoadedBackbone {
-    /// Reads the weights. Returns the parameters before the last Linear beside what stays known of them.
-    pub fn load(settings: &ServeArgs) -> Result<(Self, Backbone), ServerError> {
+impl LoadedBackbones {
+    /// Reads the weights. Returns the parameters before the last Linears beside what stays known of them.
+    pub fn load(settings: &ServeArgs) -> Result<(Self, Vec<Backbone>), ServerError> {
         let args = &settings.model;
-        let Some(source) = &args.weights else {
-            return Err(ServerError::Settings("--weights is missing".into()));
-        };
-        if *source == WeightsSource::Demo {
-            tracing::warn!("--weights demo: the backbone is UNTRAINED; its answers mean nothing");
+        let backbones = args
+            .backbones()
+            .map_err(|mistakes| ServerError::Settings(mistakes.join("\n")))?;
+        let (mut known, mut parameters): (Vec<KnownBackbone>, Vec<Backbone>) = (Vec::new(), Vec::new());
+        let mut default_head = None;
+        for backbone in &backbones {
+            let (one, mut loaded) = load(backbone, args.arch)?;
+            if let Some(same) = known.iter().find(|other| other.digest == one.digest) {
+                return Err(ServerError::Settings(format!(
+                    "--weights: the backbones {} and {} have the same parameters; leave out one",
+                    same.name, one.name
+                )));
+            }
+            let last = loaded.take_last_linear();
+            if let Some(classes) = loaded.classes.filter(|_| known.is_empty()) {
+                let labels = labels(args, &backbone.weights, classes)?;
+                default_head = Some(HeadWeights::new(last, labels, one.preprocessing));
+            }
+            known.push(one);
+            parameters.push(loaded);
         }
-        let preprocessing = args.preprocessing.read().map_err(ServerError::Settings)?;
-        let started = Instant::now();
-        let mut backbone = Backbone::load(source, args.arch)?;
-        let last = backbone.take_last_linear();
+        if known.is_empty() {
+            return Err(ServerError::Settings("--weights is missing".into()));
+        }
         let loaded = Self {
-            source: source.clone(),
             architecture: args.arch,
-            digest: backbone.digest,
-            legacy_digest: backbone.legacy_digest,
             head_limits: HeadLimits {
                 classes_max: CLASSES_MAX,
                 architecture: args.arch,
-                preprocessing,
                 require_spec: settings.heads.require_spec,
-                backbone: digests(&backbone.parameters),
+                backbones: Backbones::new(known.remove(0), known),
             },
-            default_head: HeadWeights::new(last, labels(args, source, backbone.classes)?, preprocessing),
+            default_head,
         };
-        tracing::info!(
-            weights = %source,
-            digest = loaded.digest.short(),
-            classes = backbone.classes,
-            elapsed_ms = started.elapsed().as_millis() as u64,
-            "weights read"
-        );
-        Ok((loaded, backbone))
+        Ok((loaded, parameters))
     }
 }
 
-/// Returns the digests of what heads may override, besides the last Linear.
+/// Reads one backbone.
+fn load(args: &BackboneArgs, architecture: Architecture) -> Result<(KnownBackbone, Backbone), ServerError> {
+    let (name, source) = (&args.name, &args.weights);
+    if *source == WeightsSource::Demo {
+        tracing::warn!("--weights demo: the backbone is UNTRAINED; its answers mean nothing");
+    }
+    let preprocessing = args.preprocessing.read().map_err(ServerError::Settings)?;
+    let started = Instant::now();
+    let backbone = Backbone::load(source, architecture)?;
+    let has_features = backbone.has_features();
+    tracing::info!(
+        name,
+        weights = %source,
+        digest = backbone.digest.short(),
+        classes = backbone.classes.unwrap_or(0),
+        elapsed_ms = started.elapsed().as_millis() as u64,
+        "weights read"
+    );
+    if !has_features {
+        tracing::info!(
+            name,
+            "the backbone has no features, because its file has not VGG16's Linears: heads on it begin with the last pooling's \
+             map"
+        );
+    }
+    let known = KnownBackbone {
+        name: name.clone(),
+        digest: backbone.digest,
+        legacy_digest: backbone.legacy_digest,
+        source: source.to_string(),
+        preprocessing,
+        has_features,
+        parameters: digests(&backbone.parameters),
+    };
+    Ok((known, backbone))
+}
+
+/// Returns the digests of what heads may override, which the last Linear is not.
 fn digests(backbone: &Parameters) -> BTreeMap<String, Digest> {
     let mut digests = BTreeMap::new();
     for (name, tensor) in backbone {
-        digests.insert(name.clone(), tensor.digest());
+        if ![LAST_WEIGHT, LAST_BIAS].contains(&name.as_str()) {
+            digests.insert(name.clone(), tensor.digest());
+        }
     }
     digests
 }

@@ -23,13 +23,17 @@ pub(super) struct ReadyBackend {
 }
 
 impl ReadyBackend {
-    /// Places the backbone, proves that it computes, settles the batch size and measures what batches cost.
-    pub fn open(backbone: Backbone, args: &ServeArgs, torch: Option<&dyn TorchRuntime>) -> Result<Self, ServerError> {
+    /// Places the backbones, proves that they compute, settles the batch size and measures what batches cost.
+    pub fn open(
+        backbones: Vec<Backbone>,
+        args: &ServeArgs,
+        torch: Option<&dyn TorchRuntime>,
+    ) -> Result<Self, ServerError> {
         let settings = args.model.backend();
         let mut backend = if settings.backend == BackendChoice::Null {
-            null_backend(backbone.architecture.features(), args.null.settings())
+            null_backend(args.model.arch.features(), args.null.settings())
         } else {
-            open_backend(backbone, &settings, torch)?
+            open_backend(backbones, &settings, torch)?
         };
         let found = match args.batching.max_batch {
             0 => calibrate(backend.as_mut(), MAX_BATCH_CEILING, WARM_UP_BUDGET)?,

@@ -1,4 +1,4 @@
-//! The stored heads of the backbone.
+//! The stored heads of the backbones.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -9,7 +9,7 @@ use headswap_heads::{
 use headswap_model::{BackendError, PlacedHead, Placer};
 use headswap_store::{DirStore, UploadDir};
 
-use super::backbone::LoadedBackbone;
+use super::backbone::LoadedBackbones;
 use super::backend::ReadyBackend;
 use crate::ServerError;
 use crate::settings::ServeArgs;
@@ -23,7 +23,7 @@ pub(super) struct StoredHeads {
 impl StoredHeads {
     pub fn open(
         args: &ServeArgs,
-        backbone: &LoadedBackbone,
+        backbones: &LoadedBackbones,
         backend: &ReadyBackend,
         metrics: HeadMetrics,
     ) -> Result<Self, ServerError> {
@@ -32,12 +32,7 @@ impl StoredHeads {
             .heads
             .dir()
             .ok_or_else(|| ServerError::Settings("set --heads-dir".into()))?;
-        let store = DirStore::open(
-            &dir,
-            backbone.digest,
-            backbone.legacy_digest,
-            backbone.head_limits.clone(),
-        );
+        let store = DirStore::open(&dir, backbones.head_limits.backbones.clone());
         let store = store.map_err(HeadError::from)?;
         let uploads = store.uploads(args.limits.upload_bytes_max).map_err(HeadError::from)?;
         let ignored = store.heads_of_other_backbones();
@@ -50,7 +45,7 @@ impl StoredHeads {
             metrics,
         };
         let limits = args.heads.registry(backend.on_cpu());
-        let registry = HeadRegistry::open(parts, limits, &backbone.default_head)?;
+        let registry = HeadRegistry::open(parts, limits, backbones.default_head.as_ref())?;
         tracing::info!(
             dir = %dir.display(),
             heads = registry.table().count(),
@@ -69,7 +64,8 @@ struct DevicePlacer(Arc<dyn Placer>);
 
 impl HeadPlacer<PlacedHead> for DevicePlacer {
     fn place(&self, weights: &HeadWeights, reservation: Reservation) -> Result<PlacedHead, PlaceError> {
-        match self.0.place(&weights.parameters, &weights.spec) {
+        let placed = self.0.place_on(weights.backbone, &weights.parameters, &weights.spec);
+        match placed {
             Ok(placed) => Ok(placed.keeping(reservation)),
             Err(error @ BackendError::OutOfMemory(_)) => Err(PlaceError::OutOfMemory(error.to_string())),
             Err(error) => Err(PlaceError::Refused(error.to_string())),

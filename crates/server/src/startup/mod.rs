@@ -15,7 +15,7 @@ use headswap_model::{Device, TorchRuntime};
 use headswap_service::{AppState, CacheMetrics, FeatureCache, HeadAdmin, HeadAdminParts, ModelInfo};
 use prometheus_client::registry::Registry;
 
-use self::backbone::LoadedBackbone;
+use self::backbone::LoadedBackbones;
 use self::backend::ReadyBackend;
 use self::heads::StoredHeads;
 use crate::ServerError;
@@ -51,16 +51,14 @@ pub(super) async fn start(
     let (settings, counted) = (args.clone(), metrics.heads.clone());
     let loaded = tokio::task::spawn_blocking(move || Loaded::load(&settings, torch, counted));
     let Loaded {
-        backbone,
+        backbones,
         backend,
         heads,
     } = loaded.await.map_err(std::io::Error::other)??;
 
     let model = ModelInfo {
-        architecture: backbone.architecture,
-        preprocessing: backbone.head_limits.preprocessing,
-        backbone_digest: backbone.digest.to_string(),
-        weights: backbone.source.to_string(),
+        architecture: backbones.architecture,
+        backbones: Arc::new(backbones.head_limits.backbones.clone()),
         device: backend.device_names(),
         precision: backend.backend.precision().to_owned(),
         max_batch: backend.max_batch,
@@ -81,14 +79,14 @@ pub(super) async fn start(
     };
     let (engine, threads) = engine::start(backend.backend, settings, metrics.engine.clone()).await?;
     let cache = FeatureCache::new(
-        backbone.digest,
+        &model.backbones,
         args.limits.feature_cache_bytes_max,
-        backbone.architecture.features(),
+        backbones.architecture.features(),
         metrics.cache.clone(),
     );
     let admin = HeadAdmin::new(HeadAdminParts {
         registry: Arc::clone(&heads.registry),
-        limits: backbone.head_limits,
+        limits: backbones.head_limits,
         uploads: heads.uploads,
         uploads_max: args.limits.uploads_max,
         trial_bytes_max: args.heads.heads_resident_bytes_max,
@@ -109,18 +107,18 @@ pub(super) async fn start(
 
 /// What blocks to be loaded.
 struct Loaded {
-    backbone: LoadedBackbone,
+    backbones: LoadedBackbones,
     backend: ReadyBackend,
     heads: StoredHeads,
 }
 
 impl Loaded {
     fn load(args: &ServeArgs, torch: Option<&dyn TorchRuntime>, metrics: HeadMetrics) -> Result<Self, ServerError> {
-        let (backbone, parameters) = LoadedBackbone::load(args)?;
+        let (backbones, parameters) = LoadedBackbones::load(args)?;
         let backend = ReadyBackend::open(parameters, args, torch)?;
-        let heads = StoredHeads::open(args, &backbone, &backend, metrics)?;
+        let heads = StoredHeads::open(args, &backbones, &backend, metrics)?;
         Ok(Self {
-            backbone,
+            backbones,
             backend,
             heads,
         })

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use headswap_heads::{HeadError, HeadInfo, HeadName, HeadRegistry, HeadVersion, Tier};
+use headswap_heads::{Backbones, HeadError, HeadInfo, HeadName, HeadRegistry, HeadVersion, Tier};
 use headswap_model::PlacedHead;
-use headswap_spec::{Architecture, Layer, describe_layers};
+use headswap_spec::{Layer, describe_backbone, describe_layers};
 
 use super::HeadAdmin;
 use crate::{ModelInfo, ServiceError};
@@ -24,6 +24,8 @@ pub struct HeadDescription {
     pub requests: u64,
     /// The first layer, in the network's order, that it overrides.
     pub split_layer: String,
+    /// The name of the backbone that it stands on.
+    pub backbone: String,
 }
 
 /// A version of a head, and the numbers of all its versions.
@@ -38,14 +40,17 @@ pub struct GotHead {
 /// The served model.
 #[derive(Clone, Debug)]
 pub struct ModelDescription {
-    /// The backbone.
+    /// What the server runs.
     pub model: Arc<ModelInfo>,
+    /// The index of the backbone that is described.
+    pub backbone: usize,
     /// The layers, as PyTorch prints them.
     pub layers: String,
     /// VGG16's parameters that lead to the head, in the network's order; those of layers of the head's own are not among them.
+    /// Without a head all of the backbone's.
     pub parameters: Vec<ParameterDescription>,
     /// The head whose overrides are marked, without its labels.
-    pub head: HeadDescription,
+    pub head: Option<HeadDescription>,
 }
 
 /// One tensor of the model.
@@ -55,32 +60,43 @@ pub struct ParameterDescription {
     pub name: String,
     /// Outermost dimension first.
     pub shape: Vec<usize>,
-    /// True if the head overrides it.
+    /// True if the head computes with another tensor than the backbone's.
     pub overridden: bool,
-    /// The digest of the backbone's tensor; empty for the last Linear, which every head has.
+    /// The digest of the backbone's tensor; empty for the last Linear, which every head has, and for what the backbone lacks.
     pub digest: String,
 }
 
-/// Finds the first layer that a head overrides.
-pub(super) struct SplitLayers(Vec<Layer>);
+/// Describes heads: finds the first layer that a head overrides, and the name of its backbone.
+pub(super) struct Describer {
+    layers: Vec<Layer>,
+    backbones: Arc<Backbones>,
+}
 
-impl SplitLayers {
-    pub fn of(architecture: Architecture) -> Self {
-        Self(architecture.layers(1))
+impl Describer {
+    pub fn of(model: &ModelInfo) -> Self {
+        Self {
+            layers: model.architecture.layers(1),
+            backbones: Arc::clone(&model.backbones),
+        }
     }
 
-    pub fn of_head(&self, info: &HeadInfo) -> String {
-        if let Some(split) = self.0.iter().find(|layer| overrides(info, layer)) {
+    pub fn split_layer(&self, info: &HeadInfo) -> String {
+        if let Some(split) = self.layers.iter().find(|layer| overrides(info, layer)) {
             return split.name.clone();
         }
         // Its own layers take over from here.
         info.spec.input.first_replaced().to_owned()
     }
 
+    pub fn backbone(&self, info: &HeadInfo) -> String {
+        self.backbones.get(info.backbone).name.clone()
+    }
+
     /// Describes a version, without its labels.
     pub fn describe(&self, version: &HeadVersion<PlacedHead>, live: bool) -> HeadDescription {
         HeadDescription {
-            split_layer: self.of_head(&version.info),
+            split_layer: self.split_layer(&version.info),
+            backbone: self.backbone(&version.info),
             info: version.info.clone(),
             labels: Arc::default(),
             live,
@@ -97,35 +113,69 @@ impl HeadAdmin {
     /// [`ServiceError::Head`] if it does not exist or its labels cannot be read.
     pub async fn get(&self, head: &str, version: u64) -> Result<GotHead, ServiceError> {
         let name = HeadName::parse(head)?;
-        let (registry, split_layers) = (Arc::clone(&self.registry), Arc::clone(&self.split_layers));
-        let got = self.readers.run(move || get(&registry, &split_layers, &name, version));
+        let (registry, describer) = (Arc::clone(&self.registry), Arc::clone(&self.describer));
+        let got = self.readers.run(move || get(&registry, &describer, &name, version));
         Ok(got.await??)
     }
 
-    /// Describes the model with a live head.
+    /// Describes a backbone with a live head. An empty `backbone` is that of the head, or the first if `head` is empty, too. An
+    /// empty `head` is the default one, if it stands on the backbone, or else none.
     ///
     /// # Errors
-    /// [`ServiceError::Head`] if there is no such head.
-    pub fn describe(&self, head: &str) -> Result<ModelDescription, ServiceError> {
-        let version = self.registry.table().resolve(&HeadName::parse(head)?, 0)?;
-        let (architecture, info) = (self.model.architecture, &version.info);
+    /// [`ServiceError::Head`] if there is no such head or backbone.
+    pub fn describe(&self, head: &str, backbone: &str) -> Result<ModelDescription, ServiceError> {
+        let chosen = self.limits.backbones.find(backbone)?;
+        let version = self.registry.table().resolve(&HeadName::parse(head)?, 0);
+        let (index, version) = match head {
+            "" => (chosen, version.ok().filter(|version| version.info.backbone == chosen)),
+            _ => {
+                let version = version?;
+                let index = if backbone.is_empty() {
+                    version.info.backbone
+                } else {
+                    chosen
+                };
+                (index, Some(version))
+            }
+        };
+        let (architecture, has_features) = (self.model.architecture, self.model.backbone(index).has_features);
+        let (text, layers) = match &version {
+            Some(version) => {
+                let spec = &version.info.spec;
+                (describe_layers(architecture, spec), spec.passed_layers(architecture))
+            }
+            None => (
+                describe_backbone(architecture, has_features),
+                architecture.backbone_layers(has_features),
+            ),
+        };
+        let info = version.as_ref().map(|version| &version.info);
+        Ok(ModelDescription {
+            model: Arc::clone(&self.model),
+            backbone: index,
+            layers: text,
+            parameters: self.parameters(&layers, index, info),
+            head: version.as_ref().map(|version| self.describer.describe(version, true)),
+        })
+    }
+
+    /// Describes the parameters of layers, of a backbone or as a head overrides them.
+    fn parameters(&self, layers: &[Layer], backbone: usize, head: Option<&HeadInfo>) -> Vec<ParameterDescription> {
+        let own = &self.model.backbone(backbone).parameters;
         let mut parameters = Vec::new();
-        let layers = info.spec.passed_layers(architecture);
         for (name, shape) in layers.iter().flat_map(Layer::parameters) {
-            let own = self.limits.backbone.get(&name);
+            let digest = own.get(&name);
+            let overridden = head.is_some_and(|info| {
+                info.parameters.contains(&name) || self.model.backbone(info.backbone).parameters.get(&name) != digest
+            });
             parameters.push(ParameterDescription {
-                overridden: info.parameters.contains(&name),
-                digest: own.map(ToString::to_string).unwrap_or_default(),
+                overridden,
+                digest: digest.map(ToString::to_string).unwrap_or_default(),
                 shape,
                 name,
             });
         }
-        Ok(ModelDescription {
-            model: Arc::clone(&self.model),
-            layers: describe_layers(architecture, &info.spec),
-            parameters,
-            head: self.split_layers.describe(&version, true),
-        })
+        parameters
     }
 }
 
@@ -133,7 +183,7 @@ impl HeadAdmin {
 /// a number is unknown.
 fn get(
     registry: &HeadRegistry<PlacedHead>,
-    split_layers: &SplitLayers,
+    describer: &Describer,
     name: &HeadName,
     version: u64,
 ) -> Result<GotHead, HeadError> {
@@ -143,7 +193,7 @@ fn get(
             Err(HeadError::Retired { .. }) => continue,
             labels => labels?,
         };
-        let head = split_layers.describe(&history.version, history.live);
+        let head = describer.describe(&history.version, history.live);
         if head.tier.is_some() {
             return Ok(GotHead {
                 head: HeadDescription { labels, ..head },

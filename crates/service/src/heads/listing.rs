@@ -7,7 +7,7 @@ use headswap_heads::{HeadError, HeadName, HeadRegistry, HeadVersion, Tier};
 use headswap_model::PlacedHead;
 
 use super::HeadAdmin;
-use super::description::{HeadDescription, SplitLayers};
+use super::description::{Describer, HeadDescription};
 use crate::ServiceError;
 
 const PAGE_SIZE_DEFAULT: usize = 100;
@@ -48,9 +48,9 @@ impl HeadAdmin {
     /// [`ServiceError::Invalid`] if the token is invalid.
     pub async fn list(&self, query: HeadQuery) -> Result<HeadPage, ServiceError> {
         let after = after(&query.page_token)?;
-        let (registry, split_layers) = (Arc::clone(&self.registry), Arc::clone(&self.split_layers));
+        let (registry, describer) = (Arc::clone(&self.registry), Arc::clone(&self.describer));
         self.readers
-            .run(move || list(&registry, &split_layers, after.as_ref(), &query))
+            .run(move || list(&registry, &describer, after.as_ref(), &query))
             .await
     }
 }
@@ -68,7 +68,7 @@ fn after(token: &str) -> Result<Option<HeadName>, ServiceError> {
 /// Reads a page; blocking if labels are included.
 fn list(
     registry: &HeadRegistry<PlacedHead>,
-    split_layers: &SplitLayers,
+    describer: &Describer,
     after: Option<&HeadName>,
     query: &HeadQuery,
 ) -> HeadPage {
@@ -82,7 +82,7 @@ fn list(
     });
     let mut filled = Page {
         registry,
-        split_layers,
+        describer,
         include_labels: query.include_labels,
         labels_bytes: 0,
         heads: Vec::new(),
@@ -98,7 +98,7 @@ fn list(
 
 struct Page<'a> {
     registry: &'a HeadRegistry<PlacedHead>,
-    split_layers: &'a SplitLayers,
+    describer: &'a Describer,
     include_labels: bool,
     labels_bytes: usize,
     heads: Vec<HeadDescription>,
@@ -121,7 +121,7 @@ impl Page<'_> {
         let mut version = Arc::clone(listed);
         loop {
             let labels = self.labels(&version);
-            let head = self.split_layers.describe(&version, true);
+            let head = self.describer.describe(&version, true);
             if let (Some(labels), Some(_)) = (labels, head.tier) {
                 return HeadDescription { labels, ..head };
             }

@@ -25,7 +25,7 @@ pub use swap::{Swap, Swapped};
 pub use upload::{HeadUpload, UploadHeader};
 
 use super::ModelInfo;
-use description::SplitLayers;
+use description::Describer;
 use headswap_heads::{HeadLimits, HeadMetrics, HeadRegistry, PerHead};
 use headswap_model::PlacedHead;
 use headswap_store::UploadDir;
@@ -56,7 +56,7 @@ pub struct HeadAdminParts {
     pub trial_bytes_max: u64,
     /// Which local files ReplaceHead may read.
     pub sources: SourceSettings,
-    /// The metadata of the backbone.
+    /// The metadata of the model.
     pub model: ModelInfo,
     /// The number of requests in flight; uploads are throttled while it is above 0.
     pub in_flight: Gauge,
@@ -71,7 +71,7 @@ pub struct HeadAdmin {
     uploads: Arc<UploadDir>,
     sources: Arc<SourceSettings>,
     model: Arc<ModelInfo>,
-    split_layers: Arc<SplitLayers>,
+    describer: Arc<Describer>,
     in_flight: Gauge,
     metrics: HeadMetrics,
     /// One swap of each head at a time; tokio's locks are FIFO.
@@ -92,7 +92,7 @@ impl HeadAdmin {
             limits: Arc::new(parts.limits),
             uploads: Arc::new(parts.uploads),
             sources: Arc::new(parts.sources),
-            split_layers: Arc::new(SplitLayers::of(parts.model.architecture)),
+            describer: Arc::new(Describer::of(&parts.model)),
             model: Arc::new(parts.model),
             in_flight: parts.in_flight,
             metrics: parts.metrics,

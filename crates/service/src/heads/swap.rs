@@ -143,7 +143,8 @@ impl HeadAdmin {
 
     fn swapped(&self, replaced: Replaced, validate: Duration, dry_run: bool) -> Swapped {
         let head = HeadDescription {
-            split_layer: self.split_layers.of_head(&replaced.info),
+            split_layer: self.describer.split_layer(&replaced.info),
+            backbone: self.describer.backbone(&replaced.info),
             info: replaced.info,
             labels: replaced.labels,
             live: !dry_run,

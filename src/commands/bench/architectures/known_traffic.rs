@@ -10,7 +10,7 @@ use headswap_loadtest::{
     LoadSummary, PHOTOGRAPHS, ServerProcess, SpecHead, SplitMix64, Workload, difference, run_load, tolerance,
 };
 use headswap_proto::classify_request::Input;
-use headswap_proto::{ClassifyRequest, ClassifyResponse, EmbedKind, EmbedRequest, embed_request};
+use headswap_proto::{ClassifyRequest, ClassifyResponse, EmbedKind, EmbedRequest, ReplaceHeadRequest, embed_request};
 use tonic::Status;
 
 use super::families::Family;
@@ -35,6 +35,11 @@ pub(super) struct PlacedHead {
 
 impl Photographs {
     pub async fn embed(server: &ServerProcess) -> Result<Self, CliError> {
+        Self::embed_on(server, "").await
+    }
+
+    /// As [`Photographs::embed`], with the inputs that a backbone computes.
+    pub async fn embed_on(server: &ServerProcess, backbone: &str) -> Result<Self, CliError> {
         let mut client = server.classifier().await?;
         let (mut files, mut inputs) = (Vec::new(), Vec::new());
         for (_, jpeg) in PHOTOGRAPHS.iter().filter(|(name, _)| name.ends_with(".jpg")) {
@@ -44,6 +49,7 @@ impl Photographs {
                 let request = EmbedRequest {
                     input: Some(embed_request::Input::Image(jpeg.clone())),
                     kind: kind.into(),
+                    backbone: backbone.to_owned(),
                     ..EmbedRequest::default()
                 };
                 of_file.push((kind, client.embed(request).await?.into_inner().features));
@@ -66,7 +72,22 @@ impl Photographs {
         name: String,
         (family, head): (Family, SpecHead),
     ) -> Result<PlacedHead, CliError> {
-        admin.replace_head(head.request(&name)?).await?;
+        self.place_on(admin, "", name, (family, &head)).await
+    }
+
+    /// As [`Photographs::place`], on the backbone that computed the inputs.
+    pub async fn place_on(
+        &self,
+        admin: &mut Admin,
+        backbone: &str,
+        name: String,
+        (family, head): (Family, &SpecHead),
+    ) -> Result<PlacedHead, CliError> {
+        let request = ReplaceHeadRequest {
+            backbone: backbone.to_owned(),
+            ..head.request(&name)?
+        };
+        admin.replace_head(request).await?;
         let mut logits = Vec::new();
         for inputs in &self.inputs {
             let input = inputs.iter().find(|(kind, _)| *kind == family.embed_kind());

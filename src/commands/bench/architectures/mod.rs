@@ -1,5 +1,6 @@
 //! `headswap bench architectures`: heads of several architectures, sizes and preprocessings, beside plain ones.
 
+mod backbones;
 mod families;
 mod known_traffic;
 mod mixed_heads;
@@ -17,7 +18,8 @@ use crate::commands::output::print_line;
 pub(super) const EXAMPLES: &str = "\
 Examples:
   headswap bench architectures                  heads, sizes and preprocessings, one after the other
-  headswap bench architectures --parts sizes    ms an image by the size of the pictures";
+  headswap bench architectures --parts sizes    ms an image by the size of the pictures
+  headswap bench architectures --parts backbones    1000 heads on two backbones beside two servers";
 
 /// Compares heads of five architectures with heads of one, sizes of pictures with 224x224, and mixed preprocessings with one;
 /// checks every answer.
@@ -36,10 +38,10 @@ pub(crate) struct BenchArchitecturesArgs {
     /// Architecture of the backbone
     #[arg(long, value_enum, default_value = "vgg16")]
     arch: Architecture,
-    /// Heads of one architecture, and as many of five (part `heads`)
+    /// Heads of one architecture, and as many of five (part `heads`); half as many on each of two backbones (part `backbones`)
     #[arg(long, default_value_t = 1000)]
     heads: usize,
-    /// Clients at the same time (parts `heads` and `preprocessings`)
+    /// Clients at the same time (parts `heads`, `preprocessings` and `backbones`)
     #[arg(long, default_value_t = 32)]
     concurrency: usize,
     /// Pictures for each preprocessing, all different (part `preprocessings`)
@@ -75,6 +77,8 @@ enum Part {
     Sizes,
     /// Clients with five preprocessings beside clients with one, and the feature cache
     Preprocessings,
+    /// Heads on two backbones in one server beside two servers: throughput and memory
+    Backbones,
 }
 
 pub(super) async fn run(args: BenchArchitecturesArgs, torch: Option<&dyn TorchRuntime>) -> Result<(), CliError> {
@@ -86,6 +90,7 @@ pub(super) async fn run(args: BenchArchitecturesArgs, torch: Option<&dyn TorchRu
             Part::Heads => mixed_heads::run(&args).await?,
             Part::Sizes => sizes::run(&args, torch)?,
             Part::Preprocessings => preprocessings::run(&args).await?,
+            Part::Backbones => backbones::run(&args).await?,
         };
         if !args.json {
             machine.print()?;

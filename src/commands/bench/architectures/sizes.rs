@@ -60,7 +60,7 @@ struct SizedHead {
 pub(super) fn run(args: &BenchArchitecturesArgs, torch: Option<&dyn TorchRuntime>) -> Result<Machine, CliError> {
     let mut backbone = Backbone::load(&args.model.weights, args.arch).map_err(|error| failed(&error))?;
     backbone.take_last_linear();
-    let backend = open_backend(backbone, &args.model.backend(), torch).map_err(|error| failed(&error))?;
+    let backend = open_backend(vec![backbone], &args.model.backend(), torch).map_err(|error| failed(&error))?;
     let devices: Vec<String> = backend.devices().iter().map(ToString::to_string).collect();
     let machine = Machine::computing(&args.model.backend(), &devices.join(","), backend.precision());
     if args.json {
