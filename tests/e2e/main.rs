@@ -12,6 +12,7 @@ mod embed_command;
 mod feature_cache;
 mod head_commands;
 mod isolation;
+mod keras;
 mod logs;
 mod many_heads;
 mod operations;

@@ -54,8 +54,8 @@ pub use graph::Graph;
 pub use hdf5::Hdf5Listing;
 pub use head::{
     Finding, HeadFileError, HeadOptions, HeadPolicy, HeadReport, InspectedModule, Inspection, IsDropped, Missing,
-    NormalHead, SPEC, inspect_head, inspect_head_with, read_backbone, read_head, read_head_for, stored_spec,
-    write_head,
+    NormalHead, SPEC, compose_preprocessing, inspect_head, inspect_head_with, read_backbone, read_head, read_head_for,
+    stored_spec, write_head,
 };
 pub use label_lists::from_json as labels_from_json;
 pub use module::{Module, ModuleKind};

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use headswap_checkpoint::{
-    Checkpoint, CheckpointError, Digest, HeadFileError, Misfit, Parameters, Throttle, fit_backbone, read_backbone,
+    Checkpoint, CheckpointError, Digest, Graph, HeadFileError, Misfit, Parameters, Throttle, fit_backbone,
+    read_backbone,
 };
 use headswap_spec::{Architecture, LAST_BIAS, LAST_WEIGHT};
 
@@ -61,6 +62,8 @@ pub struct Backbone {
     pub legacy_digest: Digest,
     /// The outputs of the last Linear; none if the file lacks it.
     pub classes: Option<usize>,
+    /// What its file says of its pictures, if it says all that the network computes.
+    pub graph: Option<Graph>,
 }
 
 /// The reason for which a weights file is refused.
@@ -98,9 +101,13 @@ impl Backbone {
     /// # Errors
     /// [`WeightsError`] names the file and the tensor.
     pub fn load(source: &WeightsSource, architecture: Architecture) -> Result<Self, WeightsError> {
-        let parameters = match source {
-            WeightsSource::Demo => demo_parameters(architecture),
-            WeightsSource::File(path) => read_all(path, architecture)?,
+        let (parameters, graph) = match source {
+            WeightsSource::Demo => (demo_parameters(architecture), None),
+            WeightsSource::File(path) => {
+                let checkpoint = Checkpoint::open(path).map_err(|source| unreadable(path, source))?;
+                let parameters = read_all(path, &checkpoint, architecture)?;
+                (parameters, checkpoint.graph().cloned())
+            }
         };
         digest_in_parallel(&parameters);
         let legacy_digest = Digest::of_parameters(&parameters, &[]);
@@ -113,6 +120,7 @@ impl Backbone {
             digest,
             legacy_digest,
             classes,
+            graph,
         })
     }
 
@@ -139,10 +147,9 @@ fn digest_in_parallel(parameters: &Parameters) {
     });
 }
 
-fn read_all(path: &Path, architecture: Architecture) -> Result<Parameters, WeightsError> {
-    let checkpoint = Checkpoint::open(path).map_err(|source| unreadable(path, source))?;
-    if let Err(misfit) = fit_backbone(architecture, &checkpoint) {
-        return read_any(path, &checkpoint, architecture, misfit);
+fn read_all(path: &Path, checkpoint: &Checkpoint, architecture: Architecture) -> Result<Parameters, WeightsError> {
+    if let Err(misfit) = fit_backbone(architecture, checkpoint) {
+        return read_any(path, checkpoint, architecture, misfit);
     }
     // In the file's order, so that a cold disk reads ahead.
     let mut parameters = Parameters::new();

@@ -1,4 +1,5 @@
-//! Heads as training scripts save them, with what PyTorch answers (`scripts/fixtures/heads.py`).
+//! Heads as training scripts save them, with what PyTorch (`scripts/fixtures/heads.py`) or Keras answers
+//! (`scripts/fixtures/keras_models.py`).
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,7 +12,8 @@ use serde_json::{Map, Value, json};
 
 use super::program::Ran;
 
-const FOLDER: &str = "tests/fixtures/heads";
+const PYTORCH: &str = "tests/fixtures/heads";
+const KERAS: &str = "tests/fixtures/keras";
 
 /// The backbone of all heads.
 pub const BACKBONE: &str = "tests/fixtures/heads/backbone.pth";
@@ -19,14 +21,16 @@ pub const BACKBONE: &str = "tests/fixtures/heads/backbone.pth";
 /// A file with a head.
 #[derive(Debug, Deserialize)]
 pub struct FixtureHead {
+    #[serde(skip)]
+    folder: &'static str,
     pub file: String,
     /// What the file may not say.
     pub spec: Value,
-    /// PyTorch's answers by photograph, a file of `images`.
+    /// The framework's answers by photograph, a file of `images`.
     pub answers: BTreeMap<String, Expected>,
 }
 
-/// What PyTorch answers.
+/// What PyTorch or Keras answers.
 #[derive(Debug, Deserialize)]
 pub struct Expected {
     pub logits: Vec<f32>,
@@ -36,10 +40,23 @@ pub struct Expected {
     pub top: u32,
 }
 
-/// Returns all heads.
+/// Returns PyTorch's heads.
 pub fn fixture_heads() -> Vec<FixtureHead> {
-    let json = fs::read_to_string(format!("{FOLDER}/expected.json")).unwrap();
-    serde_json::from_str(&json).unwrap()
+    read(PYTORCH)
+}
+
+/// Returns Keras's heads.
+pub fn keras_heads() -> Vec<FixtureHead> {
+    read(KERAS)
+}
+
+fn read(folder: &'static str) -> Vec<FixtureHead> {
+    let json = fs::read_to_string(format!("{folder}/expected.json")).unwrap();
+    let mut heads: Vec<FixtureHead> = serde_json::from_str(&json).unwrap();
+    for head in &mut heads {
+        head.folder = folder;
+    }
+    heads
 }
 
 /// Returns the head of one file.
@@ -56,7 +73,7 @@ impl FixtureHead {
     }
 
     pub fn path(&self) -> String {
-        format!("{FOLDER}/{}", self.file)
+        format!("{}/{}", self.folder, self.file)
     }
 
     pub fn bytes(&self) -> Vec<u8> {

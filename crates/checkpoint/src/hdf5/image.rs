@@ -23,6 +23,9 @@ const STRUCTURE_BYTES_MAX: u64 = 2 << 20;
 /// Limit of the bytes that a deflated member of a zip archive inflates to. Metadata is read in any order, so the member is
 /// in memory while its metadata is read.
 const INFLATED_BYTES_MAX: u64 = 64 << 20;
+/// It inflates to at most this many times its own bytes, or to 8 MiB. Weights inflate to little more than they are.
+const INFLATION_MAX: u64 = 4;
+const INFLATED_BYTES_FREE: u64 = 8 << 20;
 
 /// The address of what does not exist (section I.C).
 const UNDEFINED: u64 = u64::MAX;
@@ -47,12 +50,14 @@ enum Content<'a> {
 impl<'a> Image<'a> {
     /// Opens the file that is in this range of the source, or in what the range inflates to.
     pub fn open(source: &'a Source, storage: &Storage) -> Result<Self> {
+        let packed = storage.encoding.packed.map_or(0, |packed| packed.bytes);
+        let inflated_max = INFLATED_BYTES_MAX.min(INFLATED_BYTES_FREE.max(packed.saturating_mul(INFLATION_MAX)));
         let content = if storage.encoding.packed.is_none() {
             Content::Plain {
                 source,
                 start: storage.start,
             }
-        } else if storage.bytes <= INFLATED_BYTES_MAX {
+        } else if storage.bytes <= inflated_max {
             let mut bytes = Vec::with_capacity(storage.bytes as usize);
             content(source, storage).take(storage.bytes).read_to_end(&mut bytes)?;
             Content::Inflated(bytes.into())

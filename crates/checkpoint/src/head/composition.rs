@@ -11,7 +11,7 @@ use crate::Graph;
 /// # Errors
 /// [`HeadFileError::PictureSize`] if any other preprocessing has another size than the file, and
 /// [`HeadFileError::Preprocessing`] if no preprocessing computes both.
-pub(super) fn compose(
+pub fn compose_preprocessing(
     fed: &Preprocessing,
     graph: &Graph,
     assumed: &mut Vec<String>,

@@ -32,6 +32,7 @@ mod values;
 mod write;
 
 pub use backbone::read_backbone;
+pub use composition::compose_preprocessing;
 pub use error::HeadFileError;
 pub use inspect::{InspectedModule, Inspection, Missing, inspect_head, inspect_head_with};
 pub use layers::Finding;

@@ -5,13 +5,14 @@ use headswap_spec::{
 };
 
 use super::backbone;
+use super::composition::compose_preprocessing;
 use super::error::HeadFileError;
 use super::fold;
 use super::layers::{self, Decision};
 use super::plan::{self, Plan};
 use super::policy::{HeadPolicy, Kept};
 use super::values::Reader;
-use super::{composition, graph, head_input, labels};
+use super::{graph, head_input, labels};
 use crate::{Checkpoint, CheckpointError, Parameters, Throttle};
 
 /// The key of a safetensors file's metadata whose value is the head's spec, as JSON.
@@ -203,7 +204,7 @@ fn check_output(output: Option<Output>, rows: usize) -> Result<(), HeadFileError
 /// is followed by what the file's own first layers compute.
 ///
 /// # Errors
-/// [`HeadFileError::Spec`] if none is given and that one is not a spec, or as [`composition::compose`].
+/// [`HeadFileError::Spec`] if none is given and that one is not a spec, or as [`compose_preprocessing`].
 pub(super) fn effective_spec(
     checkpoint: &Checkpoint,
     given: Option<&HeadSpec>,
@@ -213,7 +214,7 @@ pub(super) fn effective_spec(
         return Ok(None);
     };
     if let Some(graph) = checkpoint.graph() {
-        spec.preprocessing = composition::compose(&spec.preprocessing, graph, assumed)?;
+        spec.preprocessing = compose_preprocessing(&spec.preprocessing, graph, assumed)?;
     }
     Ok(Some(spec))
 }

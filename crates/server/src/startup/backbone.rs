@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
-use headswap_checkpoint::{Digest, Parameters};
+use headswap_checkpoint::{Digest, Graph, Parameters, compose_preprocessing, labels_from_json};
 use headswap_heads::{Backbones, HeadLimits, HeadWeights, KnownBackbone};
 use headswap_model::{Backbone, WeightsSource};
-use headswap_spec::{Architecture, LAST_BIAS, LAST_WEIGHT, imagenet_labels};
+use headswap_spec::{Architecture, LAST_BIAS, LAST_WEIGHT, Preprocessing, imagenet_labels};
 
 use crate::ServerError;
 use crate::settings::{BackboneArgs, LabelsSource, ModelArgs, ServeArgs};
@@ -75,6 +75,10 @@ fn load(args: &BackboneArgs, architecture: Architecture) -> Result<(KnownBackbon
     let preprocessing = args.preprocessing.read().map_err(ServerError::Settings)?;
     let started = Instant::now();
     let backbone = Backbone::load(source, architecture)?;
+    let preprocessing = match &backbone.graph {
+        Some(graph) => with_own_layers(args, &preprocessing, graph)?,
+        None => preprocessing,
+    };
     let has_features = backbone.has_features();
     tracing::info!(
         name,
@@ -101,6 +105,18 @@ fn load(args: &BackboneArgs, architecture: Architecture) -> Result<(KnownBackbon
         parameters: digests(&backbone.parameters),
     };
     Ok((known, backbone))
+}
+
+/// Returns the preprocessing of the pictures that the first convolution gets: what the model was fed, followed by what its
+/// file's own first layers compute.
+fn with_own_layers(args: &BackboneArgs, fed: &Preprocessing, graph: &Graph) -> Result<Preprocessing, ServerError> {
+    let mut assumed = Vec::new();
+    let composed = compose_preprocessing(fed, graph, &mut assumed);
+    let composed = composed.map_err(|error| ServerError::Settings(format!("--weights {}: {error}", args.weights)))?;
+    for line in assumed {
+        tracing::info!(name = args.name, "{line}");
+    }
+    Ok(composed)
 }
 
 /// Returns the digests of what heads may override, which the last Linear is not.
@@ -136,7 +152,8 @@ fn labels(args: &ModelArgs, source: &WeightsSource, classes: usize) -> Result<Ve
 
 fn read_labels(path: &Path) -> Result<Vec<String>, ServerError> {
     match std::fs::read_to_string(path) {
-        Ok(text) => Ok(text.lines().map(str::to_owned).collect()),
+        // A JSON list, or Keras's class_indices.
+        Ok(text) => Ok(labels_from_json(&text).unwrap_or_else(|_| text.lines().map(str::to_owned).collect())),
         Err(error) => Err(ServerError::Settings(format!("--labels {}: {error}", path.display()))),
     }
 }
