@@ -6,6 +6,7 @@ use headswap_proto::classify_request::Input;
 use headswap_proto::{ClassifyRequest, DescribeModelRequest, GetHeadRequest, HeadResult};
 
 use crate::support::fixture_heads::{BACKBONE, FixtureHead, keras_heads};
+use crate::support::program::Ran;
 use crate::support::{Classifier, Server};
 
 async fn result(client: &mut Classifier, photograph: &str, head: &str) -> HeadResult {
@@ -51,6 +52,24 @@ async fn kerass_heads_are_answered_as_keras_answers_and_cost_their_own_tensors()
             info.parameters
         );
     }
+}
+
+#[tokio::test]
+async fn a_preset_takes_the_size_of_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start_on_with(BACKBONE, &dir.path().join("heads"), &[]);
+    let heads = keras_heads();
+    let head = heads.iter().find(|head| head.file == "augmented.h5").unwrap();
+    let args = ["head", "replace", "--admin-address", &server.admin, head.name()];
+    let flags = [&head.path(), "--preprocessing", "keras-raw", "--output", "softmax"];
+    let ran = Ran::of(&[&args[..], &flags[..]].concat());
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("pictures of 64x64, as the file says"),
+        "{}",
+        ran.stderr
+    );
+    check(&mut server.classifier().await, head).await;
 }
 
 #[tokio::test]

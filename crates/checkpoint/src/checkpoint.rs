@@ -33,6 +33,7 @@ pub struct Checkpoint {
     selected: Option<String>,
     modules: Vec<Module>,
     graph: Option<Graph>,
+    order: Vec<String>,
     label_lists: Vec<(String, Vec<String>)>,
 }
 
@@ -47,6 +48,8 @@ pub(super) struct Headers {
     pub modules: Vec<Module>,
     /// `Some` if the modules are all that the network computes.
     pub graph: Option<Graph>,
+    /// The paths of layers in their order, if the file has one beside their names.
+    pub order: Vec<String>,
     /// Class names, by the path of keys to them.
     pub label_lists: Vec<(String, Vec<String>)>,
 }
@@ -130,6 +133,11 @@ impl Checkpoint {
         self.graph.as_ref()
     }
 
+    /// The paths of layers in their order, if the file has one beside their names; else empty.
+    pub(super) fn order(&self) -> &[String] {
+        &self.order
+    }
+
     /// The lists of class names that a training script saved beside the network, each with the path of keys to it:
     /// `class_to_idx`, `hyper_parameters.classes` and others. Only lists of text and complete mappings.
     pub fn label_lists(&self) -> Vec<(String, Vec<String>)> {
@@ -179,6 +187,7 @@ impl Checkpoint {
             selected,
             modules,
             graph,
+            order,
             label_lists,
         } = match format {
             CheckpointFormat::Safetensors => safetensors::open(&source, key),
@@ -215,6 +224,7 @@ impl Checkpoint {
             selected,
             modules,
             graph,
+            order,
             label_lists,
         })
     }

@@ -31,6 +31,9 @@ fn read(checkpoint: &Checkpoint, json: &str) -> Result<NormalHead, String> {
     read_head(checkpoint, &options).map_err(|error| error.to_string())
 }
 
+/// A file, and its head's input, layers, output and convolutions.
+type Case<'a> = (&'a str, HeadInput, &'a [HeadLayer], Option<Output>, usize);
+
 const RAW: &str = r#"{"preprocessing": {"preset": "keras-raw"}, "output": "softmax"}"#;
 
 #[test]
@@ -40,7 +43,7 @@ fn a_model_says_its_input_its_layers_and_its_output() {
     let eps = BatchNorm(Some(0.001));
     let layers = [eps, Linear, Relu, Linear];
     let scaled = [Linear, BatchNorm(Some(0.01)), leaky, Linear, gelu, Linear];
-    let cases: [(&str, HeadInput, &[HeadLayer], Option<Output>, usize); 5] = [
+    let cases: [Case<'_>; 5] = [
         (
             "augmented.h5",
             HeadInput::FlattenHwc,
@@ -81,7 +84,10 @@ fn a_model_says_its_input_its_layers_and_its_output() {
 
 #[test]
 fn what_the_model_computes_of_its_pictures_follows_what_it_is_fed() {
-    let caffe = |file: &str| read(&open(file), RAW).unwrap().preprocessing.unwrap();
+    let caffe = |file: &str| {
+        let json = RAW.replace("softmax", if file == "scaled.keras" { "sigmoid" } else { "softmax" });
+        read(&open(file), &json).unwrap().preprocessing.unwrap()
+    };
     for file in ["augmented.h5", "augmented3.keras"] {
         let read = caffe(file);
         assert_eq!(read.channels, ChannelOrder::Bgr, "{file}");
@@ -174,7 +180,7 @@ fn check_refused(replaced: &str, by: &str, part: &str) {
     }
     let said = match Checkpoint::from_bytes(bytes.into()) {
         Err(error) => error.to_string(),
-        Ok(checkpoint) => read(&checkpoint, RAW).unwrap_err(),
+        Ok(checkpoint) => read(&checkpoint, &RAW.replace("softmax", "sigmoid")).unwrap_err(),
     };
     assert!(said.contains(part), "{said:?} lacks {part:?}");
     assert!(!said.contains(char::is_control) && said.len() < 400, "{said:?}");
@@ -203,6 +209,11 @@ fn what_heads_do_not_have_is_refused_by_its_layer() {
             "\"class_name\": \"Something\"",
             "is of class Something where VGG16 has a convolution",
         ),
+        (
+            "\"module\": \"keras.layers\", \"class_name\": \"LeakyReLU\"",
+            "\"module\": \"somebodys.my\", \"class_name\": \"LeakyReLU\"",
+            "is of class somebodys.my>LeakyReLU",
+        ),
         ("\"offset\": 0.0", "\"offset\": nul", "that is not JSON"),
         (
             "\"strides\": [1, 1]",
@@ -221,5 +232,21 @@ fn what_heads_do_not_have_is_refused_by_its_layer() {
         ),
     ] {
         check_refused(replaced, by, part);
+    }
+}
+
+#[test]
+fn what_contradicts_the_file_is_refused() {
+    for (changed, part) in [
+        (
+            r#""output": "softmax", "layers": ["batch_norm", "linear", "tanh", "linear"]"#,
+            "the file's network computes",
+        ),
+        (r#""output": "sigmoid""#, "the file's network ends in a softmax"),
+        (r#""output": "softmax", "input": "flatten""#, "`flatten_hwc`"),
+    ] {
+        let json = RAW.replace(r#""output": "softmax""#, changed);
+        let error = read(&open("augmented.h5"), &json).unwrap_err();
+        assert!(error.contains(part), "{error}");
     }
 }

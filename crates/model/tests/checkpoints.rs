@@ -338,7 +338,7 @@ fn other_files_are_refused() {
         Checkpoint::open(Path::new("src"))
             .unwrap_err()
             .to_string()
-            .contains("cannot read the file")
+            .contains("the file is a directory: give a file of weights")
     );
 }
 

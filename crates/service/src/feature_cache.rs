@@ -278,7 +278,6 @@ mod tests {
         ] {
             assert!(!is_hit(&cache, &other, &inserted).await, "{other:?}");
         }
-        let key = cache.key(&picture).await;
         // The bytes in the cache are those of the one row that was inserted.
         assert_eq!(cache.0.metrics.bytes.get(), 16 * 4 + ENTRY_BYTES as i64);
         assert_eq!((cache.0.metrics.hits.get(), cache.0.metrics.misses.get()), (2, 8));

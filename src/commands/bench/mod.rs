@@ -57,7 +57,7 @@ pub(super) enum BenchCommand {
 /// What computes.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ModelArgs {
-    /// A file of weights, safetensors or PyTorch's .pth, or `demo`
+    /// A file of weights, as of `serve --weights`, or `demo`
     #[arg(long, default_value = "demo")]
     pub weights: WeightsSource,
     /// What computes the forward pass; `null` computes nothing, to measure the server alone

@@ -42,7 +42,7 @@ const ONE_MESSAGE_BYTES_MAX: u64 = 4 << 20;
 pub(crate) struct ReplaceArgs {
     /// The head; it may be new
     name: String,
-    /// A file of weights, safetensors or PyTorch's: a head, or a whole fine-tuned VGG16, of which only what differs from the
+    /// A file of weights, safetensors, PyTorch's, Keras's or ONNX: a head, or a whole fine-tuned VGG16, of which only what differs from the
     /// backbone is sent; or a file:// URI on the server
     source: String,
     /// The backbone that it stands on [default: the one with which the file shares most, or else the server's first]

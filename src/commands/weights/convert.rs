@@ -14,7 +14,7 @@ use crate::commands::output::{byte_progress, bytes, print_line};
 /// Writes a file of weights as safetensors with torchvision's names and shapes, one tensor at a time.
 #[derive(Args, Debug)]
 pub(crate) struct ConvertArgs {
-    /// The file to read: safetensors or PyTorch's .pth
+    /// The file to read: safetensors, PyTorch's, Keras's or ONNX
     input: PathBuf,
     /// The safetensors file to write; it appears whole or not at all
     output: PathBuf,

@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
-use headswap_checkpoint::{Checkpoint, Digest, TensorEntry};
+use clap::{Args, ValueEnum as _};
+use headswap_checkpoint::{Checkpoint, Digest, TensorEntry, Throttle, read_backbone};
+use headswap_spec::Architecture;
 use serde_json::{Value, json};
 
 use super::{Fit, arch_name};
@@ -11,7 +12,7 @@ use crate::commands::describe::grouped;
 use crate::commands::error::CliError;
 use crate::commands::output::{bytes, print_json, print_line, print_table, table};
 
-/// Shows what a file of weights is and holds; safetensors and PyTorch's .pth. Nothing in it is run.
+/// Shows what a file of weights is and holds; safetensors, PyTorch's, Keras's and ONNX. Nothing in it is run.
 #[derive(Args, Debug)]
 pub(crate) struct InspectArgs {
     /// The file
@@ -109,7 +110,42 @@ fn describe_fit(checkpoint: &Checkpoint, tensors: &[Inspected<'_>]) -> String {
             )
         }
         Ok(Fit::Head(arch, classes)) => format!("fits --arch {}: a head of {classes} classes", arch_name(arch)),
-        Err(misfit) => format!("fits neither as a backbone nor as a head: {misfit}"),
+        Err(misfit) => match Recognised::of(checkpoint) {
+            Some(found) => {
+                let linears = match found.has_features {
+                    true => "with VGG16's Linears",
+                    false => "without VGG16's Linears",
+                };
+                let arch = arch_name(found.architecture);
+                let digest = found.digest;
+                format!("fits --arch {arch} under names of its own: as a backbone {linears}; its digest is {digest}")
+            }
+            None => format!("fits neither as a backbone nor as a head: {misfit}"),
+        },
+    }
+}
+
+/// A backbone under any names, as `serve --weights` reads it.
+struct Recognised {
+    architecture: Architecture,
+    digest: Digest,
+    has_features: bool,
+}
+
+impl Recognised {
+    /// Reads the file's parameters; `None` if it is no VGG16.
+    fn of(checkpoint: &Checkpoint) -> Option<Self> {
+        for &architecture in Architecture::value_variants() {
+            if let Ok(parameters) = read_backbone(checkpoint, architecture, &Throttle::off()) {
+                let digests = parameters.iter().map(|(name, tensor)| (name.as_str(), tensor.digest()));
+                return Some(Self {
+                    architecture,
+                    digest: Digest::of_backbone(digests),
+                    has_features: parameters.contains_key("classifier.3.weight"),
+                });
+            }
+        }
+        None
     }
 }
 
@@ -134,7 +170,15 @@ fn to_json(checkpoint: &Checkpoint, tensors: &[Inspected<'_>]) -> Value {
             backbone = json!({ "arch": arch_name(arch), "classes": classes, "digest": digest });
         }
         Ok(Fit::Head(arch, classes)) => head = json!({ "arch": arch_name(arch), "classes": classes }),
-        Err(reason) => misfit = json!(reason.to_string()),
+        Err(reason) => match Recognised::of(checkpoint) {
+            Some(found) => {
+                let arch = arch_name(found.architecture);
+                backbone = json!({
+                    "arch": arch, "classes": null, "digest": found.digest.to_string(), "features": found.has_features,
+                });
+            }
+            None => misfit = json!(reason.to_string()),
+        },
     }
     let naming = checkpoint.naming();
     json!({

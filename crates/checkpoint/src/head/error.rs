@@ -122,6 +122,18 @@ pub enum HeadFileError {
     /// An input that a graph does not compute.
     #[error("\"input\" is `{given}` and the file's network computes `{said}`; leave \"input\" out")]
     GraphInput { given: &'static str, said: &'static str },
+    /// Layers that a graph does not compute.
+    #[error("\"layers\" is {given} and the file's network computes {said}; leave \"layers\" out")]
+    GraphLayers { given: String, said: String },
+    /// An output that a graph does not compute.
+    #[error("\"output\" is {given} and the file's network ends in a {said}; give that, or leave \"output\" out")]
+    GraphOutput { given: &'static str, said: &'static str },
+    /// A graph that ends as no head does.
+    #[error(
+        "the file's network computes more after its probabilities, or between its Linears, than heads do; train the head \
+         without it"
+    )]
+    GraphEnd,
     /// What lies between the Linears is not known.
     #[error(
         "the file does not say which activations lie between {modules}; give \"layers\" in its spec (--layers or --spec)"

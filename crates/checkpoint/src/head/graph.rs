@@ -1,6 +1,6 @@
-//! Checks what is said of a head's input against its file's graph.
+//! Checks what is said of a head against its file's graph.
 
-use headswap_spec::HeadInput;
+use headswap_spec::{HeadInput, HeadLayer, Output};
 
 use super::error::HeadFileError;
 use super::plan::Plan;
@@ -19,6 +19,48 @@ pub(super) fn check(plan: &Plan<'_>, input: HeadInput) -> Result<(), HeadFileErr
             said: said.name(),
         }),
         _ => Ok(()),
+    }
+}
+
+/// Refuses other layers, or another output, than the file's graph computes.
+///
+/// # Errors
+/// [`HeadFileError::GraphLayers`] and [`HeadFileError::GraphOutput`] with both, and [`HeadFileError::GraphEnd`] if the graph
+/// ends as no head does.
+pub(super) fn check_layers(plan: &Plan<'_>, layers: &[HeadLayer], output: Option<Output>) -> Result<(), HeadFileError> {
+    if !plan.modules.is_graph() {
+        return Ok(());
+    }
+    let said = plan.modules.read(&plan.head());
+    let Some(computed) = said.layers else {
+        return Err(HeadFileError::GraphEnd);
+    };
+    if computed != layers {
+        return Err(HeadFileError::GraphLayers {
+            given: list(layers),
+            said: list(&computed),
+        });
+    }
+    match (output, said.output) {
+        (Some(given), Some(said)) if given != said => Err(HeadFileError::GraphOutput {
+            given: name(given),
+            said: name(said),
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn list(layers: &[HeadLayer]) -> String {
+    let names: Vec<String> = layers.iter().map(ToString::to_string).collect();
+    names.join(",")
+}
+
+fn name(output: Output) -> &'static str {
+    match output {
+        Output::Softmax => "softmax",
+        Output::Sigmoid => "sigmoid",
+        Output::Linear => "linear",
+        Output::Groups(_) => "groups",
     }
 }
 

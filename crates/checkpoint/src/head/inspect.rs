@@ -2,7 +2,9 @@
 
 use headswap_spec::{Architecture, HeadInput, HeadLayer, Output, PartialSpec};
 
+use super::composition::compose_preprocessing;
 use super::error::HeadFileError;
+use super::graph;
 use super::head_input;
 use super::layers::{self, Decision, Finding};
 use super::normal::stored_spec;
@@ -93,6 +95,7 @@ pub fn inspect_head_with(
     let spec = given
         .clone()
         .or(stored.as_ref().map(PartialSpec::from).unwrap_or_default());
+    let spec = composed(checkpoint, spec)?;
     let plan = plan::plan(checkpoint, architecture, &spec)?;
     let decision = layers::decide(&plan, &spec);
     if let Some(input) = decision.input.value()
@@ -102,6 +105,7 @@ pub fn inspect_head_with(
     }
     if let Some(layers) = decision.layers.value() {
         layers::assign(&plan, layers)?;
+        graph::check_layers(&plan, layers, spec.output)?;
     }
     let output = spec.output.or(decision.output);
     let mut missing = missing(&plan, &decision, output);
@@ -149,6 +153,18 @@ pub fn inspect_head_with(
         left_out: plan.left_out.clone(),
         assumed: [in_graph, plan.found.assumed.clone(), decision.assumed].concat(),
         missing,
+    })
+}
+
+/// Returns the spec with the preprocessing that the first convolution gets. What was assumed for it is said when it is read.
+fn composed(checkpoint: &Checkpoint, spec: PartialSpec) -> Result<PartialSpec, HeadFileError> {
+    let (Some(fed), Some(graph)) = (spec.preprocessing, checkpoint.graph()) else {
+        return Ok(spec);
+    };
+    let preprocessing = compose_preprocessing(&fed, graph, &mut Vec::new())?;
+    Ok(PartialSpec {
+        preprocessing: Some(preprocessing),
+        ..spec
     })
 }
 

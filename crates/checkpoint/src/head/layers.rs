@@ -1,6 +1,6 @@
 //! Decides where a head stands and what its layers are: from its spec, from its modules, or from a layout that is known.
 
-use headswap_spec::{HeadInput, HeadLayer, LAYERS_MAX, Output, PartialSpec};
+use headswap_spec::{Framework, HeadInput, HeadLayer, LAYERS_MAX, Output, PartialSpec};
 
 use super::error::HeadFileError;
 use super::found::input_width;
@@ -57,6 +57,9 @@ pub(super) fn decide(plan: &Plan<'_>, spec: &PartialSpec) -> Decision {
         None => input(plan, said.input, layout.as_ref()),
     };
     let mut assumed = Vec::new();
+    if let Finding::Assumed(input) = input {
+        assumed.push(format!("input: {}, as Keras flattens VGG16's map", input.name()));
+    }
     let layers = match (spec.layers.clone(), said.layers) {
         (Some(layers), _) => Finding::Known(resolved(layers, plan, &mut assumed)),
         (None, _) if !unread.is_empty() => Finding::Missing,
@@ -84,7 +87,12 @@ fn input(plan: &Plan<'_>, said: Option<HeadInput>, layout: Option<&Layout>) -> F
     if let Some(said) = said.filter(|_| plan.modules.is_graph()) {
         return Finding::Known(said);
     }
-    let usual = [Some(HeadInput::Features), Some(HeadInput::Adaptive7x7), said];
+    let map = HeadInput::Adaptive7x7;
+    let is_keras = plan.framework == Framework::Keras;
+    if is_keras && input_width(plan.architecture, map) == Some(width) {
+        return Finding::Assumed(HeadInput::FlattenHwc);
+    }
+    let usual = [Some(HeadInput::Features), (!is_keras).then_some(map), said];
     // A layout that is known counts as said.
     for input in usual.into_iter().chain([layout.map(|layout| layout.input)]).flatten() {
         if input_width(plan.architecture, input) == Some(width) {

@@ -20,7 +20,7 @@ mod labels;
 mod layers;
 mod layout;
 mod modules;
-mod natural;
+pub(crate) mod natural;
 mod network;
 mod normal;
 mod part;

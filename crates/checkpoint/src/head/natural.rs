@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 
 /// Compares dotted names component by component, digits by their number: `features.2` comes before `features.10`.
-pub(super) fn compare(first: &str, second: &str) -> Ordering {
+pub(crate) fn compare(first: &str, second: &str) -> Ordering {
     let mut second_components = second.split('.');
     for component in first.split('.') {
         let Some(other) = second_components.next() else {

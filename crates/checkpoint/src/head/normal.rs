@@ -112,6 +112,7 @@ pub fn read_head_for(
     let decision = layers::decide(&plan, &known);
     let (input, layers) = decided(&plan, &decision, &known)?;
     graph::check(&plan, input)?;
+    graph::check_layers(&plan, &layers, spec.map(|spec| spec.output))?;
     let parts = layers::assign(&plan, &layers)?;
     let unread = decision.unread;
     let output = spec.map(|spec| spec.output).or(decision.output);

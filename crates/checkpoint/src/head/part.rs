@@ -110,6 +110,10 @@ pub(super) fn parts<'a>(checkpoint: &'a Checkpoint, modules: &Modules<'_>) -> Re
     if !modules.is_graph() {
         drop_aliases(&mut parts);
     }
+    let order = checkpoint.order();
+    if parts.iter().all(|part| order.iter().any(|path| path == part.path)) {
+        parts.sort_by_key(|part| order.iter().position(|path| path == part.path));
+    }
     sort_as_defined(&mut parts, modules);
     Ok(parts)
 }

@@ -51,6 +51,8 @@ pub(super) struct Call {
     pub arguments: Vec<Argument>,
     /// The named ones.
     pub named: Vec<(String, Argument)>,
+    /// True if the layer computes as in training, always. Keras 3 does not do that when it serves.
+    pub is_training: bool,
 }
 
 /// An argument of a call.
@@ -124,7 +126,7 @@ fn model(class: &str, config: Json, depth: usize, left: &mut usize) -> Result<Op
 }
 
 fn layer(mut json: Json, depth: usize, left: &mut usize) -> Result<Layer, CheckpointError> {
-    let class = json["class_name"].as_str().unwrap_or_default().to_owned();
+    let class = class_of(&json);
     let config = take(&mut json, "config");
     let name = match (json["name"].as_str(), config["name"].as_str()) {
         (Some(name), _) | (None, Some(name)) => name.to_owned(),
@@ -148,6 +150,26 @@ fn layer(mut json: Json, depth: usize, left: &mut usize) -> Result<Layer, Checkp
         layer.config = config;
     }
     Ok(layer)
+}
+
+/// A layer's class, with its package or its module before it unless it is Keras's own. Keras 2's `.h5` has the name alone.
+fn class_of(json: &Json) -> String {
+    let class = json["class_name"].as_str().unwrap_or_default();
+    let registered = json["registered_name"].as_str().filter(|name| name.contains('>'));
+    // A class of one's own that was not registered has its name there, and no module.
+    let is_nameless = json["module"].is_null() && json["registered_name"].is_string();
+    let module = match json["module"].as_str() {
+        None if is_nameless => "custom",
+        module => module.unwrap_or("keras"),
+    };
+    let is_own = ["keras", "tf_keras", "tensorflow"]
+        .iter()
+        .any(|package| module.split('.').next() == Some(package));
+    match (registered, is_own) {
+        (Some(registered), _) => registered.to_owned(),
+        (None, true) => class.to_owned(),
+        (None, false) => format!("{module}>{class}"),
+    }
 }
 
 /// The names of tensors: `["a", 0, 0]`, or a list of such, or a mapping of names to them.
@@ -228,6 +250,7 @@ fn keras2_call(node: Vec<Json>) -> Call {
             Some(name) => names.push(name.to_owned()),
             None => {}
         }
+        call.is_training |= tensor[3]["training"] == true;
         if let Json::Object(named) = tensor.get_mut(3).map(Json::take).unwrap_or_default() {
             let named = named.into_iter().map(|(name, value)| (name, keras2_argument(value)));
             call.named.extend(named);

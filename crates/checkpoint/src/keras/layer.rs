@@ -3,7 +3,7 @@
 use serde_json::{Map, Value as Json};
 
 use super::config::{Layer, text};
-use crate::ModuleKind;
+use crate::{ModuleKind, excerpt};
 
 /// What a layer computes of what has become of a picture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,8 +33,9 @@ pub(super) struct Kind {
 /// Why a layer is not read; the message goes on after its name.
 pub(super) type Refusal = String;
 
-/// Classes that change nothing outside of training.
-const NOTHING: [&str; 10] = [
+/// Classes that change nothing outside of training: dropout, noise, and augmentation. A `RandomCrop` takes the middle, and so
+/// changes the size.
+const NOTHING: [&str; 34] = [
     "Dropout",
     "SpatialDropout1D",
     "SpatialDropout2D",
@@ -45,12 +46,35 @@ const NOTHING: [&str; 10] = [
     "Identity",
     "RandAugment",
     "AugMix",
+    "CutMix",
+    "MixUp",
+    "RandomApply",
+    "RandomBrightness",
+    "RandomColorDegeneration",
+    "RandomColorJitter",
+    "RandomContrast",
+    "RandomElasticTransform",
+    "RandomErasing",
+    "RandomFlip",
+    "RandomGaussianBlur",
+    "RandomGrayscale",
+    "RandomHeight",
+    "RandomHue",
+    "RandomInvert",
+    "RandomPerspective",
+    "RandomPosterization",
+    "RandomRotation",
+    "RandomSaturation",
+    "RandomSharpness",
+    "RandomShear",
+    "RandomTranslation",
+    "RandomWidth",
+    "RandomZoom",
 ];
 
-/// Returns true for layers that change nothing outside of training: dropout, noise, and augmentation.
+/// Returns true for layers that change nothing outside of training.
 pub(super) fn is_nothing(class: &str) -> bool {
-    // A random crop takes the middle, and so changes the size.
-    NOTHING.contains(&class) || class.starts_with("Random") && class != "RandomCrop"
+    NOTHING.contains(&class)
 }
 
 /// Returns what a layer computes of a value of this shape.
@@ -66,6 +90,14 @@ pub(super) fn kind(layer: &Layer, shape: Shape) -> Result<Kind, Refusal> {
         shape,
     };
     match (layer.class.as_str(), shape) {
+        (class, Shape::Map { size: Some([1, 1]), .. }) if is_pooling(class) => {
+            let shape = if class.starts_with("Global") {
+                Shape::Vector
+            } else {
+                shape
+            };
+            Ok(plain(ModuleKind::Identity, shape))
+        }
         ("Conv2D" | "Convolution2D", Shape::Map { .. }) => convolution(config, shape),
         ("MaxPooling2D" | "MaxPool2D", Shape::Map { .. }) => match pooled(config, shape)? {
             (Pooling { halves: true, .. }, shape) => Ok(plain(ModuleKind::MaxPool, shape)),
@@ -104,6 +136,13 @@ pub(super) fn kind(layer: &Layer, shape: Shape) -> Result<Kind, Refusal> {
             None => Err(format!("is of class {class}, which heads do not have; {TRAIN_WITHOUT}")),
         },
     }
+}
+
+/// Returns true for what leaves a map of one place as it is.
+fn is_pooling(class: &str) -> bool {
+    ["MaxPool", "AveragePool", "AvgPool"]
+        .iter()
+        .any(|kind| class.strip_prefix("Global").unwrap_or(class).starts_with(kind))
 }
 
 const AVERAGE: ModuleKind = ModuleKind::AdaptiveAveragePool { size: [1, 1] };
@@ -269,8 +308,16 @@ fn activation(config: &Map<String, Json>) -> Result<Option<ModuleKind>, Refusal>
         None | Some(Json::Null) => return Ok(None),
         Some(Json::String(name)) => name.clone(),
         Some(object) => match (object["config"].as_str(), object["class_name"].as_str()) {
-            (Some(name), _) | (None, Some(name)) => name.to_owned(),
-            (None, None) => String::new(),
+            (Some(name), _) => name.to_owned(),
+            // A layer as an activation.
+            (None, Some(class)) => {
+                let own = object["config"].as_object().cloned().unwrap_or_default();
+                let kind = activation_layer(class, &own);
+                return kind
+                    .map(Some)
+                    .ok_or_else(|| unsupported(&format!("has the activation {}", excerpt(class))));
+            }
+            (None, None) => "that is a function".to_owned(),
         },
     };
     Ok(Some(match name.as_str() {
@@ -282,9 +329,9 @@ fn activation(config: &Map<String, Json>) -> Result<Option<ModuleKind>, Refusal>
         "silu" | "swish" => ModuleKind::Silu,
         "tanh" => ModuleKind::Tanh,
         "sigmoid" => ModuleKind::Sigmoid,
-        "softmax" => ModuleKind::Softmax,
+        "softmax" | "softmax_v2" => ModuleKind::Softmax,
         "log_softmax" => ModuleKind::LogSoftmax,
-        name => return Err(unsupported(&format!("has the activation {}", crate::excerpt(name)))),
+        name => return Err(unsupported(&format!("has the activation {}", excerpt(name)))),
     }))
 }
 
@@ -327,7 +374,7 @@ fn check_format(config: &Map<String, Json>, channels_first: bool) -> Result<(), 
         ("", _) | ("channels_last", false) | ("channels_first", true) => Ok(()),
         (format, _) => Err(unsupported(&format!(
             "has data_format {}, unlike what it takes",
-            crate::excerpt(format)
+            excerpt(format)
         ))),
     }
 }

@@ -13,11 +13,11 @@ use super::{entry, refused};
 use crate::entry::TensorEntry;
 use crate::source::Source;
 use crate::throttle::Throttle;
-use crate::{CheckpointError, Graph, Module, excerpt};
+use crate::{CheckpointError, Graph, Module, ModuleKind, excerpt};
 
 /// What was read of a model.
-#[derive(Default)]
-pub(super) struct Network {
+pub(super) struct Network<'a> {
+    file: File<'a>,
     pub modules: Vec<Module>,
     pub entries: Vec<TensorEntry>,
     /// `None` until its picture, or the map that it begins with, is known.
@@ -27,6 +27,10 @@ pub(super) struct Network {
     /// The number of the last result.
     last: usize,
     size: Option<[u32; 2]>,
+    is_channels_first: bool,
+    /// What has been done to the map since the last 2x2 pooling that does not change places with a further pooling.
+    before_pooling: Option<String>,
+    is_normalised: bool,
 }
 
 /// The result of a layer.
@@ -51,10 +55,21 @@ pub(super) struct File<'a> {
 ///
 /// # Errors
 /// [`CheckpointError::Layer`] names the first layer that heads do not have.
-pub(super) fn read(model: &Model, file: File<'_>) -> Result<Network, CheckpointError> {
-    let mut network = Network::default();
+pub(super) fn read<'a>(model: &Model, file: File<'a>) -> Result<Network<'a>, CheckpointError> {
+    let mut network = Network {
+        file,
+        modules: Vec::new(),
+        entries: Vec::new(),
+        graph: None,
+        assumed: Vec::new(),
+        last: 0,
+        size: None,
+        is_channels_first: false,
+        before_pooling: None,
+        is_normalised: false,
+    };
     let scope = Scope::of(model, file.variables);
-    let result = network.model(model, &scope, None, file)?;
+    let result = network.model(model, &scope, None)?;
     match result {
         Value::Result { number, .. } if number == network.last => Ok(network),
         _ => Err(CheckpointError::Keras {
@@ -64,19 +79,13 @@ pub(super) fn read(model: &Model, file: File<'_>) -> Result<Network, CheckpointE
     }
 }
 
-impl Network {
+impl Network<'_> {
     /// Follows a model, and returns its result.
-    fn model(
-        &mut self,
-        model: &Model,
-        scope: &Scope,
-        fed: Option<Value>,
-        file: File<'_>,
-    ) -> Result<Value, CheckpointError> {
+    fn model(&mut self, model: &Model, scope: &Scope, fed: Option<Value>) -> Result<Value, CheckpointError> {
         match &model.ends {
-            None => self.sequential(model, scope, fed, file),
+            None => self.sequential(model, scope, fed),
             Some(ends) => match (&ends.inputs[..], &ends.outputs[..]) {
-                ([input], [output]) => self.functional(model, scope, fed, [input, output], file),
+                ([input], [output]) => self.functional(model, scope, fed, [input, output]),
                 (inputs, outputs) => Err(refused(
                     &excerpt(&model.name),
                     &format!(
@@ -89,13 +98,7 @@ impl Network {
         }
     }
 
-    fn sequential(
-        &mut self,
-        model: &Model,
-        scope: &Scope,
-        fed: Option<Value>,
-        file: File<'_>,
-    ) -> Result<Value, CheckpointError> {
+    fn sequential(&mut self, model: &Model, scope: &Scope, fed: Option<Value>) -> Result<Value, CheckpointError> {
         let mut value = fed;
         for layer in &model.layers {
             let taken = match value.take() {
@@ -104,7 +107,7 @@ impl Network {
                     Some(shape) => self.start(&layer.name, &shape)?,
                     // A model within: its own first layer has the shape.
                     None if layer.model.is_some() => {
-                        value = Some(self.within(layer, scope, None, file)?);
+                        value = Some(self.within(layer, scope, None)?);
                         continue;
                     }
                     None => return Err(no_input(&layer.name)),
@@ -112,7 +115,7 @@ impl Network {
             };
             value = Some(match layer.class.as_str() {
                 "InputLayer" => taken,
-                _ => self.layer(layer, scope, taken, file)?,
+                _ => self.layer(layer, scope, taken)?,
             });
         }
         value.ok_or_else(|| no_input(&model.name))
@@ -124,7 +127,6 @@ impl Network {
         scope: &Scope,
         mut fed: Option<Value>,
         [input, output]: [&String; 2],
-        file: File<'_>,
     ) -> Result<Value, CheckpointError> {
         let mut results: HashMap<&str, Value> = HashMap::new();
         for layer in &model.layers {
@@ -134,7 +136,7 @@ impl Network {
                     (None, Some(shape)) => self.start(&layer.name, &shape)?,
                     (None, None) => return Err(no_input(&layer.name)),
                 },
-                ([call], _) => self.call(layer, call, scope, &results, file)?,
+                ([call], _) => self.call(layer, call, scope, &results)?,
                 _ => {
                     return Err(refused(
                         &scope.path(&layer.name),
@@ -157,15 +159,21 @@ impl Network {
         call: &Call,
         scope: &Scope,
         results: &HashMap<&str, Value>,
-        file: File<'_>,
     ) -> Result<Value, CheckpointError> {
+        if call.is_training && !is_operation(&layer.class) {
+            return Err(refused(
+                &scope.path(&layer.name),
+                "is called with training=True, and so computes as in training; call it without",
+            ));
+        }
         if let [Argument::Result(name)] = &call.arguments[..]
             && let Some(value) = results.get(name.as_str())
             && !is_operation(&layer.class)
         {
-            return self.layer(layer, scope, value.clone(), file);
+            return self.layer(layer, scope, value.clone());
         }
-        let operands = operands(call, results);
+        let is_plain = !self.is_channels_first && !casts_to_integers(layer, call);
+        let operands = operands(call, results).filter(|_| is_plain);
         let operation = match text(&layer.config, "function") {
             function if function.is_empty() => layer.class.clone(),
             function => function,
@@ -184,15 +192,15 @@ impl Network {
     }
 
     /// Computes a layer that takes one value.
-    fn layer(&mut self, layer: &Layer, scope: &Scope, value: Value, file: File<'_>) -> Result<Value, CheckpointError> {
+    fn layer(&mut self, layer: &Layer, scope: &Scope, value: Value) -> Result<Value, CheckpointError> {
         if layer.model.is_some() {
-            return self.within(layer, scope, Some(value), file);
+            return self.within(layer, scope, Some(value));
         }
         if layer::is_nothing(&layer.class) {
             return Ok(value);
         }
         if let Value::Picture(picture) = &value
-            && let Some(picture) = self.picture_layer(layer, scope, picture, file)?
+            && let Some(picture) = self.picture_layer(layer, scope, picture)?
         {
             return Ok(Value::Picture(picture));
         }
@@ -215,7 +223,8 @@ impl Network {
             }
         };
         let kind = layer::kind(layer, shape).map_err(|reason| refused(&path, &reason))?;
-        let datasets = file.variables.of(scope, &layer.name, &kind.variables)?;
+        self.check_pooling(&path, shape, &kind.module)?;
+        let datasets = self.file.variables.of(scope, &layer.name, &kind.variables)?;
         for (name, dataset) in kind.variables.iter().zip(datasets) {
             self.entries.push(entry::of(&path, name, dataset)?);
         }
@@ -231,15 +240,41 @@ impl Network {
         })
     }
 
-    fn within(
-        &mut self,
-        layer: &Layer,
-        scope: &Scope,
-        value: Option<Value>,
-        file: File<'_>,
-    ) -> Result<Value, CheckpointError> {
+    /// Refuses a pooling of the whole map after what has another result before it than after it, where heads have it.
+    fn check_pooling(&mut self, path: &str, shape: Shape, kind: &ModuleKind) -> Result<(), CheckpointError> {
+        if !matches!(shape, Shape::Map { .. }) {
+            return Ok(());
+        }
+        match kind {
+            ModuleKind::Conv2d { .. } | ModuleKind::MaxPool => {
+                (self.before_pooling, self.is_normalised) = (None, false);
+            }
+            ModuleKind::BatchNorm { .. } => self.is_normalised = true,
+            ModuleKind::AdaptiveMaxPool { .. } if self.is_normalised => {
+                return Err(refused(
+                    path,
+                    "takes the largest of what was normalised, which heads do not; train the head without",
+                ));
+            }
+            ModuleKind::AdaptiveAveragePool { .. } | ModuleKind::AdaptiveMaxPool { .. } => {
+                if let Some(before) = &self.before_pooling {
+                    return Err(refused(
+                        path,
+                        &format!("pools what {before} computes, which heads do not; train the head without that layer"),
+                    ));
+                }
+            }
+            ModuleKind::Identity | ModuleKind::Flatten { .. } => {}
+            // What VGG16 pools is not negative.
+            ModuleKind::Relu if !self.is_normalised => {}
+            _ => self.before_pooling = Some(excerpt(path)),
+        }
+        Ok(())
+    }
+
+    fn within(&mut self, layer: &Layer, scope: &Scope, value: Option<Value>) -> Result<Value, CheckpointError> {
         match &layer.model {
-            Some(model) => self.model(model, &scope.within(layer, model, file.variables), value, file),
+            Some(model) => self.model(model, &scope.within(layer, model, self.file.variables), value),
             None => Err(no_input(&layer.name)),
         }
     }
@@ -250,7 +285,6 @@ impl Network {
         layer: &Layer,
         scope: &Scope,
         picture: &Picture,
-        file: File<'_>,
     ) -> Result<Option<Picture>, CheckpointError> {
         let path = scope.path(&layer.name);
         let unread = || {
@@ -262,9 +296,10 @@ impl Network {
         match layer.class.as_str() {
             "Rescaling" => picture.rescaled(&layer.config).map(Some).ok_or_else(unread),
             "Normalization" => {
-                let [mean, variance] = self.statistics(layer, scope, file)?.ok_or_else(unread)?;
+                let [mean, variance] = self.statistics(layer, scope)?.ok_or_else(unread)?;
                 picture.normalised(&mean, &variance).map(Some).ok_or_else(unread)
             }
+            "Lambda" if self.is_channels_first => Ok(None),
             "Lambda" => match preprocess_input::mode(&layer.config) {
                 Some(mode) => {
                     if mode.is_assumed {
@@ -294,12 +329,7 @@ impl Network {
     }
 
     /// The mean and the variance of a `Normalization`: in its configuration, or what it learned from pictures.
-    fn statistics(
-        &self,
-        layer: &Layer,
-        scope: &Scope,
-        file: File<'_>,
-    ) -> Result<Option<[Vec<f64>; 2]>, CheckpointError> {
+    fn statistics(&self, layer: &Layer, scope: &Scope) -> Result<Option<[Vec<f64>; 2]>, CheckpointError> {
         let config = &layer.config;
         let is_inverted = config.get("invert") == Some(&Json::Bool(true));
         let axis = config.get("axis").map(|axis| numbers(axis).unwrap_or_default());
@@ -312,10 +342,14 @@ impl Network {
             return Ok(Some([mean, variance]));
         }
         let mut learned = Vec::new();
-        for dataset in file.variables.of(scope, &layer.name, &["mean", "variance", "count"])? {
+        for dataset in self
+            .file
+            .variables
+            .of(scope, &layer.name, &["mean", "variance", "count"])?
+        {
             let entry = dataset.entry(&dataset.path)?;
             if entry.elements() <= 3 && learned.len() < 2 {
-                let read = entry.read(file.source, &Throttle::off())?;
+                let read = entry.read(self.file.source, &Throttle::off())?;
                 learned.push(read.values.iter().map(|value| f64::from(*value)).collect());
             }
         }
@@ -325,8 +359,15 @@ impl Network {
     /// Takes what a model is fed: a picture, or what stands after the convolutions.
     fn start(&mut self, name: &str, shape: &[Option<usize>]) -> Result<Value, CheckpointError> {
         let side = |side: Option<usize>| side.and_then(|side| u32::try_from(side).ok());
+        // The channels of VGG16's last map, and of the narrow one's.
+        let is_map = |channels: Option<usize>| matches!(channels, Some(512 | 16));
         let shape = match *shape {
-            [rows, columns, Some(3)] | [Some(3), rows, columns] => {
+            [rows, columns, Some(3)] => {
+                self.size = side(rows).zip(side(columns)).map(|(rows, columns)| [rows, columns]);
+                return Ok(Value::Picture(Picture::fed()));
+            }
+            [Some(3), rows, columns] if !is_map(columns) => {
+                self.is_channels_first = true;
                 self.size = side(rows).zip(side(columns)).map(|(rows, columns)| [rows, columns]);
                 return Ok(Value::Picture(Picture::fed()));
             }
@@ -377,6 +418,16 @@ impl Network {
             channels_first: text(&layer.config, "data_format") == "channels_first",
         })
     }
+}
+
+/// Returns true for a cast whose result is rounded.
+fn casts_to_integers(layer: &Layer, call: &Call) -> bool {
+    let named = call.named.iter().find(|(name, _)| name == "dtype");
+    let given = match named {
+        Some((_, Argument::Constant(dtype))) => dtype.as_str().unwrap_or_default().to_owned(),
+        _ => text(&layer.config, "dtype"),
+    };
+    given.contains("int") || given.contains("bool")
 }
 
 /// Returns true for functions that are layers.

@@ -184,7 +184,13 @@ fn named<'a>(file: &'a Hdf5, root: &str, scope: &Scope, layer: &str, expected: &
     if !scope.names.is_empty() {
         let is_own = |parent: &str| parent == layer || without_number(parent) == Some(layer);
         let exact = all.iter().any(|(parent, ..)| *parent == layer);
-        all.retain(|(parent, ..)| if exact { *parent == layer } else { is_own(parent) });
+        let near = all.iter().any(|(parent, ..)| is_own(parent));
+        // A Normalization's variables have no layer before them.
+        all.retain(|(parent, ..)| match (exact, near) {
+            (true, _) => *parent == layer,
+            (false, true) => is_own(parent),
+            (false, false) => parent.is_empty(),
+        });
     }
     let mut ordered = Vec::new();
     for name in expected {
@@ -193,6 +199,11 @@ fn named<'a>(file: &'a Hdf5, root: &str, scope: &Scope, layer: &str, expected: &
             (Some((.., dataset)), None) => ordered.push(*dataset),
             _ => return by_rank(all.into_iter().map(|(.., dataset)| dataset).collect(), expected),
         }
+    }
+    // What changes the others, such as LoRA's. What renorm keeps counts in training alone.
+    let is_more = |variable: &str| !expected.contains(&variable) && !variable.starts_with("renorm");
+    if all.iter().any(|(_, variable, _)| is_more(variable)) {
+        return all.into_iter().map(|(.., dataset)| dataset).collect();
     }
     ordered
 }

@@ -7,16 +7,29 @@ use crate::CheckpointError;
 use crate::checkpoint::Headers;
 use crate::entry::TensorEntry;
 use crate::hdf5::{Attribute, Dataset, Hdf5};
+use crate::head::natural;
 
 /// Groups that hold no layers.
-const OTHERS: [&str; 3] = ["optimizer", "optimizer_weights", "top_level_model_weights"];
+const OTHERS: [&str; 4] = ["optimizer", "optimizer_weights", "top_level_model_weights", "metrics"];
 
 /// A layer's variables, by their names or numbers.
 type Layer<'a> = Vec<(&'a str, &'a Dataset)>;
 
+/// A layer of the file.
+struct Found<'a> {
+    path: String,
+    /// Where it comes: in a list of names, and then by the name of its group.
+    place: (usize, &'a str),
+    variables: Layer<'a>,
+}
+
 pub(super) fn headers(file: &Hdf5, root: &str, key: Option<&str>) -> Result<Headers, CheckpointError> {
     let is_numbered = !groups_in(file, "layers").is_empty();
-    let mut layers: BTreeMap<String, Layer<'_>> = BTreeMap::new();
+    let listed: &[String] = match attribute(file, root, "layer_names") {
+        Some(Attribute::Texts(names)) => names,
+        _ => &[],
+    };
+    let mut layers: BTreeMap<&str, Found<'_>> = BTreeMap::new();
     for dataset in file.datasets() {
         let Some(path) = within(&dataset.path, root) else {
             continue;
@@ -26,9 +39,17 @@ pub(super) fn headers(file: &Hdf5, root: &str, key: Option<&str>) -> Result<Head
             true => numbered_name(file, parent),
             false => named(parent),
         };
-        if let Some(name) = name {
-            layers.entry(name).or_default().push((variable, dataset));
-        }
+        let Some(path) = name else {
+            continue;
+        };
+        let top = parent.split('/').next().unwrap_or_default();
+        let place = listed.iter().position(|name| name == top).unwrap_or(listed.len());
+        let found = layers.entry(parent).or_insert_with(|| Found {
+            path,
+            place: (place, parent),
+            variables: Vec::new(),
+        });
+        found.variables.push((variable, dataset));
     }
     if layers.is_empty() {
         return Err(CheckpointError::Keras {
@@ -36,15 +57,60 @@ pub(super) fn headers(file: &Hdf5, root: &str, key: Option<&str>) -> Result<Head
                 .into(),
         });
     }
-    let mut entries = Vec::new();
-    for (name, variables) in layers {
-        add(&mut entries, &name, variables)?;
+    let mut layers: Vec<Found<'_>> = layers.into_values().collect();
+    layers.sort_by(|one, other| {
+        one.place
+            .0
+            .cmp(&other.place.0)
+            .then(natural::compare(one.place.1, other.place.1))
+    });
+    if is_numbered {
+        check_one_model(&layers)?;
+    }
+    let (mut entries, mut order) = (Vec::new(), Vec::new());
+    for layer in layers {
+        let is_norm = !is_numbered || class(layer.place.1) == "batch_normalization";
+        add(&mut entries, &layer.path, layer.variables, is_norm)?;
+        order.push(layer.path);
     }
     Ok(Headers {
         entries,
+        order,
         selected: key.map(str::to_owned),
         ..Headers::default()
     })
+}
+
+/// The class of a numbered group: `dense` of `layers/dense_1/vars`.
+fn class(group: &str) -> &str {
+    let name = group
+        .strip_suffix("/vars")
+        .unwrap_or(group)
+        .rsplit('/')
+        .next()
+        .unwrap_or_default();
+    match name.rsplit_once('_') {
+        Some((class, number)) if number.bytes().all(|byte| byte.is_ascii_digit()) => class,
+        _ => name,
+    }
+}
+
+/// Refuses Denses in several models: which model comes first only the configuration says.
+fn check_one_model(layers: &[Found<'_>]) -> Result<(), CheckpointError> {
+    let mut around: Option<&str> = None;
+    for layer in layers.iter().filter(|layer| class(layer.place.1) == "dense") {
+        let group = layer.place.1.strip_suffix("/vars").unwrap_or_default();
+        let parent = group.rsplit_once('/').map_or("", |(parent, _)| parent);
+        if around.is_some_and(|other| other != parent) {
+            return Err(refused(
+                &layer.path,
+                "is in another model than the Dense before it, and only the model's configuration says which comes first; \
+                 save the whole model with model.save(\"model.keras\")",
+            ));
+        }
+        around = Some(parent);
+    }
+    Ok(())
 }
 
 fn within<'a>(path: &'a str, root: &str) -> Option<&'a str> {
@@ -84,7 +150,12 @@ fn numbered_name(file: &Hdf5, parent: &str) -> Option<String> {
 }
 
 /// Adds the entries of one layer.
-fn add(entries: &mut Vec<TensorEntry>, name: &str, mut variables: Layer<'_>) -> Result<(), CheckpointError> {
+fn add(
+    entries: &mut Vec<TensorEntry>,
+    name: &str,
+    mut variables: Layer<'_>,
+    is_norm: bool,
+) -> Result<(), CheckpointError> {
     variables.sort_by(|(first, _), (second, _)| first.len().cmp(&second.len()).then(first.cmp(second)));
     let ranks: Vec<usize> = variables.iter().map(|(_, dataset)| dataset.shape.len()).collect();
     let are_named = variables.iter().any(|(variable, _)| variable.parse::<usize>().is_err());
@@ -95,10 +166,10 @@ fn add(entries: &mut Vec<TensorEntry>, name: &str, mut variables: Layer<'_>) -> 
             .collect(),
         (false, [2 | 4, 1]) => vec!["kernel", "bias"],
         (false, [2 | 4]) => vec!["kernel"],
-        (false, [1, 1, 1, 1]) => vec!["gamma", "beta", "moving_mean", "moving_variance"],
-        (false, [1, 1]) => vec!["moving_mean", "moving_variance"],
-        // The mean, the variance and the count of a Normalization. What it does must be said.
-        (false, [_, _, 0]) => return Ok(()),
+        (false, [1, 1, 1, 1]) if is_norm => vec!["gamma", "beta", "moving_mean", "moving_variance"],
+        (false, [1, 1]) if is_norm => vec!["moving_mean", "moving_variance"],
+        // A Normalization: it is listed as left out, and what it does must be said.
+        (false, [_, _, 0]) => vec!["mean", "variance", "count"],
         (false, _) => {
             return Err(refused(
                 name,

@@ -9,6 +9,9 @@ use super::pixels;
 use super::values::{Activation, Content, Value};
 use super::walk::Walk;
 
+/// The end of a slice of all, or a larger one: tf2onnx writes this, PyTorch more.
+const ALL: i64 = 1_000_000_000;
+
 impl Walk<'_, '_> {
     /// Channels of a picture, by Gather or Slice.
     pub fn taken(&self, node: &Node, inputs: &[Option<Value>], x: &Activation) -> Result<Activation, CheckpointError> {
@@ -57,7 +60,7 @@ impl Walk<'_, '_> {
                     return Ok(None);
                 };
                 places = taken;
-            } else if (*start, *step) != (0, 1) || *end < i64::from(i32::MAX) {
+            } else if (*start, *step) != (0, 1) || *end < ALL {
                 // Anything but all of another dimension.
                 return Ok(None);
             }

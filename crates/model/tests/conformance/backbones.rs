@@ -27,6 +27,7 @@ fn backbone(mut parameters: Parameters) -> Backbone {
         digest,
         legacy_digest: digest,
         classes: None,
+        graph: None,
     }
 }
 
