@@ -28,6 +28,7 @@ mod names;
 mod network;
 mod onnx;
 mod pickle;
+mod pixels;
 mod plain_pickle;
 mod safetensors;
 mod scatter;

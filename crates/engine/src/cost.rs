@@ -21,7 +21,7 @@ pub fn picture_cost([height, width]: [u32; 2]) -> Cost {
     FIXED_COST + ((PICTURE_COST - FIXED_COST) * pixels).div_ceil(PICTURE_PIXELS)
 }
 
-/// The highest cost of one request: nobody waits longer than for so many pictures because a caller asks much at once.
+/// The highest cost of one request. It bounds how long one large request delays others.
 pub const REQUEST_COST_MAX: Cost = 32 * PICTURE_COST;
 
 /// Returns the predicted cost of a picture that is prepared in each of these ways.

@@ -263,7 +263,7 @@ impl AppState {
 }
 
 /// Looks up the inputs of a picture's heads, one after the other. It waits for inputs that another request computes only
-/// while it has none to compute itself, so that nobody waits for a request that waits.
+/// while it has none to compute itself, so that no request waits for one that waits itself.
 async fn look_up(cache: &FeatureCache, picture: &Picture, inputs: Vec<Wanted>, call: &CallContext) -> Cached {
     let key = cache.key(picture).await;
     let mut cached = Cached::default();

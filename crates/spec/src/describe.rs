@@ -78,7 +78,7 @@ mod tests {
     use super::*;
     use crate::head_layer::HeadLayer;
     use crate::head_spec::{HeadInput, Output};
-    use crate::preprocessing::Preset;
+    use crate::preset::Preset;
 
     #[test]
     fn a_head_takes_the_place_of_the_layers_that_its_input_leaves_out() {

@@ -14,6 +14,7 @@ mod object;
 mod partial_spec;
 mod picture;
 mod preprocessing;
+mod preset;
 mod spec_draft;
 mod step;
 
@@ -27,7 +28,8 @@ pub use head_spec::{HeadInput, HeadSpec, LABEL_BYTES_MAX, LABELS_MAX, LAYERS_MAX
 pub use imagenet::imagenet_labels;
 pub use partial_spec::PartialSpec;
 pub use picture::{IMAGENET_MEAN, IMAGENET_STD, PICTURE_BYTES, PICTURE_SIDE};
-pub use preprocessing::{ChannelOrder, Preprocessing, Preset, Resize, ResizeFilter, SIDE_MAX, SIDE_MIN, ValueRange};
+pub use preprocessing::{ChannelOrder, Preprocessing, Resize, ResizeFilter, SIDE_MAX, SIDE_MIN, ValueRange};
+pub use preset::Preset;
 pub use spec_draft::SpecDraft;
 pub use step::Step;
 

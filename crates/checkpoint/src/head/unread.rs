@@ -268,7 +268,7 @@ enum Judged {
     Read,
     /// It is not read, and those within it are not.
     Unread,
-    /// It is no part of the head's path, and those within it are not; or it is read with them.
+    /// Neither it nor a module within it is on the head's path, or it is read together with them.
     Beside,
 }
 

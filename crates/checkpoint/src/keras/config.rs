@@ -66,6 +66,36 @@ pub(super) enum Argument {
     Constant(Json),
 }
 
+impl Layer {
+    /// Returns true for a cast whose result is rounded.
+    pub fn casts_to_integers(&self, call: &Call) -> bool {
+        let named = call.named.iter().find(|(name, _)| name == "dtype");
+        let given = match named {
+            Some((_, Argument::Constant(dtype))) => dtype.as_str().unwrap_or_default().to_owned(),
+            _ => text(&self.config, "dtype"),
+        };
+        given.contains("int") || given.contains("bool")
+    }
+
+    /// Returns true for a function that is a layer.
+    pub fn is_operation(&self) -> bool {
+        ["TFOpLambda", "SlicingOpLambda", "GetItem", "Negative"].contains(&self.class.as_str())
+    }
+
+    /// The shape that an input layer, or the first layer of a `Sequential`, takes, without the batch's size.
+    pub fn first_shape(&self) -> Option<Vec<Option<usize>>> {
+        let shape = ["batch_shape", "batch_input_shape"]
+            .into_iter()
+            .find_map(|key| self.config.get(key)?.as_array())?;
+        let sizes = shape.iter().skip(1).take(4);
+        Some(
+            sizes
+                .map(|size| size.as_u64().and_then(|size| usize::try_from(size).ok()))
+                .collect(),
+        )
+    }
+}
+
 /// Reads a configuration.
 ///
 /// # Errors

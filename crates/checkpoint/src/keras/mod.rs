@@ -1,13 +1,15 @@
 //! Reads what Keras saves: `.h5` of Keras 2 and 3, `.keras`, and files of weights alone. Nothing in them is run.
 //!
-//! `config` reads a model's configuration, `network` follows it from the picture to the output with the help of `picture`
-//! and `preprocess_input` (what comes before the convolutions) and `layer` (what comes after), `variables` and `entry` find
-//! the layers' numbers, and `weights` reads files without a configuration.
+//! `config` reads a model's configuration. `network` follows it from the picture to the output with the help of `picture`,
+//! `preprocess_input` and `normalization` (what comes before the convolutions) and of `layer` and `map_history` (what comes
+//! after). `variables` and `entry` find the layers' numbers, and `weights` reads files without a configuration.
 
 mod config;
 mod entry;
 mod layer;
+mod map_history;
 mod network;
+mod normalization;
 mod picture;
 mod preprocess_input;
 mod variables;

@@ -6,14 +6,15 @@ use serde_json::Value as Json;
 
 use super::config::{Argument, Call, Layer, Model, text};
 use super::layer::{self, Shape};
-use super::picture::{self, Operand, Picture, numbers};
+use super::map_history::MapHistory;
+use super::normalization;
+use super::picture::{self, Operand, Picture};
 use super::preprocess_input;
 use super::variables::{Scope, Variables};
 use super::{entry, refused};
 use crate::entry::TensorEntry;
 use crate::source::Source;
-use crate::throttle::Throttle;
-use crate::{CheckpointError, Graph, Module, ModuleKind, excerpt};
+use crate::{CheckpointError, Graph, Module, excerpt};
 
 /// What was read of a model.
 pub(super) struct Network<'a> {
@@ -28,9 +29,7 @@ pub(super) struct Network<'a> {
     last: usize,
     size: Option<[u32; 2]>,
     is_channels_first: bool,
-    /// What has been done to the map since the last 2x2 pooling that does not change places with a further pooling.
-    before_pooling: Option<String>,
-    is_normalised: bool,
+    history: MapHistory,
 }
 
 /// The result of a layer.
@@ -65,8 +64,7 @@ pub(super) fn read<'a>(model: &Model, file: File<'a>) -> Result<Network<'a>, Che
         last: 0,
         size: None,
         is_channels_first: false,
-        before_pooling: None,
-        is_normalised: false,
+        history: MapHistory::default(),
     };
     let scope = Scope::of(model, file.variables);
     let result = network.model(model, &scope, None)?;
@@ -103,7 +101,7 @@ impl Network<'_> {
         for layer in &model.layers {
             let taken = match value.take() {
                 Some(value) => value,
-                None => match first_shape(layer) {
+                None => match layer.first_shape() {
                     Some(shape) => self.start(&layer.name, &shape)?,
                     // A model within: its own first layer has the shape.
                     None if layer.model.is_some() => {
@@ -131,7 +129,7 @@ impl Network<'_> {
         let mut results: HashMap<&str, Value> = HashMap::new();
         for layer in &model.layers {
             let value = match (&layer.calls[..], layer.class.as_str()) {
-                ([], _) if layer.name == *input => match (fed.take(), first_shape(layer)) {
+                ([], _) if layer.name == *input => match (fed.take(), layer.first_shape()) {
                     (Some(value), _) => value,
                     (None, Some(shape)) => self.start(&layer.name, &shape)?,
                     (None, None) => return Err(no_input(&layer.name)),
@@ -160,7 +158,7 @@ impl Network<'_> {
         scope: &Scope,
         results: &HashMap<&str, Value>,
     ) -> Result<Value, CheckpointError> {
-        if call.is_training && !is_operation(&layer.class) {
+        if call.is_training && !layer.is_operation() {
             return Err(refused(
                 &scope.path(&layer.name),
                 "is called with training=True, and so computes as in training; call it without",
@@ -168,11 +166,11 @@ impl Network<'_> {
         }
         if let [Argument::Result(name)] = &call.arguments[..]
             && let Some(value) = results.get(name.as_str())
-            && !is_operation(&layer.class)
+            && !layer.is_operation()
         {
             return self.layer(layer, scope, value.clone());
         }
-        let is_plain = !self.is_channels_first && !casts_to_integers(layer, call);
+        let is_plain = !self.is_channels_first && !layer.casts_to_integers(call);
         let operands = operands(call, results).filter(|_| is_plain);
         let operation = match text(&layer.config, "function") {
             function if function.is_empty() => layer.class.clone(),
@@ -223,7 +221,7 @@ impl Network<'_> {
             }
         };
         let kind = layer::kind(layer, shape).map_err(|reason| refused(&path, &reason))?;
-        self.check_pooling(&path, shape, &kind.module)?;
+        self.history.follow(&path, shape, &kind.module)?;
         let datasets = self.file.variables.of(scope, &layer.name, &kind.variables)?;
         for (name, dataset) in kind.variables.iter().zip(datasets) {
             self.entries.push(entry::of(&path, name, dataset)?);
@@ -238,38 +236,6 @@ impl Network<'_> {
             number: self.last,
             shape: kind.shape,
         })
-    }
-
-    /// Refuses a pooling of the whole map after what has another result before it than after it, where heads have it.
-    fn check_pooling(&mut self, path: &str, shape: Shape, kind: &ModuleKind) -> Result<(), CheckpointError> {
-        if !matches!(shape, Shape::Map { .. }) {
-            return Ok(());
-        }
-        match kind {
-            ModuleKind::Conv2d { .. } | ModuleKind::MaxPool => {
-                (self.before_pooling, self.is_normalised) = (None, false);
-            }
-            ModuleKind::BatchNorm { .. } => self.is_normalised = true,
-            ModuleKind::AdaptiveMaxPool { .. } if self.is_normalised => {
-                return Err(refused(
-                    path,
-                    "takes the largest of what was normalised, which heads do not; train the head without",
-                ));
-            }
-            ModuleKind::AdaptiveAveragePool { .. } | ModuleKind::AdaptiveMaxPool { .. } => {
-                if let Some(before) = &self.before_pooling {
-                    return Err(refused(
-                        path,
-                        &format!("pools what {before} computes, which heads do not; train the head without that layer"),
-                    ));
-                }
-            }
-            ModuleKind::Identity | ModuleKind::Flatten { .. } => {}
-            // What VGG16 pools is not negative.
-            ModuleKind::Relu if !self.is_normalised => {}
-            _ => self.before_pooling = Some(excerpt(path)),
-        }
-        Ok(())
     }
 
     fn within(&mut self, layer: &Layer, scope: &Scope, value: Option<Value>) -> Result<Value, CheckpointError> {
@@ -296,7 +262,7 @@ impl Network<'_> {
         match layer.class.as_str() {
             "Rescaling" => picture.rescaled(&layer.config).map(Some).ok_or_else(unread),
             "Normalization" => {
-                let [mean, variance] = self.statistics(layer, scope)?.ok_or_else(unread)?;
+                let [mean, variance] = normalization::statistics(layer, scope, self.file)?.ok_or_else(unread)?;
                 picture.normalised(&mean, &variance).map(Some).ok_or_else(unread)
             }
             "Lambda" if self.is_channels_first => Ok(None),
@@ -326,34 +292,6 @@ impl Network<'_> {
             }
             _ => Ok(None),
         }
-    }
-
-    /// The mean and the variance of a `Normalization`: in its configuration, or what it learned from pictures.
-    fn statistics(&self, layer: &Layer, scope: &Scope) -> Result<Option<[Vec<f64>; 2]>, CheckpointError> {
-        let config = &layer.config;
-        let is_inverted = config.get("invert") == Some(&Json::Bool(true));
-        let axis = config.get("axis").map(|axis| numbers(axis).unwrap_or_default());
-        let is_last = matches!(axis.as_deref(), None | Some([] | [-1.0 | 3.0]));
-        if is_inverted || !is_last {
-            return Ok(None);
-        }
-        let given = ["mean", "variance"].map(|key| config.get(key).and_then(numbers));
-        if let [Some(mean), Some(variance)] = given {
-            return Ok(Some([mean, variance]));
-        }
-        let mut learned = Vec::new();
-        for dataset in self
-            .file
-            .variables
-            .of(scope, &layer.name, &["mean", "variance", "count"])?
-        {
-            let entry = dataset.entry(&dataset.path)?;
-            if entry.elements() <= 3 && learned.len() < 2 {
-                let read = entry.read(self.file.source, &Throttle::off())?;
-                learned.push(read.values.iter().map(|value| f64::from(*value)).collect());
-            }
-        }
-        Ok(learned.try_into().ok())
     }
 
     /// Takes what a model is fed: a picture, or what stands after the convolutions.
@@ -420,21 +358,6 @@ impl Network<'_> {
     }
 }
 
-/// Returns true for a cast whose result is rounded.
-fn casts_to_integers(layer: &Layer, call: &Call) -> bool {
-    let named = call.named.iter().find(|(name, _)| name == "dtype");
-    let given = match named {
-        Some((_, Argument::Constant(dtype))) => dtype.as_str().unwrap_or_default().to_owned(),
-        _ => text(&layer.config, "dtype"),
-    };
-    given.contains("int") || given.contains("bool")
-}
-
-/// Returns true for functions that are layers.
-fn is_operation(class: &str) -> bool {
-    ["TFOpLambda", "SlicingOpLambda", "GetItem", "Negative"].contains(&class)
-}
-
 /// The arguments of a function on pictures; `None` if one is what has become of a picture.
 fn operands(call: &Call, results: &HashMap<&str, Value>) -> Option<Vec<Operand>> {
     // What the functions' further arguments are called; others say nothing of the result.
@@ -463,19 +386,6 @@ fn operands(call: &Call, results: &HashMap<&str, Value>) -> Option<Vec<Operand>>
         });
     }
     Some(operands)
-}
-
-/// The shape that an input layer, or the first layer of a `Sequential`, takes, without the batch's size.
-fn first_shape(layer: &Layer) -> Option<Vec<Option<usize>>> {
-    let shape = ["batch_shape", "batch_input_shape"]
-        .into_iter()
-        .find_map(|key| layer.config.get(key)?.as_array())?;
-    let sizes = shape.iter().skip(1).take(4);
-    Some(
-        sizes
-            .map(|size| size.as_u64().and_then(|size| usize::try_from(size).ok()))
-            .collect(),
-    )
 }
 
 fn no_input(name: &str) -> CheckpointError {

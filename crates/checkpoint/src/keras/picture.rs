@@ -3,16 +3,11 @@
 use headswap_spec::{ChannelTransform, IMAGENET_MEAN, IMAGENET_STD};
 use serde_json::{Map, Value as Json};
 
+use crate::pixels::{self, Pixel};
+
 /// What has been computed of a picture: some linear function of one channel for each of its channels.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Picture(Vec<Channel>);
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Channel {
-    from: usize,
-    scale: f64,
-    shift: f64,
-}
+pub(super) struct Picture(Vec<Pixel>);
 
 /// What an operation takes.
 pub(super) enum Operand {
@@ -24,29 +19,12 @@ pub(super) enum Operand {
 impl Picture {
     /// What the model is fed.
     pub fn fed() -> Self {
-        let channel = |from| Channel {
-            from,
-            scale: 1.0,
-            shift: 0.0,
-        };
-        Self((0..3).map(channel).collect())
+        Self(pixels::fed())
     }
 
     /// Returns it as a transform, if it has three channels in their order or in reverse.
     pub fn transform(&self) -> Option<ChannelTransform> {
-        let [first, second, third] = self.0[..] else {
-            return None;
-        };
-        let reversed = match [first.from, second.from, third.from] {
-            [0, 1, 2] => false,
-            [2, 1, 0] => true,
-            _ => return None,
-        };
-        Some(ChannelTransform {
-            reversed,
-            scale: [first.scale, second.scale, third.scale],
-            shift: [first.shift, second.shift, third.shift],
-        })
+        pixels::transform(&self.0)
     }
 
     /// Returns x · scale + shift, with one number of each for all channels or for each.

@@ -7,10 +7,10 @@ use super::chain::{Link, Parameter, path};
 use super::constant::Constant;
 use super::model::Node;
 use super::operators::vector;
-use super::pixels;
 use super::refusal::{EXPORT, refused};
 use super::values::{Activation, Content, Value};
 use super::walk::Walk;
+use crate::pixels;
 
 impl Walk<'_, '_> {
     pub fn convolution(

@@ -1,31 +1,10 @@
-//! What a graph computes of each pixel before its first convolution.
-
-use headswap_spec::ChannelTransform;
+//! Arithmetic of a graph on a picture before its first convolution.
 
 use super::function::arithmetic;
+use crate::pixels::Pixel;
 
 /// Limit of the channels before the first convolution, which takes three.
 pub(super) const CHANNELS_MAX: usize = 8;
-
-/// A channel: a channel of the picture, times `scale`, plus `shift`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Pixel {
-    pub channel: usize,
-    pub scale: f64,
-    pub shift: f64,
-}
-
-/// The channels of a picture as it is fed.
-pub(super) fn fed() -> Vec<Pixel> {
-    let channels = 0..3;
-    channels
-        .map(|channel| Pixel {
-            channel,
-            scale: 1.0,
-            shift: 0.0,
-        })
-        .collect()
-}
 
 /// Returns `pixels` (+, -, ·, /) `numbers`, of which there is one or one for each channel; the other way round if
 /// `is_second`. `None` if that is not a product and a sum.
@@ -63,19 +42,4 @@ fn scale_of(operator: &str, number: f64, difference: f64) -> f64 {
         "Mul" => number,
         _ => difference,
     }
-}
-
-/// Returns what was computed of the three channels, if it is their own order or the reverse.
-pub(super) fn transform(pixels: &[Pixel]) -> Option<ChannelTransform> {
-    let [first, second, third] = pixels else { return None };
-    let reversed = match [first.channel, second.channel, third.channel] {
-        [0, 1, 2] => false,
-        [2, 1, 0] => true,
-        _ => return None,
-    };
-    Some(ChannelTransform {
-        reversed,
-        scale: [first.scale, second.scale, third.scale],
-        shift: [first.shift, second.shift, third.shift],
-    })
 }

@@ -6,7 +6,7 @@ use super::axes::Axes;
 use super::constant::Constant;
 use super::function::Function;
 use super::numbers::Numbers;
-use super::pixels::Pixel;
+use crate::pixels::Pixel;
 
 #[derive(Clone, Debug)]
 pub(super) enum Value {

@@ -15,10 +15,10 @@ use super::fold;
 use super::function::Function;
 use super::model::{Input, Model, Node};
 use super::numbers::{self, Number, Numbers};
-use super::pixels;
 use super::refusal::{EXPORT, damaged, refused, short};
 use super::values::{Activation, Content, Pending, Value};
 use super::wire::Wire;
+use crate::pixels;
 
 /// What was found.
 pub(super) struct Network {
