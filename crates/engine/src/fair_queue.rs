@@ -6,7 +6,7 @@ use super::class::FlowId;
 
 /// Items by flow. Each [`FairQueue::pop`] takes the oldest item of the next flow, so that a flow of many items delays
 /// another flow by at most one item. A flow of costly items is [charged](FairQueue::charge) turns, which it leaves to the
-/// others.
+/// others, and so is a flow whose item is [taken](FairQueue::take) before its turn.
 #[derive(Debug)]
 pub struct FairQueue<T> {
     flows: HashMap<FlowId, Flow<T>>,
@@ -23,6 +23,18 @@ struct Flow<T> {
     /// The turns that it leaves to others.
     owed: usize,
 }
+
+/// The place of an item in a queue that has not changed since.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// The flow's index in the order in which they are served.
+    flow: usize,
+    /// The item's index in its flow.
+    item: usize,
+}
+
+/// Limit of items that [`FairQueue::find`] looks at.
+const LOOK_MAX: usize = 256;
 
 impl<T> Default for FairQueue<T> {
     fn default() -> Self {
@@ -57,18 +69,47 @@ impl<T> FairQueue<T> {
 
     /// Returns the item that [`FairQueue::pop`] would take.
     pub fn peek(&self) -> Option<&T> {
-        self.flows.get(self.active.front()?)?.items.front()
+        self.find(|_| true).map(|(_, item)| item)
     }
 
     /// Takes the oldest item of the next flow, which goes behind the other flows.
     pub fn pop(&mut self) -> Option<T> {
-        let id = self.active.pop_front()?;
+        let (place, _) = self.find(|_| true)?;
+        self.take(place)
+    }
+
+    /// Returns the item to take next of those for which `wanted` is true: the oldest of the flow that owes the fewest turns,
+    /// and of such flows the next. Looks at the first [`LOOK_MAX`] items only.
+    pub fn find(&self, wanted: impl Fn(&T) -> bool) -> Option<(Place, &T)> {
+        let mut left = LOOK_MAX;
+        let mut found: Option<(usize, Place, &T)> = None;
+        for (flow, id) in self.active.iter().enumerate() {
+            let Flow { items, owed } = self.flows.get(id)?;
+            if found.is_none_or(|(least, ..)| *owed < least)
+                && let Some((item, value)) = items.iter().take(left).enumerate().find(|(_, value)| wanted(value))
+            {
+                found = Some((*owed, Place { flow, item }, value));
+            }
+            left = left.saturating_sub(items.len());
+            if left == 0 || found.is_some_and(|(least, ..)| least == 0) {
+                break;
+            }
+        }
+        found.map(|(_, place, item)| (place, item))
+    }
+
+    /// Takes an item. If it is the turn of its flow, the flow goes behind the others; if not, it owes that turn.
+    pub fn take(&mut self, place: Place) -> Option<T> {
+        let id = *self.active.get(place.flow)?;
         let flow = self.flows.get_mut(&id)?;
-        let item = flow.items.pop_front()?;
+        let item = flow.items.remove(place.item)?;
         if flow.items.is_empty() {
             self.flows.remove(&id);
+            self.active.remove(place.flow);
+        } else if place.flow == 0 {
+            self.active.rotate_left(1);
         } else {
-            self.active.push_back(id);
+            flow.owed += 1;
         }
         self.len -= 1;
         self.settle();
@@ -209,6 +250,45 @@ mod tests {
         // Alone, it is served at once.
         queue.retain(|item| item.0 == 0);
         assert_eq!(std::iter::from_fn(|| queue.pop()).count(), 36);
+    }
+
+    /// Flow 0's items are taken four at a time, before their turns.
+    #[test]
+    fn a_flow_whose_items_are_taken_early_gets_no_more_turns() {
+        let mut queue = FairQueue::default();
+        for number in 0..40 {
+            for flow in 0..3 {
+                queue.push_back(flow, (flow, number));
+            }
+        }
+        let mut served = [0; 3];
+        for _ in 0..20 {
+            let (flow, _) = queue.pop().unwrap();
+            served[flow as usize] += 1;
+            for _ in 0..if flow == 0 { 3 } else { 0 } {
+                let (place, _) = queue.find(|item| item.0 == 0).unwrap();
+                served[queue.take(place).unwrap().0 as usize] += 1;
+            }
+        }
+        assert_eq!(served, [12, 9, 8]);
+    }
+
+    #[test]
+    fn an_item_is_found_within_its_flow_and_leaves_the_others_in_order() {
+        let mut queue = FairQueue::default();
+        for item in [(1, 'a'), (1, 'b'), (2, 'c'), (2, 'b'), (1, 'd')] {
+            queue.push_back(item.0, item);
+        }
+        let take = |queue: &mut FairQueue<_>, wanted| {
+            let (place, _) = queue.find(|item: &(FlowId, char)| item.1 == wanted)?;
+            queue.take(place)
+        };
+        assert_eq!(take(&mut queue, 'b'), Some((1, 'b')));
+        assert_eq!(take(&mut queue, 'b'), Some((2, 'b')));
+        assert_eq!(take(&mut queue, 'b'), None);
+        let left: Vec<char> = std::iter::from_fn(|| queue.pop()).map(|item| item.1).collect();
+        assert_eq!(left, ['a', 'c', 'd']);
+        assert_eq!(queue.len(), 0);
     }
 
     #[test]

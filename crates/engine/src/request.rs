@@ -16,6 +16,7 @@ use super::admission::Admitted;
 use super::class::{Class, FlowId};
 use super::cost::{Cost, PICTURE_COST, pictures_cost};
 use super::error::{EngineError, Stage};
+use super::family::Family;
 use super::metrics::Counted;
 use super::scheduler::Scheduled;
 
@@ -282,6 +283,20 @@ impl Scheduled for Entry {
 
     fn cost(&self) -> Cost {
         self.cost
+    }
+
+    /// That of its first head. Cached inputs go with any: their convolutions are not computed.
+    fn family(&self) -> Option<Family> {
+        if matches!(self.input, Input::HeadInputs(_)) {
+            return None;
+        }
+        match &self.heads {
+            Heads::Source(_) => None,
+            Heads::Pinned(heads) => match heads.first() {
+                Some(head) => Family::of_head(head),
+                None => self.wanted.first().and_then(Family::of_wanted),
+            },
+        }
     }
 }
 

@@ -3,10 +3,14 @@
 //! Interactive requests come before bulk ones, which keep a share; within a class, flows take turns. Requests wait
 //! encoded: pictures of the cost of at most two batches are decoded ahead of the devices, and of bulk ones at most one, to
 //! within one request, so that an interactive picture can be decoded before a decoded bulk batch is dispatched.
+//!
+//! A batch is of one [`Family`], as rows of several share no computation: it is that of the request whose turn it is, and
+//! the others keep their turns.
 
 use super::class::{Class, FlowId};
 use super::cost::{Cost, CostTable, PICTURE_COST};
-use super::fair_queue::FairQueue;
+use super::fair_queue::{FairQueue, Place};
+use super::family::Family;
 use super::share::Share;
 
 /// A request that can be scheduled.
@@ -17,6 +21,8 @@ pub trait Scheduled {
     fn flow(&self) -> FlowId;
     /// The predicted cost of computing it, which does not change while it waits.
     fn cost(&self) -> Cost;
+    /// Its family, once that is known; none if it goes with any.
+    fn family(&self) -> Option<Family>;
 }
 
 /// Limits of the scheduler.
@@ -92,6 +98,14 @@ impl<T: Scheduled> ClassQueues<T> {
     /// Returns the cost of the request whose turn for a device is next.
     fn next_cost(&self) -> Option<Cost> {
         self.ready.peek().map(|ready| ready.request.cost())
+    }
+
+    /// Returns the request for a device whose turn is next of those that go with a family, and its cost.
+    fn next_of(&self, family: Option<Family>) -> Option<(Place, Cost)> {
+        let goes_with =
+            |ready: &Ready<T>| family.is_none() || ready.request.family().is_none_or(|own| Some(own) == family);
+        let (place, ready) = self.ready.find(goes_with)?;
+        Some((place, ready.request.cost()))
     }
 
     /// Counts a request of this cost as no longer ready.
@@ -205,30 +219,38 @@ impl<T: Scheduled> Scheduler<T> {
         // The cost of the requests that the batch is for; further bulk requests may join it.
         let mut due = 0;
         let mut has_interactive = false;
+        let mut family = None;
         while cost < cost_max {
-            let (interactive, bulk) = (self.interactive.next_cost(), self.bulk.next_cost());
+            let (interactive, bulk) = (self.interactive.next_of(family), self.bulk.next_of(family));
             let is_joining = has_interactive && interactive.is_none();
-            if is_joining && !self.may_join(due, cost + bulk.unwrap_or_default()) {
+            if is_joining && !self.may_join(due, cost + bulk.map_or(0, |(_, cost)| cost)) {
                 break;
             }
             let share = self.device_share;
-            let Some(class) = self.device_share.pick(interactive, bulk) else {
+            let Some(class) = self
+                .device_share
+                .pick(self.interactive.next_cost(), self.bulk.next_cost())
+            else {
+                break;
+            };
+            let next = match class {
+                Class::Interactive => interactive,
+                Class::Bulk => bulk,
+            };
+            let Some((place, next)) = next.filter(|(_, next)| batch.is_empty() || cost + next <= cost_max) else {
+                // It is of another family, or too large. It keeps its turn, or else it might never get one.
+                self.device_share = share;
                 break;
             };
             let queues = self.class_mut(class);
-            let next = queues.next_cost().unwrap_or_default();
-            if !batch.is_empty() && cost + next > cost_max {
-                // It keeps its turn, or else a request as large as a batch might never get one.
-                self.device_share = share;
-                break;
-            }
-            let Some(Ready { request, decoded }) = queues.ready.pop() else {
+            let Some(Ready { request, decoded }) = queues.ready.take(place) else {
                 break;
             };
             match turn(request) {
                 Turn::Take(request) => {
                     queues.take(next, decoded);
                     queues.ready.charge(request.flow(), turns(next));
+                    family = family.or(request.family());
                     batch.push(request);
                     cost += next;
                     has_interactive |= class == Class::Interactive;
@@ -319,6 +341,15 @@ mod tests {
         flow: FlowId,
         number: usize,
         cost: Cost,
+        family: Option<Family>,
+    }
+
+    impl Job {
+        /// Returns the same job for pictures on another backbone.
+        fn on(self, backbone: usize) -> Self {
+            let family = Some(Family::of_backbone(backbone, [224, 224]));
+            Self { family, ..self }
+        }
     }
 
     impl Scheduled for Job {
@@ -330,6 +361,9 @@ mod tests {
         }
         fn cost(&self) -> Cost {
             self.cost
+        }
+        fn family(&self) -> Option<Family> {
+            self.family
         }
     }
 
@@ -343,6 +377,7 @@ mod tests {
             flow,
             number,
             cost,
+            family: None,
         }
     }
 
@@ -531,10 +566,61 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_stream_that_alternates_between_backbones_fills_batches_of_one() {
+        for class in [Class::Interactive, Class::Bulk] {
+            let mut scheduler = scheduler(4, 10);
+            for number in 0..16 {
+                scheduler.push_ready(job(class, 1, number).on(number % 2));
+            }
+            for (backbone, first) in [(0, 0), (1, 1), (0, 8), (1, 9)] {
+                let expected: Vec<Job> = (0..4)
+                    .map(|index| job(class, 1, first + 2 * index).on(backbone))
+                    .collect();
+                assert_eq!(scheduler.take_batch(take), expected);
+            }
+        }
+    }
+
+    #[test]
+    fn what_goes_with_any_backbone_fills_the_batch() {
+        let mut scheduler = scheduler(4, 10);
+        for (flow, backbone) in [(1, Some(1)), (2, None), (3, Some(0)), (4, Some(1)), (5, None)] {
+            let job = job(Class::Interactive, flow, 0);
+            scheduler.push_ready(backbone.map_or(job, |backbone| job.on(backbone)));
+        }
+        let flows = |batch: Vec<Job>| batch.iter().map(|job| job.flow).collect::<Vec<_>>();
+        assert_eq!(flows(scheduler.take_batch(take)), [1, 2, 4, 5]);
+        assert_eq!(flows(scheduler.take_batch(take)), [3]);
+    }
+
+    /// A stream of 64 on one backbone beside eight clients on another, who get eight of nine turns.
+    #[test]
+    fn a_stream_gets_no_more_turns_for_a_backbone_of_its_own() {
+        for class in [Class::Interactive, Class::Bulk] {
+            let mut scheduler = scheduler(4, 10);
+            for number in 0..64 {
+                scheduler.push_ready(job(class, 0, number).on(1));
+                for flow in 1..9 {
+                    scheduler.push_ready(job(class, flow, number).on(0));
+                }
+            }
+            let mut served = [0; 2];
+            for _ in 0..90 {
+                for job in scheduler.take_batch(take) {
+                    served[usize::from(job.flow == 0)] += 1;
+                }
+            }
+            let all: usize = served.iter().sum();
+            assert!(served[1] * 9 <= all + 4 * 9, "{served:?}");
+            assert!(served[1] * 9 + 4 * 9 >= all, "{served:?}");
+        }
+    }
+
     #[derive(Clone, Copy, Debug)]
     enum Step {
-        Encoded(Class, FlowId, Cost),
-        Ready(Class, FlowId, Cost),
+        Encoded(Class, FlowId, Cost, usize),
+        Ready(Class, FlowId, Cost, usize),
         Decode,
         Decoded { whole: bool },
         Batch,
@@ -550,8 +636,10 @@ mod tests {
     fn steps() -> impl Strategy<Value = Vec<Step>> {
         let class = prop_oneof![Just(Class::Interactive), Just(Class::Bulk)];
         let step = prop_oneof![
-            4 => (class.clone(), 0u64..4, costs()).prop_map(|(class, flow, cost)| Step::Encoded(class, flow, cost)),
-            2 => (class, 0u64..4, costs()).prop_map(|(class, flow, cost)| Step::Ready(class, flow, cost)),
+            4 => (class.clone(), 0u64..4, costs(), 0usize..3)
+                .prop_map(|(class, flow, cost, backbone)| Step::Encoded(class, flow, cost, backbone)),
+            2 => (class, 0u64..4, costs(), 0usize..3)
+                .prop_map(|(class, flow, cost, backbone)| Step::Ready(class, flow, cost, backbone)),
             4 => Just(Step::Decode),
             3 => any::<bool>().prop_map(|whole| Step::Decoded { whole }),
             2 => Just(Step::Batch),
@@ -573,12 +661,12 @@ mod tests {
             let mut ready = Vec::<Job>::new();
             for step in steps {
                 match step {
-                    Step::Encoded(class, flow, cost) => {
-                        scheduler.push_encoded(costly_job(class, flow, pushed, cost));
+                    Step::Encoded(class, flow, cost, backbone) => {
+                        scheduler.push_encoded(costly_job(class, flow, pushed, cost).on(backbone));
                         pushed += 1;
                     }
-                    Step::Ready(class, flow, cost) => {
-                        let job = costly_job(class, flow, pushed, cost);
+                    Step::Ready(class, flow, cost, backbone) => {
+                        let job = costly_job(class, flow, pushed, cost).on(backbone);
                         scheduler.push_ready(job);
                         ready.push(job);
                         pushed += 1;
@@ -598,6 +686,7 @@ mod tests {
                         let cost: Cost = batch.iter().map(|job| job.cost).sum();
                         prop_assert!(cost <= max_batch * PICTURE_COST || batch.len() == 1);
                         prop_assert!(!batch.is_empty() || scheduler.ready() == 0);
+                        prop_assert!(batch.iter().all(|job| job.family == batch[0].family));
                         left.extend(batch.iter().map(|job| job.number));
                     }
                     Step::Forget(flow) => scheduler.retain(|job| {
@@ -642,22 +731,54 @@ mod tests {
             prop_assert!(scheduler.is_empty());
         }
 
+        /// A request waits for no more batches than those before it fill, each backbone's apart, whatever comes after it.
+        #[test]
+        fn requests_of_other_backbones_delay_by_one_batch_each(
+            before in prop::collection::vec(0usize..4, 0..40), backbone in 0usize..4, max_batch in 1usize..6,
+            after in prop::collection::vec(0usize..4, 200),
+        ) {
+            let mut scheduler = scheduler(max_batch, 10);
+            let mut batches_max = 0;
+            for own in 0..4 {
+                let count = before.iter().chain([&backbone]).filter(|of| **of == own).count();
+                batches_max += count.div_ceil(max_batch);
+            }
+            let number = before.len();
+            for (flow, backbone) in before.into_iter().chain([backbone]).enumerate() {
+                scheduler.push_ready(job(Class::Interactive, flow as FlowId, flow).on(backbone));
+            }
+            let mut after = after.into_iter().zip(number + 1..);
+            let mut batches = 0;
+            loop {
+                for (backbone, flow) in after.by_ref().take(max_batch) {
+                    scheduler.push_ready(job(Class::Interactive, flow as FlowId, flow).on(backbone));
+                }
+                batches += 1;
+                if scheduler.take_batch(take).iter().any(|job| job.number == number) {
+                    break;
+                }
+                prop_assert!(batches < batches_max);
+            }
+        }
+
         /// Under any interactive load bulk keeps its tenth of the rows.
         #[test]
-        fn bulk_keeps_its_share_under_full_interactive_load(max_batch in 1usize..10, batches in 20usize..60) {
+        fn bulk_keeps_its_share_under_full_interactive_load(
+            max_batch in 1usize..10, batches in 20usize..60, backbones in 1usize..3,
+        ) {
             let mut scheduler = scheduler(max_batch, 10);
             let (mut number, mut rows, mut bulk) = (0, 0, 0);
             for _ in 0..batches {
                 while scheduler.interactive.ready.len() < 2 * max_batch {
-                    scheduler.push_ready(job(Class::Interactive, number as u64 % 3, number));
+                    scheduler.push_ready(job(Class::Interactive, number as u64 % 3, number).on(number / 3 % backbones));
                     number += 1;
                 }
                 while scheduler.bulk.ready.len() < 2 * max_batch {
-                    scheduler.push_ready(job(Class::Bulk, 9, number));
+                    scheduler.push_ready(job(Class::Bulk, 9, number).on(number % backbones));
                     number += 1;
                 }
                 let batch = scheduler.take_batch(take);
-                prop_assert_eq!(batch.len(), max_batch);
+                prop_assert!(backbones > 1 || batch.len() == max_batch);
                 rows += batch.len();
                 bulk += batch.iter().filter(|job| job.class == Class::Bulk).count();
             }

@@ -30,7 +30,7 @@ pub const BACKBONES_MAX: usize = 16;
 impl StepKey {
     /// Returns the key of a step whose parameters are those of backbones. Backbones with an equal parameter have the index
     /// of the first of them there.
-    pub(super) fn of_backbones(weight: usize, bias: usize) -> Self {
+    pub fn of_backbones(weight: usize, bias: usize) -> Self {
         Self::Parameters { weight, bias }
     }
 
