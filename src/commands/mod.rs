@@ -88,6 +88,7 @@ pub fn run(torch: Option<&'static dyn TorchRuntime>) -> ExitCode {
     };
     let settings = match &command {
         Command::Bench(command) => command.backend(),
+        Command::Head(command) => command.backend(),
         _ => None,
     };
     if let Some(settings) = &settings
@@ -113,7 +114,7 @@ pub fn run(torch: Option<&'static dyn TorchRuntime>) -> ExitCode {
             Command::Serve(_) | Command::Weights(_) => Ok(()),
             Command::Classify(args) => classify::run(args).await,
             Command::Embed(args) => embed::run(args).await,
-            Command::Head(command) => head::run(command).await,
+            Command::Head(command) => head::run(command, torch).await,
             Command::Describe(args) => describe::run(args).await,
             Command::Bench(command) => bench::run(command, torch).await,
             Command::Demo(args) => demo::run(args).await,

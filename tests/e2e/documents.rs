@@ -35,6 +35,7 @@ fn documented_flags_exist() {
         &["head", "list"],
         &["head", "get"],
         &["head", "inspect"],
+        &["head", "doctor"],
         &["head", "convert"],
         &["describe"],
         &["weights", "inspect"],

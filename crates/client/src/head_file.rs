@@ -90,6 +90,17 @@ impl HeadFile {
         Ok((checkpoint, inspection))
     }
 
+    /// As [`HeadFile::inspect`], with what is said about the head besides its file.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn inspect_with(path: &Path, given: &GivenSpec) -> Result<(Checkpoint, Inspection), ClientError> {
+        let checkpoint = open(path, given)?;
+        let known = given.keys.partial().map_err(|error| refused_spec(path, &error))?;
+        let inspection = inspect_head_with(&checkpoint, None, &known).map_err(|error| unusable_head(path, error))?;
+        Ok((checkpoint, inspection))
+    }
+
     /// The file.
     pub fn path(&self) -> &Path {
         &self.path
@@ -98,6 +109,11 @@ impl HeadFile {
     /// The complete spec.
     pub fn spec(&self) -> &HeadSpec {
         &self.spec
+    }
+
+    /// The head.
+    pub fn normal(&self) -> &NormalHead {
+        &self.normal
     }
 
     /// What was found and decided while it was read.

@@ -39,43 +39,12 @@ pub struct PictureDecoder(pub ImageSettings);
 
 impl Decode for PictureDecoder {
     fn memory(&self, bytes: &Bytes, wanted: &[Preprocessing]) -> Result<u64, ImageError> {
-        // Those that are decoded apart take no more.
-        Ok(headswap_image::open(bytes, self.0)?.memory_to_prepare(&distinct_pictures(wanted)))
+        headswap_image::memory_to_prepare_all(bytes, self.0, wanted)
     }
 
     fn decode(&self, bytes: &Bytes, wanted: &[Preprocessing]) -> Result<Vec<Arc<Prepared>>, ImageError> {
-        let picture = headswap_image::open(bytes, self.0)?;
-        // What is decoded at a part of its size is decoded apart, so that no head's pictures depend on the other heads.
-        let mut distinct = distinct_pictures(wanted);
-        distinct.sort_by_key(|preprocessing| picture.is_scaled_for(preprocessing));
-        let (whole, scaled) =
-            distinct.split_at(distinct.partition_point(|preprocessing| !picture.is_scaled_for(preprocessing)));
-        let mut prepared = if whole.is_empty() || scaled.is_empty() {
-            picture.prepare(&distinct)?
-        } else {
-            let mut prepared = picture.prepare(whole)?;
-            prepared.extend(headswap_image::open(bytes, self.0)?.prepare(scaled)?);
-            prepared
-        };
-        let prepared: Vec<Arc<Prepared>> = prepared.drain(..).map(Arc::new).collect();
-        let mut of_each = Vec::with_capacity(wanted.len());
-        for preprocessing in wanted {
-            let found = distinct.iter().position(|other| other.has_same_picture(preprocessing));
-            of_each.extend(found.map(|index| Arc::clone(&prepared[index])));
-        }
-        Ok(of_each)
+        headswap_image::prepare_all(bytes, self.0, wanted)
     }
-}
-
-/// Returns the preprocessings without those whose pictures differ from an earlier one's in their normalisation alone.
-fn distinct_pictures(wanted: &[Preprocessing]) -> Vec<&Preprocessing> {
-    let mut distinct: Vec<&Preprocessing> = Vec::with_capacity(wanted.len());
-    for preprocessing in wanted {
-        if !distinct.iter().any(|other| other.has_same_picture(preprocessing)) {
-            distinct.push(preprocessing);
-        }
-    }
-    distinct
 }
 
 /// A picture that was decoded or refused.

@@ -21,6 +21,8 @@ pub struct EmbedQuery {
     pub head: String,
     /// The version of that head; 0 is the live one.
     pub version: u64,
+    /// How the picture is prepared, in place of the head's preprocessing.
+    pub preprocessing: Option<Preprocessing>,
     /// What to return.
     pub kind: EmbedKind,
 }
@@ -89,6 +91,13 @@ impl AppState {
     fn backbone_of(&self, query: &EmbedQuery) -> Result<(usize, Preprocessing), ServiceError> {
         let backbones = &self.model.backbones;
         let chosen = backbones.find(&query.backbone)?;
+        if let Some(preprocessing) = query.preprocessing {
+            if !query.head.is_empty() {
+                let reason = "a head is given, too; its own preprocessing would not count, so give one of them";
+                return Err(ServiceError::invalid("preprocessing_json", reason.to_owned()));
+            }
+            return Ok((chosen, preprocessing));
+        }
         if query.head.is_empty() {
             return Ok((chosen, backbones.get(chosen).preprocessing));
         }

@@ -1,6 +1,7 @@
 //! `headswap head`.
 
 mod convert;
+mod doctor;
 mod get;
 mod inspect;
 mod list;
@@ -10,10 +11,12 @@ mod target;
 
 use clap::Subcommand;
 use headswap_checkpoint::{HeadReport, excerpt};
+use headswap_model::{BackendSettings, TorchRuntime};
 use headswap_proto::{HeadInfo, HeadTier};
 use serde_json::{Value, json};
 
 use self::convert::ConvertArgs;
+use self::doctor::DoctorArgs;
 use self::get::GetArgs;
 use self::inspect::InspectArgs;
 use self::list::ListArgs;
@@ -36,17 +39,31 @@ pub(super) enum HeadCommand {
     /// Show what a head's file holds, and what is missing to serve it
     #[command(after_help = inspect::EXAMPLES)]
     Inspect(InspectArgs),
+    /// Find out how a head's pictures were prepared
+    #[command(after_help = doctor::EXAMPLES)]
+    Doctor(Box<DoctorArgs>),
     /// Write a head and its spec to a file that needs no flags
     #[command(after_help = convert::EXAMPLES)]
     Convert(ConvertArgs),
 }
 
-pub(super) async fn run(command: HeadCommand) -> Result<(), CliError> {
+impl HeadCommand {
+    /// What this process itself will compute with, if it does.
+    pub fn backend(&self) -> Option<BackendSettings> {
+        match self {
+            Self::Doctor(args) => Some(args.backend()),
+            _ => None,
+        }
+    }
+}
+
+pub(super) async fn run(command: HeadCommand, torch: Option<&'static dyn TorchRuntime>) -> Result<(), CliError> {
     match command {
         HeadCommand::Replace(args) => replace::run(args).await,
         HeadCommand::List(args) => list::run(args).await,
         HeadCommand::Get(args) => get::run(args).await,
         HeadCommand::Inspect(args) => inspect::run(args).await,
+        HeadCommand::Doctor(args) => doctor::run(*args, torch).await,
         HeadCommand::Convert(args) => convert::run(&args),
     }
 }

@@ -16,7 +16,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::classify_stream::{ClassifyStream, ResponseStream, StreamLimits};
 use super::context;
 use super::metrics::RpcMetrics;
-use super::spec_messages::output_kind;
+use super::spec_messages::{output_kind, preprocessing_of};
 use crate::status;
 
 /// The classification service.
@@ -98,11 +98,13 @@ impl ClassifierService for ClassifierRpc {
                 embed_request::Input::Image(bytes) => Picture::Encoded(bytes),
                 embed_request::Input::Pixels(bytes) => Picture::Pixels(bytes),
             });
+            let preprocessing = preprocessing_of(&request.preprocessing_json)?;
             let query = EmbedQuery {
                 picture,
                 backbone: request.backbone,
                 head: request.head,
                 version: request.head_version,
+                preprocessing,
                 kind,
             };
             let embedded = state.embed(&call, query).await?;

@@ -4,6 +4,7 @@ use headswap_proto::{
     ChannelOrder, HeadInput, HeadLayer, HeadLayerKind, HeadSpec, OutputKind, PictureSize, Preprocessing, ResizeFilter,
     preprocessing,
 };
+use headswap_service::ServiceError;
 use headswap_spec::{self as spec, CompleteSpec, Output, ValueRange};
 use serde_json::{Map, Value, json};
 use tonic::Status;
@@ -61,6 +62,18 @@ fn to_json(message: HeadSpec) -> Result<Value, Status> {
         json.insert("classes".into(), message.classes.into());
     }
     Ok(Value::Object(json))
+}
+
+/// Returns the preprocessing of a request, which gives it as JSON; none if it is empty.
+pub(super) fn preprocessing_of(json: &str) -> Result<Option<spec::Preprocessing>, ServiceError> {
+    if json.is_empty() {
+        return Ok(None);
+    }
+    let read = spec::Preprocessing::from_json(json);
+    read.map(Some).map_err(|error| ServiceError::Invalid {
+        field: "preprocessing_json",
+        message: error.to_string(),
+    })
 }
 
 fn preprocessing_json(message: Preprocessing) -> Result<Value, Status> {
