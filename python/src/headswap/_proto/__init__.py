@@ -1,0 +1,1 @@
+"""Generated from the protos by `python/generate`; do not edit."""
