@@ -10,7 +10,7 @@ QUICK ?=
 TORCH ?= $(if $(wildcard /dev/nvidiactl /dev/dxg),1)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo run test test-cpu test-torch check bench parity readme-check gpu-check deploy-check
+.PHONY: help setup build demo run test test-cpu test-torch check bench parity python-check readme-check gpu-check deploy-check
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 14
@@ -30,11 +30,12 @@ run: build ## Serve the demo's untrained weights, or others: make run ARGS='--we
 
 test: test-cpu test-torch ## Run every test, of the program without libtorch and with it, and clients in other languages
 
-test-cpu: ## Run the tests of the program without libtorch, then every RPC from Python, generated stubs and the examples
+test-cpu: ## Run the tests of the program without libtorch, then every RPC from Python, generated stubs, examples, the Python package
 	@scripts/setup
 	cargo test --locked --workspace --exclude headswap-torch --no-default-features
 	tests/clients/run target/debug/headswap
 	tests/clients/stubs target/debug/headswap
+	python/test target/debug/headswap
 
 test-torch: ## Run the tests that need libtorch
 	@scripts/setup libtorch
@@ -63,6 +64,9 @@ bench: build ## Forward pass, served rate, the server alone, isolation; then bes
 
 parity: build ## Compare pixels and logits with real torchvision, live
 	scripts/parity/run $(HEADSWAP)
+
+python-check: build ## Push live models of PyTorch, timm and Keras with the Python package, and check its types
+	python/check $(HEADSWAP)
 
 readme-check: build ## Run the README's lines as printed
 	scripts/parity/setup

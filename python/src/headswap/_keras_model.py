@@ -6,9 +6,12 @@ The model's layers are read by the server, from the file that Keras saves: Keras
 from __future__ import annotations
 
 import importlib
+import io
 import pathlib
 import sys
 import tempfile
+import warnings
+import zipfile
 from dataclasses import dataclass
 from typing import Any, Callable, Mapping, Union
 
@@ -213,15 +216,44 @@ def output_of_loss(model: Any) -> str | None:
 
 
 def saved(model: Any) -> bytes:
-    """Returns the file of a model, without the state of its optimizer where Keras can leave it out."""
-    with tempfile.TemporaryDirectory() as folder:
+    """Returns the file of a model, without the state of its optimizer."""
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        # Keras 2 advises against `.h5`.
+        warnings.simplefilter("ignore")
         if _is_keras_3(model):
             path = pathlib.Path(folder) / "model.keras"
             model.save(path)
-        else:
-            path = pathlib.Path(folder) / "model.h5"
-            model.save(str(path), include_optimizer=False, save_format="h5")
+            return _without_optimizer(path)
+        path = pathlib.Path(folder) / "model.h5"
+        model.save(str(path), include_optimizer=False, save_format="h5")
         return path.read_bytes()
+
+
+_WEIGHTS = "model.weights.h5"
+
+
+def _without_optimizer(path: pathlib.Path) -> bytes:
+    """Returns a `.keras` file without its optimizer's state, which may be twice the weights. Keras has no option for it."""
+    import h5py
+
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    if _WEIGHTS not in members:
+        return path.read_bytes()
+    kept = io.BytesIO()
+    with h5py.File(io.BytesIO(members[_WEIGHTS]), "r") as weights, h5py.File(kept, "w") as target:
+        if "optimizer" not in weights:
+            return path.read_bytes()
+        target.attrs.update(weights.attrs)
+        for name in weights:
+            if name != "optimizer":
+                weights.copy(name, target)
+    members[_WEIGHTS] = kept.getvalue()
+    rewritten = io.BytesIO()
+    with zipfile.ZipFile(rewritten, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return rewritten.getvalue()
 
 
 def _is_keras_3(model: object) -> bool:

@@ -16,7 +16,7 @@ from ._proto import classifier_pb2, head_admin_pb2
 from ._rpc import Method
 from ._stream import StreamState, ended
 from .client import Attempts
-from .errors import Cancelled, ServerError
+from .errors import Cancelled, ServerError, Unavailable
 from .pictures import Picture
 from .results import Classification, Embedding, HeadInfo, Model, Receipt, StreamAnswer
 from .retry import RetryPolicy
@@ -313,10 +313,18 @@ class AsyncClient:
             try:
                 response = await self._call(_rpc.CLASSIFY, pending.request)
             except ServerError as own:
+                if state.may_retry(own):
+                    # The server stays away.
+                    return own
                 state.fail(pending, own)
             else:
                 state.answer_alone(pending, response)
         return None
+
+
+def _lost(error: ServerError) -> ServerError:
+    """grpc.aio's error for a request that was written while the connection was lost, as what it is; other errors as they are."""
+    return Unavailable("the connection was lost") if error.message == "Internal error from Core" else error
 
 
 class _Source:
@@ -427,7 +435,7 @@ class _Connection:
             async for response in call:
                 self._inbox.put_nowait(response)
         except grpc.RpcError as error:
-            self._inbox.put_nowait(errors.from_call(error))
+            self._inbox.put_nowait(_lost(errors.from_call(error)))
         except asyncio.CancelledError:
             self._inbox.put_nowait(Cancelled("the client is closed"))
             raise

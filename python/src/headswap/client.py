@@ -375,6 +375,9 @@ class Client:
             try:
                 response = self._call(_rpc.CLASSIFY, pending.request)
             except ServerError as own:
+                if state.may_retry(own):
+                    # The server stays away.
+                    return own
                 state.fail(pending, own)
             else:
                 state.answer_alone(pending, response)
