@@ -1,8 +1,11 @@
 """Live models of PyTorch, pushed to a server and compared with it."""
 
+import contextlib
 import copy
 import functools
+import io
 import pathlib
+import re
 import tempfile
 import unittest
 import warnings
@@ -16,7 +19,7 @@ from torch import nn
 import headswap
 
 import nets
-from served import CHELSEA, NARROW, ROCKET, Server
+from served import CHELSEA, NARROW, ROCKET, ROOT, Server
 
 # Networks this narrow are slower on several threads.
 torch.set_num_threads(1)
@@ -167,6 +170,26 @@ class PushTest(Served):
             receipt = self.push(model, labels=["dark", "grey", "light"], check=PICTURES)
             self.assertTrue(model.training)
             self.assertLess(receipt.check.worst, 1e-3)
+
+
+class ReadmeTest(Served):
+    def test_the_lines_of_the_readmes(self):
+        classes = ["aster", "poppy", "rose"]
+        names = {"model": nets.vgg(3), "val_transform": TRANSFORM, "classes": classes, "paths": [CHELSEA, ROCKET], "headswap": headswap}
+        count = 0
+        for readme in (ROOT / "README.md", ROOT / "python/README.md"):
+            for block in re.findall(r"^```python\n(.*?)^```", readme.read_text(), re.S | re.M):
+                if "headswap" not in block or "keras" in block:
+                    continue
+                for old, new in (("localhost:50051", self.server.grpc), ("127.0.0.1:50051", self.server.grpc), ("localhost:50052", self.server.admin)):
+                    block = block.replace(old, new)
+                block = re.sub(r'"(?:images/)?(?:rose|tulip|chelsea|rocket)\.\w+"', repr(str(CHELSEA)), block)
+                if "push(" in block and "admin=" not in block:
+                    block = block.replace("server=", f"admin={self.server.admin!r}, server=")
+                with self.subTest(block), contextlib.redirect_stdout(io.StringIO()):
+                    exec(block, names)
+                count += 1
+        self.assertEqual(count, 3)
 
 
 class Hooked(nn.Module):
