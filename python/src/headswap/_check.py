@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 from dataclasses import dataclass
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -147,7 +147,3 @@ def judge(differences: Sequence[Difference], tolerance: float, labels: Sequence[
 
 def _label(labels: Sequence[str], index: int) -> str:
     return repr(labels[index]) if index < len(labels) else f"number {index}"
-
-
-Answerer = Callable[[Any], npt.ArrayLike]
-"""Answers a Pillow image in RGB as the framework does."""

@@ -111,7 +111,7 @@ def _answer(message: classifier_pb2.HeadResult) -> HeadAnswer:
 
 def embedding(message: classifier_pb2.EmbedResponse) -> Embedding:
     features = np.array(message.features, np.float32)
-    features.flags.writeable = False
+    features.setflags(write=False)
     return Embedding(features, message.backbone_digest, timing(message.timing))
 
 

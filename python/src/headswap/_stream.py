@@ -12,7 +12,7 @@ from typing import Any, Iterator
 from . import _messages, errors
 from ._messages import Question
 from ._proto import classifier_pb2
-from .errors import HeadswapError, PictureError, ServerError, Unavailable
+from .errors import HeadswapError, PictureError, ServerError
 from .pictures import Picture
 from .results import StreamAnswer
 from .retry import Backoff, RetryPolicy

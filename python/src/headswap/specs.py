@@ -51,7 +51,7 @@ def spec(
     preprocessing: Preprocessing,
     output: Output,
     *,
-    input: str | None = None,  # noqa: A002: the key's name
+    input: str | None = None,
     layers: Sequence[Any] | None = None,
     labels: Sequence[str] | None = None,
     classes: int | None = None,

@@ -131,7 +131,7 @@ def networks() -> dict[str, nn.Module]:
         "pool removed": flat,
         "wrapper": Wrapped(vgg(4, seed=3)),
         "wrapped twice": nn.DataParallel(Wrapped(vgg(4, seed=3))),
-        "nested Sequentials": seeded(whole, 4),
+        "nested Sequential": seeded(whole, 4),
         "forward of its own": seeded(Own(), 5),
         "convolutions as Linears": seeded(convolved, 6),
         "batch norm of the map": seeded(normed, 7),
