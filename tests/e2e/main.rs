@@ -6,6 +6,7 @@ mod bench_command;
 mod cancelled_swaps;
 mod classify_command;
 mod connections;
+mod coverage;
 mod doctor;
 mod documents;
 mod durability;
