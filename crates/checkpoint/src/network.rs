@@ -1,6 +1,6 @@
 //! Finds the network in what a training script saved: a dictionary of tensors, or a module.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use super::candidate::{
     CANDIDATES_MAX, CONTAINERS, Candidate, DEPTH_MAX, MATRICES_MIN, Search, own_tensors, resolve, usual,
@@ -63,6 +63,7 @@ pub(super) fn find(objects: &Objects, result: Ref, key: Option<&str>) -> Result<
     let chosen = with_names_of(objects, &strong, chosen)?;
     if chosen.value != result {
         check_only(objects, &strong, &chosen)?;
+        check_only(objects, &namesakes(objects, result, &chosen), &chosen)?;
     }
     network(objects, result, chosen, key)
 }
@@ -130,6 +131,23 @@ fn check_only<'a>(
         true => Ok(()),
         false => Err(several_in([chosen].into_iter().chain(others))),
     }
+}
+
+/// Returns the dictionaries with tensors of the names of the chosen one: a last layer alone, which is not a network by itself, may be
+/// there twice, as trained and as averaged.
+fn namesakes<'a>(objects: &'a Objects, result: Ref, chosen: &Candidate<'a>) -> Vec<Candidate<'a>> {
+    let names = bare_names(objects, chosen.value);
+    let mut search = Search::new(objects, 0);
+    search.collect(result, &mut Vec::new(), DEPTH_MAX);
+    let mut found = search.found;
+    found.retain(|other| !names.is_empty() && bare_names(objects, other.value) == names);
+    found
+}
+
+/// Returns the names of a dictionary's tensors, without the prefixes of wrappers.
+fn bare_names(objects: &Objects, dict: Ref) -> BTreeSet<&str> {
+    let tensors = own_tensors(objects, dict).into_iter();
+    tensors.map(|(name, _)| &name[names::prefix(name).len()..]).collect()
 }
 
 /// Returns true if two dictionaries hold the same tensors: a state dict that was asked for twice.

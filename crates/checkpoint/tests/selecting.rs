@@ -4,6 +4,8 @@
 
 mod common;
 
+use std::path::Path;
+
 use common::{floats, open, open_selecting, refused};
 use headswap_checkpoint::{Checkpoint, StoredDtype, safetensors_header};
 
@@ -15,6 +17,22 @@ fn several_networks_are_refused_by_their_keys() {
         &format!("under the keys `model`, `model_ema`{hint}"),
     );
     refused("list_of_two.pth", &format!("under the keys `0`, `1`{hint}"));
+}
+
+/// A last layer alone is too little to be a network by itself.
+#[test]
+fn two_last_layers_are_two_networks() {
+    let path = "../../tests/fixtures/coverage/two-networks/model.pth";
+    let error = Checkpoint::open(Path::new(path)).unwrap_err().to_string();
+    assert!(
+        error.contains("under the keys `model`, `model_ema`; choose one"),
+        "{error}"
+    );
+    let [one, other] = ["model", "model_ema"].map(|key| {
+        let chosen = Checkpoint::open_selecting(Path::new(path), Some(key)).unwrap();
+        floats(&chosen)["classifier.6.weight"].1[0]
+    });
+    assert_eq!(one, -other);
 }
 
 #[test]
