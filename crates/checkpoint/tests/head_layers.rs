@@ -204,3 +204,21 @@ fn numbers_that_are_left_out_are_pytorchs_and_reported() {
         ]
     );
 }
+
+/// A state dict of a LayerNorm looks like an affine's; who is told of an affine must not take it for one.
+#[test]
+fn a_pair_of_vectors_without_a_layer_may_be_a_layer_norm() {
+    let file = File::convolutions()
+        .linear("head.0", 8, CHANNELS)
+        .with("head.1.weight", &[8])
+        .with("head.1.bias", &[8])
+        .linear("head.3", 3, 8);
+    refused(
+        &file,
+        Some(r#""input": "global_average", "layers": ["linear", "relu", "linear"]"#),
+        &[
+            "0 affine and the file has 1: head.1.weight [8]",
+            "a LayerNorm or GroupNorm is not",
+        ],
+    );
+}

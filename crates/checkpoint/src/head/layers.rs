@@ -206,10 +206,14 @@ pub(super) fn assign<'p, 'a>(
         [] => "",
         _ => " (the Linears that compute `features` do not count, unless \"input\" is `adaptive_7x7`)",
     };
+    let affine_hint = match affines[..] {
+        [] => "",
+        _ => " (x times a weight plus a bias alone; a LayerNorm or GroupNorm is not, and is not supported)",
+    };
     let counts = [
         ("linear", asked[0], &linears, hint),
         ("batch_norm", asked[1], &norms, ""),
-        ("affine", asked[2], &affines, ""),
+        ("affine", asked[2], &affines, affine_hint),
     ];
     for (kind, spec, parts, hint) in counts {
         if spec != parts.len() {
