@@ -52,12 +52,12 @@ pub struct Space {
     pub filters: Vec<(ResizeFilter, f64)>,
     /// What becomes of the values.
     pub colours: Vec<Colour>,
-    /// What somebody says: one recipe more, whatever its parts.
+    /// The preprocessing that the user gave, which need not be a product of the parts.
     declared: Option<Preprocessing>,
 }
 
 impl Recipe {
-    /// The one that was declared.
+    /// The recipe that the user gave.
     pub const DECLARED: Self = Self {
         size: usize::MAX,
         geometry: 0,
@@ -133,12 +133,12 @@ impl Space {
         }
     }
 
-    /// Adds what somebody says of the pictures.
+    /// Adds the preprocessing that the user gave as one more recipe.
     pub fn declare(&mut self, preprocessing: Preprocessing) {
         self.declared = Some(preprocessing);
     }
 
-    /// Returns [`Recipe::DECLARED`], if something was declared.
+    /// Returns [`Recipe::DECLARED`] if the user gave a preprocessing.
     pub fn declared(&self) -> Option<Recipe> {
         self.declared.map(|_| Recipe::DECLARED)
     }

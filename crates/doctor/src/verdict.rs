@@ -3,7 +3,7 @@
 use crate::evidence::{AGREES, Evidence, Fit};
 use crate::space::{Recipe, Space};
 
-/// A difference as large or larger happens by chance in one of so many cases: then it is told.
+/// The significance level of the sign test.
 const CHANCE: f64 = 0.05;
 /// The probability from which on one recipe is named.
 const LIKELY: f64 = 0.5;
