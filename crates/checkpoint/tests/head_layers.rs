@@ -205,7 +205,7 @@ fn numbers_that_are_left_out_are_pytorchs_and_reported() {
     );
 }
 
-/// A state dict of a LayerNorm looks like an affine's; who is told of an affine must not take it for one.
+/// A LayerNorm's parameters look like an affine's, so the message warns against declaring one as the other.
 #[test]
 fn a_pair_of_vectors_without_a_layer_may_be_a_layer_norm() {
     let file = File::convolutions()

@@ -267,7 +267,15 @@ pub(super) async fn run(args: DoctorArgs, torch: Option<&'static dyn TorchRuntim
     };
     let search = look(&patient, &mut network, &mut evidence).await?;
     let diagnosis = diagnose(&evidence, &patient.space, search.tried(), args.accuracy);
-    let found = Found::new(&args, &patient, &known, &evidence, &diagnosis, search.count());
+    let found = Found {
+        args: &args,
+        patient: &patient,
+        known: &known,
+        evidence: &evidence,
+        diagnosis: &diagnosis,
+        tried: search.count(),
+        classes: rows,
+    };
     if let Some(path) = &args.save_spec {
         found.save_spec(path)?;
     }

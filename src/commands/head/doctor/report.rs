@@ -12,41 +12,25 @@ use super::known::Known;
 use super::{DoctorArgs, Patient};
 use crate::commands::bench::name_of;
 use crate::commands::error::CliError;
-use crate::commands::output::{print_json, print_line, print_table, table};
+use crate::commands::output::{note, print_json, print_line, print_table, table};
 
 /// Candidates that are printed.
 const PRINTED: usize = 12;
 
 /// A diagnosis, and what follows from it.
 pub struct Found<'a> {
-    args: &'a DoctorArgs,
-    patient: &'a Patient,
-    known: &'a Known,
-    evidence: &'a Evidence,
-    diagnosis: &'a Diagnosis,
+    pub args: &'a DoctorArgs,
+    pub patient: &'a Patient,
+    pub known: &'a Known,
+    pub evidence: &'a Evidence,
+    pub diagnosis: &'a Diagnosis,
     /// How many recipes were tried.
-    tried: usize,
+    pub tried: usize,
+    /// The classes of the head.
+    pub classes: usize,
 }
 
-impl<'a> Found<'a> {
-    pub fn new(
-        args: &'a DoctorArgs,
-        patient: &'a Patient,
-        known: &'a Known,
-        evidence: &'a Evidence,
-        diagnosis: &'a Diagnosis,
-        tried: usize,
-    ) -> Self {
-        Self {
-            args,
-            patient,
-            known,
-            evidence,
-            diagnosis,
-            tried,
-        }
-    }
-
+impl Found<'_> {
     pub fn print(&self, as_json: bool) -> Result<(), CliError> {
         if as_json {
             return print_json(&self.to_json());
@@ -64,9 +48,13 @@ impl<'a> Found<'a> {
         print_line(format_args!("push      {}", self.command()))
     }
 
-    /// Writes the best spec to a file.
+    /// Writes the best spec to a file, unless none fits.
     pub fn save_spec(&self, path: &Path) -> Result<(), CliError> {
-        let Some(spec) = self.spec() else { return Ok(()) };
+        let fits = self.diagnosis.verdict != Verdict::NoneFits;
+        let Some(spec) = self.spec().filter(|_| fits) else {
+            note(format_args!("no recipe fits, so {} is not written", path.display()));
+            return Ok(());
+        };
         let text = format!("{}\n", json_of(&spec));
         fs::write(path, text).map_err(|error| ClientError::unreadable(path, error).into())
     }
@@ -219,7 +207,8 @@ impl<'a> Found<'a> {
     fn labels(&self, best: &Candidate) -> Option<Vec<String>> {
         let order = &self.evidence.orders[best.fit.order];
         let names = &self.known.names;
-        if self.patient.given.keys.has("labels") || names.is_empty() {
+        let is_whole = names.len() == if self.classes == 1 { 2 } else { self.classes };
+        if self.patient.given.keys.has("labels") || !is_whole {
             return None;
         }
         let mut labels = vec![None; names.len()];
