@@ -164,6 +164,8 @@ async fn sorted_pictures_tell_how_pictures_were_prepared() {
     let pictures = pictures.display().to_string();
     let page = dir.path().join("page.html");
     let own = diagnosed(&[
+        "--precision",
+        "f32",
         "--weights",
         BACKBONE,
         &head.path(),
@@ -186,8 +188,6 @@ async fn sorted_pictures_tell_how_pictures_were_prepared() {
         &server.grpc,
         "--admin-address",
         &server.admin,
-        "--precision",
-        "f32",
     ];
     let asked = diagnosed(&[&[&head.path(), "--pictures", &pictures], &asked[..]].concat());
     assert_eq!(asked["candidates"][0]["preprocessing"], best["preprocessing"]);

@@ -14,6 +14,7 @@ use headswap_proto::{
 };
 use serde_json::json;
 use tonic::Code;
+use tonic_types::StatusExt as _;
 
 use crate::support::fixture_heads::{BACKBONE, FixtureHead, fixture_head, fixture_heads};
 use crate::support::program::Ran;
@@ -594,6 +595,57 @@ async fn embed_returns_each_kind_with_a_heads_preprocessing() {
     let features = client.embed(embed("dropout_last", EmbedKind::Features)).await.unwrap();
     let backbones = client.embed(embed("", EmbedKind::Features)).await.unwrap();
     assert_eq!(features.into_inner().features, backbones.into_inner().features);
+}
+
+#[tokio::test]
+async fn embed_takes_a_preprocessing_in_place_of_a_heads() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start_on_with(BACKBONE, dir.path(), &[]);
+    let head = fixture_head("pooled_norm.pth");
+    push_all(&mut server.admin().await, std::slice::from_ref(&head)).await;
+    let mut client = server.classifier().await;
+    let embed = |head: &str, preprocessing: &str| EmbedRequest {
+        input: Some(embed_request::Input::Image(
+            fs::read("images/rocket.jpg").unwrap().into(),
+        )),
+        head: head.into(),
+        preprocessing_json: preprocessing.into(),
+        kind: EmbedKind::Pool.into(),
+        ..Default::default()
+    };
+    let own = head.spec["preprocessing"].to_string();
+    let by_head = client
+        .embed(embed("pooled_norm", ""))
+        .await
+        .unwrap()
+        .into_inner()
+        .features;
+    let by_json = client.embed(embed("", &own)).await.unwrap().into_inner().features;
+    assert_eq!(by_head, by_json);
+    assert_ne!(
+        by_json,
+        client.embed(embed("", "")).await.unwrap().into_inner().features
+    );
+    let long = format!(r#"{{"{}": 1}}"#, "x".repeat(5000));
+    for (head, json) in [
+        ("pooled_norm", own.as_str()),
+        ("", "keras-caffe"),
+        ("", r#"{"preset": "none"}"#),
+        ("", r#"{"resize": {"short_side": 256}, "scale": 1}"#),
+        ("", r#"{"resize": {"stretch": [4000, 4000]}, "scale": 1}"#),
+        ("", long.as_str()),
+    ] {
+        let status = client.embed(embed(head, json)).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument, "{json}");
+        let fields = status
+            .get_error_details()
+            .bad_request()
+            .unwrap()
+            .field_violations
+            .clone();
+        assert_eq!(fields[0].field, "preprocessing_json");
+        assert!(status.message().len() < 6000);
+    }
 }
 
 #[tokio::test]

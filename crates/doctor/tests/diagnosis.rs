@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use headswap_doctor::{Diagnosis, Evidence, Order, Recipe, Search, Space, Truth, Verdict, diagnose};
-use headswap_spec::{Framework, Output};
+use headswap_spec::{Framework, Output, Preprocessing};
 use proptest::prelude::*;
 
 const CLASSES: usize = 6;
@@ -196,6 +196,24 @@ fn usual_recipes_are_found() {
         );
     }
     assert!(right >= 50 && wrong <= 4, "{right} of 60 are right, {wrong} wrong");
+}
+
+/// A preprocessing that the user gives is tried, though no product of parts is equal to it.
+#[test]
+fn a_given_preprocessing_is_tried() {
+    let mut space = Space::new(Framework::PyTorch, Some([224, 224]), false, |_| true);
+    let given = Preprocessing {
+        crop: Some([100, 100]),
+        ..space.first().unwrap()
+    };
+    space.declare(given);
+    let mut search = Search::new(PICTURES);
+    let promise = |recipe, _| if recipe == Recipe::DECLARED { 1.0 } else { -100.0 };
+    let first = search.next(&space, promise, |_| true);
+    assert!(first.iter().any(|trial| space.preprocessing(trial.recipe) == given));
+    let others = search.next(&space, promise, |_| true);
+    assert_eq!(others.len(), 1, "the others are hopeless");
+    assert_eq!((others[0].recipe, others[0].to), (Recipe::DECLARED, PICTURES));
 }
 
 /// A network that answers by chance has no recipe.

@@ -64,16 +64,26 @@ fn to_json(message: HeadSpec) -> Result<Value, Status> {
     Ok(Value::Object(json))
 }
 
+/// The longest JSON of a preprocessing, in bytes. Errors repeat parts of it.
+const PREPROCESSING_BYTES_MAX: usize = 4 << 10;
+
 /// Returns the preprocessing of a request, which gives it as JSON; none if it is empty.
 pub(super) fn preprocessing_of(json: &str) -> Result<Option<spec::Preprocessing>, ServiceError> {
     if json.is_empty() {
         return Ok(None);
     }
-    let read = spec::Preprocessing::from_json(json);
-    read.map(Some).map_err(|error| ServiceError::Invalid {
+    let invalid = |message: String| ServiceError::Invalid {
         field: "preprocessing_json",
-        message: error.to_string(),
-    })
+        message,
+    };
+    if json.len() > PREPROCESSING_BYTES_MAX {
+        let length = json.len();
+        return Err(invalid(format!(
+            "preprocessing_json: it has {length} bytes; the limit is {PREPROCESSING_BYTES_MAX}"
+        )));
+    }
+    let read = spec::Preprocessing::from_json(json);
+    read.map(Some).map_err(|error| invalid(error.to_string()))
 }
 
 fn preprocessing_json(message: Preprocessing) -> Result<Value, Status> {

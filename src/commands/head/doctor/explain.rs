@@ -9,8 +9,8 @@ use base64::prelude::BASE64_STANDARD as BASE64;
 use headswap_client::ClientError;
 use headswap_doctor::{Diagnosis, Evidence, Truth};
 
-use super::Patient;
 use super::known::Known;
+use super::patient::Patient;
 use super::report::describe;
 use crate::commands::error::CliError;
 

@@ -4,7 +4,7 @@ use headswap_checkpoint::{Finding, InspectedModule, Inspection};
 use headswap_spec::{Architecture, Framework, HeadInput, HeadLayer, LayerKind};
 
 /// The side of the last pooling's map is the picture's, halved five times.
-const STRIDE: u32 = 32;
+pub const STRIDE: u32 = 32;
 
 const LINEAR: &str = "linear";
 const NORM: &str = "batch_norm";

@@ -8,8 +8,9 @@ use headswap_doctor::{AGREES, Candidate, Diagnosis, Evidence, Geometry, Recipe, 
 use headswap_spec::{ChannelOrder, Output, Preprocessing, Preset, Resize, ResizeFilter, SpecDraft};
 use serde_json::{Value, json};
 
+use super::DoctorArgs;
 use super::known::Known;
-use super::{DoctorArgs, Patient};
+use super::patient::Patient;
 use crate::commands::bench::name_of;
 use crate::commands::error::CliError;
 use crate::commands::output::{note, print_json, print_line, print_table, table};

@@ -11,12 +11,11 @@ use headswap_proto::{EmbedKind, EmbedRequest, Parameter};
 use headswap_spec::{Architecture, HeadInput, Preprocessing};
 
 use super::network::{LocalNetwork, Question};
+use super::readings::STRIDE;
 use crate::commands::error::CliError;
 
 /// Pictures under way at the same time.
 const CONCURRENCY: usize = 16;
-/// The side of the last pooling's map is the picture's, halved five times.
-const STRIDE: u32 = 32;
 
 /// A server's backbone, and the head's own layers in this process.
 pub struct ServerNetwork {
